@@ -1,0 +1,83 @@
+# One command per purpose; `make help` lists them. Nothing here needs an activated environment.
+comma := ,
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+VENV   := .venv
+STAMP  := $(VENV)/.stamp-$(shell cat constraints.txt pyproject.toml | cksum | tr ' ' '-')
+RUN    ?=
+SEEDS  ?=
+EPOCHS ?=
+JOBS   ?= 2
+
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export DO_NOT_TRACK := 1
+export DVC_NO_ANALYTICS := 1
+export GX_ANALYTICS_ENABLED := false
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYTHONUNBUFFERED := 1
+unexport PYTHONHOME VIRTUAL_ENV
+
+SELECT := $(strip $(subst $(comma), ,$(RUN)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(EPOCHS),--epochs $(EPOCHS)))
+
+.PHONY: help setup repro select test lint types unit bench report results closure gpu-campaign clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/' | \
+	  awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## Make .venv with the pinned packages (does nothing when it is there)
+
+$(STAMP): # its name holds the hash of the pins: a checkout that only touches them installs nothing
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else f"Python {v[0]}.{v[1]}: expected 3.11 to 3.13; give another with PYTHON=")'
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@echo "setup: installing into $(VENV) (log: setup.log)"
+	@{ $(VENV)/bin/python -m pip install -q "$$(grep '^torch==' constraints.txt)" && \
+	   $(VENV)/bin/python -m pip install -q -c constraints.txt setuptools && \
+	   $(VENV)/bin/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[pipeline,dev]'; \
+	 } > setup.log 2>&1 || { grep -vE '^WARNING' setup.log | tail -n 20; echo "setup: failed, see setup.log"; exit 1; }
+	@rm -f $(VENV)/.stamp-* && touch $@
+
+repro: setup ## Build what params.yaml selects; RUN=group or experiment, SEEDS=0,1,2 and EPOCHS=n select first
+	@$(if $(SELECT),ldebm select $(SELECT))
+	@dvc repro
+	@echo "report: site/index.html"
+
+test: setup lint types ## Lint, strict types, and all tests (the smoke pipeline is one of them)
+	@python -m pytest -q -n $(JOBS) --dist loadfile
+
+unit: setup ## Only the quick tests
+	@python -m pytest -q -m "not slow and not gpu and not pipeline"
+
+lint: setup ## ruff: rules and format
+	@ruff check .
+	@ruff format --check .
+
+types: setup ## mypy, strict
+	@mypy
+
+bench: setup ## Measure speed against the public code's figures; writes reports/bench.json
+	@python -m benchmarks.run
+
+report: setup ## Build the report of what is there: site/index.html
+	@dvc repro -s report
+	@echo "report: site/index.html"
+
+results: setup ## Record evaluated runs in results/ and write docs/results.md; RUN=experiment records one
+	@python -m stages.results $(RUN)
+
+closure: setup ## Rewrite the code dependencies of dvc.yaml from the imports of the stages
+	@python -m stages.closure --update
+
+CAMPAIGN ?= campaign
+MINUTES  ?= 0
+gpu-campaign: setup ## Queue of the PTB runs and benchmarks for a GPU machine; resumable; CAMPAIGN=folder MINUTES=n
+	@python -m benchmarks.campaign --prepare $(CAMPAIGN)
+	@python -m benchmarks.campaign --run $(CAMPAIGN) --out $(CAMPAIGN)/out --minutes $(MINUTES)
+
+clean: ## Remove stage outputs and half-finished work, not the DVC cache and not .venv
+	@git clean -qfdX -- data models reports site lineage .ckpt dvc_plots

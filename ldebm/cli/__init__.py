@@ -1,0 +1,68 @@
+"""The ``ldebm`` command.
+
+Modules by subject: ``project`` (params.yaml and data), ``models`` (using a trained model) and
+``audit`` (lineage, comparison). Heavy imports stay inside the commands: ``ldebm --help`` is quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+import typer
+
+from ldebm.cli import audit, models, project
+from ldebm.errors import LdebmError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="ldebm",
+    help="Latent-space energy-based models: data, models, results and their lineage.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(project.data, name="data")
+for module in (project, models, audit):
+    for command in module.COMMANDS:
+        app.command()(command)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line and exits: 2 for wrong usage or data, 1 for other failures.
+
+    Args:
+        arguments: without the program's name; by default those of the process. ``--debug``,
+            anywhere, shows the traceback of a failure.
+    """
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    debug = "--debug" in given
+    given = [item for item in given if item != "--debug"]
+    try:
+        code = app(args=given, prog_name="ldebm", standalone_mode=False)
+    except KeyboardInterrupt:
+        code = _failed("interrupted", 130, debug)
+    except LdebmError as error:
+        code = _failed(str(error), error.exit_code, debug)
+    except BrokenPipeError:  # the reader (`head`, say) has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as error:
+        message = getattr(error, "format_message", None)  # usage errors of the parser have one
+        if message is not None:
+            code = _failed(f"{message()} (see `ldebm --help`)", 2, debug)
+        else:
+            text = f"{type(error).__name__}: {error}; `--debug` shows where"
+            code = _failed(text, 1, debug)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _failed(message: str, code: int, debug: bool) -> int:
+    """One line on stderr, after the traceback if it was asked for."""
+    if debug:
+        traceback.print_exc()
+    print("ldebm:", " ".join(message.split()), file=sys.stderr)
+    return code

@@ -1,0 +1,192 @@
+"""Commands that use a trained model: ``generate``, ``classify``, ``cluster``, ``interpolate``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ldebm.config import nearest
+from ldebm.errors import UsageError
+
+if TYPE_CHECKING:
+    from ldebm.evaluate.clusters import ClusterDescription
+    from ldebm.model import Model
+
+__all__ = ["COMMANDS", "find_model"]
+
+MODELS = Path("models")
+CLUSTER_ROWS = 5000
+Target = Annotated[str, typer.Argument(help="An experiment, or the path of a model.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Seed = Annotated[int, typer.Option(help="Seed of the draws.")]
+
+
+def find_model(target: str) -> Path:
+    """The path that a user means by ``target``.
+
+    Args:
+        target: a model file, its folder, or the name of an experiment (its smallest trained seed).
+
+    Raises:
+        UsageError: there is no such model.
+    """
+    path = Path(target)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        inside = path / "prior" / "model.safetensors"
+        if inside.is_file():
+            return inside
+    built = sorted(MODELS.glob("*/*/prior/model.safetensors"))
+    mine = [item for item in built if item.parts[-4] == target]
+    if mine:
+        return min(mine, key=lambda item: int(item.parts[-3]))
+    names = {item.parts[-4] for item in built}
+    if not names:
+        raise UsageError(f"{target}: no such model, and none is trained here; run `make repro`")
+    raise UsageError(f"{target}: no such model{nearest(target, names)}")
+
+
+def _load(target: str) -> Model:
+    import ldebm
+
+    return ldebm.load(str(find_model(target)))
+
+
+def generate(
+    target: Target,
+    number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many.")] = 10,
+    label: Annotated[str | None, typer.Option(help="Class: its number or name.")] = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Draw samples from the prior and decode them."""
+    model = _load(target)
+    drawn = model.generate(number, label=_label(model, label), seed=seed)
+    rows = drawn if isinstance(drawn, list) else drawn.tolist()
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        typer.echo(row if isinstance(row, str) else " ".join(f"{value:.4f}" for value in row))
+
+
+def _label(model: Model, label: str | None) -> int | None:
+    """The class number of a label that was given as a number or a name."""
+    number = model.label_index(label)
+    if number is None:
+        return None
+    if model.config.prior.kind == "gaussian":
+        raise UsageError("--label: this model has a Gaussian prior, which has no classes")
+    if not 0 <= number < model.prior.classes:
+        raise UsageError(f"--label {label}: expected a class from 0 to {model.prior.classes - 1}")
+    return number
+
+
+def classify(
+    target: Target,
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts; or use --file.")] = None,
+    file: Annotated[Path | None, typer.Option(help="A UTF-8 file with one text a line.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give every text its most probable class."""
+    rows = _texts(texts, file)
+    model = _require_text(_load(target), target)
+    names = model.class_names or [str(number) for number in range(model.prior.classes)]
+    results: list[dict[str, Any]] = [
+        {"text": text, "label": names[int(p.argmax())], "probability": round(float(p.max()), 4)}
+        for text, p in zip(rows, model.classify(rows), strict=True)
+    ]
+    if as_json:
+        typer.echo(json.dumps(results, indent=1, ensure_ascii=False))
+        return
+    for row in results:
+        typer.echo(f"{row['label']}\t{row['probability']:.3f}\t{row['text']}")
+
+
+def _texts(texts: list[str] | None, file: Path | None) -> list[str]:
+    if file is not None and texts:
+        raise UsageError("give texts or --file, not both")
+    if file is None:
+        rows = list(texts or [])
+        if not rows and not sys.stdin.isatty():
+            rows = [line.rstrip("\n") for line in sys.stdin]
+    else:
+        try:
+            rows = file.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            raise UsageError(f"{file}: no such file") from None
+        except (UnicodeDecodeError, IsADirectoryError) as error:
+            raise UsageError(f"{file}: expected a UTF-8 text file ({error})") from None
+    rows = [row for row in rows if row.strip()]
+    if not rows:
+        raise UsageError("nothing to classify: give texts, or --file with one text a line")
+    return rows
+
+
+def _require_text(model: Model, target: str) -> Model:
+    if not model.is_text:
+        raise UsageError(f"{target}: a model of points; this command needs a model of text")
+    return model
+
+
+def interpolate(
+    target: Target,
+    first: Annotated[str, typer.Argument(help="Text to start from.")],
+    second: Annotated[str, typer.Argument(help="Text to end with.")],
+    steps: Annotated[int, typer.Option(min=2, help="Texts to show, the ends included.")] = 7,
+    as_json: AsJson = False,
+) -> None:
+    """Decode the way between two texts in the latent space."""
+    model = _require_text(_load(target), target)
+    rows = list(model.interpolate(first, second, steps))
+    typer.echo(json.dumps(rows, indent=1, ensure_ascii=False) if as_json else "\n".join(rows))
+
+
+def cluster(
+    target: Target,
+    top: Annotated[int, typer.Option(min=1, help="Exemplars and words per class.")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Say what each discovered class means: size, distinctive words, exemplars of the test rows."""
+    model = _require_text(_load(target), target)
+    rows = [asdict(item) for item in _described(model, top)]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
+        return
+    for row in rows:
+        labels = ", ".join(f"{name} {share:.0%}" for name, share in row["labels"])
+        typer.echo(f"class {row['cluster']}: {row['size']} rows{f' ({labels})' if labels else ''}")
+        if row["words"]:
+            typer.echo("  words: " + ", ".join(word for word, _ in row["words"]))
+        for exemplar in row["exemplars"]:
+            typer.echo(f"  - {exemplar}")
+
+
+def _described(model: Model, top: int) -> list[ClusterDescription]:
+    """The classes of (at most 5,000) test rows of the data that the model was trained on."""
+    from ldebm.data.packed import open_packed
+    from ldebm.evaluate.clusters import describe_clusters
+    from ldebm.evaluate.report import encode_rows, subset
+
+    packed = open_packed(Path("data", "packed", model.config.data))
+    split = packed.split("test")
+    rows = subset(split.n, CLUSTER_ROWS, 0, "cluster")
+    mu, _ = encode_rows(model.backbone, split, rows, model.device)
+    logits = model.prior.class_logits(mu).detach().cpu()
+    tokenizer = packed.tokenizer
+    texts = [tokenizer.decode(split.row(int(row)).tolist()) for row in rows]
+    labels = None
+    column = next(iter(packed.meta.get("labels", {})), None)
+    if column is not None:
+        names = [*packed.meta["labels"][column], "none"]  # -1, no label, is the last
+        labels = [names[int(number)] for number in split.labels(column)[rows]]
+    return describe_clusters(logits, texts, labels, exemplars=top, words=top)
+
+
+COMMANDS = [generate, classify, interpolate, cluster]

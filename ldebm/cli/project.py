@@ -1,0 +1,116 @@
+"""Commands on params.yaml and data: ``data list|fetch|check``, ``new``, ``select``."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ldebm.config import load_params
+from ldebm.errors import UsageError
+
+__all__ = ["COMMANDS", "data"]
+
+data = typer.Typer(help="The data sets that are known, and what of them is here.")
+PARAMS = Path("params.yaml")
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@data.command("list")
+def list_sources(as_json: AsJson = False) -> None:
+    """List the sources: kind, size, licence, and whether they are prepared here."""
+    from ldebm.data.registry import SOURCES
+
+    rows = [
+        {
+            "name": source.name,
+            "kind": source.kind,
+            "bytes": sum(item.bytes or 0 for item in source.files),
+            "licence": source.licence,
+            "citation": source.citation,
+            "description": source.description,
+            "here": Path("data", "packed", source.name, "meta.json").is_file(),
+        }
+        for source in SOURCES.values()
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        here = "here" if row["here"] else "-"
+        typer.echo(
+            f"{row['name']:<14} {row['kind']:<10} {here:<5} {row['licence']}: {row['description']}"
+        )
+
+
+@data.command("fetch")
+def fetch_data(
+    name: Annotated[str, typer.Argument(help="A data set of params.yaml.")],
+    mirror: Annotated[
+        Path | None, typer.Option(help="Local mirror; default: LDEBM_DATA_MIRROR.")
+    ] = None,
+) -> None:
+    """Fetch one data set into data/raw, checking every hash."""
+    from ldebm.data.fetch import fetch
+
+    config = load_params(PARAMS).dataset(name)
+    place = mirror or os.environ.get("LDEBM_DATA_MIRROR")
+    fetch(config, Path("data", "raw", name), place or None)
+    typer.echo(f"data/raw/{name}")
+
+
+@data.command("check")
+def check_data(as_json: AsJson = False) -> None:
+    """Say how far each data set of params.yaml is, and its validation verdict."""
+    from ldebm.files import read_json
+
+    rows: list[dict[str, Any]] = []
+    for name in load_params(PARAMS).data:
+        folders = ("raw", "prepared", "packed")
+        done = [folder for folder in folders if Path("data", folder, name).is_dir()]
+        report = Path("reports", "validation", name, "report.json")
+        verdict = read_json(report).get("success") if report.is_file() else None
+        rows.append({"name": name, "done": done, "valid": verdict})
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    words = {True: "valid", False: "NOT valid", None: "not validated"}
+    for row in rows:
+        here = ", ".join(row["done"]) or "nothing here"
+        typer.echo(f"{row['name']:<16} {words[row['valid']]:<14} {here}")
+
+
+def new(
+    name: Annotated[str, typer.Argument(help="Name of the new data set.")],
+    source: Annotated[Path, typer.Option("--from", help="A txt, csv, jsonl or parquet file.")],
+    text: Annotated[str | None, typer.Option(help="Column of the text.")] = None,
+    label: Annotated[str | None, typer.Option(help="Column of the label.")] = None,
+    context: Annotated[str | None, typer.Option(help="Column of the context.")] = None,
+) -> None:
+    """Add a data set and an experiment on it to params.yaml."""
+    from ldebm.data.new import add_dataset
+
+    experiment = add_dataset(
+        name, source, text=text, label=label, context=context, params_path=PARAMS
+    )
+    typer.echo(f"added {experiment}; build it with `make repro RUN={experiment}`")
+
+
+def select(
+    names: Annotated[list[str] | None, typer.Argument(help="Groups or experiments.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds, as in 0,1,2.")] = None,
+    epochs: Annotated[str | None, typer.Option(help="Length of every training, or null.")] = None,
+) -> None:
+    """Say in params.yaml what `dvc repro` builds: rewrites its `run:` section, nothing else."""
+    from ldebm.selection import select_run
+
+    if not names and seeds is None and epochs is None:
+        raise UsageError("select: give a group, an experiment, --seeds or --epochs")
+    run = select_run(PARAMS, names or [], seeds, epochs)
+    typer.echo(f"experiments {', '.join(run.experiments)}; seeds {run.seeds}")
+
+
+COMMANDS = [new, select]

@@ -1,0 +1,334 @@
+"""Typed parameters: what ``params.yaml`` may say, with defaults and limits.
+
+An experiment has one section per pipeline stage (``backbone``, ``cluster``, ``prior``,
+``evaluate``), so that DVC re-runs exactly the stages whose section changed. Presets are YAML anchors
+with deltas merged over them. Unknown keys are errors that name the nearest known key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ldebm.errors import UsageError
+
+__all__ = [
+    "BackboneConfig",
+    "ClusterConfig",
+    "DataConfig",
+    "EnergyConfig",
+    "EvaluateConfig",
+    "ExperimentConfig",
+    "OptimiserConfig",
+    "Params",
+    "PriorConfig",
+    "RunConfig",
+    "SamplerConfig",
+    "load_params",
+    "nearest",
+    "parse",
+]
+
+
+class Section(BaseModel):
+    """A frozen group of parameters in which an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class DataConfig(Section):
+    """One data set: where it comes from and how it is prepared and packed."""
+
+    kind: Literal["points", "sentences", "dialogues"]
+    source: str  # a name of the source registry, or "file"
+    path: str | None = None  # source "file": the user's file, relative to the project
+    sha256: str | None = None  # source "file": checked when given
+    checksums: dict[str, str] = {}  # file name to sha256, where the registry knows none
+    columns: dict[Literal["text", "label", "context", "x"], str] = {}  # source "file"
+    seed: int = 0  # generators and random splits
+    train: int | None = Field(None, gt=0)  # rows; None: all that the source has
+    valid: int | None = Field(None, gt=0)
+    test: int | None = Field(None, gt=0)
+    labels: list[str] = []  # label columns to keep, of those that the source has
+    lowercase: bool = False
+    tokenizer: Literal["word", "unigram", "bpe"] = "word"
+    vocab_size: int = Field(10001, ge=8)  # with the four control tokens
+    max_len: int = Field(40, ge=3)  # tokens with BOS and EOS; longer rows keep EOS (MR 3.2)
+    context_turns: int = Field(0, ge=0)
+
+
+class OptimiserConfig(Section):
+    """Adam with clipping, a schedule and (off by default) an average of the weights."""
+
+    lr: float = Field(1e-3, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.0, ge=0)
+    clip: float | None = Field(None, gt=0)  # global L2 norm
+    schedule: Literal["constant", "one_cycle", "linear", "cosine"] = "constant"
+    warmup: int = Field(0, ge=0)  # updates of linear warm-up
+    hold: float = Field(0.5, ge=0, le=1)  # "linear": share of updates before the decay starts
+    final: float = Field(0.02, ge=0, le=1)  # last learning rate over the largest
+    ema: float | None = Field(None, gt=0, lt=1)  # decay of the averaged weights that are kept
+
+
+class TrainingConfig(Section):
+    """What the one trainer needs to know."""
+
+    epochs: float | None = Field(None, ge=0)  # 0: initial weights only
+    updates: int | None = Field(None, ge=0)
+    batch: int = Field(128, gt=0)
+    threads: int = Field(1, gt=0)
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the backbone's products only
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    optimiser: OptimiserConfig = OptimiserConfig()
+    checkpoint_seconds: float = Field(60.0, ge=0)
+    validate_every: float | None = Field(1.0, gt=0)  # epochs between validations
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainingConfig:
+        if (self.epochs is None) == (self.updates is None):
+            raise ValueError("give exactly one of 'epochs' and 'updates'")
+        return self
+
+
+class BackboneConfig(Section):
+    """First stage: encoder, decoder and the variational objective against N(0, I)."""
+
+    arch: Literal["mlp", "gru"]
+    latent: int = Field(gt=0)
+    hidden: int = Field(512, gt=0)
+    layers: int = Field(1, gt=0)  # hidden layers of the MLP encoder and decoder
+    embed: int = Field(512, gt=0)
+    dropout: float = Field(0.3, ge=0, lt=1)  # decoder input and output (text)
+    word_dropout: float = Field(0.0, ge=0, lt=1)
+    posterior_activation: bool = True  # LeakyReLU(0.01) before the heads (L: yes, S: no)
+    noise: float = Field(1.0, gt=0)  # standard deviation of the decoder of points
+    init: Literal["default", "uniform"] = "default"  # "uniform": U(-0.1, 0.1) on everything (MR 2.3)
+    kl_weight: float = Field(1.0, ge=0)  # lambda_1 of the first stage
+    kl_floor: float = Field(0.0, ge=0)  # nats: the loss has max(mean KL, floor)
+    kl_warmup: int = Field(0, ge=0)  # updates from weight 0 to kl_weight
+    objective: Literal["kl", "entropy"] = "kl"  # "entropy": the masked entropy term of MR 2.6 (ii)
+    entropy_mask: float | None = 1.0
+    training: TrainingConfig
+
+
+class ClusterConfig(Section):
+    """Where the class labels of the prior come from: geometric clustering, the data, or nowhere."""
+
+    labels: Literal["gc", "given", "none"] = "none"
+    column: str | None = None  # "given": the label column
+    share: float = Field(1.0, gt=0, le=1)  # "given": share of the training labels shown
+    dims: int = Field(3, gt=0)  # PCA dimensions after whitening (MR 2.8)
+    iterations: int = Field(20, gt=0)
+    restarts: int = Field(1, gt=0)
+    refresh: int = Field(1, ge=0)  # joint scheme: epochs between rounds; 0: never again
+    sampler: Literal["natural", "balanced", "legacy"] = "natural"
+
+
+class EnergyConfig(Section):
+    """The network f(z, t) of Table A1, or the plain MLP of SVEBM."""
+
+    arch: Literal["residual", "mlp"] = "residual"
+    hidden: int = Field(200, gt=0)
+    blocks: int = Field(12, gt=0)  # residual blocks, or hidden layers of "mlp"
+    activation: Literal["leaky_relu", "silu", "gelu"] = "leaky_relu"
+    spectral_norm: bool = True
+    init: Literal["default", "uniform", "orthogonal"] = "default"
+    gain: float = Field(1.6, gt=0)  # "orthogonal": gain of the input layers
+
+
+class SamplerConfig(Section):
+    """Langevin dynamics."""
+
+    method: Literal["mala", "ula"] = "mala"
+    steps: int = Field(12, gt=0)  # per level and sample
+    step: float = Field(0.5, gt=0)  # squared step size over the level's kernel variance
+    rule: Literal["kernel", "published"] = "kernel"  # "published": MR 2.4, with delta
+    delta: float = Field(2e-3, gt=0)
+    adapt: bool = True  # MALA: adapt the step of each level to `target` while training
+    target: float = Field(0.6, gt=0, lt=1)
+    minimum_acceptance: float = Field(0.2, ge=0, lt=1)
+    start: Literal["base", "previous", "noise"] = "base"
+    persistent: bool = False  # SVEBM: keep the chains between updates
+    graph: bool = True  # CUDA: replay the chain as one graph
+
+
+class PriorConfig(Section):
+    """Second stage: the density of z, and what is trained with it."""
+
+    kind: Literal["gaussian", "svebm", "diffusion"] = "diffusion"
+    scheme: Literal["two_stage", "joint"] = "two_stage"
+    classes: int = Field(20, gt=0)
+    levels: int = Field(6, ge=2)  # T
+    energy: EnergyConfig = EnergyConfig()
+    energy_scale: Literal["paper", "code", "consistent"] = "paper"
+    sampler: SamplerConfig = SamplerConfig()
+    base: bool = True  # add the energy under which a constant network is exactly N(0, I)
+    standardise: Literal["none", "diagonal", "full"] = "full"  # two_stage: by the fitted Gaussian
+    level_noise: bool = True  # the prior models z_0 = abar_0 z + sbar_0 eps (MR 10.2)
+    log_normaliser: bool = True  # joint: the term of MR 2.7
+    t_sampling: Literal["uniform", "published"] = "uniform"
+    t_weight: Literal["one", "published"] = "one"
+    score_matching: float = Field(0.0, ge=0, lt=1)  # share of the updates that warm up by it
+    rollback_acceptance: float = Field(0.3, ge=0, lt=1)  # below: back to the averaged weights
+    kl_weight: float = Field(1.0, ge=0)  # lambda_1 (joint)
+    mi_weight: float = Field(0.05, ge=0)  # lambda_2: the information bottleneck; 0: without IB
+    class_weight: float = Field(0.05, ge=0)  # lambda_3
+    training: TrainingConfig
+
+
+class EvaluateConfig(Section):
+    """What is measured, and with how many samples."""
+
+    threads: int = Field(1, gt=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    samples: int = Field(5000, gt=0)  # drawn from the prior
+    rows: int | None = Field(None, gt=0)  # test rows of the likelihood, a random subset; None: all
+    importance: int = Field(500, gt=1)  # trajectories per row
+    inner: int = Field(250, gt=1)  # proposals per normaliser
+    decode: Literal["greedy", "sample"] = "sample"
+    reverse_lm: Literal["gru", "awd_lstm", "none"] = "gru"
+    reverse_lm_epochs: int = Field(4, gt=0)
+    label_column: list[str] = []  # clusters are compared with these; [] : all the data has
+    per_label: int = Field(200, gt=0)  # samples per class for control accuracy
+
+
+class ExperimentConfig(Section):
+    """One experiment: a data set and a section per stage."""
+
+    data: str
+    description: str = ""
+    backbone: BackboneConfig
+    cluster: ClusterConfig = ClusterConfig()
+    prior: PriorConfig
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _coherent(self) -> ExperimentConfig:
+        if self.cluster.labels == "given" and self.cluster.column is None:
+            raise ValueError("cluster.labels 'given' needs cluster.column")
+        if self.prior.scheme == "joint" and self.prior.standardise != "none":
+            raise ValueError("prior.scheme 'joint' needs prior.standardise 'none'")
+        if self.prior.energy_scale != "paper" and self.prior.sampler.method == "mala":
+            raise ValueError("prior.energy_scale other than 'paper' needs prior.sampler.method 'ula'")
+        return self
+
+
+class RunConfig(Section):
+    """What ``dvc repro`` builds."""
+
+    datasets: list[str]
+    experiments: list[str]
+    seeds: list[int]
+    epochs: float | None = None  # overrides the length of every training
+
+
+class Params(Section):
+    """All of ``params.yaml``. ``presets`` only holds anchors; ``groups`` names lists of experiments."""
+
+    run: RunConfig
+    data: dict[str, DataConfig]
+    experiments: dict[str, ExperimentConfig]
+    presets: dict[str, Any] = {}
+    groups: dict[str, list[str]] = {}
+
+    def experiment(self, name: str) -> ExperimentConfig:
+        """The experiment called ``name``.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if name not in self.experiments:
+            raise UsageError(f"experiment {name!r} is not in params.yaml{nearest(name, self.experiments)}")
+        return self.experiments[name]
+
+    def dataset(self, name: str) -> DataConfig:
+        """The data set called ``name``.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if name not in self.data:
+            raise UsageError(f"data set {name!r} is not in params.yaml{nearest(name, self.data)}")
+        return self.data[name]
+
+
+def nearest(name: str, known: Any) -> str:
+    """``"; did you mean 'x'?"`` for the closest of ``known``, else the list of them."""
+    names = sorted(map(str, known))
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def parse(section: type[SectionT], content: Any, where: str) -> SectionT:
+    """Checks ``content`` against ``section``.
+
+    Raises:
+        UsageError: with one line that names the key, the value and what was expected.
+    """
+    try:
+        return section.model_validate(content)
+    except ValidationError as error:
+        errors = error.errors()  # a mistyped key is the cause of the missing one: it comes first
+        first = next((item for item in errors if item["type"] == "extra_forbidden"), errors[0])
+        path = [str(part) for part in first["loc"]]
+        key = ".".join([where, *path]) if where else ".".join(path)
+        if first["type"] == "extra_forbidden":
+            known = _known_keys(section, path[:-1])
+            hint = nearest(path[-1], known) if known else ""
+            raise UsageError(f"params.yaml: unknown key {key!r}{hint}") from None
+        if first["type"] == "missing":
+            raise UsageError(f"params.yaml: {key!r} is missing") from None
+        message = first["msg"].removeprefix("Value error, ")
+        value = "" if isinstance(first["input"], dict) else f" (got {first['input']!r})"
+        raise UsageError(f"params.yaml: {key}: {message}{value}") from None
+
+
+def _known_keys(section: type[Section], path: list[str]) -> list[str]:
+    """The field names of the section that ``path`` leads to."""
+    current: Any = section
+    for part in path:
+        fields = getattr(current, "model_fields", {})
+        annotation = fields[part].annotation if part in fields else current
+        arguments = getattr(annotation, "__args__", ())
+        models = [item for item in arguments if isinstance(item, type) and issubclass(item, Section)]
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            current = annotation
+        elif models:
+            current = models[0]
+    return list(getattr(current, "model_fields", {}))
+
+
+def load_params(path: str | Path = "params.yaml") -> Params:
+    """Reads and checks a parameter file (YAML, or JSON where no YAML reader is installed).
+
+    Raises:
+        UsageError: the file is missing, cannot be parsed or does not check.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file; run the command in the project's folder") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 text ({error})") from None
+    try:
+        if path.suffix == ".json":
+            content = json.loads(text)
+        else:
+            import yaml  # absent on a machine that has only the core
+
+            content = yaml.safe_load(text)
+    except Exception as error:
+        detail = " ".join(str(error).split())
+        raise UsageError(f"{path}: cannot be parsed: {detail}") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: expected a mapping at the top, got {type(content).__name__}")
+    return parse(Params, content, "")

@@ -1,0 +1,1 @@
+"""Sources, preparation, packed files and batches."""

@@ -1,0 +1,148 @@
+"""Batches as pure functions of (seed, step), and the packed form in which text is trained.
+
+A resumed run needs no state of a data loader: the rows of global step ``step`` follow from the seed
+(C37). A :class:`TextBatch` holds real tokens only, so padding cannot leak into a result.
+
+Shapes: B rows of the batch, L tokens of its longest row, N tokens of all its rows, n rows of the
+data set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ldebm.data.packed import Split
+from ldebm.seeding import numpy_generator
+
+__all__ = ["TextBatch", "batch_rows", "collate", "collate_ids", "epoch_order", "steps_per_epoch"]
+
+
+@lru_cache(maxsize=4)
+def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of rows in one epoch: a permutation of n, read-only int64 (n).
+
+    Example:
+        >>> bool((epoch_order(5, 0, 3) == epoch_order(5, 0, 3)).all())
+        True
+    """
+    order = numpy_generator(seed, "epoch-order", n, epoch).permutation(n)
+    order.setflags(write=False)
+    return order
+
+
+def steps_per_epoch(n: int, batch: int) -> int:
+    """Steps in which every row is seen once; the last batch of an epoch may be smaller.
+
+    Example:
+        >>> steps_per_epoch(42068, 128)
+        329
+    """
+    return -(-n // batch)
+
+
+def batch_rows(
+    n: int, batch: int, seed: int, step: int, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Row indices of global step ``step``, int64 (B), with B below ``batch`` at an epoch's end.
+
+    Args:
+        n: rows of the data set.
+        batch: rows of a batch.
+        seed: of the experiment.
+        step: global step from 0; epochs follow one another.
+        weights: relative probability of every row, (n): rows are then drawn with replacement.
+
+    Raises:
+        ValueError: there is no row, or the weights do not fit.
+    """
+    if n < 1 or batch < 1 or step < 0:
+        raise ValueError(f"no batch of {batch} from {n} rows at step {step}")
+    epoch, position = divmod(step, steps_per_epoch(n, batch))
+    start = position * batch
+    size = min(batch, n - start)
+    if weights is None:
+        return epoch_order(n, seed, epoch)[start : start + size]
+    if weights.shape != (n,) or not np.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError(f"weights: expected {n} finite numbers of at least 0")
+    cumulative = np.cumsum(weights, dtype=np.float64)
+    if cumulative[-1] <= 0:
+        raise ValueError("weights: all are 0")
+    drawn = numpy_generator(seed, "weighted-rows", n, step).random(size) * cumulative[-1]
+    last = int(np.flatnonzero(weights)[-1])  # rounding may place a draw on the very end
+    rows: np.ndarray = np.minimum(np.searchsorted(cumulative, drawn, side="right"), last)
+    return rows
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """Rows of tokens packed time-major: step t holds the tokens of the first n_t sorted rows.
+
+    Rows are sorted by length, longest first. The encoder reads all tokens (BOS to EOS); a decoder
+    reads all but the last of a row and predicts all but the first.
+
+    Attributes:
+        tokens_N: int64 tokens, all first tokens, then all second ones, and so on.
+        batch_sizes: n_t for t = 0..L-1, as in ``torch.nn.utils.rnn.PackedSequence``.
+        lengths_B: int64 tokens of the sorted rows, falling.
+        order_B: int64; sorted row j is row ``order_B[j]`` of the batch as it was asked for.
+    """
+
+    tokens_N: Tensor
+    batch_sizes: list[int]
+    lengths_B: Tensor
+    order_B: Tensor
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.lengths_B)
+
+    def restore(self, values: Tensor, dim: int = 0) -> Tensor:
+        """Puts values of sorted rows, along ``dim``, into the order the batch was asked for."""
+        return values.index_select(dim, torch.argsort(self.order_B))
+
+    def to(self, device: torch.device | str) -> TextBatch:
+        """The batch on ``device``."""
+        return TextBatch(
+            self.tokens_N.to(device, non_blocking=True),
+            self.batch_sizes,
+            self.lengths_B.to(device, non_blocking=True),
+            self.order_B.to(device, non_blocking=True),
+        )
+
+
+def collate(split: Split, rows: np.ndarray, device: torch.device | str = "cpu") -> TextBatch:
+    """Packs the given rows of a text split."""
+    rows = np.asarray(rows)
+    return _pack(split.ids, split.offsets[rows], split.lengths[rows], device)
+
+
+def collate_ids(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> TextBatch:
+    """Packs rows of token ids (BOS to EOS) that come from no data set, such as generated ones."""
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    starts = np.cumsum(lengths) - lengths
+    flat = np.array([token for row in rows for token in row], dtype=np.int64)
+    return _pack(flat, starts, lengths, device)
+
+
+def _pack(
+    ids: np.ndarray, starts: np.ndarray, lengths: np.ndarray, device: torch.device | str
+) -> TextBatch:
+    if not len(lengths) or lengths.min() < 1:
+        raise ValueError("a text batch needs at least one row, and no empty rows")
+    order = np.argsort(-lengths, kind="stable")
+    starts, lengths = starts[order], lengths[order]
+    times_L1 = np.arange(lengths[0])[:, None]
+    real_LB = times_L1 < lengths
+    tokens = ids[(starts + times_L1)[real_LB]]
+    return TextBatch(
+        torch.from_numpy(tokens.astype(np.int64)),
+        real_LB.sum(axis=1).tolist(),
+        torch.from_numpy(lengths.astype(np.int64)),
+        torch.from_numpy(order.astype(np.int64)),
+    ).to(device)

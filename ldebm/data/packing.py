@@ -1,0 +1,120 @@
+"""From prepared tables to packed arrays: tokenizes text, numbers labels, writes memory maps.
+
+What it writes is described in :mod:`ldebm.data.packed`. Bytes depend on the tables and the
+parameters only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ldebm.config import DataConfig
+from ldebm.data.packed import SPLITS, Tokenizer, train_tokenizer
+from ldebm.files import atomic_path, read_parquet, write_array, write_json
+
+__all__ = ["label_names", "pack"]
+
+
+def pack(config: DataConfig, prepared: str | Path, target: str | Path) -> dict[str, Any]:
+    """Packs ``data/prepared/<name>`` as ``data/packed/<name>`` and returns ``meta.json``.
+
+    Raises:
+        UsageError: the prepared data are missing or damaged, or no tokenizer can be trained.
+    """
+    prepared, target = Path(prepared), Path(target)
+    tables = {split: read_parquet(prepared / f"{split}.parquet") for split in SPLITS}
+    base = {"id", "x", "text", "context", "dialogue", "turn"}
+    labels = {
+        column: label_names(tables["train"][column])
+        for column in tables["train"]
+        if column not in base
+    }
+    meta: dict[str, Any] = {"kind": config.kind, "source": config.source, "labels": labels}
+    meta["rows"] = {split: len(table["id"]) for split, table in tables.items()}
+    if config.kind == "points":
+        meta["dimensions"] = int(tables["train"]["x"].shape[1])
+        for split, table in tables.items():
+            write_array(target / f"{split}.x.npy", table["x"].astype(np.float32))
+    else:
+        tokenizer = train_tokenizer(tables["train"]["text"], config.tokenizer, config.vocab_size)
+        meta |= _text_meta(config, tokenizer)
+        with atomic_path(target / "tokenizer.model") as path:
+            path.write_bytes(tokenizer.to_bytes())
+        for split, table in tables.items():
+            _write_text(config, tokenizer, table, target, split)
+    for split, table in tables.items():
+        write_array(target / f"{split}.id.npy", table["id"].astype(np.int64))
+        for column, names in labels.items():
+            numbers = {name: number for number, name in enumerate(names)}
+            values = [numbers.get(_label_text(value), -1) for value in list(table[column])]
+            write_array(target / f"{split}.label.{column}.npy", np.array(values, dtype=np.int16))
+    write_json(target / "meta.json", meta)
+    return meta
+
+
+def label_names(values: Any) -> list[str]:
+    """The classes of a label column in the order of their numbers: whole numbers by size.
+
+    Example:
+        >>> label_names(["10", "9", None])
+        ['9', '10']
+        >>> label_names(["pos", "neg", "pos"])
+        ['neg', 'pos']
+    """
+    names = {_label_text(value) for value in list(values) if value is not None}
+    if all(name.lstrip("-").isdigit() for name in names):
+        return sorted(names, key=int)
+    return sorted(names)
+
+
+def _label_text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _text_meta(config: DataConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    return {
+        "vocab_size": tokenizer.vocab_size,
+        "pad_id": tokenizer.pad_id,
+        "unk_id": tokenizer.unk_id,
+        "bos_id": tokenizer.bos_id,
+        "eos_id": tokenizer.eos_id,
+        "max_len": config.max_len,
+        "tokenizer": config.tokenizer,
+        "context_turns": config.context_turns if config.kind == "dialogues" else 0,
+    }
+
+
+def _write_text(
+    config: DataConfig, tokenizer: Tokenizer, table: dict[str, Any], target: Path, split: str
+) -> None:
+    rows = [_cut(row, config.max_len) for row in tokenizer.encode_rows(table["text"])]
+    _write_rows(target, f"{split}.", rows, tokenizer.vocab_size)
+    if config.kind != "dialogues" or not config.context_turns:
+        return
+    contexts = [
+        [turn for turn in turns if turn][-config.context_turns :] for turns in table["context"]
+    ]
+    encoded = iter(tokenizer.encode_rows([turn for turns in contexts for turn in turns]))
+    joined = [
+        [token for _ in turns for token in _cut(next(encoded), config.max_len)]
+        for turns in contexts
+    ]
+    _write_rows(target, f"{split}.context.", joined, tokenizer.vocab_size)
+
+
+def _cut(row: list[int], length: int) -> list[int]:
+    """The first ``length`` - 1 tokens and EOS of a row that is longer (MR 3.2)."""
+    return row if len(row) <= length else [*row[: length - 1], row[-1]]
+
+
+def _write_rows(target: Path, prefix: str, rows: list[list[int]], vocab_size: int) -> None:
+    dtype = np.uint16 if vocab_size <= 1 << 16 else np.int32
+    lengths = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows))
+    flat = np.fromiter(
+        (token for row in rows for token in row), dtype=dtype, count=int(lengths.sum())
+    )
+    write_array(target / f"{prefix}ids.npy", flat)
+    write_array(target / f"{prefix}offsets.npy", np.concatenate([[0], np.cumsum(lengths)]))

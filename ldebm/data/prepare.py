@@ -1,0 +1,243 @@
+"""From source files to one canonical table per split, with a profile of what they hold.
+
+Writes ``train.parquet``, ``valid.parquet`` and ``test.parquet``, ``rejects.parquet`` (every row
+that was left out, with the reason) and ``profile.json`` (what validation looks at).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from ldebm.config import DataConfig
+from ldebm.data.packed import SPLITS, UNK
+from ldebm.data.readers import read_source
+from ldebm.errors import UsageError
+from ldebm.files import atomic_path, write_json
+from ldebm.seeding import numpy_generator
+
+__all__ = ["MAX_CHARACTERS", "MAX_CLASSES", "prepare"]
+
+MAX_CHARACTERS = 20_000
+MAX_CLASSES = 1000
+SHARES = {"valid": 0.05, "test": 0.05}  # of a source without splits
+MIN_ROWS = 10
+BASE_COLUMNS = {
+    "points": ["x"],
+    "sentences": ["text"],
+    "dialogues": ["text", "context", "dialogue", "turn"],
+}
+
+
+def prepare(config: DataConfig, raw: str | Path, target: str | Path) -> dict[str, Any]:
+    """Prepares ``data/raw/<name>`` as ``data/prepared/<name>`` and returns the profile.
+
+    Raises:
+        UsageError: the source does not hold what the parameters say, or too little of it.
+    """
+    target = Path(target)
+    frame = read_source(config, Path(raw))
+    labels = _label_columns(config, frame)
+    frame, rejects = _clean_points(frame) if config.kind == "points" else _clean(config, frame)
+    if frame.height < MIN_ROWS:
+        raise UsageError(
+            f"{raw}: {frame.height} usable rows ({rejects.height} left out); at least {MIN_ROWS} "
+            "are needed"
+        )
+    frame = _limit(config, _with_splits(config, frame))
+    order = pl.col("split").replace_strict({name: i for i, name in enumerate(SPLITS)})
+    frame = frame.sort(order, "line").with_row_index("id").with_columns(pl.col("id").cast(pl.Int64))
+    tables = {
+        split: frame.filter(pl.col("split") == split).select(
+            "id", *BASE_COLUMNS[config.kind], *labels
+        )
+        for split in SPLITS
+    }
+    for split, table in tables.items():
+        if table.height == 0:
+            raise UsageError(f"{raw}: the {split} split has no usable row")
+    _check_labels(tables["train"], labels, raw)
+    profile = _profile(config, tables, labels, rejects)
+    for split, table in tables.items():
+        _write(target / f"{split}.parquet", table)
+    _write(target / "rejects.parquet", rejects)
+    write_json(target / "profile.json", profile)
+    return profile
+
+
+def _label_columns(config: DataConfig, frame: pl.DataFrame) -> list[str]:
+    base = {"split", "line", *BASE_COLUMNS[config.kind]}
+    there = [name for name in frame.columns if name not in base]
+    for name in config.labels:
+        if name not in there:
+            known = ", ".join(there) or "none"
+            raise UsageError(
+                f"source {config.source!r}: no label column {name!r}; label columns there: {known}"
+            )
+    return list(config.labels) or there
+
+
+def _clean(config: DataConfig, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Normalises white space (and case), and takes out rows without usable text."""
+
+    def tidy(text: pl.Expr) -> pl.Expr:
+        text = text.str.replace_all(r"\s+", " ").str.strip_chars()
+        return text.str.to_lowercase() if config.lowercase else text
+
+    frame = frame.with_columns(text=tidy(pl.col("text")))
+    if config.kind == "dialogues":
+        frame = frame.with_columns(context=pl.col("context").list.eval(tidy(pl.element())))
+    reason = (
+        pl.when(pl.col("text").is_null() | (pl.col("text") == ""))
+        .then(pl.lit("empty"))
+        .when(pl.col("text").str.len_chars() > MAX_CHARACTERS)
+        .then(pl.lit(f"longer than {MAX_CHARACTERS} characters"))
+        .when(pl.col("text").str.contains("[\u2581\\x00-\\x1f\\x7f]"))
+        .then(pl.lit("control character"))
+    )
+    return _divide(frame.with_columns(reason=reason), pl.col("text").str.slice(0, 200))
+
+
+def _clean_points(frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Takes out points with coordinates that are missing or not finite."""
+    finite = np.isfinite(frame["x"].to_numpy().astype(np.float64)).all(axis=1)
+    usable = pl.Series("usable", finite, dtype=pl.Boolean)
+    reason = pl.when(usable).then(None).otherwise(pl.lit("not finite"))
+    shown = pl.col("x").cast(pl.List(pl.String)).list.join(" ", ignore_nulls=True)
+    return _divide(frame.with_columns(reason=reason), shown)
+
+
+def _divide(frame: pl.DataFrame, shown: pl.Expr) -> tuple[pl.DataFrame, pl.DataFrame]:
+    kept = frame.filter(pl.col("reason").is_null()).drop("reason")
+    left_out = frame.filter(pl.col("reason").is_not_null())
+    columns = [pl.col("split").cast(pl.String), "line", "reason", shown.alias("row")]
+    return kept, left_out.select(columns)
+
+
+def _with_splits(config: DataConfig, frame: pl.DataFrame) -> pl.DataFrame:
+    """Splits 90/5/5 by the seed where the source has no split; dialogues stay in one piece."""
+    if frame["split"].null_count() == 0:
+        return frame
+    group = "dialogue" if config.kind == "dialogues" else "line"
+    sizes = frame.group_by(group).len().sort(group)
+    if sizes.height < MIN_ROWS:
+        raise UsageError(f"{sizes.height} {group}s cannot be split; at least {MIN_ROWS} are needed")
+    stream = numpy_generator(config.seed, "splits", sizes.height)
+    sizes = sizes[stream.permutation(sizes.height)]
+    before = np.cumsum(sizes["len"].to_numpy()) - sizes["len"].to_numpy()
+    valid, test = (
+        getattr(config, split) or max(1, round(share * frame.height))
+        for split, share in SHARES.items()
+    )
+    names = np.full(sizes.height, "train", dtype=object)
+    first = int(np.searchsorted(before, valid))  # groups until there are enough rows
+    second = int(np.searchsorted(before, before[min(first, len(before) - 1)] + test))
+    if second >= sizes.height:
+        raise UsageError(
+            f"valid {valid} and test {test} take all {frame.height} rows; lower them in the data "
+            "set's section of params.yaml"
+        )
+    names[:first], names[first:second] = "valid", "test"
+    table = sizes.select(group).with_columns(split=pl.Series(names.tolist()))
+    return frame.drop("split").join(table, on=group, how="left", maintain_order="left")
+
+
+def _limit(config: DataConfig, frame: pl.DataFrame) -> pl.DataFrame:
+    """Keeps at most the rows that the parameters ask for, chosen by the seed."""
+    parts = []
+    for split in SPLITS:
+        part = frame.filter(pl.col("split") == split)
+        rows = getattr(config, split)
+        if rows is not None and rows < part.height:
+            stream = numpy_generator(config.seed, "limit", split, part.height)
+            part = part[np.sort(stream.permutation(part.height)[:rows])]
+        parts.append(part)
+    return pl.concat(parts)
+
+
+def _check_labels(train: pl.DataFrame, labels: list[str], raw: str | Path) -> None:
+    for label in labels:
+        values = train[label].drop_nulls().unique().sort()
+        if len(values) < 2:
+            found = f"only {values[0]!r}" if len(values) else "no value"
+            raise UsageError(
+                f"{raw}: label {label!r} has {found} in the training split; at least two classes "
+                "are needed: name another column, or none"
+            )
+        if len(values) > MAX_CLASSES:
+            raise UsageError(
+                f"{raw}: label {label!r} has {len(values)} classes, more than {MAX_CLASSES}; "
+                "is it an identifier?"
+            )
+
+
+def _profile(
+    config: DataConfig, tables: dict[str, pl.DataFrame], labels: list[str], rejects: pl.DataFrame
+) -> dict[str, Any]:
+    content = "x" if config.kind == "points" else "text"
+    train_rows = tables["train"].select(content).unique()
+    splits = {}
+    for split, table in tables.items():
+        facts: dict[str, Any] = {
+            "rows": table.height,
+            "duplicates": table.height - table.select(content).n_unique(),
+            "labels": {label: _counts(table[label]) for label in labels},
+        }
+        if split != "train":
+            facts["in_train"] = table.join(train_rows, on=content, how="semi").height
+        facts |= _point_facts(table) if config.kind == "points" else _text_facts(table)
+        if config.kind == "dialogues":
+            facts["dialogues"] = table["dialogue"].n_unique()
+            facts["mean_context"] = float(np.mean(table["context"].list.len().to_numpy()))
+            others = [part["dialogue"] for name, part in tables.items() if name != split]
+            shared = table["dialogue"].is_in(pl.concat(others).implode())
+            facts["shared_dialogues"] = table["dialogue"].filter(shared).n_unique()
+        splits[split] = facts
+    reasons = _counts(rejects["reason"])
+    return {
+        "kind": config.kind,
+        "source": config.source,
+        "labels": labels,
+        "splits": splits,
+        "rejects": {"rows": rejects.height, "reasons": reasons},
+    }
+
+
+def _counts(values: pl.Series) -> dict[str, int]:
+    counted = values.drop_nulls().cast(pl.String).value_counts().rows()
+    return dict(sorted((str(value), int(count)) for value, count in counted))
+
+
+def _text_facts(table: pl.DataFrame) -> dict[str, Any]:
+    words = table["text"].str.split(" ")
+    lengths = words.list.len().to_numpy()
+    flat = words.explode()
+    return {
+        "words": int(lengths.sum()),
+        "words_min": int(lengths.min()),
+        "words_mean": float(lengths.mean()),
+        "words_max": int(lengths.max()),
+        "types": flat.n_unique(),
+        "unknown": int((flat == UNK).sum()),
+    }
+
+
+def _point_facts(table: pl.DataFrame) -> dict[str, Any]:
+    x = table["x"].to_numpy().astype(np.float64)
+    return {
+        "dimensions": int(x.shape[1]),
+        "mean": x.mean(axis=0).tolist(),
+        "std": x.std(axis=0).tolist(),
+        "min": x.min(axis=0).tolist(),
+        "max": x.max(axis=0).tolist(),
+        "largest": float(np.abs(x).max()),
+        "smallest_std": float(x.std(axis=0).min()),
+    }
+
+
+def _write(target: Path, table: pl.DataFrame) -> None:
+    with atomic_path(target) as path:
+        table.write_parquet(path, compression="zstd", row_group_size=65536)

@@ -1,0 +1,1 @@
+"""Metrics, estimators and the report of a trained model."""

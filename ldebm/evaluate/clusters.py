@@ -1,0 +1,201 @@
+"""Do discovered classes mean anything? (LDEBM 4.3; MR 1.2, 5.4; eq. A22)
+
+Every score is computed once over the whole test set, with a shuffled control: homogeneity rises
+with the number of clusters even when they are random (0.7 per batch of 128 in MR 5.4).
+
+Shapes: N rows, K classes, D latent dimension, T levels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn import metrics as scores
+from torch import Tensor
+
+from ldebm.priors import DiffusionPrior, Prior
+from ldebm.seeding import generator as make_generator
+from ldebm.seeding import numpy_generator
+
+__all__ = [
+    "ClusterDescription",
+    "cluster_metrics",
+    "describe_clusters",
+    "distinctive_words",
+    "homogeneity_legacy",
+    "label_information",
+    "mutual_information",
+]
+
+TINY = 1e-15  # inside the logarithm of the published estimator
+PRIOR_WORDS = 500.0  # weight of the corpus in the log-odds, in words
+
+
+def cluster_metrics(cluster_N: np.ndarray, label_N: np.ndarray, seed: int = 0) -> dict[str, float]:
+    """Agreement of clusters with labels; rows with label -1 are left out.
+
+    Returns:
+        ``homogeneity``, ``completeness``, ``v``, ``nmi``, ``ami``, ``shuffled`` (AMI of shuffled
+        labels, 0 up to noise) and ``homogeneity_shuffled``; empty where nothing is labelled.
+    """
+    known = label_N >= 0
+    cluster, label = cluster_N[known], label_N[known]
+    if len(label) == 0:
+        return {}
+    homogeneity, completeness, v = scores.homogeneity_completeness_v_measure(label, cluster)
+    shuffled = numpy_generator(seed, "shuffled-labels").permutation(label)
+    return {
+        "homogeneity": float(homogeneity),
+        "completeness": float(completeness),
+        "v": float(v),
+        "nmi": float(scores.normalized_mutual_info_score(label, cluster)),
+        "ami": float(scores.adjusted_mutual_info_score(label, cluster)),
+        "shuffled": float(scores.adjusted_mutual_info_score(shuffled, cluster)),
+        "homogeneity_shuffled": float(scores.homogeneity_score(shuffled, cluster)),
+    }
+
+
+def homogeneity_legacy(cluster_N: np.ndarray, label_N: np.ndarray, batch: int = 128) -> float:
+    """The published homogeneity: the mean over full batches, mostly chance (MR 5.4)."""
+    starts = range(0, len(label_N) - batch + 1, batch)
+    values = [
+        scores.homogeneity_score(label_N[i : i + batch], cluster_N[i : i + batch]) for i in starts
+    ]
+    return float(np.mean(values)) if values else math.nan
+
+
+def mutual_information(logits_NK: Tensor) -> float:
+    """I(z; y) = H(mean_n p(y|z_n)) - mean_n H(p(y|z_n)) in nats (MR 1.2), over all rows given."""
+    log_p = torch.log_softmax(logits_NK.double(), -1)
+    log_mean_K = (log_p.exp().mean(0) + TINY).log()
+    entropy = -(log_mean_K.exp() * log_mean_K).sum()
+    conditional = -(log_p.exp() * log_p).sum(-1).mean()
+    return float(entropy - conditional)
+
+
+@torch.no_grad()
+def label_information(
+    prior: Prior, n: int, draws: int = 32, seed: int = 0
+) -> list[dict[str, float]]:
+    """p(y|z_t) over t by draws of p(z_0|z_t) (eq. A22).
+
+    Args:
+        prior: the diffusion prior (others have level 0 only).
+        n: states z_t of each level, from the model itself.
+        draws: M of eq. A22.
+        seed: of all draws.
+
+    Returns:
+        A row per level: ``t``, ``largest`` (mean of max_y p(y|z_t); chance is 1/K) and
+        ``information`` (I(z_t; y) in nats).
+    """
+    device = prior.shift_D.device
+    stream = make_generator(seed, "label-information", device=device)
+    if not isinstance(prior, DiffusionPrior):
+        states = [prior.sample_standard(n, stream)]
+    else:
+        states = prior.sample_levels(n, stream)
+    rows = []
+    for t, u in enumerate(states):
+        ends = u.repeat_interleave(draws, 0) if t else u
+        if isinstance(prior, DiffusionPrior):
+            folded = prior.net.fold()
+            for level in reversed(range(t)):
+                t_B = torch.full((len(ends),), level, dtype=torch.long, device=device)
+                chain = prior.chain(ends, t_B, stream, folded)
+                ends = chain.x_BD / float(prior.schedule.scale[level + 1])
+        p = torch.softmax(prior.class_logits(prior.from_standard(ends)).double(), -1)
+        p = p.reshape(n, -1, p.shape[-1]).mean(1)
+        rows.append(
+            {
+                "t": float(t),
+                "largest": float(p.max(-1).values.mean()),
+                "information": mutual_information((p + 1e-300).log()),
+            }
+        )
+    return rows
+
+
+@dataclass(frozen=True)
+class ClusterDescription:
+    """What a discovered class holds.
+
+    Attributes:
+        cluster: its number.
+        size: rows assigned to it.
+        exemplars: the rows with the largest p(y|z).
+        words: distinctive words with their z-scores, best first.
+        labels: the most frequent true labels with their shares, where there are any.
+    """
+
+    cluster: int
+    size: int
+    exemplars: list[str]
+    words: list[tuple[str, float]]
+    labels: list[tuple[str, float]]
+
+
+def describe_clusters(
+    logits_NK: Tensor,
+    texts: Sequence[str],
+    labels: Sequence[str] | None = None,
+    exemplars: int = 5,
+    words: int = 8,
+) -> list[ClusterDescription]:
+    """Exemplars and distinctive words of every class that has rows, largest class first."""
+    p_NK = torch.softmax(logits_NK.double(), -1)
+    best_N, cluster_N = p_NK.max(-1)
+    counts = [Counter(text.split()) for text in texts]
+    corpus: Counter[str] = Counter()
+    for count in counts:
+        corpus.update(count)
+    result = []
+    for cluster in torch.unique(cluster_N).tolist():
+        rows = torch.nonzero(cluster_N == cluster).flatten()
+        ranked = rows[torch.argsort(best_N[rows], descending=True, stable=True)]
+        inside: Counter[str] = Counter()
+        for row in rows.tolist():
+            inside.update(counts[row])
+        named: list[tuple[str, float]] = []
+        if labels is not None:
+            common = Counter(labels[row] for row in rows.tolist()).most_common(3)
+            named = [(label, count / len(rows)) for label, count in common]
+        shown: list[str] = []
+        for row in ranked.tolist():
+            if texts[row] not in shown:
+                shown.append(texts[row])
+            if len(shown) == exemplars:
+                break
+        result.append(
+            ClusterDescription(
+                int(cluster), len(rows), shown, distinctive_words(inside, corpus, words), named
+            )
+        )
+    return sorted(result, key=lambda item: (-item.size, item.cluster))
+
+
+def distinctive_words(
+    inside: Counter[str], corpus: Counter[str], count: int
+) -> list[tuple[str, float]]:
+    """Words by the z-score of their log-odds, inside against the rest, with the corpus as Dirichlet
+    prior (Monroe et al. 2008, eq. 15-22).
+    """
+    outside = corpus - inside
+    n_in, n_out, n_all = inside.total(), outside.total(), corpus.total()
+    if n_in == 0 or n_out == 0:
+        return []
+    ranked = []
+    for word, seen in inside.items():
+        alpha = PRIOR_WORDS * corpus[word] / n_all
+        with_prior, rest = seen + alpha, outside[word] + alpha
+        odds_in = with_prior / (n_in + PRIOR_WORDS - with_prior)
+        odds_out = rest / (n_out + PRIOR_WORDS - rest)
+        delta = math.log(odds_in) - math.log(odds_out)
+        ranked.append((word, delta / math.sqrt(1 / with_prior + 1 / rest)))
+    ranked.sort(key=lambda item: (-item[1], item[0]))
+    return [(word, round(score, 2)) for word, score in ranked[:count] if score > 0]

@@ -1,0 +1,77 @@
+"""Does a sample asked for a label have it? (MR 5.6: pooled counts, every class, an interval.)"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ldebm.evaluate.language import distinct
+
+__all__ = ["Control", "control_accuracy", "wilson"]
+
+
+@dataclass(frozen=True)
+class Control:
+    """Accuracy of label-conditional generation.
+
+    Attributes:
+        accuracy: pooled over all samples.
+        low: lower end of the 95 % Wilson interval.
+        high: upper end.
+        undecided: share of samples that the classifier gives no label.
+        distinct: share of samples that differ from all others of their label.
+        per_label: accuracy of every label asked for.
+    """
+
+    accuracy: float
+    low: float
+    high: float
+    undecided: float
+    distinct: float
+    per_label: dict[str, float]
+
+
+def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
+    """The Wilson interval of a share.
+
+    Example:
+        >>> [round(end, 4) for end in wilson(8, 10)]
+        [0.4902, 0.9433]
+    """
+    if trials == 0:
+        return 0.0, 1.0
+    share, square = successes / trials, z * z
+    centre = (share + square / (2 * trials)) / (1 + square / trials)
+    spread = math.sqrt(share * (1 - share) / trials + square / (4 * trials * trials))
+    half = z * spread / (1 + square / trials)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def control_accuracy(
+    samples: Mapping[str, Sequence[str]], classify: Callable[[str], str | None]
+) -> Control:
+    """Classifies what was generated for every label.
+
+    Args:
+        samples: label -> generated texts.
+        classify: text -> label, or ``None`` where it cannot tell (which counts as wrong).
+
+    Raises:
+        ValueError: there is no sample.
+    """
+    right = undecided = total = 0
+    per_label, distinct_total = {}, 0.0
+    for label, texts in samples.items():
+        if not texts:
+            continue
+        found = [classify(text) for text in texts]
+        hits = sum(item == label for item in found)
+        right, total = right + hits, total + len(texts)
+        undecided += sum(item is None for item in found)
+        per_label[label] = hits / len(texts)
+        distinct_total += distinct(texts) * len(texts)
+    if total == 0:
+        raise ValueError("control accuracy needs at least one sample")
+    low, high = wilson(right, total)
+    return Control(right / total, low, high, undecided / total, distinct_total / total, per_label)

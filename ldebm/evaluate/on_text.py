@@ -1,0 +1,307 @@
+"""The evaluation of text models: likelihood, language, classes, control (MR 5; design 3.2, 3.3).
+
+Shapes: N rows or samples, D latent dimension, K classes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ldebm.config import EvaluateConfig
+from ldebm.data.packed import Packed, Split
+from ldebm.evaluate import language
+from ldebm.evaluate.clusters import (
+    cluster_metrics,
+    describe_clusters,
+    homogeneity_legacy,
+    label_information,
+    mutual_information,
+)
+from ldebm.evaluate.control import control_accuracy
+from ldebm.evaluate.legacy import nll_legacy
+from ldebm.evaluate.likelihood import LikelihoodSettings, likelihood, mean_interval
+from ldebm.evaluate.on_points import sampler_acceptance
+from ldebm.evaluate.priors import fit_densities, posterior_samples
+from ldebm.evaluate.report import Report, encode_rows, row_batches, subset
+from ldebm.model import Model
+from ldebm.priors import EnergyPrior
+from ldebm.seeding import generator
+
+__all__ = ["EXACT", "Classifier", "evaluate_text"]
+
+Classifier = Callable[[str], "str | None"]
+EXACT = "exact "  # before a column's name: the classifier that knows only perfect sentences
+LIKELIHOOD_BATCH = 4  # rows: bounds the memory of S trajectories
+LEGACY_ROWS = 100
+FIT_ROWS = 12000  # training posteriors for the fitted Gaussian and mixtures
+MI_SAMPLES = 10
+
+
+@dataclass(frozen=True)
+class _Test:
+    """The test split, encoded."""
+
+    split: Split
+    mu: Tensor
+    logvar: Tensor
+    texts: list[str]
+
+
+@torch.no_grad()
+def evaluate_text(
+    model: Model,
+    packed: Packed,
+    config: EvaluateConfig,
+    classifiers: dict[str, Classifier] | None = None,
+) -> Report:
+    """All metrics of a text model.
+
+    Args:
+        model: trained.
+        packed: its data.
+        config: the experiment's ``evaluate`` section.
+        classifiers: label column -> a function that names the label of a text.
+    """
+    assert model.tokenizer is not None
+    report, split = Report(), packed.split("test")
+    mu, logvar = encode_rows(model.backbone, split, np.arange(split.n), model.device)
+    texts = [model.tokenizer.decode(split.row(i)) for i in range(split.n)]
+    test = _Test(split, mu, logvar, texts)
+    _likelihood(report, model, packed, config, test)
+    _reconstruction(report, model, test)
+    z = model.sample_latents(config.samples, seed=model.seed)
+    with torch.enable_grad():  # the language model is trained here
+        generated = _generation(report, model, packed, config, z, test)
+    report.metrics |= sampler_acceptance(model.prior, 500, model.seed)
+    if isinstance(model.prior, EnergyPrior):
+        _classes(report, model, packed, config, test)
+        _control(report, model, packed, config, z, generated, test, classifiers or {})
+    else:
+        report.samples += [{"kind": "sample", "text": text} for text in generated[:100]]
+    report.samples.sort(key=lambda item: item["kind"] != "sample")
+    return report
+
+
+def _likelihood(
+    report: Report, model: Model, packed: Packed, config: EvaluateConfig, test: _Test
+) -> None:
+    """Valid NLL of the prior and of the densities beside it, and the published estimate."""
+    seed, metrics = model.seed, report.metrics
+    samples = []
+    for name in ("train", "valid"):
+        split = packed.split(name)
+        rows = subset(split.n, FIT_ROWS, seed, f"fit-{name}")
+        mu, logvar = encode_rows(model.backbone, split, rows, model.device)
+        samples.append(posterior_samples(mu.cpu(), logvar.cpu(), seed, FIT_ROWS))
+    fitted = fit_densities(samples[0], samples[1], seed)
+    metrics |= {f"gain_{name}": value for name, value in fitted.gain.items()}
+    metrics["mixture_components"] = float(fitted.components)
+    rows = subset(test.split.n, config.rows, seed, "evaluate-rows")
+    ordered, batches = row_batches(test.split, rows, LIKELIHOOD_BATCH, model.device)
+    settings = LikelihoodSettings(config.importance, config.inner, seed=seed)
+    results = likelihood(model.backbone, model.prior, batches, settings, fitted.densities)
+    metrics |= results["prior"].metrics()
+    header = ["row", "nll", *(f"nll_{name}" for name in fitted.densities)]
+    columns = [results["prior"].nll_B, *(results[name].nll_B for name in fitted.densities)]
+    for name in fitted.densities:
+        mean, error, _, _ = mean_interval(results[name].nll_B)
+        metrics |= {f"nll_{name}": mean, f"nll_{name}_se": error}
+        gain, gain_error, _, _ = mean_interval(results[name].nll_B - results["prior"].nll_B)
+        metrics |= {f"gain_over_{name}": gain, f"gain_over_{name}_se": gain_error}
+    table = np.stack([test.split.id[ordered].astype(np.float64), *columns], 1)
+    report.tables["nll_rows"] = (
+        header, [[int(row[0]), *(round(float(v), 4) for v in row[1:])] for row in table]
+    )  # fmt: skip
+    words = float(np.sum(test.split.lengths[ordered] - 1))
+    metrics["ppl"] = float(np.exp(results["prior"].nll_B.sum() / words))
+    metrics["rate"] = metrics["nll_upper"] - float(results["prior"].reconstruction_B.mean())
+    few = subset(len(rows), LEGACY_ROWS, seed, "legacy-rows")
+    _, batches = row_batches(test.split, rows[few], LIKELIHOOD_BATCH, model.device)
+    metrics["nll_legacy"] = float(nll_legacy(model.backbone, model.prior, batches, seed).mean())
+    metrics["nll_legacy_rows"] = float(len(few))
+    if isinstance(model.prior, EnergyPrior) and model.prior.config.energy_scale == "code":
+        _, batches = row_batches(test.split, rows[few], LIKELIHOOD_BATCH, model.device)
+        stated = LikelihoodSettings(config.importance, config.inner, of_sampler=False, seed=seed)
+        estimate = likelihood(model.backbone, model.prior, batches, stated)["prior"]
+        metrics["nll_stated"] = float(estimate.nll_B.mean())
+
+
+def _reconstruction(report: Report, model: Model, test: _Test) -> None:
+    """NLL and BLEU of reconstructions from the posterior mean, over the whole test split."""
+    order, batches = row_batches(test.split, np.arange(test.split.n), 256, model.device)
+    nll, start = 0.0, 0
+    for batch in batches:
+        rows = torch.from_numpy(order[start : start + len(batch)]).to(test.mu.device)
+        nll += float(model.backbone.reconstruction_nll(batch, test.mu[rows]).sum())
+        start += len(batch)
+    report.metrics["recon_nll"] = nll / test.split.n
+    variance, squared = test.logvar.exp(), test.mu.square()
+    kl_ND = 0.5 * (squared + variance - 1 - test.logvar)
+    report.metrics["kl_standard_normal"] = float(kl_ND.sum(-1).mean())
+    report.metrics["active_units"] = float((test.mu.var(0) > 0.01).sum())
+    report.metrics["posterior_std"] = float(variance.sqrt().mean())
+    decoded = [str(text) for text in model.decode(test.mu, "greedy", model.seed)]
+    score, signature = language.bleu(decoded, test.texts)
+    report.metrics["bleu"] = language.bleu_moses(decoded, test.texts)
+    report.metrics["bleu_sacrebleu"] = score
+    report.details["bleu_signature"] = signature
+    report.samples += [
+        {"kind": "reconstruction", "text": test.texts[i], "decoded": decoded[i]}
+        for i in range(min(50, len(decoded)))
+    ]
+
+
+def _generation(
+    report: Report, model: Model, packed: Packed, config: EvaluateConfig, z: Tensor, test: _Test
+) -> list[str]:
+    """Unigram divergences, reverse perplexity and diversity of prior samples."""
+    assert model.tokenizer is not None
+    metrics = report.metrics
+    with torch.no_grad():
+        generated = [str(text) for text in model.decode(z, config.decode, model.seed)]
+    train = packed.split("train")
+    real_ids = [train.row(i) for i in subset(train.n, 50000, model.seed, "real-train")]
+    real = language.unigrams(model.tokenizer.decode(row) for row in real_ids)
+    ours, held_out = language.unigrams(generated), language.unigrams(test.texts)
+    metrics["wkl"] = language.unigram_divergence_legacy(ours, real)
+    metrics["wkl_reverse"] = language.unigram_divergence_legacy(real, ours)
+    metrics["wkl_smoothed"] = language.unigram_divergence(ours, real)
+    metrics["wkl_smoothed_reverse"] = language.unigram_divergence(real, ours)
+    metrics["wkl_test"] = language.unigram_divergence_legacy(held_out, real)
+    metrics["distinct"] = language.distinct(generated)
+    metrics["distinct_1"] = language.distinct_n(generated, 1)
+    metrics["distinct_2"] = language.distinct_n(generated, 2)
+    metrics["distinct_2_test"] = language.distinct_n(test.texts, 2)
+    metrics["self_bleu"] = language.self_bleu(generated)
+    metrics["self_bleu_test"] = language.self_bleu(test.texts)
+    metrics["mean_words"] = float(np.mean([len(text.split()) for text in generated]))
+    metrics["mean_words_test"] = float(np.mean([len(text.split()) for text in test.texts]))
+    if config.reverse_lm != "none":
+        ids = [row[1:-1] for row in model.tokenizer.encode_rows(generated) if len(row) > 2]
+        metrics |= language.reverse_perplexity(
+            ids,
+            [row[1:-1].tolist() for row in real_ids[: len(ids)]],
+            [test.split.row(i)[1:-1].tolist() for i in range(test.split.n)],
+            model.tokenizer.vocab_size,
+            config.reverse_lm,
+            config.reverse_lm_epochs,
+            model.seed,
+            config.threads,
+        )
+    return generated
+
+
+def _columns(packed: Packed, config: EvaluateConfig) -> list[str]:
+    known = list(packed.meta.get("labels", {}))
+    return [name for name in known if not config.label_column or name in config.label_column]
+
+
+def _classes(
+    report: Report, model: Model, packed: Packed, config: EvaluateConfig, test: _Test
+) -> None:
+    """What the discovered classes share with the labels, and what they hold."""
+    prior, metrics = model.prior, report.metrics
+    logits = prior.class_logits(test.mu).cpu()
+    cluster = logits.argmax(-1).numpy()
+    metrics["mi"] = mutual_information(logits)
+    stream = generator(model.seed, "mi", device=test.mu.device)
+    draws = []
+    for _ in range(MI_SAMPLES):
+        noise = torch.randn(test.mu.shape, generator=stream, device=test.mu.device)
+        draws.append(prior.class_logits(test.mu + torch.exp(0.5 * test.logvar) * noise).cpu())
+    metrics["mi_sampled"] = mutual_information(torch.cat(draws))
+    metrics["classes_used"] = float(len(np.unique(cluster)))
+    names: list[str] | None = None
+    for index, column in enumerate(_columns(packed, config)):
+        label = np.asarray(test.split.labels(column))
+        found = cluster_metrics(cluster, label, model.seed)
+        metrics.update({f"{name}_{column}": value for name, value in found.items()})
+        if index == 0 and found:
+            metrics["ami_shuffled"] = found["shuffled"]
+            known = packed.meta["labels"][column]
+            names = [str(known[i]) if i >= 0 else "" for i in label]
+        metrics[f"homogeneity_legacy_{column}"] = homogeneity_legacy(
+            draws[0].argmax(-1).numpy(), label
+        )
+    described = describe_clusters(logits, test.texts, names)
+    report.details["clusters"] = [asdict(item) for item in described]
+    levels = label_information(prior, 200, 16, model.seed)
+    header = ["t", "largest", "information"]
+    report.tables["label_information"] = (header, [[row[key] for key in header] for row in levels])
+    for row in levels:
+        metrics[f"label_information_{int(row['t'])}"] = row["information"]
+
+
+def _control(
+    report: Report,
+    model: Model,
+    packed: Packed,
+    config: EvaluateConfig,
+    z: Tensor,
+    generated: list[str],
+    test: _Test,
+    classifiers: dict[str, Classifier],
+) -> None:
+    """Samples by class and, with a classifier, how often a sample has the label asked for.
+
+    Prior samples with a class drawn from p(y|z) are exact draws of p(z|y), so no others are needed.
+    A class discovered without labels asks for the label that most test rows of the class have.
+    """
+    stream = generator(model.seed, "classes", device=z.device)
+    p_NK = torch.softmax(model.prior.class_logits(z), -1)
+    class_N = torch.multinomial(p_NK, 1, generator=stream).flatten().cpu().numpy()
+    wanted, column = _wanted(model, packed, config, test)
+    by_label: dict[str, list[str]] = {}
+    for cluster in np.unique(class_N).tolist():
+        texts = [generated[i] for i in np.flatnonzero(class_N == cluster)[: config.per_label]]
+        label = wanted.get(cluster)
+        report.samples += [
+            {"kind": "sample", "class": int(cluster), "label": label, "text": text}
+            for text in texts[:10]
+        ]
+        if label is not None:
+            by_label.setdefault(label, []).extend(texts)
+    if column not in classifiers or not by_label:
+        return
+    control = control_accuracy(by_label, classifiers[column])
+    report.metrics |= {
+        "control_accuracy": control.accuracy,
+        "control_low": control.low,
+        "control_high": control.high,
+        "control_undecided": control.undecided,
+        "control_distinct": control.distinct,
+        "control_labels": float(len(by_label)),
+        "control_given": float(model.class_names is not None),
+    }
+    report.details["control"] = control.per_label
+    strict = classifiers.get(EXACT + column)
+    if strict is not None:
+        report.metrics["control_exact"] = control_accuracy(by_label, strict).accuracy
+        known = [strict(text) is not None for text in generated]
+        report.metrics["grammatical"] = float(np.mean(known))
+
+
+def _wanted(
+    model: Model, packed: Packed, config: EvaluateConfig, test: _Test
+) -> tuple[dict[int, str], str]:
+    """class -> label name, and the label column."""
+    columns = _columns(packed, config)
+    given = model.config.cluster.column
+    if model.class_names is not None and given is not None:
+        return dict(enumerate(model.class_names)), given
+    if not columns:
+        return {}, ""
+    names = packed.meta["labels"][columns[0]]
+    label = np.asarray(test.split.labels(columns[0]))
+    cluster = model.prior.class_logits(test.mu).argmax(-1).cpu().numpy()
+    wanted = {}
+    for k in np.unique(cluster[label >= 0]).tolist():
+        common = Counter(label[(cluster == k) & (label >= 0)].tolist())
+        wanted[int(k)] = str(names[common.most_common(1)[0][0]])
+    return wanted, columns[0]

@@ -1,0 +1,99 @@
+"""What an evaluation gives, how it is written, and the pass over a split that all of it shares.
+
+Shapes: N rows, D latent dimension.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ldebm.data.batches import collate
+from ldebm.data.packed import Split
+from ldebm.files import write_csv, write_json, write_text
+from ldebm.nn.backbone import Backbone
+from ldebm.seeding import numpy_generator
+
+__all__ = ["Report", "encode_rows", "make_batch", "row_batches", "subset"]
+
+
+@dataclass
+class Report:
+    """Everything that the evaluate stage writes.
+
+    Attributes:
+        metrics: flat names and numbers.
+        details: what is not a number (signatures, cluster descriptions).
+        samples: one record a line of samples.jsonl.
+        tables: file name without suffix -> (header, rows).
+        panels: arrays that the figures draw.
+    """
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    tables: dict[str, tuple[list[str], list[list[Any]]]] = field(default_factory=dict)
+    panels: dict[str, Any] = field(default_factory=dict)
+
+    def write(self, metrics: Path, out: Path) -> None:
+        """Writes the metrics, and details.json, samples.jsonl and tables to the folder ``out``."""
+        write_json(metrics, self.metrics)
+        write_json(out / "details.json", self.details)
+        lines = [json.dumps(item, sort_keys=True, ensure_ascii=False) for item in self.samples]
+        write_text(out / "samples.jsonl", "".join(line + "\n" for line in lines))
+        for name, (header, rows) in sorted(self.tables.items()):
+            write_csv(out / f"{name}.csv", header, rows)
+
+
+def make_batch(split: Split, rows: np.ndarray, device: torch.device) -> Any:
+    """Rows as the backbone reads them: points (B, 2), or a packed text batch."""
+    if split.meta["kind"] == "points":
+        return torch.from_numpy(np.array(split.x[rows], dtype=np.float32)).to(device)
+    return collate(split, rows, device)
+
+
+def subset(n: int, limit: int | None, seed: int, name: str) -> np.ndarray:
+    """All of n rows, or ``limit`` random ones in rising order."""
+    if limit is None or limit >= n:
+        return np.arange(n)
+    return np.sort(numpy_generator(seed, name).permutation(n)[:limit])
+
+
+def row_batches(
+    split: Split, rows: np.ndarray, size: int, device: torch.device
+) -> tuple[np.ndarray, Iterator[Any]]:
+    """Batches of ``rows``, text in order of length.
+
+    Returns:
+        The rows in the order of the batches, and the batches.
+    """
+    if split.meta["kind"] != "points":
+        rows = rows[np.argsort(split.lengths[rows], kind="stable")]
+    parts = (rows[i : i + size] for i in range(0, len(rows), size))
+    return rows, (make_batch(split, part, device) for part in parts)
+
+
+@torch.no_grad()
+def encode_rows(
+    backbone: Backbone, split: Split, rows: np.ndarray, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Posterior means and log-variances of ``rows`` in their order, each (N, D)."""
+    backbone.eval()
+    order, batches = row_batches(split, rows, 512, device)
+    tables = getattr(backbone, "tables", contextlib.nullcontext)
+    with tables():
+        parts = [backbone.encode(batch) for batch in batches]
+    position = np.empty(len(rows), dtype=np.int64)
+    ranks = {int(row): index for index, row in enumerate(order)}
+    position[:] = [ranks[int(row)] for row in rows]
+    index = torch.from_numpy(position).to(device)
+    mu = torch.cat([part[0] for part in parts])[index]
+    return mu, torch.cat([part[1] for part in parts])[index]

@@ -1,0 +1,213 @@
+"""Reading and writing files: atomic, and with the same bytes for the same content.
+
+DVC hashes bytes, so every writer here is byte-stable (C34-C37, C42): JSON with sorted keys,
+safetensors with a single metadata key, parquet with fixed compression and row groups. A writer
+either leaves the complete new file or the old one: it writes beside the target and renames.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ldebm.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "atomic_path",
+    "hash_json",
+    "hash_path",
+    "read_json",
+    "read_model",
+    "read_parquet",
+    "write_array",
+    "write_csv",
+    "write_json",
+    "write_model",
+    "write_parquet",
+    "write_text",
+]
+
+
+@contextmanager
+def atomic_path(target: str | Path) -> Iterator[Path]:
+    """Yields a temporary path beside ``target`` that replaces it when the block succeeds."""
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o644)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(target: str | Path, text: str) -> None:
+    """Writes UTF-8 text."""
+    with atomic_path(target) as path:
+        path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(target: str | Path, content: Any) -> None:
+    """Writes JSON with sorted keys; non-finite numbers become null, since JSON has none."""
+    write_text(target, json.dumps(_jsonable(content), indent=1, sort_keys=True) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Reads JSON.
+
+    Raises:
+        UsageError: the file is missing or is not JSON.
+    """
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file; build it first (`dvc repro`)") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not valid JSON ({error}); delete it and build again") from None
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, np.generic):
+        return _jsonable(value.item())
+    if hasattr(value, "tolist"):  # arrays and tensors
+        return _jsonable(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def hash_json(content: Any) -> str:
+    """The sha256 of the canonical JSON of ``content``.
+
+    Example:
+        >>> hash_json({"b": 1, "a": 2}) == hash_json({"a": 2, "b": 1})
+        True
+    """
+    text = json.dumps(_jsonable(content), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def hash_path(path: str | Path) -> str:
+    """The sha256 of a file, or of the sorted (name, sha256) list of a folder's files."""
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(item for item in path.rglob("*") if item.is_file())
+        return hash_json([[item.relative_to(path).as_posix(), hash_path(item)] for item in files])
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_array(target: str | Path, array: np.ndarray) -> None:
+    """Writes a ``.npy`` file, which readers map into memory."""
+    with atomic_path(target) as path, path.open("wb") as stream:
+        np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
+
+
+def write_csv(target: str | Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Writes a CSV table (curves that DVC plots)."""
+    with atomic_path(target) as path, path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def write_parquet(target: str | Path, columns: Mapping[str, Any]) -> None:
+    """Writes columns (arrays or lists; 2-D arrays become fixed-size lists) as parquet."""
+    fields = {}
+    for name, values in columns.items():
+        array = np.asarray(values) if not isinstance(values, list) else values
+        if isinstance(array, np.ndarray) and array.ndim == 2:
+            flat = pa.array(np.ascontiguousarray(array).reshape(-1))
+            fields[name] = pa.FixedSizeListArray.from_arrays(flat, array.shape[1])
+        else:
+            fields[name] = pa.array(array)
+    with atomic_path(target) as path:
+        pq.write_table(pa.table(fields), path, compression="zstd", row_group_size=65536)
+
+
+def read_parquet(path: str | Path, columns: Sequence[str] | None = None) -> dict[str, Any]:
+    """Reads parquet columns: numbers as numpy arrays (lists of fixed size as 2-D), text as lists.
+
+    Raises:
+        UsageError: the file is missing or damaged, or a column is not in it.
+    """
+    try:
+        table = pq.read_table(path, columns=list(columns) if columns else None)
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file; build it first (`dvc repro`)") from None
+    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
+        raise UsageError(f"{path}: cannot be read as parquet ({error})") from None
+    result: dict[str, Any] = {}
+    for name in table.column_names:
+        column = table.column(name).combine_chunks()
+        if pa.types.is_fixed_size_list(column.type):
+            result[name] = column.flatten().to_numpy().reshape(-1, column.type.list_size)
+        elif pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            result[name] = column.to_pylist()
+        elif pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+            result[name] = column.to_pylist()
+        else:
+            result[name] = column.to_numpy(zero_copy_only=False)
+    return result
+
+
+def write_model(
+    target: str | Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]
+) -> None:
+    """Writes tensors as safetensors with ``header`` as one sorted JSON metadata key (C36)."""
+    from safetensors.torch import save_file  # imports torch, which the data stages do without
+
+    stored = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
+    metadata = {"ldebm": json.dumps(_jsonable(header), sort_keys=True)}
+    with atomic_path(target) as path:
+        save_file(stored, str(path), metadata=metadata)
+
+
+def read_model(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Reads what :func:`write_model` wrote.
+
+    Raises:
+        UsageError: the file is missing or damaged, or is not one of ours.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"{path}: no such model; build it first (`dvc repro`)")
+    try:
+        with safe_open(str(path), framework="pt", device="cpu") as stream:
+            metadata = stream.metadata() or {}
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+        return tensors, json.loads(metadata["ldebm"])
+    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+        raise UsageError(
+            f"{path}: not a readable ldebm model ({type(error).__name__}: {error}); "
+            "delete it and build again (`dvc repro`)"
+        ) from None

@@ -1,0 +1,215 @@
+"""One record per stage execution: what went in, what came out, with which code, where and when.
+
+Records lie in ``lineage/``, outside stage outputs, because those stay byte-stable while a record
+holds times. A record is named by its stage and the hash of its outputs; ``ldebm.trace`` finds it
+from any file. Hashes are sha256, with DVC's own md5 beside them to join a record to dvc.lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ldebm.files import hash_json, hash_path, read_json, write_json
+from ldebm.seeding import numerics
+
+__all__ = ["Recording", "code_hashes", "digest", "dvc_md5", "git_state", "recorded", "records"]
+
+FOLDER = "lineage"
+_active: list[Recording] = []
+_VERSIONS = (
+    "torch",
+    "numpy",
+    "pyarrow",
+    "polars",
+    "sentencepiece",
+    "safetensors",
+    "scikit-learn",
+    "great-expectations",
+    "sacrebleu",
+    "dvc",
+)
+_FLOW_RUN = ("PREFECT__FLOW_RUN_ID", "PREFECT_FLOW_RUN_ID")
+
+
+class Recording:
+    """What a running stage may add to its record: its device, and facts of its own."""
+
+    def __init__(self) -> None:
+        self.device = torch.device("cpu")
+        self.facts: dict[str, Any] = {}
+
+
+def dvc_md5(path: Path) -> str:
+    """The hash that dvc.lock has for a file or folder.
+
+    For a folder: the md5 of the JSON list of (md5, relative path), with ``.dir`` behind it.
+    """
+    if not path.is_dir():
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "md5").hexdigest()
+    files = sorted(item for item in path.rglob("*") if item.is_file() and not _ignored(item))
+    listing = [
+        {"md5": dvc_md5(item), "relpath": item.relative_to(path).as_posix()} for item in files
+    ]
+    listing.sort(key=lambda entry: entry["relpath"])
+    return hashlib.md5(json.dumps(listing, sort_keys=True).encode()).hexdigest() + ".dir"
+
+
+def _ignored(path: Path) -> bool:
+    """Whether .dvcignore leaves the file out."""
+    return "__pycache__" in path.parts or path.suffix in {".pyc", ".part"}
+
+
+def digest(path: str | Path, root: Path = Path()) -> dict[str, Any]:
+    """Path, md5 (DVC's), sha256 and bytes of a file or folder under ``root``."""
+    full = root / path
+    files = [item for item in full.rglob("*") if item.is_file()] if full.is_dir() else [full]
+    return {
+        "path": Path(path).as_posix(),
+        "md5": dvc_md5(full),
+        "sha256": hash_path(full),
+        "bytes": sum(item.stat().st_size for item in files),
+    }
+
+
+def code_hashes(root: Path = Path()) -> dict[str, str]:
+    """The sha256 of every file of the project that this process has imported."""
+    base = root.resolve()
+    found = {}
+    for module in list(sys.modules.values()):
+        source = getattr(module, "__file__", None)
+        if source and source.endswith(".py") and Path(source).resolve().is_relative_to(base):
+            relative = Path(source).resolve().relative_to(base)
+            if relative.parts[0] in {"ldebm", "stages"}:
+                found[relative.as_posix()] = hash_path(base / relative)
+    return dict(sorted(found.items()))
+
+
+def git_state(root: Path = Path()) -> dict[str, Any]:
+    """The commit of the working tree, and whether code or parameters differ from it.
+
+    Both are None outside a repository.
+    """
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", *arguments], cwd=root, capture_output=True, text=True, check=False
+            )
+        except FileNotFoundError:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    changed = git("status", "--porcelain", "--", "ldebm", "stages", "params.yaml", "dvc.yaml")
+    return {"commit": commit, "dirty": None if commit is None else bool(changed)}
+
+
+@contextmanager
+def recorded(
+    stage: str,
+    *,
+    inputs: Sequence[str | Path],
+    outputs: Sequence[str | Path],
+    params: Mapping[str, Any],
+    seed: int | None = None,
+    root: Path = Path(),
+) -> Iterator[Recording]:
+    """Writes the record of one stage execution when the block succeeds.
+
+    Inside another recording the block belongs to that one, and no second record is written.
+
+    Args:
+        stage: its name in DVC, ``prior@ptb-ldebm-0``.
+        inputs: files and folders that it reads, relative to ``root``; hashed before it runs.
+        outputs: files and folders that it writes; hashed after it ran.
+        params: the resolved parameters that it used.
+        seed: the seed of its random streams.
+        root: the project's folder.
+
+    Yields:
+        A :class:`Recording`, where the stage sets its device.
+    """
+    if _active:
+        yield _active[-1]
+        return
+    started = datetime.now(UTC)
+    clock = time.perf_counter()
+    before = [digest(path, root) for path in inputs]
+    state = git_state(root)
+    recording = Recording()
+    _active.append(recording)
+    try:
+        yield recording
+    finally:
+        _active.pop()
+    device = recording.device
+    after = [digest(path, root) for path in outputs]
+    record = {
+        "stage": stage,
+        "inputs": before,
+        "outputs": after,
+        "params": params,
+        "code": code_hashes(root),
+        "git": state,
+        "versions": _versions(),
+        "numerics": numerics(device),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "seed": seed,
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": round(time.perf_counter() - clock, 3),
+        "validation": _verdict(before, root),
+        "flow_run": next((os.environ[name] for name in _FLOW_RUN if name in os.environ), None),
+        **recording.facts,
+    }
+    name = hash_json([[item["path"], item["sha256"]] for item in after])[:20]
+    write_json(root / FOLDER / f"{stage}-{name}.json", record)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _VERSIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _verdict(inputs: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any] | None:
+    """The validation verdict of the data that the stage read, directly or by its binding."""
+    for item in inputs:
+        path = Path(item["path"])
+        if path.parts[:2] == ("data", "bound"):
+            data = str(read_json(root / path)["data"])
+        elif path.parts[:2] == ("reports", "validation") and path.name == "report.json":
+            data = path.parts[2]
+        else:
+            continue
+        report = root / "reports" / "validation" / data / "report.json"
+        if report.is_file():
+            return {"data": data, "success": bool(read_json(report).get("success"))}
+    return None
+
+
+def records(root: Path = Path()) -> list[dict[str, Any]]:
+    """All records, newest first; each has its own path under ``"file"``."""
+    found = []
+    for path in sorted((root / FOLDER).glob("*.json")):
+        record = read_json(path)
+        record["file"] = path.relative_to(root).as_posix()
+        found.append(record)
+    return sorted(found, key=lambda record: str(record["started"]), reverse=True)

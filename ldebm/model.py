@@ -1,0 +1,227 @@
+"""A trained model as one object: load it, encode, generate, reconstruct, interpolate, classify.
+
+Example:
+    >>> from ldebm.model import load
+    >>> load("nowhere")
+    Traceback (most recent call last):
+    ...
+    ldebm.errors.UsageError: nowhere: no model there; build it first (`dvc repro`)
+
+Shapes: B batch, D latent dimension, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ldebm.config import ExperimentConfig, parse
+from ldebm.data.batches import collate_ids
+from ldebm.data.packed import Tokenizer
+from ldebm.devices import choose_device
+from ldebm.errors import UsageError
+from ldebm.files import read_model, write_model
+from ldebm.nn.backbone import Backbone, build_backbone
+from ldebm.priors import Prior, build_prior
+from ldebm.seeding import generator
+
+__all__ = ["Model", "load", "save"]
+
+
+class Model:
+    """Backbone and prior of one experiment.
+
+    Attributes:
+        config: the experiment's parameters.
+        meta: the packed data set's description (labels, vocabulary size).
+        experiment: name of the experiment.
+        seed: seed of the run.
+        backbone: encoder and decoder, in evaluation mode.
+        prior: density of the latent vector.
+        tokenizer: of text models, else ``None``.
+        class_names: names of the classes where labels were given, else ``None``.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        meta: Mapping[str, Any],
+        backbone: Backbone,
+        prior: Prior,
+        tokenizer: Tokenizer | None,
+        experiment: str,
+        seed: int,
+    ) -> None:
+        self.config, self.meta, self.experiment, self.seed = config, dict(meta), experiment, seed
+        self.backbone, self.prior = backbone.eval(), prior.eval()
+        self.tokenizer = tokenizer
+        self.class_names: list[str] | None = None
+        if config.cluster.labels == "given" and config.cluster.column:
+            self.class_names = list(meta["labels"][config.cluster.column])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's tensors are."""
+        return next(self.backbone.parameters()).device
+
+    @property
+    def is_text(self) -> bool:
+        """Whether rows are sentences."""
+        return self.tokenizer is not None
+
+    def batch(self, rows: Sequence[str] | np.ndarray) -> Any:
+        """Rows as the backbone reads them: sentences, or points of shape (B, 2).
+
+        Raises:
+            UsageError: a sentence is empty or the points have another shape.
+        """
+        if self.tokenizer is None:
+            points = np.asarray(rows, dtype=np.float32)
+            if points.ndim != 2 or points.shape[1] != 2:
+                raise UsageError(f"points: expected shape (n, 2), got {points.shape}")
+            return torch.from_numpy(points).to(self.device)
+        limit = int(self.meta["max_len"])
+        encoded = [_encode(self.tokenizer, str(text), limit) for text in rows]
+        return collate_ids(encoded, self.device)
+
+    @torch.no_grad()
+    def encode(self, rows: Sequence[str] | np.ndarray) -> np.ndarray:
+        """Posterior means, float32 (B, D)."""
+        mean, _ = self.backbone.encode(self.batch(rows))
+        return np.asarray(mean.float().cpu().numpy())
+
+    @torch.no_grad()
+    def decode(
+        self, z_BD: Tensor, mode: str = "greedy", seed: int = 0
+    ) -> list[str] | np.ndarray:
+        """Sentences, or points, of latents.
+
+        Args:
+            z_BD: latents in the backbone's coordinates.
+            mode: ``greedy`` or ``sample`` (text); ``greedy`` is the mean and ``sample`` adds the
+                decoder's noise (points).
+            seed: of the sampling.
+        """
+        stream = generator(seed, "decode", device=self.device)
+        if self.tokenizer is None:
+            x = self.backbone.decode(z_BD)  # type: ignore[operator]
+            if mode == "sample":
+                noise = torch.randn(x.shape, generator=stream, device=x.device)
+                x = x + self.config.backbone.noise * noise
+            return np.asarray(x.cpu().numpy())
+        ids = self.backbone.decode(  # type: ignore[operator]
+            z_BD, mode=mode, generator=stream, max_len=int(self.meta["max_len"])
+        )
+        return [self.tokenizer.decode(row) for row in ids]
+
+    def label_index(self, label: int | str | None) -> int | None:
+        """The class number of a label given by name or number.
+
+        Raises:
+            UsageError: there is no such class.
+        """
+        if label is None or isinstance(label, int):
+            return label
+        if self.class_names and label in self.class_names:
+            return self.class_names.index(label)
+        if label.isdigit():
+            return int(label)
+        known = ", ".join(self.class_names or [f"0 to {self.prior.classes - 1}"])
+        raise UsageError(f"label {label!r}: expected one of {known}")
+
+    @torch.no_grad()
+    def sample_latents(self, n: int, label: int | str | None = None, seed: int = 0) -> Tensor:
+        """n latents from the prior, or from p(z | label), shape (n, D)."""
+        stream = generator(seed, "prior-samples", device=self.device)
+        return self.prior.sample(n, stream, self.label_index(label))
+
+    def generate(
+        self, n: int = 10, label: int | str | None = None, seed: int = 0, mode: str = "sample"
+    ) -> list[str] | np.ndarray:
+        """n sentences or points from the model; the same seed gives the same ones."""
+        return self.decode(self.sample_latents(n, label, seed), mode, seed)
+
+    def reconstruct(self, rows: Sequence[str] | np.ndarray) -> list[str] | np.ndarray:
+        """Rows decoded greedily from their posterior means."""
+        z = torch.from_numpy(self.encode(rows)).to(self.device)
+        return self.decode(z, "greedy")
+
+    def interpolate(self, a: str, b: str, steps: int = 7) -> list[str]:
+        """Sentences on the line between the posterior means of two sentences."""
+        ends = torch.from_numpy(self.encode([a, b])).to(self.device)
+        weights = torch.linspace(0, 1, steps, device=self.device).unsqueeze(1)
+        return list(self.decode((1 - weights) * ends[0] + weights * ends[1], "greedy"))
+
+    @torch.no_grad()
+    def classify(self, rows: Sequence[str] | np.ndarray) -> np.ndarray:
+        """p(y | z) at the posterior mean, float32 (B, K)."""
+        z = torch.from_numpy(self.encode(rows)).to(self.device)
+        return np.asarray(torch.softmax(self.prior.class_logits(z), -1).cpu().numpy())
+
+
+def _encode(tokenizer: Tokenizer, text: str, limit: int) -> list[int]:
+    if not text.strip():
+        raise UsageError("text: expected a sentence, got an empty one")
+    ids = tokenizer.encode(text)
+    return ids if len(ids) <= limit else [*ids[: limit - 1], tokenizer.eos_id]
+
+
+def save(
+    path: str | Path,
+    state: Mapping[str, Tensor],
+    header: Mapping[str, Any],
+    tokenizer: Tokenizer | None,
+) -> None:
+    """Writes a complete model file.
+
+    Args:
+        path: the ``.safetensors`` file.
+        state: tensors named ``backbone.*`` and ``prior.*``.
+        header: experiment, seed, config and meta.
+        tokenizer: stored as bytes with a text model.
+    """
+    tensors = dict(state)
+    if tokenizer is not None:
+        tensors["tokenizer"] = torch.tensor(list(tokenizer.to_bytes()), dtype=torch.uint8)
+    write_model(path, tensors, header)
+
+
+def load(path: str | Path, device: str = "auto") -> Model:
+    """Loads a model from its file or from a folder of the pipeline (``models/E/S``).
+
+    Raises:
+        UsageError: there is no model, or its file is damaged.
+    """
+    target = Path(path)
+    for candidate in (target, target / "model.safetensors", target / "prior" / "model.safetensors"):
+        if candidate.is_file():
+            break
+    else:
+        raise UsageError(f"{path}: no model there; build it first (`dvc repro`)")
+    tensors, header = read_model(candidate)
+    try:
+        config = parse(ExperimentConfig, header["config"], str(candidate))
+        meta, experiment, seed = header["meta"], header["experiment"], int(header["seed"])
+        backbone = build_backbone(config.backbone, meta)
+        prior = build_prior(backbone.latent, config.prior)
+        backbone.load_state_dict(_part(tensors, "backbone."))
+        prior.load_state_dict(_part(tensors, "prior."))
+    except (KeyError, RuntimeError) as error:
+        detail = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"{candidate}: not a complete ldebm model ({detail}); build it again (`dvc repro`)"
+        ) from None
+    tokenizer = None
+    if "tokenizer" in tensors:
+        tokenizer = Tokenizer.from_bytes(tensors["tokenizer"].numpy())
+    where = choose_device(device)
+    return Model(config, meta, backbone.to(where), prior.to(where), tokenizer, experiment, seed)
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,0 +1,1 @@
+"""Networks: the energy, encoders and decoders."""

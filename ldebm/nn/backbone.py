@@ -1,0 +1,61 @@
+"""What every first-stage model offers: an encoder, a decoder and their likelihood terms.
+
+Shapes: B batch, D latent dimension.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ldebm.config import BackboneConfig
+from ldebm.errors import UsageError
+
+__all__ = ["Backbone", "build_backbone"]
+
+
+class Backbone(nn.Module, ABC):
+    """A variational auto-encoder of one kind of data.
+
+    Attributes:
+        latent: D.
+        stream: source of dropout noise while training; set by the trainer before each update.
+    """
+
+    latent: int
+    stream: torch.Generator | None = None
+
+    @abstractmethod
+    def encode(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z|x), each (B, D)."""
+
+    @abstractmethod
+    def reconstruction_nll(self, batch: Any, z_BD: Tensor) -> Tensor:
+        """-log p(x|z) in nats per row, shape (B,)."""
+
+
+def build_backbone(
+    config: BackboneConfig, meta: Mapping[str, Any], generator: torch.Generator | None = None
+) -> Backbone:
+    """The backbone that ``config.arch`` names, for data described by a packed set's ``meta``.
+
+    Raises:
+        UsageError: the architecture cannot model this kind of data.
+    """
+    kind = meta["kind"]
+    if config.arch == "mlp" and kind == "points":
+        from ldebm.nn.mlp import PointVAE
+
+        return PointVAE(config, generator)
+    if config.arch == "gru" and kind in ("sentences", "dialogues"):
+        from ldebm.nn.text import TextVAE
+
+        return TextVAE(config, meta, generator)
+    wanted = "mlp" if kind == "points" else "gru"
+    raise UsageError(
+        f"backbone.arch {config.arch!r} does not model {kind}: set it to {wanted!r}"
+    )

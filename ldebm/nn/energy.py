@@ -1,0 +1,252 @@
+"""The network f(z, t) whose logits give the energies (LDEBM Table A1; SVEBM section 2; MR 2.3, 4).
+
+F(z, t) = logsumexp_k f_k(z, t) is the negative energy. The spectral norm is computed once per
+update (:meth:`EnergyNet.power_iterate`) and the weights are folded once (:meth:`EnergyNet.fold`)
+before a chain, whose steps then use the analytic gradient of F with respect to z.
+
+Shapes: B batch, D latent dimension, H hidden size, K classes, T levels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ldebm.config import EnergyConfig
+
+__all__ = ["EnergyNet", "FoldedEnergy"]
+
+SLOPE = 0.2  # of LeakyReLU, Table A1
+
+
+def _activation(name: str) -> Callable[[Tensor], Tensor]:
+    if name == "leaky_relu":
+        return lambda x: functional.leaky_relu(x, SLOPE)
+    return functional.silu if name == "silu" else functional.gelu
+
+
+def _derivative(name: str, x: Tensor) -> Tensor:
+    """Derivative of the activation at x."""
+    if name == "leaky_relu":
+        return (x > 0).to(x.dtype) * (1 - SLOPE) + SLOPE
+    if name == "silu":
+        s = torch.sigmoid(x)
+        return s * (1 + x * (1 - s))
+    cdf = 0.5 * (1 + torch.erf(x / math.sqrt(2)))
+    return cdf + x * torch.exp(-0.5 * x.square()) / math.sqrt(2 * math.pi)
+
+
+class SpectralLinear(nn.Module):
+    """A linear layer whose weight is divided by its largest singular value (Miyato et al. 2018)."""
+
+    def __init__(self, inputs: int, outputs: int, spectral: bool) -> None:
+        super().__init__()
+        self.spectral = spectral
+        layer = nn.Linear(inputs, outputs)
+        self.weight, self.bias = layer.weight, layer.bias
+        if spectral:
+            self.register_buffer("u", functional.normalize(torch.randn(outputs), dim=0))
+            self.register_buffer("v", functional.normalize(torch.randn(inputs), dim=0))
+            self.u: Tensor
+            self.v: Tensor
+
+    @torch.no_grad()
+    def power_iterate(self, rounds: int) -> None:
+        """Moves the singular vectors by ``rounds`` power iterations."""
+        if not self.spectral:
+            return
+        u, v = self.u, self.v
+        for _ in range(rounds):
+            v = functional.normalize(self.weight.t() @ u, dim=0)
+            u = functional.normalize(self.weight @ v, dim=0)
+        self.u.copy_(u)
+        self.v.copy_(v)
+
+    def effective_weight(self) -> Tensor:
+        """W / sigma(W), differentiable in W with the singular vectors held."""
+        if not self.spectral:
+            return self.weight
+        sigma = torch.dot(self.u.clone(), self.weight @ self.v.clone())
+        return self.weight / sigma
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.effective_weight(), self.bias)
+
+
+@dataclass(frozen=True)
+class FoldedEnergy:
+    """Plain weights of an :class:`EnergyNet` at one moment, for chains.
+
+    Attributes:
+        activation: name of the activation.
+        layers: (weight, bias) of input-1, input-2, the residual blocks (or hidden layers), output.
+        merge: weight on the z half of the merge layer (``None`` without time).
+        time_TH: what time adds before the first block, per level (``None`` without time).
+        residual: whether the inner layers are residual blocks.
+    """
+
+    activation: str
+    layers: tuple[tuple[Tensor, Tensor], ...]
+    merge: Tensor | None
+    time_TH: Tensor | None
+    residual: bool
+
+    def logits(self, z_BD: Tensor, t_B: Tensor | int) -> Tensor:
+        """f(z, t), shape (B, K)."""
+        return self._forward(z_BD, t_B)[0]
+
+    def value_and_gradient(
+        self, z_BD: Tensor, t_B: Tensor | int, label_B: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """F(z, t) and dF/dz, shapes (B,) and (B, D); with ``label_B`` of f_label instead."""
+        logits, stem, inputs = self._forward(z_BD, t_B)
+        if label_B is None:
+            value = torch.logsumexp(logits, -1)
+            gradient = torch.softmax(logits, -1)
+        else:
+            value = logits.gather(1, label_B.unsqueeze(1)).squeeze(1)
+            gradient = functional.one_hot(label_B, logits.shape[1]).to(logits.dtype)
+        inner = self._inner()
+        for index in reversed(range(len(inner))):
+            back = (gradient @ inner[index][0]) * _derivative(self.activation, inputs[index])
+            skip = self.residual and index < len(inner) - 1
+            gradient = gradient + back if skip else back
+        if self.merge is not None:
+            gradient = (gradient @ self.merge) * _derivative(self.activation, stem[1])
+            gradient = (gradient @ self.layers[1][0]) * _derivative(self.activation, stem[0])
+        return value, gradient @ self.layers[0][0]
+
+    def _inner(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        """The layers behind the stem: blocks (or hidden layers) and the output."""
+        return self.layers[2:] if self.residual else self.layers[1:]
+
+    def _forward(
+        self, z_BD: Tensor, t_B: Tensor | int
+    ) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor]]:
+        """Logits, the stem's activation inputs, and those of the inner layers."""
+        act = _activation(self.activation)
+        h = functional.linear(z_BD, *self.layers[0])
+        stem: tuple[Tensor, ...] = ()
+        if self.merge is not None and self.time_TH is not None:
+            second = functional.linear(act(h), *self.layers[1])
+            stem = (h, second)
+            h = functional.linear(act(second), self.merge) + self.time_TH[t_B]
+        inputs: list[Tensor] = []
+        inner = self._inner()
+        for index, (weight, bias) in enumerate(inner):
+            inputs.append(h)
+            out = functional.linear(act(h), weight, bias)
+            h = h + out if self.residual and index < len(inner) - 1 else out
+        return h, stem, inputs
+
+
+class EnergyNet(nn.Module):
+    """f(z, t): logits over K classes for every level t.
+
+    ``residual`` is Table A1 (time embedding, input MLP, merge, residual blocks); ``mlp`` the
+    time-free network of SVEBM, with ``blocks`` hidden layers.
+
+    Args:
+        latent: D.
+        classes: K.
+        levels: T (ignored by ``mlp``).
+        config: sizes and switches.
+        generator: initial weights; the same generator gives the same network.
+    """
+
+    def __init__(
+        self,
+        latent: int,
+        classes: int,
+        levels: int,
+        config: EnergyConfig,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        hidden, spectral = config.hidden, config.spectral_norm
+        self.residual = config.arch == "residual"
+
+        def layer(inputs: int, outputs: int) -> SpectralLinear:
+            return SpectralLinear(inputs, outputs, spectral)
+
+        self.input = layer(latent, hidden)
+        if self.residual:
+            self.input2 = layer(hidden, hidden)
+            self.time1, self.time2 = layer(hidden, hidden), layer(hidden, hidden)
+            self.merge = layer(2 * hidden, hidden)
+            self.register_buffer("time_TH", _sinusoids(levels, hidden))
+            self.time_TH: Tensor
+            self.blocks = nn.ModuleList(layer(hidden, hidden) for _ in range(config.blocks))
+        else:
+            self.blocks = nn.ModuleList(layer(hidden, hidden) for _ in range(config.blocks - 1))
+        self.output = layer(hidden, classes)
+        self._initialise(generator)
+        self.power_iterate(rounds=30)
+
+    @torch.no_grad()
+    def _initialise(self, generator: torch.Generator | None) -> None:
+        config = self.config
+        for name, module in self.named_modules():
+            if not isinstance(module, SpectralLinear):
+                continue
+            if config.init == "uniform":
+                module.weight.uniform_(-0.1, 0.1, generator=generator)
+                module.bias.uniform_(-0.1, 0.1, generator=generator)
+            elif config.init == "orthogonal":
+                gain = config.gain if not name.startswith(("blocks", "output")) else 1.0
+                if name.startswith("blocks") and self.residual:
+                    gain /= config.blocks**0.5
+                gain *= 0.1 if name == "output" else 1.0
+                nn.init.orthogonal_(module.weight, gain, generator=generator)
+                module.bias.zero_()
+            else:
+                bound = 1 / math.sqrt(module.weight.shape[1])
+                module.weight.uniform_(-bound, bound, generator=generator)
+                module.bias.uniform_(-bound, bound, generator=generator)
+            if module.spectral:
+                for vector in (module.u, module.v):
+                    vector.normal_(generator=generator)
+                    vector.div_(vector.norm())
+
+    def power_iterate(self, rounds: int = 1) -> None:
+        """Updates the spectral norms; called once before every training step (MR 9.10)."""
+        for module in self.modules():
+            if isinstance(module, SpectralLinear):
+                module.power_iterate(rounds)
+
+    def fold(self) -> FoldedEnergy:
+        """The effective weights, computed once; differentiable in the parameters."""
+        act = _activation(self.config.activation)
+        inner = [*self.blocks, self.output]
+        if not self.residual:
+            layers = [self.input, *inner]
+            folded = tuple((item.effective_weight(), item.bias) for item in layers)
+            return FoldedEnergy(self.config.activation, folded, None, None, False)
+        layers = [self.input, self.input2, *inner]
+        folded = tuple((item.effective_weight(), item.bias) for item in layers)
+        hidden = self.config.hidden
+        merge = self.merge.effective_weight()
+        time = self.time2(act(self.time1(self.time_TH)))
+        time = functional.linear(act(time), merge[:, hidden:], self.merge.bias)
+        return FoldedEnergy(self.config.activation, folded, merge[:, :hidden], time, True)
+
+    def forward(self, z_BD: Tensor, t_B: Tensor | int) -> Tensor:
+        """Logits f(z, t), shape (B, K)."""
+        return self.fold().logits(z_BD, t_B)
+
+
+def _sinusoids(levels: int, size: int) -> Tensor:
+    """Table A1's time embedding: even columns sin(t w_i), odd columns cos(t w_i), shape (T, H)."""
+    half = torch.arange(0, size, 2, dtype=torch.float64)
+    frequency = torch.exp(-math.log(10000.0) * half / size)
+    angle = torch.arange(levels, dtype=torch.float64).unsqueeze(1) * frequency
+    table = torch.zeros(levels, size, dtype=torch.float64)
+    table[:, 0::2] = angle.sin()
+    table[:, 1::2] = angle.cos()[:, : size // 2]
+    return table.float()

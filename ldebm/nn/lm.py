@@ -1,0 +1,426 @@
+"""Language models for reverse perplexity: trained on generated sentences, scored on real ones.
+
+``gru`` is a small model for quick comparisons; ``awd_lstm`` the one behind the published numbers
+(Merity et al. 2018, "Regularizing and Optimizing LSTM Language Models"; MR 5.3): three LSTM layers,
+dropped recurrent weights, locked and embedding dropout, SGD that turns into averaged SGD once the
+validation loss stops falling.
+
+Shapes: B rows or streams, L steps, N tokens in packed order, V vocabulary, E embedding, H hidden.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ldebm.data.batches import batch_rows, collate_ids, epoch_order, steps_per_epoch
+from ldebm.errors import UsageError
+from ldebm.nn.gru import PackedGRU
+from ldebm.nn.memory import reuse_memory
+from ldebm.nn.softmax import linear_nll
+from ldebm.seeding import generator, numpy_generator
+
+__all__ = [
+    "AWDConfig",
+    "AWDLanguageModel",
+    "GRUConfig",
+    "GRULanguageModel",
+    "perplexity",
+    "train_language_model",
+]
+
+BOS_ID, EOS_ID = 2, 3  # the control tokens of every tokenizer of the project
+
+
+@dataclass(frozen=True)
+class GRUConfig:
+    """Sizes and optimiser of the small model."""
+
+    hidden: int = 256
+    dropout: float = 0.2
+    batch: int = 64
+    lr: float = 3e-3
+    clip: float = 1.0
+    bfloat16: bool = True  # products while training
+
+
+@dataclass(frozen=True)
+class AWDConfig:
+    """The published configuration for generated text (MR 5.3)."""
+
+    embed: int = 400
+    hidden: int = 1150
+    layers: int = 3
+    dropout: float = 0.4  # of the last layer's output
+    dropout_hidden: float = 0.25  # between layers
+    dropout_input: float = 0.4
+    dropout_embedding: float = 0.1  # of whole words
+    dropout_weight: float = 0.5  # of recurrent weights
+    activation_weight: float = 2.0  # penalty on the size of the outputs
+    slowness_weight: float = 1.0  # penalty on their change
+    streams: int = 20
+    window: int = 70
+    lr: float = 30.0
+    clip: float = 0.25
+    weight_decay: float = 1.2e-6
+    patience: int = 5  # epochs without a new best before averaging starts
+
+
+class GRULanguageModel(nn.Module):
+    """One GRU layer with tied embeddings; sentences are independent of one another.
+
+    Args:
+        vocab_size: V.
+        config: sizes.
+        seed: of the initial weights.
+    """
+
+    def __init__(self, vocab_size: int, config: GRUConfig, seed: int) -> None:
+        super().__init__()
+        stream = generator(seed, "lm-init")
+        self.config = config
+        self.embedding = nn.Parameter(torch.empty(vocab_size, config.hidden))
+        self.gru = PackedGRU(config.hidden, config.hidden)
+        with torch.no_grad():
+            self.embedding.uniform_(-0.1, 0.1, generator=stream)
+        self.gru.reset_parameters(stream)
+
+    def nll(self, sentences: Sequence[Sequence[int]], stream: torch.Generator | None) -> Tensor:
+        """-log p of every word and end of sentence, packed (N,); with dropout if ``stream``."""
+        batch = collate_ids(
+            [[BOS_ID, *words, EOS_ID] for words in sentences], self.embedding.device
+        )
+        sizes = batch.batch_sizes[1:]
+        steps = torch.split(batch.tokens_N, batch.batch_sizes)
+        inputs = torch.cat([tokens[:n] for tokens, n in zip(steps[:-1], sizes, strict=True)])
+        rounded = self.config.bfloat16 and stream is not None
+        words = _dropped(F.embedding(inputs, self.embedding), self.config.dropout, stream)
+        states, _ = self.gru(words, sizes, bfloat16=rounded)
+        states = _dropped(states, self.config.dropout, stream)
+        targets = batch.tokens_N[len(batch) :]
+        return linear_nll(states, self.embedding, targets, bfloat16=rounded)
+
+    @torch.no_grad()
+    def total_nll(self, sentences: Sequence[Sequence[int]]) -> tuple[float, int]:
+        """Nats of all sentences and the number of their words with EOS."""
+        order = sorted(range(len(sentences)), key=lambda row: len(sentences[row]))
+        total, tokens = 0.0, 0
+        for start in range(0, len(order), 256):
+            nll_N = self.nll([sentences[row] for row in order[start : start + 256]], None)
+            total, tokens = total + float(nll_N.double().sum()), tokens + len(nll_N)
+        return total, tokens
+
+
+class AWDLanguageModel(nn.Module):
+    """Stacked LSTMs over one stream of sentences, whose ends are words.
+
+    Args:
+        vocab_size: V.
+        config: sizes and dropout rates.
+        seed: of the initial weights.
+    """
+
+    def __init__(self, vocab_size: int, config: AWDConfig, seed: int) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Parameter(torch.empty(vocab_size, config.embed))
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+        sizes = [config.embed] + [config.hidden] * (config.layers - 1) + [config.embed]
+        self.layers = nn.ModuleList(nn.LSTM(size, out) for size, out in pairwise(sizes))
+        stream = generator(seed, "lm-init")
+        with torch.no_grad():
+            self.embedding.uniform_(-0.1, 0.1, generator=stream)
+            for layer, size in zip(self.layers, sizes[1:], strict=True):
+                for parameter in layer.parameters():
+                    parameter.uniform_(-(size**-0.5), size**-0.5, generator=stream)
+
+    def initial_state(self, streams: int) -> list[tuple[Tensor, Tensor]]:
+        """Zero states of every layer."""
+        return [
+            (self.embedding.new_zeros(1, streams, size), self.embedding.new_zeros(1, streams, size))
+            for size in (int(layer.hidden_size) for layer in self.layers)  # type: ignore[arg-type]
+        ]
+
+    def forward(
+        self,
+        tokens_LB: Tensor,
+        state: list[tuple[Tensor, Tensor]],
+        stream: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
+        """Logits (L, B, V), outputs with and without dropout (L, B, E), and the states after."""
+        config = self.config
+        table: Tensor = self.embedding
+        if stream is not None:
+            ones = torch.ones(len(table), 1, device=table.device)
+            table = table * _dropped(ones, config.dropout_embedding, stream)
+        x = _locked(F.embedding(tokens_LB, table), config.dropout_input, stream)
+        after: list[tuple[Tensor, Tensor]] = []
+        for index, layer in enumerate(self.layers):
+            weights: dict[str, Tensor] = dict(layer.named_parameters())
+            recurrent = weights["weight_hh_l0"]
+            weights["weight_hh_l0"] = _dropped(recurrent, config.dropout_weight, stream)
+            with warnings.catch_warnings():  # dropped weights cannot lie in cuDNN's one block
+                warnings.filterwarnings("ignore", message="RNN module weights")
+                x, last = torch.func.functional_call(layer, weights, (x, state[index]))
+            after.append((last[0].detach(), last[1].detach()))
+            raw = x
+            inner = index < len(self.layers) - 1
+            x = _locked(x, config.dropout_hidden if inner else config.dropout, stream)
+        return F.linear(x, self.embedding, self.bias), x, raw, after
+
+    def loss(
+        self, tokens_LB: Tensor, state: list[tuple[Tensor, Tensor]], stream: torch.Generator
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """Mean nats a word plus the two penalties on the outputs, and the states after."""
+        logits, dropped, raw, state = self(tokens_LB[:-1], state, stream)
+        loss = F.cross_entropy(logits.flatten(0, 1), tokens_LB[1:].flatten())
+        loss = loss + self.config.activation_weight * dropped.square().mean()
+        if len(raw) > 1:
+            loss = loss + self.config.slowness_weight * (raw[1:] - raw[:-1]).square().mean()
+        return loss, state
+
+    @torch.no_grad()
+    def total_nll(self, sentences: Sequence[Sequence[int]]) -> tuple[float, int]:
+        """Nats of all sentences and the number of their words with EOS, read as ten streams."""
+        total, tokens = 0.0, 0
+        shares = [part for part in np.array_split(np.arange(len(sentences)), 10) if len(part)]
+        flat = [_stream([sentences[row] for row in part]) for part in shares]
+        longest = max(map(len, flat))
+        # Streams end at different places: what follows an end is not counted.
+        padded = torch.full((longest, len(flat)), -1)
+        for column, row in enumerate(flat):
+            padded[: len(row), column] = row
+        padded = padded.to(self.embedding.device)
+        state = self.initial_state(len(flat))
+        for start in range(0, longest - 1, self.config.window):
+            part = padded[start : start + self.config.window + 1]
+            logits, _, _, state = self(part[:-1].clamp(min=0), state, None)
+            targets = part[1:].flatten()
+            nll = F.cross_entropy(logits.flatten(0, 1), targets, ignore_index=-1, reduction="sum")
+            total, tokens = total + float(nll), tokens + int((targets >= 0).sum())
+        return total, tokens
+
+
+LanguageModel = GRULanguageModel | AWDLanguageModel
+
+
+def train_language_model(
+    sentences: Sequence[Sequence[int]],
+    vocab_size: int,
+    kind: Literal["gru", "awd_lstm"] = "gru",
+    epochs: int = 4,
+    seed: int = 0,
+    threads: int = 1,
+    valid: Sequence[Sequence[int]] | None = None,
+    device: torch.device | str = "cpu",
+    **overrides: Any,
+) -> LanguageModel:
+    """Trains a language model; the same arguments give the same model.
+
+    Args:
+        sentences: token ids without BOS and EOS.
+        vocab_size: V, of the tokenizer and not of what was generated.
+        kind: ``gru`` or ``awd_lstm``.
+        epochs: passes over the sentences.
+        seed: of weights, order and dropout.
+        threads: of the products while training and after.
+        valid: the model of the epoch with the least validation loss is kept; the published
+            switch to averaging needs it too. None: the last epoch's.
+        device: where to train.
+        overrides: fields of :class:`GRUConfig` or :class:`AWDConfig`.
+
+    Raises:
+        UsageError: there are no sentences, or the kind is unknown.
+    """
+    if not sentences:
+        raise UsageError("language model: there are no sentences to train on; generate some first")
+    if kind not in ("gru", "awd_lstm"):
+        raise UsageError(f"language model {kind!r}: expected 'gru' or 'awd_lstm'")
+    reuse_memory()
+    with _threads(threads):
+        if kind == "gru":
+            small = GRULanguageModel(vocab_size, replace(GRUConfig(), **overrides), seed).to(device)
+            _train_gru(small, sentences, epochs, seed, valid)
+            return small.eval()
+        large = AWDLanguageModel(vocab_size, replace(AWDConfig(), **overrides), seed).to(device)
+        _train_awd(large, sentences, epochs, seed, valid)
+        return large.eval()
+
+
+def perplexity(model: LanguageModel, sentences: Sequence[Sequence[int]]) -> float:
+    """exp of the mean nats a token, the ends of sentences included.
+
+    Args:
+        model: of :func:`train_language_model`.
+        sentences: token ids without BOS and EOS.
+    """
+    total, tokens = model.total_nll(sentences)
+    return math.exp(min(total / tokens, 700.0))
+
+
+class _Best:
+    """Keeps the weights with the least validation loss, where there is a validation set."""
+
+    def __init__(self, model: LanguageModel, valid: Sequence[Sequence[int]] | None) -> None:
+        self.model, self.valid = model, valid
+        self.losses: list[float] = []
+        self.weights: dict[str, Tensor] | None = None
+
+    def observe(self) -> None:
+        if self.valid:
+            total, tokens = self.model.total_nll(self.valid)
+            self.losses.append(total / tokens)
+            if self.losses[-1] == min(self.losses):
+                state = self.model.state_dict()
+                self.weights = {name: value.clone() for name, value in state.items()}
+
+    def restore(self) -> None:
+        if self.weights is not None:
+            self.model.load_state_dict(self.weights)
+
+
+def _train_gru(
+    model: GRULanguageModel,
+    sentences: Sequence[Sequence[int]],
+    epochs: int,
+    seed: int,
+    valid: Sequence[Sequence[int]] | None,
+) -> None:
+    config, best = model.config, _Best(model, valid)
+    optimiser = torch.optim.Adam(model.parameters(), lr=config.lr, fused=True)
+    per_epoch = steps_per_epoch(len(sentences), config.batch)
+    for step in range(epochs * per_epoch):
+        optimiser.param_groups[0]["lr"] = config.lr * (1 - 0.95 * step / (epochs * per_epoch))
+        rows = batch_rows(len(sentences), config.batch, seed, step)
+        stream = generator(seed, "lm-dropout", step, device=model.embedding.device)
+        loss = model.nll([sentences[row] for row in rows], stream).mean()
+        optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        optimiser.step()
+        if (step + 1) % per_epoch == 0:
+            best.observe()
+    best.restore()
+
+
+def _train_awd(
+    model: AWDLanguageModel,
+    sentences: Sequence[Sequence[int]],
+    epochs: int,
+    seed: int,
+    valid: Sequence[Sequence[int]] | None,
+) -> None:
+    config, best = model.config, _Best(model, valid)
+    device = model.embedding.device
+    optimiser = torch.optim.SGD(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    averages: list[Tensor] | None = None
+    count = 0
+    for epoch in range(epochs):
+        order = epoch_order(len(sentences), seed, epoch)
+        flat = _stream([sentences[row] for row in order])
+        streams = max(1, min(config.streams, len(flat) // 4))
+        length = len(flat) // streams
+        tokens_LB = flat[: length * streams].view(streams, length).t().contiguous().to(device)
+        state = model.initial_state(streams)
+        draws = numpy_generator(seed, "lm-windows", epoch)
+        start = 0
+        while start < length - 1:
+            window = _window(config.window, draws)
+            stream = generator(seed, "lm-dropout", epoch, start, device=device)
+            part = tokens_LB[start : start + window + 1]
+            optimiser.param_groups[0]["lr"] = config.lr * (len(part) - 1) / config.window
+            loss, state = model.loss(part, state, stream)
+            optimiser.zero_grad()
+            torch.autograd.backward(loss)
+            nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+            optimiser.step()
+            if averages is not None:
+                count += 1
+                for average, parameter in zip(averages, model.parameters(), strict=True):
+                    average.lerp_(parameter.detach(), 1 / count)
+            start += window
+        with _swapped(model, averages):
+            best.observe()
+        if averages is None and _stalled(best.losses, config.patience):
+            averages, count = [parameter.detach().clone() for parameter in model.parameters()], 0
+    if best.weights is not None:
+        best.restore()
+    elif averages is not None:
+        _load(model, averages)
+
+
+def _stalled(losses: list[float], patience: int) -> bool:
+    """The non-monotonic trigger: the last loss is above the best of all but the last few."""
+    earlier = losses[:-patience]
+    return bool(earlier) and losses[-1] > min(earlier)
+
+
+def _window(mean: int, draws: np.random.Generator) -> int:
+    """Steps of the next back-propagation window, random so that no word is always at an edge."""
+    centre = mean if draws.random() < 0.95 else mean / 2
+    return max(5, int(draws.normal(centre, 5)))
+
+
+def _stream(sentences: Sequence[Sequence[int]]) -> Tensor:
+    """EOS, then every sentence with its EOS: int64 (N)."""
+    flat = [EOS_ID]
+    for words in sentences:
+        flat.extend(words)
+        flat.append(EOS_ID)
+    return torch.tensor(flat)
+
+
+def _dropped(x: Tensor, rate: float, stream: torch.Generator | None) -> Tensor:
+    if stream is None or rate == 0:
+        return x
+    return x * _mask(x.shape, rate, stream)
+
+
+def _locked(x_LBE: Tensor, rate: float, stream: torch.Generator | None) -> Tensor:
+    """Dropout with one mask for all steps of a stream."""
+    if stream is None or rate == 0:
+        return x_LBE
+    return x_LBE * _mask(x_LBE.shape[1:], rate, stream)
+
+
+def _mask(shape: torch.Size, rate: float, stream: torch.Generator) -> Tensor:
+    kept = torch.rand(shape, generator=stream, device=stream.device) >= rate
+    return kept.float() / (1 - rate)
+
+
+@contextmanager
+def _swapped(model: nn.Module, averages: list[Tensor] | None) -> Iterator[None]:
+    """The model with averaged weights, for the time of the block."""
+    if averages is None:
+        yield
+        return
+    current = [parameter.detach().clone() for parameter in model.parameters()]
+    _load(model, averages)
+    yield
+    _load(model, current)
+
+
+@torch.no_grad()
+def _load(model: nn.Module, values: list[Tensor]) -> None:
+    for parameter, value in zip(model.parameters(), values, strict=True):
+        parameter.copy_(value)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,67 @@
+"""The VAE of points in the plane (LDEBM section 4.1, MR 3.1).
+
+Shapes: B batch, D latent dimension, X data dimension (2).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ldebm.config import BackboneConfig
+from ldebm.nn.backbone import Backbone
+
+__all__ = ["PointVAE"]
+
+POINT_DIM = 2
+LOGVAR_LIMIT = 12.0
+
+
+class PointVAE(Backbone):
+    """MLP encoder and decoder with p(x|z) = N(g(z), noise^2 I).
+
+    Args:
+        config: ``hidden``, ``layers`` (hidden layers of either side), ``latent``, ``noise``.
+        generator: initial weights.
+    """
+
+    def __init__(self, config: BackboneConfig, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.latent, self.noise = config.latent, config.noise
+        hidden = [config.hidden] * config.layers
+        self.encoder = _mlp([POINT_DIM, *hidden, config.hidden])
+        self.mean = nn.Linear(config.hidden, config.latent)
+        self.logvar = nn.Linear(config.hidden, config.latent)
+        self.decoder = _mlp([config.latent, *hidden, POINT_DIM])
+        # Data has a standard deviation near 8: unit-scale inputs let the first layers learn at once.
+        self.register_buffer("data_scale", torch.tensor(8.0))
+        self.data_scale: Tensor
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                bound = 1 / math.sqrt(module.in_features)
+                nn.init.uniform_(module.weight, -bound, bound, generator=generator)
+                nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+
+    def encode(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = torch.relu(self.encoder(batch / self.data_scale))
+        return self.mean(hidden), self.logvar(hidden).clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)
+
+    def decode(self, z_BD: Tensor) -> Tensor:
+        """The mean g(z) of p(x|z), shape (B, X)."""
+        decoded: Tensor = self.decoder(z_BD) * self.data_scale
+        return decoded
+
+    def reconstruction_nll(self, batch: Tensor, z_BD: Tensor) -> Tensor:
+        error = (batch - self.decode(z_BD)) / self.noise
+        constant = POINT_DIM * (0.5 * math.log(2 * math.pi) + math.log(self.noise))
+        return 0.5 * error.square().sum(-1) + constant
+
+
+def _mlp(sizes: list[int]) -> nn.Sequential:
+    """Linear layers with ReLU between them."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])

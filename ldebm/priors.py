@@ -1,0 +1,406 @@
+"""Priors of the latent vector: Gaussian, symbol-vector EBM (SVEBM), diffusion EBMs (LDEBM).
+
+One density per prior, used by the sampler, the training terms, the class logits and the likelihood.
+In standardised coordinates u = scale^-1 (z - shift), with F(v, t) = logsumexp_k f_k(v, t):
+
+    SVEBM    p(u)             = exp(F(u)) N(u; 0, I) / Z                              (001, eq. 2)
+    LDEBM    p(v_t | u_{t+1}) = exp(F(v_t, t)) N(v_t; m_t(u_{t+1}), s_t^2 I) / Z_t(u_{t+1})  (A1)
+             p(y | u_0)       = softmax f(v_0, 0),   v_t = c_{t+1} u_t
+
+The kernel N(v; m, s^2) is the paper's recovery kernel (m = u_{t+1}, s = sigma_{t+1}; at the top
+m = 0, s = sigma_T). With ``base`` the energy contains the quadratic under which a constant network
+is exactly N(0, I) at every level; it is written into the kernel: m = a^2 u_{t+1}, s = a sigma
+(at the top m = 0, s = 1).
+
+Shapes: B batch, D latent dimension, K classes, T levels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ldebm.config import PriorConfig
+from ldebm.diffusion import Schedule, make_schedule
+from ldebm.errors import UsageError
+from ldebm.langevin import Chain, Target, mala, ula
+from ldebm.nn.energy import EnergyNet, FoldedEnergy
+
+__all__ = [
+    "DiffusionPrior",
+    "EnergyPrior",
+    "GaussianPrior",
+    "Pairs",
+    "Prior",
+    "SymbolPrior",
+    "build_prior",
+]
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Positive examples of the conditional energies.
+
+    Attributes:
+        v_BD: scaled variables v_t, differentiable in the latent.
+        t_B: level of each row.
+        u_next_BD: the conditioning u_{t+1} (unused at the top and by SVEBM).
+        weight_B: loss weight of each row.
+    """
+
+    v_BD: Tensor
+    t_B: Tensor
+    u_next_BD: Tensor
+    weight_B: Tensor
+
+
+class Prior(nn.Module):
+    """N(0, I) in standardised coordinates; the base of the others.
+
+    Args:
+        latent: D.
+        config: the experiment's prior section.
+    """
+
+    def __init__(self, latent: int, config: PriorConfig) -> None:
+        super().__init__()
+        self.latent, self.classes, self.config = latent, config.classes, config
+        self.register_buffer("shift_D", torch.zeros(latent))
+        self.register_buffer("scale_DD", torch.eye(latent))
+        self.register_buffer("inverse_DD", torch.eye(latent))
+        self.shift_D: Tensor
+        self.scale_DD: Tensor
+        self.inverse_DD: Tensor
+
+    @torch.no_grad()
+    def fit_standardisation(self, mu_BD: Tensor, logvar_BD: Tensor) -> None:
+        """Takes shift and scale from the aggregate posterior's mean and covariance."""
+        if self.config.standardise == "none":
+            return
+        mu = mu_BD.double()
+        covariance = torch.cov(mu.t()).reshape(self.latent, self.latent)
+        covariance = covariance + torch.diag(logvar_BD.double().exp().mean(0))
+        if self.config.standardise == "diagonal":
+            covariance = torch.diag(covariance.diagonal())
+        scale = torch.linalg.cholesky(covariance)
+        self.shift_D.copy_(mu.mean(0))
+        self.scale_DD.copy_(scale)
+        self.inverse_DD.copy_(torch.linalg.inv(scale))
+
+    def to_standard(self, z_BD: Tensor) -> Tensor:
+        """u = scale^-1 (z - shift)."""
+        return (z_BD - self.shift_D) @ self.inverse_DD.t()
+
+    def from_standard(self, u_BD: Tensor) -> Tensor:
+        """z = shift + scale u."""
+        return u_BD @ self.scale_DD.t() + self.shift_D
+
+    def log_det(self) -> Tensor:
+        """log |det scale|: log p(z) = log p(u) - log_det()."""
+        return self.scale_DD.diagonal().log().sum()
+
+    def class_logits(self, z_BD: Tensor) -> Tensor:
+        """Unnormalised log p(y|z), shape (B, K)."""
+        return z_BD.new_zeros(len(z_BD), self.classes)
+
+    def sample(
+        self, n: int, generator: torch.Generator, label: int | None = None
+    ) -> Tensor:
+        """n latents in the backbone's coordinates, shape (n, D).
+
+        Args:
+            n: how many.
+            generator: source of all noise.
+            label: draw from p(z | y = label) instead of p(z).
+        """
+        u = self.sample_standard(n, generator)
+        if label is None:
+            return self.from_standard(u)
+        return self._sample_class(n, label, generator)
+
+    def sample_standard(self, n: int, generator: torch.Generator) -> Tensor:
+        """n draws of u, shape (n, D)."""
+        device = self.shift_D.device
+        return torch.randn(n, self.latent, generator=generator, device=device)
+
+    def _sample_class(self, n: int, label: int, generator: torch.Generator) -> Tensor:
+        """Exact draws from p(z|y) by rejection: a draw of p(z) is kept with probability p(y|z)."""
+        if not 0 <= label < self.classes:
+            raise UsageError(f"label {label}: expected a class from 0 to {self.classes - 1}")
+        kept: list[Tensor] = []
+        have, tried = 0, 0
+        while have < n:
+            batch = max(4 * n, 256)
+            z = self.from_standard(self.sample_standard(batch, generator))
+            probability = torch.softmax(self.class_logits(z), -1)[:, label]
+            uniform = torch.rand(batch, generator=generator, device=z.device)
+            accepted = z[uniform < probability]
+            kept.append(accepted)
+            have, tried = have + len(accepted), tried + batch
+            if tried > 2000 * n + 100_000:
+                raise UsageError(
+                    f"label {label}: the model gives this class a probability below "
+                    f"{(have + 1) / tried:.1e}; it was never discovered, choose another"
+                )
+        return torch.cat(kept)[:n]
+
+
+class GaussianPrior(Prior):
+    """N(shift, scale scale^T): with ``standardise: none`` the VAE's own N(0, I)."""
+
+    def log_prob(self, z_BD: Tensor) -> Tensor:
+        """Exact log p(z), shape (B,)."""
+        u = self.to_standard(z_BD)
+        return -0.5 * (u.square().sum(-1) + self.latent * LOG_2PI) - self.log_det()
+
+
+class EnergyPrior(Prior):
+    """What SVEBM and LDEBM share: energies F(v, t), chains and positive pairs."""
+
+    levels: int
+
+    def __init__(
+        self, latent: int, config: PriorConfig, levels: int, generator: torch.Generator | None
+    ) -> None:
+        super().__init__(latent, config)
+        self.levels = levels
+        self.net = EnergyNet(latent, config.classes, levels, config.energy, generator)
+        self.register_buffer("step_T", torch.full((levels,), config.sampler.step))
+        self.register_buffer("acceptance_T", torch.ones(levels))
+        self.step_T: Tensor
+        self.acceptance_T: Tensor
+
+    def kernel_tables(self) -> tuple[Tensor, Tensor]:
+        """(factor_T, variance_T): the kernel at level t is N(v; factor_t u_{t+1}, variance_t I)."""
+        raise TypeError(f"{type(self).__name__} must define its kernel")
+
+    def temperature_T(self, *, of_sampler: bool) -> Tensor:
+        """What F is divided by at each level, in the sampler or in the stated density (MR 10.1)."""
+        del of_sampler
+        return torch.ones(self.levels, device=self.shift_D.device)
+
+    def pairs(self, u0_BD: Tensor, generator: torch.Generator) -> Pairs:
+        """Positive examples from standardised level-0 latents."""
+        raise TypeError(f"{type(self).__name__} must define its pairs")
+
+    def level_zero(self, u_BD: Tensor, generator: torch.Generator) -> Tensor:
+        """The level-0 variable of a standardised encoder sample."""
+        del generator
+        return u_BD
+
+    def scale_zero(self) -> float:
+        """c_1, between u_0 and the argument v_0 of the class logits."""
+        return 1.0
+
+    def negative_energy(self, v_BD: Tensor, t_B: Tensor | int) -> Tensor:
+        """F(v, t), shape (B,)."""
+        return torch.logsumexp(self.net(v_BD, t_B), -1)
+
+    def class_logits(self, z_BD: Tensor) -> Tensor:
+        return self.net(self.scale_zero() * self.to_standard(z_BD), 0)
+
+    def base_kernel(self, u_next_BD: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean (B, D) and variance (B, 1) of the Gaussian part of the conditional at level t."""
+        factor, variance = self.kernel_tables()
+        return factor[t_B].unsqueeze(-1) * u_next_BD, variance[t_B].unsqueeze(-1)
+
+    def target(self, folded: FoldedEnergy, u_next_BD: Tensor, t_B: Tensor) -> Target:
+        """log p(v | u_{t+1}) up to a constant, and its gradient in v."""
+        mean, variance = self.base_kernel(u_next_BD, t_B)
+        cold = 1.0 / self.temperature_T(of_sampler=True)[t_B].unsqueeze(-1)
+
+        def log_density(v_BD: Tensor) -> tuple[Tensor, Tensor]:
+            value, gradient = folded.value_and_gradient(v_BD, t_B)
+            away = (v_BD - mean) / variance
+            log_kernel = -0.5 * ((v_BD - mean) * away).sum(-1)
+            return value * cold.squeeze(-1) + log_kernel, gradient * cold - away
+
+        return log_density
+
+    def step2_T(self) -> Tensor:
+        """Squared step size of each level."""
+        return self.step_T * self.kernel_tables()[1]
+
+    @torch.no_grad()
+    def chain(
+        self,
+        u_next_BD: Tensor,
+        t_B: Tensor,
+        generator: torch.Generator,
+        folded: FoldedEnergy | None = None,
+        start_BD: Tensor | None = None,
+        steps: int | None = None,
+    ) -> Chain:
+        """Samples v_t given u_{t+1}, all levels together.
+
+        Args:
+            u_next_BD: conditioning u_{t+1}.
+            t_B: level of each row.
+            generator: source of the noise.
+            folded: weights folded beforehand, to save doing it again.
+            start_BD: initial states; by default those that ``sampler.start`` names.
+            steps: moves; by default ``sampler.steps``.
+        """
+        sampler = self.config.sampler
+        if start_BD is None:
+            start_BD = self.chain_start(u_next_BD, t_B, generator)
+        move = mala if sampler.method == "mala" else ula
+        target = self.target(folded or self.net.fold(), u_next_BD, t_B)
+        step2 = self.step2_T()[t_B].unsqueeze(-1)
+        return move(target, start_BD, step2, steps or sampler.steps, generator)
+
+    def chain_start(self, u_next_BD: Tensor, t_B: Tensor, generator: torch.Generator) -> Tensor:
+        """Initial states of the chains."""
+        start = self.config.sampler.start
+        if start == "previous":
+            return u_next_BD
+        shape, device = u_next_BD.shape, u_next_BD.device
+        noise = torch.randn(shape, generator=generator, device=device, dtype=u_next_BD.dtype)
+        if start == "noise":
+            return noise
+        mean, variance = self.base_kernel(u_next_BD, t_B)
+        return mean + variance.sqrt() * noise
+
+    @torch.no_grad()
+    def observe_acceptance(self, chain: Chain, t_B: Tensor, update: int) -> None:
+        """Logs the acceptance of each level and, with ``adapt``, steers its step to the target."""
+        one_hot = nn.functional.one_hot(t_B, self.levels).to(chain.acceptance_B.dtype)
+        count_T = one_hot.sum(0)
+        mean_T = (one_hot * chain.acceptance_B.unsqueeze(-1)).sum(0) / count_T.clamp(min=1)
+        seen = count_T > 0
+        self.acceptance_T.lerp_(torch.where(seen, mean_T, self.acceptance_T), 0.05)
+        sampler = self.config.sampler
+        if sampler.adapt and sampler.method == "mala":
+            rate = 0.2 / math.sqrt(1 + update / 50)
+            change = torch.exp(rate * (mean_T - sampler.target))
+            self.step_T.mul_(torch.where(seen, change, torch.ones_like(change)))
+            self.step_T.clamp_(1e-4, 4.0)
+
+
+class SymbolPrior(EnergyPrior):
+    """SVEBM (001): p(u) proportional to exp(F(u)) N(u; 0, I), one level and no noise."""
+
+    def __init__(
+        self, latent: int, config: PriorConfig, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__(latent, config, 1, generator)
+
+    def kernel_tables(self) -> tuple[Tensor, Tensor]:
+        one = torch.ones(1, device=self.shift_D.device)
+        return torch.zeros_like(one), one
+
+    def pairs(self, u0_BD: Tensor, generator: torch.Generator) -> Pairs:
+        t_B = torch.zeros(len(u0_BD), dtype=torch.long, device=u0_BD.device)
+        return Pairs(u0_BD, t_B, torch.zeros_like(u0_BD), torch.ones_like(u0_BD[:, 0]))
+
+    @torch.no_grad()
+    def sample_standard(self, n: int, generator: torch.Generator) -> Tensor:
+        zeros = torch.zeros(n, self.latent, device=self.shift_D.device)
+        t_B = torch.zeros(n, dtype=torch.long, device=zeros.device)
+        return self.chain(zeros, t_B, generator).x_BD
+
+
+class DiffusionPrior(EnergyPrior):
+    """LDEBM: a chain of T conditional EBMs (A1), sampled from the top level down."""
+
+    def __init__(
+        self, latent: int, config: PriorConfig, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__(latent, config, config.levels, generator)
+        self.schedule: Schedule = make_schedule(config.levels)
+
+    def _tensor(self, table: object) -> Tensor:
+        return torch.as_tensor(table, dtype=self.shift_D.dtype, device=self.shift_D.device)
+
+    def kernel_tables(self) -> tuple[Tensor, Tensor]:
+        a, sigma = self.schedule.a[1:], self.schedule.sigma[1:]
+        if self.config.base:
+            factor, variance = a**2, a**2 * sigma**2
+            top_variance = 1.0
+        else:
+            factor, variance = a * 0 + 1, sigma**2
+            top_variance = float(sigma[-1] ** 2)
+        factor[-1], variance[-1] = 0.0, top_variance
+        return self._tensor(factor), self._tensor(variance)
+
+    def step2_T(self) -> Tensor:
+        sampler = self.config.sampler
+        if sampler.rule == "published":
+            return self._tensor(self.schedule.published_step(sampler.delta))
+        return super().step2_T()
+
+    def temperature_T(self, *, of_sampler: bool) -> Tensor:
+        scale = self.config.energy_scale
+        if scale == "consistent" or (scale == "code" and of_sampler):
+            return self._tensor(self.schedule.published_step(self.config.sampler.delta))
+        return torch.ones(self.levels, device=self.shift_D.device)
+
+    def scale_zero(self) -> float:
+        return float(self.schedule.scale[1])
+
+    def level_zero(self, u_BD: Tensor, generator: torch.Generator) -> Tensor:
+        if not self.config.level_noise:
+            return u_BD
+        noise = _noise_like(u_BD, generator)
+        return float(self.schedule.abar[0]) * u_BD + float(self.schedule.sbar[0]) * noise
+
+    def pairs(self, u0_BD: Tensor, generator: torch.Generator) -> Pairs:
+        """(v_t, u_{t+1}) with t uniform, or as published: t < T-1 at random, and T-1 for all."""
+        rows, top = len(u0_BD), self.levels - 1
+        published = self.config.t_sampling == "published"
+        high = top if published else self.levels
+        t_B = torch.randint(0, high, (rows,), generator=generator, device=u0_BD.device)
+        if published:
+            t_B = torch.cat([t_B, torch.full_like(t_B, top)])
+            u0_BD = torch.cat([u0_BD, u0_BD])
+        schedule = self.schedule
+        # From level 0 to level t: signal abar_t / abar_0, so that the level-0 noise is shared.
+        keep = schedule.abar[:-1] / schedule.abar[0]
+        keep_B = self._tensor(keep)[t_B].unsqueeze(-1)
+        u_t = keep_B * u0_BD + (1 - keep_B.square()).clamp(min=0).sqrt() * _noise_like(
+            u0_BD, generator
+        )
+        u_next = schedule.step(u_t, t_B + 1, _noise_like(u0_BD, generator))
+        v = self._tensor(schedule.scale[1:])[t_B].unsqueeze(-1) * u_t
+        weight_T = torch.ones(self.levels, device=v.device)
+        if self.config.t_weight == "published":
+            weight_T = self._tensor(schedule.published_weight())
+        return Pairs(v, t_B, u_next, weight_T[t_B])
+
+    @torch.no_grad()
+    def sample_standard(self, n: int, generator: torch.Generator) -> Tensor:
+        return self.sample_levels(n, generator)[0]
+
+    @torch.no_grad()
+    def sample_levels(self, n: int, generator: torch.Generator) -> list[Tensor]:
+        """[u_0, ..., u_{T-1}] of n reverse trajectories, each (n, D)."""
+        folded = self.net.fold()
+        device = self.shift_D.device
+        u = torch.randn(n, self.latent, generator=generator, device=device)
+        states: list[Tensor] = []
+        for t in reversed(range(self.levels)):
+            t_B = torch.full((n,), t, dtype=torch.long, device=device)
+            v = self.chain(u, t_B, generator, folded).x_BD
+            u = v / float(self.schedule.scale[t + 1])
+            states.append(u)
+        return states[::-1]
+
+
+def _noise_like(x: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+
+
+def build_prior(
+    latent: int, config: PriorConfig, generator: torch.Generator | None = None
+) -> Prior:
+    """The prior that ``config.kind`` names, with initial weights from ``generator``."""
+    if config.kind == "gaussian":
+        return GaussianPrior(latent, config)
+    if config.kind == "svebm":
+        return SymbolPrior(latent, config, generator)
+    return DiffusionPrior(latent, config, generator)

@@ -1,0 +1,75 @@
+"""Progress of a training run: a bar on a terminal, one line per tenth of the run elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+__all__ = ["Progress"]
+
+LINES = 10
+
+
+class Progress:
+    """Shows updates, loss terms, speed and time left.
+
+    Args:
+        title: what is trained.
+        total: updates in all.
+        done: updates done before this process.
+    """
+
+    def __init__(self, title: str, total: int, done: int = 0) -> None:
+        self.title, self.total, self.begun = title, total, done
+        self.clock = time.monotonic()
+        self.next_line = done + max(1, total // LINES)
+        self.bar: RichProgress | None = None
+        if sys.stderr.isatty():
+            self.bar = RichProgress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed}/{task.total}  {task.fields[terms]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self.task = self.bar.add_task(title, total=total, completed=done, terms="")
+
+    def __enter__(self) -> Progress:
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def show(self, step: int, terms: Mapping[str, float]) -> None:
+        """Reports the state after ``step`` updates."""
+        seconds = max(time.monotonic() - self.clock, 1e-9)
+        speed = (step - self.begun) / seconds
+        named = "  ".join(
+            f"{name} {value:.4g}" for name, value in terms.items() if name not in ("update", "epoch")
+        )
+        if self.bar:
+            self.bar.update(self.task, completed=step, terms=f"{named}  {speed:.1f}/s")
+        elif step >= self.next_line or step == self.total:
+            self.next_line += max(1, self.total // LINES)
+            left = (self.total - step) / max(speed, 1e-9)
+            print(
+                f"{self.title}: {step}/{self.total}  {named}  {speed:.2f} updates/s  "
+                f"{left:.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )

@@ -1,0 +1,388 @@
+"""The three things the trainer trains: a backbone, a prior on a frozen backbone, or both together.
+
+Shapes: B batch, D latent dimension, n rows of the training split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, distributed, nn
+
+from ldebm.clustering import epoch_rows, geometric_clusters, stability
+from ldebm.config import ExperimentConfig
+from ldebm.data.batches import batch_rows, collate, steps_per_epoch
+from ldebm.data.packed import Split
+from ldebm.errors import DivergenceError
+from ldebm.langevin import Chain
+from ldebm.nn.backbone import Backbone
+from ldebm.objectives import (
+    Terms,
+    backbone_terms,
+    gaussian_kl,
+    joint_terms,
+    prior_terms,
+    sample_posterior,
+    score_matching_terms,
+)
+from ldebm.priors import DiffusionPrior, EnergyPrior, Pairs
+from ldebm.seeding import generator
+from ldebm.trainer import Group
+
+__all__ = ["BackboneTask", "JointTask", "PriorTask", "encode_split", "make_batch"]
+
+VALID_ROWS = 2000
+MAX_ROLLBACKS = 200
+
+
+def make_batch(split: Split, rows: np.ndarray, device: torch.device) -> Any:
+    """The rows of a split as the backbone reads them: a TextBatch, or x of shape (B, 2)."""
+    if split.meta["kind"] == "points":
+        return torch.from_numpy(np.asarray(split.x[rows], dtype=np.float32)).to(device)
+    return collate(split, rows, device)
+
+
+@torch.no_grad()
+def encode_split(
+    backbone: Backbone, split: Split, device: torch.device, batch: int = 512
+) -> tuple[np.ndarray, np.ndarray]:
+    """Posterior mean and log-variance of every row, float32 (n, D), in the split's order.
+
+    Text is read in order of length, which changes nothing but the time it takes.
+    """
+    backbone.eval()
+    points = split.meta["kind"] == "points"
+    order = np.arange(split.n) if points else np.argsort(split.lengths, kind="stable")
+    mu = np.empty((split.n, backbone.latent), dtype=np.float32)
+    logvar = np.empty_like(mu)
+    for start in range(0, split.n, batch):
+        rows = order[start : start + batch]
+        mean, log_variance = backbone.encode(make_batch(split, rows, device))
+        mu[rows], logvar[rows] = mean.float().cpu().numpy(), log_variance.float().cpu().numpy()
+    return mu, logvar
+
+
+def _share(rows: int) -> slice:
+    """This process's part of a batch in a data-parallel run."""
+    if not distributed.is_initialized():
+        return slice(0, rows)
+    return slice(distributed.get_rank(), rows, distributed.get_world_size())
+
+
+def _noise(shape: tuple[int, int], stream: torch.Generator, device: torch.device) -> Tensor:
+    """Noise of the whole batch, of which this process keeps its rows."""
+    return torch.randn(shape, generator=stream)[_share(shape[0])].to(device)
+
+
+class BackboneTask:
+    """First stage: the variational objective against N(0, I)."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        train: Split,
+        valid: Split,
+        config: ExperimentConfig,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.module: nn.Module = backbone
+        self.backbone, self.train_split, self.valid_split = backbone, train, valid
+        self.config, self.seed, self.device = config.backbone, seed, device
+        self.steps_per_epoch = steps_per_epoch(train.n, self.config.training.batch)
+
+    def groups(self) -> list[Group]:
+        parameters = [p for p in self.backbone.parameters() if p.requires_grad]
+        return [Group("backbone", parameters, self.config.training.optimiser)]
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Nothing changes between epochs."""
+
+    def loss(self, step: int) -> Terms:
+        rows = batch_rows(self.train_split.n, self.config.training.batch, self.seed, step)
+        stream = generator(self.seed, "backbone", step)
+        noise = _noise((len(rows), self.backbone.latent), stream, self.device)
+        self.backbone.stream = generator(self.seed, "dropout", step, device=self.device)
+        batch = make_batch(self.train_split, rows[_share(len(rows))], self.device)
+        mu, logvar = self.backbone.encode(batch)
+        z = sample_posterior(mu, logvar, noise)
+        nll = self.backbone.reconstruction_nll(batch, z)
+        return backbone_terms(nll, mu, logvar, self.config, step)
+
+    def after_update(self, step: int, averaged: dict[str, Tensor] | None) -> None:
+        """Nothing to adapt."""
+
+    @torch.no_grad()
+    def validate(self, step: int) -> dict[str, float]:
+        split = self.valid_split
+        rows = np.arange(min(split.n, VALID_ROWS))
+        nll, kl = 0.0, 0.0
+        for start in range(0, len(rows), 256):
+            part = rows[start : start + 256]
+            batch = make_batch(split, part, self.device)
+            mu, logvar = self.backbone.encode(batch)
+            noise = torch.randn(mu.shape, generator=generator(self.seed, "valid", start))
+            z = sample_posterior(mu, logvar, noise.to(self.device))
+            nll += float(self.backbone.reconstruction_nll(batch, z).double().sum())
+            kl += float(gaussian_kl(mu, logvar).double().sum())
+        nll, kl = nll / len(rows), kl / len(rows)
+        score = nll + self.config.kl_weight * max(kl, self.config.kl_floor)
+        metrics = {"reconstruction": nll, "kl": kl, "elbo": -(nll + kl)}
+        # During the warm-up the objective still changes, so its values do not compare.
+        return metrics if step < self.config.kl_warmup else {**metrics, "score": score}
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """There is none."""
+
+
+class _AcceptanceGuard:
+    """Keeps Metropolis-adjusted training alive (findings: acceptance falls before losses do).
+
+    Below ``rollback_acceptance`` the averaged weights are restored; a run that stays below
+    ``minimum_acceptance`` is stopped.
+    """
+
+    def __init__(self, prior: EnergyPrior) -> None:
+        self.prior, self.rollbacks = prior, 0
+
+    def check(self, chain: Chain, step: int, averaged: dict[str, Tensor] | None, at: str) -> None:
+        config = self.prior.config
+        if config.sampler.method != "mala":
+            return
+        acceptance = float(chain.acceptance_B.mean())
+        if step < 20 or acceptance >= config.rollback_acceptance:
+            return
+        self.rollbacks += 1
+        if averaged is not None:
+            own = dict(self.prior.named_parameters())
+            with torch.no_grad():
+                for name, value in own.items():
+                    value.copy_(averaged[at + name])
+        if self.rollbacks > MAX_ROLLBACKS and acceptance < config.sampler.minimum_acceptance:
+            raise DivergenceError(
+                f"prior: the sampler accepts {acceptance:.2f} of its moves at update {step} "
+                f"(below {config.sampler.minimum_acceptance}); the energies became too steep: "
+                "lower prior.training.optimiser.lr or raise its clipping"
+            )
+
+
+class PriorTask:
+    """Second stage on a frozen backbone: z is a fresh posterior sample of stored latents.
+
+    Args:
+        prior: the energies; their standardisation is fitted here.
+        mu: posterior means of the training rows, (n, D).
+        logvar: posterior log-variances.
+        labels: class of every row or -1; ``None`` without labels.
+        config: the experiment.
+        seed: of the run.
+        device: where to train.
+    """
+
+    def __init__(
+        self,
+        prior: EnergyPrior,
+        mu: np.ndarray,
+        logvar: np.ndarray,
+        labels: np.ndarray | None,
+        config: ExperimentConfig,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.module: nn.Module = prior
+        self.prior, self.config, self.seed, self.device = prior, config.prior, seed, device
+        self.sampler = config.cluster.sampler if labels is not None else "natural"
+        self.mu, self.logvar = torch.from_numpy(mu).to(device), torch.from_numpy(logvar).to(device)
+        prior.fit_standardisation(self.mu, self.logvar)
+        self.labels_np = labels
+        self.labels = None if labels is None else torch.from_numpy(labels).to(device)
+        self.steps_per_epoch = steps_per_epoch(len(mu), self.config.training.batch)
+        warm = self.config.score_matching
+        total = self.config.training.updates or round(
+            (self.config.training.epochs or 0) * self.steps_per_epoch
+        )
+        self.warm_updates = round(warm * total)
+        self.guard = _AcceptanceGuard(prior)
+        self.rows: np.ndarray | None = None
+        self.chain: tuple[Chain, Pairs] | None = None
+        self.persistent: Tensor | None = None
+
+    def groups(self) -> list[Group]:
+        return [Group("prior", list(self.prior.parameters()), self.config.training.optimiser)]
+
+    def begin_epoch(self, epoch: int) -> None:
+        if self.labels_np is not None and self.sampler != "natural":
+            self.rows = epoch_rows(self.labels_np, self.sampler, self.seed, epoch)
+
+    def _batch(self, step: int) -> np.ndarray:
+        size = self.config.training.batch
+        if self.rows is None:
+            return batch_rows(len(self.mu), size, self.seed, step)
+        position = step % self.steps_per_epoch * size
+        return self.rows[position : position + size]
+
+    def loss(self, step: int) -> Terms:
+        if self.config.energy.spectral_norm:
+            self.prior.net.power_iterate()
+        stream = generator(self.seed, "prior", step, *_rank_path(), device=self.device)
+        rows = self._batch(step)
+        rows = torch.from_numpy(rows[_share(len(rows))].copy()).to(self.device)
+        mu, logvar = self.mu[rows], self.logvar[rows]
+        labels = None if self.labels is None else self.labels[rows]
+        if step < self.warm_updates and isinstance(self.prior, DiffusionPrior):
+            self.chain = None
+            return score_matching_terms(self.prior, mu, logvar, labels, stream)
+        noise = torch.randn(mu.shape, generator=stream, device=self.device)
+        u = self.prior.to_standard(sample_posterior(mu, logvar, noise))
+        u0 = self.prior.level_zero(u, stream)
+        start = self._persistent_start(len(u0), stream)
+        terms, chain, pairs = prior_terms(self.prior, u0, labels, stream, start)
+        self.chain = (chain, pairs)
+        if self.config.sampler.persistent:
+            assert self.persistent is not None
+            self.persistent[: len(chain.x_BD)] = chain.x_BD
+        return terms
+
+    def _persistent_start(self, rows: int, stream: torch.Generator) -> Tensor | None:
+        """States of the persistent chains (001, Algorithm 1); ``None`` for short-run chains."""
+        if not self.config.sampler.persistent:
+            return None
+        if self.persistent is None:
+            shape = (self.config.training.batch, self.prior.latent)
+            self.persistent = torch.randn(shape, generator=stream, device=self.device)
+        return self.persistent[:rows].clone()
+
+    def after_update(self, step: int, averaged: dict[str, Tensor] | None) -> None:
+        if self.chain is not None:
+            chain, pairs = self.chain
+            self.prior.observe_acceptance(chain, pairs.t_B, step - self.warm_updates)
+            self.guard.check(chain, step - self.warm_updates, averaged, "")
+
+    def validate(self, step: int) -> dict[str, float]:
+        """Acceptance and step size per level: the likelihood is measured by evaluate."""
+        acceptance = {f"acceptance_{t}": float(a) for t, a in enumerate(self.prior.acceptance_T)}
+        return acceptance | {f"step_{t}": float(s) for t, s in enumerate(self.prior.step_T)}
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "rows": None if self.rows is None else torch.from_numpy(self.rows),
+            "persistent": self.persistent,
+            "rollbacks": self.guard.rollbacks,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.rows = None if state["rows"] is None else state["rows"].numpy()
+        self.persistent = state["persistent"]
+        if self.persistent is not None:
+            self.persistent = self.persistent.to(self.device)
+        self.guard.rollbacks = state["rollbacks"]
+
+
+def _rank_path() -> tuple[str, ...]:
+    if not distributed.is_initialized() or distributed.get_rank() == 0:
+        return ()
+    return ("rank", str(distributed.get_rank()))
+
+
+class JointTask:
+    """All parameters together, with labels clustered anew every ``cluster.refresh`` epochs."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        prior: EnergyPrior,
+        train: Split,
+        labels: np.ndarray | None,
+        config: ExperimentConfig,
+        seed: int,
+        device: torch.device,
+        log: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.module: nn.Module = nn.ModuleDict({"backbone": backbone, "prior": prior})
+        self.backbone, self.prior, self.train_split = backbone, prior, train
+        self.config, self.seed, self.device, self.log = config, seed, device, log
+        self.labels = labels
+        self.steps_per_epoch = steps_per_epoch(train.n, config.prior.training.batch)
+        self.rows: np.ndarray | None = None
+        self.guard = _AcceptanceGuard(prior)
+        self.chain: tuple[Chain, Pairs] | None = None
+
+    def groups(self) -> list[Group]:
+        training = self.config.prior.training
+        return [
+            Group("prior", list(self.prior.parameters()), training.optimiser),
+            Group(
+                "backbone",
+                list(self.backbone.parameters()),
+                self.config.backbone.training.optimiser,
+            ),
+        ]
+
+    def begin_epoch(self, epoch: int) -> None:
+        cluster = self.config.cluster
+        if cluster.labels == "gc" and cluster.refresh and epoch and epoch % cluster.refresh == 0:
+            features, _ = encode_split(self.backbone, self.train_split, self.device)
+            classes = self.config.prior.classes
+            fresh = geometric_clusters(features, classes, cluster, self.seed, self.labels)
+            if self.labels is not None:
+                self.log(f"clusters: {stability(fresh, self.labels):.2f} of the rows kept theirs")
+            self.labels = fresh
+        if self.labels is not None and cluster.sampler != "natural":
+            self.rows = epoch_rows(self.labels, cluster.sampler, self.seed, epoch)
+
+    def loss(self, step: int) -> Terms:
+        config = self.config
+        size = config.prior.training.batch
+        rows = batch_rows(self.train_split.n, size, self.seed, step)
+        if self.rows is not None:
+            position = step % self.steps_per_epoch * size
+            rows = self.rows[position : position + size]
+        noise = _noise(
+            (len(rows), self.backbone.latent), generator(self.seed, "joint", step), self.device
+        )
+        rows = rows[_share(len(rows))]
+        stream = generator(self.seed, "joint-prior", step, *_rank_path(), device=self.device)
+        self.backbone.stream = generator(self.seed, "joint-dropout", step, device=self.device)
+        if config.prior.energy.spectral_norm:
+            self.prior.net.power_iterate()
+        batch = make_batch(self.train_split, rows, self.device)
+        mu, logvar = self.backbone.encode(batch)
+        z = sample_posterior(mu, logvar, noise)
+        nll = self.backbone.reconstruction_nll(batch, z)
+        labels = None
+        if self.labels is not None:
+            labels = torch.from_numpy(self.labels[rows]).to(self.device)
+        factor = min(1.0, (step + 1) / max(config.backbone.kl_warmup, 1))
+        terms, chain, pairs = joint_terms(
+            self.prior, nll, mu, logvar, z, labels, stream, config.backbone.entropy_mask, factor
+        )
+        self.chain = (chain, pairs)
+        return terms
+
+    def after_update(self, step: int, averaged: dict[str, Tensor] | None) -> None:
+        if self.chain is not None:
+            chain, pairs = self.chain
+            self.prior.observe_acceptance(chain, pairs.t_B, step)
+            self.guard.check(chain, step, averaged, "prior.")
+
+    def validate(self, step: int) -> dict[str, float]:
+        acceptance = {f"acceptance_{t}": float(a) for t, a in enumerate(self.prior.acceptance_T)}
+        return acceptance | {f"step_{t}": float(s) for t, s in enumerate(self.prior.step_T)}
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "labels": None if self.labels is None else torch.from_numpy(self.labels),
+            "rows": None if self.rows is None else torch.from_numpy(self.rows),
+            "rollbacks": self.guard.rollbacks,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.labels = None if state["labels"] is None else state["labels"].numpy()
+        self.rows = None if state["rows"] is None else state["rows"].numpy()
+        self.guard.rollbacks = state["rollbacks"]

@@ -1,0 +1,387 @@
+"""The one training loop, for both stages.
+
+A :class:`Task` says what a step's loss is; the trainer does the rest: learning rate, clipping,
+averaged weights, curves, validation, checkpoints, exact resume, SIGTERM, divergence guard, progress
+and data-parallel gradients. Everything that a step draws is a function of (seed, step), so that a
+run killed anywhere and started again ends with the same bytes (C37).
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, distributed, nn
+
+from ldebm.config import OptimiserConfig, TrainingConfig
+from ldebm.errors import DivergenceError, UsageError
+from ldebm.files import atomic_path
+from ldebm.objectives import Terms
+from ldebm.progress import Progress
+
+__all__ = ["Group", "Task", "TrainResult", "learning_rate_factor", "train"]
+
+EXIT_INTERRUPTED = 75
+CURVE_POINTS = 200
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that share an optimiser configuration and are clipped together."""
+
+    name: str
+    parameters: list[nn.Parameter]
+    config: OptimiserConfig
+
+
+class Task(Protocol):
+    """What the trainer trains."""
+
+    module: nn.Module
+    steps_per_epoch: int
+
+    def groups(self) -> list[Group]:
+        """Disjoint parameter groups."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Called before the first step of every epoch (pseudo-labels, order of rows)."""
+
+    def loss(self, step: int) -> Terms:
+        """The loss of global step ``step`` on this process's share of the batch."""
+
+    def after_update(self, step: int, averaged: dict[str, Tensor] | None) -> None:
+        """Called after the optimiser; ``averaged`` are the averaged weights, if kept."""
+
+    def validate(self, step: int) -> dict[str, float]:
+        """Validation metrics; ``score``, when there, is minimised to choose the weights kept."""
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and numbers beside the module that a resumed run needs."""
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Takes back what :meth:`state` gave."""
+
+
+@dataclass
+class TrainResult:
+    """What a finished run leaves.
+
+    Attributes:
+        state: the weights to keep: best by validation, else averaged, else last.
+        curve: one row of training terms per logging interval.
+        validation: one row per validation.
+        updates: optimiser steps done.
+        snapshots: weights at a few training times, by update.
+    """
+
+    state: dict[str, Tensor]
+    curve: list[dict[str, float]]
+    validation: list[dict[str, float]]
+    updates: int
+    snapshots: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+
+
+def learning_rate_factor(config: OptimiserConfig, step: int, total: int) -> float:
+    """The learning rate of update ``step`` of ``total`` over the largest.
+
+    Example:
+        >>> learning_rate_factor(OptimiserConfig(schedule="linear", final=0.0), 75, 100)
+        0.5
+    """
+    if config.schedule == "one_cycle":
+        rise = max(1, int(0.3 * total))
+        if step < rise:
+            return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * step / rise))
+        share = (step - rise) / max(1, total - rise)
+        return config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * share))
+    warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
+    if config.schedule == "linear":
+        start = config.hold * total
+        share = max(0.0, (step - start) / max(1.0, total - start))
+        return warm * (1 - (1 - config.final) * share)
+    if config.schedule == "cosine":
+        share = step / max(1, total)
+        return warm * (config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * share)))
+    return warm
+
+
+def train(
+    task: Task,
+    config: TrainingConfig,
+    checkpoint: Path | None,
+    *,
+    title: str,
+    snapshots: Iterable[float] = (),
+    stop_after: int | None = None,
+) -> TrainResult:
+    """Trains ``task`` to its end, continuing from ``checkpoint`` when that is there.
+
+    Args:
+        task: module and losses.
+        config: length, optimiser schedules, checkpoint interval.
+        checkpoint: file for resuming, outside all outputs; ``None``: cannot be resumed.
+        title: shown in the progress.
+        snapshots: shares of the run at which weights are kept for plots.
+        stop_after: stop as if interrupted after this many updates of this call (tests).
+
+    Raises:
+        DivergenceError: a loss term became non-finite; the last good checkpoint is kept.
+        UsageError: the checkpoint cannot be read.
+        SystemExit: code 75 after SIGTERM, with a checkpoint written.
+    """
+    loop = _Loop(task, config, checkpoint, title, list(snapshots))
+    loop.resume()
+    with _Interrupt() as interrupt:
+        loop.run(interrupt, stop_after)
+    return loop.result()
+
+
+class _Interrupt:
+    """Remembers SIGTERM until the step in hand is done."""
+
+    def __init__(self) -> None:
+        self.received = False
+        self._previous: Any = None
+
+    def __enter__(self) -> _Interrupt:
+        try:
+            self._previous = signal.signal(signal.SIGTERM, self._note)
+        except ValueError:  # not the main thread: the caller decides about signals
+            self._previous = None
+        return self
+
+    def _note(self, *_: object) -> None:
+        self.received = True
+
+    def __exit__(self, *_: object) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)
+
+
+class _Loop:
+    """State of one training run."""
+
+    def __init__(
+        self,
+        task: Task,
+        config: TrainingConfig,
+        checkpoint: Path | None,
+        title: str,
+        snapshots: list[float],
+    ) -> None:
+        self.task, self.config, self.checkpoint, self.title = task, config, checkpoint, title
+        per_epoch = task.steps_per_epoch
+        self.total = config.updates or max(1, round((config.epochs or 1.0) * per_epoch))
+        self.groups = task.groups()
+        self.optimisers = [_adam(group) for group in self.groups]
+        self.ema = self.groups[0].config.ema
+        self.averaged: dict[str, Tensor] | None = None
+        if self.ema is not None:
+            self.averaged = {k: v.detach().clone() for k, v in task.module.named_parameters()}
+        self.step = 0
+        self.epoch = -1
+        self.sums: dict[str, float | Tensor] = {}
+        self.count = 0
+        self.curve: list[dict[str, float]] = []
+        self.validation: list[dict[str, float]] = []
+        self.best: dict[str, Tensor] | None = None
+        self.best_score = math.inf
+        self.snapshot_steps = {max(1, round(share * self.total)) for share in snapshots}
+        self.snapshots: dict[int, dict[str, Tensor]] = {}
+        self.log_every = max(1, self.total // CURVE_POINTS)
+        validate = config.validate_every
+        self.validate_steps = max(1, round(validate * per_epoch)) if validate else None
+        self.saved = time.monotonic()
+        device = next(task.module.parameters()).device
+        self.check_every = 1 if device.type == "cpu" else 50
+
+    def run(self, interrupt: _Interrupt, stop_after: int | None) -> None:
+        begun = self.step
+        with Progress(self.title, self.total, self.step) as progress:
+            while self.step < self.total:
+                self._maybe_begin_epoch()
+                terms = self._update()
+                self._record(terms, progress)
+                if interrupt.received or (stop_after and self.step - begun >= stop_after):
+                    self.save()
+                    print(
+                        f"{self.title}: interrupted at update {self.step} of {self.total}; "
+                        "start it again to continue",
+                        file=sys.stderr,
+                    )
+                    raise SystemExit(EXIT_INTERRUPTED)
+                if time.monotonic() - self.saved > self.config.checkpoint_seconds:
+                    self.save()
+
+    def _maybe_begin_epoch(self) -> None:
+        epoch = self.step // self.task.steps_per_epoch
+        if epoch != self.epoch:
+            self.task.begin_epoch(epoch)
+            self.epoch = epoch
+
+    def _update(self) -> Terms:
+        self.task.module.train()
+        for group, optimiser in zip(self.groups, self.optimisers, strict=True):
+            factor = learning_rate_factor(group.config, self.step, self.total)
+            optimiser.param_groups[0]["lr"] = group.config.lr * factor
+            optimiser.zero_grad(set_to_none=True)
+        terms = self.task.loss(self.step)
+        if self.step % self.check_every == 0:
+            self._guard(terms)
+        terms.total.backward()  # type: ignore[no-untyped-call]
+        _average_gradients(self.groups)
+        for group, optimiser in zip(self.groups, self.optimisers, strict=True):
+            if group.config.clip is not None:
+                nn.utils.clip_grad_norm_(group.parameters, group.config.clip)
+            optimiser.step()
+        if self.averaged is not None:
+            self._average()
+        self.task.after_update(self.step, self.averaged)
+        self.step += 1
+        return terms
+
+    def _guard(self, terms: Terms) -> None:
+        if bool(torch.isfinite(terms.total)):
+            return
+        bad = [name for name, value in terms.parts.items() if not bool(torch.isfinite(value))]
+        kept = f"; the last good checkpoint is {self.checkpoint}" if self.checkpoint else ""
+        raise DivergenceError(
+            f"{self.title}: the loss became {float(terms.total)} at update {self.step} "
+            f"(terms: {', '.join(bad) or 'total'}); lower training.optimiser.lr or clip{kept}"
+        )
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        assert self.averaged is not None
+        assert self.ema is not None
+        decay = min(self.ema, (1 + self.step) / (10 + self.step))
+        for name, value in self.task.module.named_parameters():
+            self.averaged[name].lerp_(value.detach(), 1 - decay)
+
+    def _record(self, terms: Terms, progress: Progress) -> None:
+        for name, value in {"loss": terms.total.detach(), **terms.parts}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.double()
+        self.count += 1
+        if self.step in self.snapshot_steps:
+            self.snapshots[self.step] = self._weights(averaged=True)
+        due = self.validate_steps is not None and self.step % self.validate_steps == 0
+        if due or self.step == self.total:
+            self._validate()
+        if self.step % self.log_every == 0 or self.step == self.total:
+            row = self._position()
+            row |= {name: float(value) / self.count for name, value in self.sums.items()}
+            self.curve.append(row)
+            self.sums, self.count = {}, 0
+            progress.show(self.step, row)
+
+    def _position(self) -> dict[str, float]:
+        return {
+            "update": self.step,
+            "epoch": round(self.step / self.task.steps_per_epoch, 4),
+        }
+
+    def _validate(self) -> None:
+        if self.averaged is not None:
+            own = self._weights(averaged=False)
+            self.task.module.load_state_dict(self._weights(averaged=True))
+        self.task.module.eval()
+        metrics = self.task.validate(self.step)
+        self.validation.append({**self._position(), **metrics})
+        if metrics.get("score", math.inf) < self.best_score:
+            self.best_score = metrics["score"]
+            self.best = self._weights(averaged=self.averaged is not None)
+        if self.averaged is not None:
+            self.task.module.load_state_dict(own)
+
+    def _weights(self, *, averaged: bool) -> dict[str, Tensor]:
+        state = {k: v.detach().clone() for k, v in self.task.module.state_dict().items()}
+        if averaged and self.averaged is not None:
+            state |= {k: v.clone() for k, v in self.averaged.items()}
+        return state
+
+    def save(self) -> None:
+        """Writes everything a resumed run needs, atomically (rank 0)."""
+        self.saved = time.monotonic()
+        if self.checkpoint is None or (distributed.is_initialized() and distributed.get_rank()):
+            return
+        content = {
+            "module": self.task.module.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "averaged": self.averaged,
+            "step": self.step,
+            "epoch": self.epoch,
+            "sums": {name: float(value) for name, value in self.sums.items()},
+            "count": self.count,
+            "curve": self.curve,
+            "validation": self.validation,
+            "best": self.best,
+            "best_score": self.best_score,
+            "snapshots": self.snapshots,
+            "task": self.task.state(),
+        }
+        with atomic_path(self.checkpoint) as path:
+            torch.save(content, path)
+
+    def resume(self) -> None:
+        """Takes up the checkpoint, when there is one."""
+        if self.checkpoint is None or not self.checkpoint.is_file():
+            return
+        try:
+            content = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+            self.task.module.load_state_dict(content["module"])
+            for optimiser, state in zip(self.optimisers, content["optimisers"], strict=True):
+                optimiser.load_state_dict(state)
+            self.task.load_state(content["task"])
+        except Exception as error:
+            raise UsageError(
+                f"{self.checkpoint}: corrupt checkpoint ({type(error).__name__}); "
+                "delete it to train from the start"
+            ) from error
+        device = next(self.task.module.parameters()).device
+        if self.averaged is not None:
+            self.averaged = {k: v.to(device) for k, v in content["averaged"].items()}
+        self.step, self.epoch = content["step"], content["epoch"]
+        self.sums, self.count, self.curve = content["sums"], content["count"], content["curve"]
+        self.validation = content["validation"]
+        self.best, self.best_score = content["best"], content["best_score"]
+        self.snapshots = content["snapshots"]
+        print(f"{self.title}: continuing at update {self.step} of {self.total}", file=sys.stderr)
+
+    def result(self) -> TrainResult:
+        state = self.best or self._weights(averaged=True)
+        return TrainResult(state, self.curve, self.validation, self.step, self.snapshots)
+
+
+def _adam(group: Group) -> torch.optim.Adam:
+    config = group.config
+    return torch.optim.Adam(
+        group.parameters,
+        lr=config.lr,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def _average_gradients(groups: list[Group]) -> None:
+    """Means of the gradients over the processes of a data-parallel run."""
+    if not distributed.is_initialized():
+        return
+    world = distributed.get_world_size()
+    for parameter in _all_parameters(groups):
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        distributed.all_reduce(parameter.grad)
+        parameter.grad.div_(world)
+
+
+def _all_parameters(groups: list[Group]) -> Iterator[nn.Parameter]:
+    for group in groups:
+        yield from group.parameters

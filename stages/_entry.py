@@ -1,0 +1,51 @@
+"""What every stage has in common: its options, and errors as one line with an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from ldebm.errors import LdebmError, UsageError
+from stages.recording import this_stage
+
+__all__ = ["arguments", "run"]
+
+DEBUG = "--debug"
+OPTIONS = {
+    "data": {"required": True, "help": "name of the data set in params.yaml"},
+    "experiment": {"required": True, "help": "name of the experiment in params.yaml"},
+    "seed": {"required": True, "type": int, "help": "seed of the run"},
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]  # argparse would exit itself
+        raise UsageError(f"{self.prog}: {message}; see --help")
+
+
+def arguments(description: str | None, *names: str) -> argparse.Namespace:
+    """Reads the options ``names`` (of data, experiment, seed), ``--params`` and ``--debug``.
+
+    Raises:
+        UsageError: an option is missing, unknown or of the wrong type.
+    """
+    parser = _Parser(description=description)
+    for name in names:
+        parser.add_argument(f"--{name}", **OPTIONS[name])  # type: ignore[arg-type]
+    parser.add_argument("--params", default="params.yaml", help="parameter file")
+    parser.add_argument(DEBUG, action="store_true", help="show the traceback of an error")
+    return parser.parse_args()
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Runs and records a stage: an error that the user can act on is one line, with its exit code."""
+    try:
+        with this_stage():
+            code = main()
+        sys.exit(code or 0)
+    except LdebmError as error:
+        if DEBUG in sys.argv:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

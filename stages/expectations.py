@@ -1,0 +1,186 @@
+"""What prepared data must be like, as Great Expectations suites per kind of data.
+
+Two sorts of frames are checked: ``profile`` has one row per split with shares computed while
+preparing (what is too large or too structured for the engine, C27), and each split has its own
+rows. Importing this module takes seconds, so only the validate stage does it (C28).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+
+import great_expectations as gx
+import pandas as pd  # type: ignore[import-untyped]
+import polars as pl
+from great_expectations.core.expectation_suite import ExpectationSuite
+from great_expectations.core.validation_definition import ValidationDefinition
+from great_expectations.data_context.types.base import ProgressBarsConfig
+
+from ldebm.data.packed import SPLITS
+from ldebm.data.prepare import MAX_CHARACTERS, MAX_CLASSES
+from ldebm.files import read_json
+
+__all__ = ["profile_expectations", "split_expectations", "validate"]
+
+LARGEST = 1e4  # of a coordinate: beyond it float32 networks of unit scale cannot be trained
+gxe: Any = gx.expectations  # its names are not declared for type checkers
+SHARES = {  # of rows, at most
+    "rejected": 0.1,
+    "duplicates": 0.5,
+    "in_train": 0.5,  # valid or test rows that the training split has as well
+}
+UNKNOWN = 0.3  # of words
+
+
+def validate(prepared: str | Path) -> dict[str, Any]:
+    """Checks ``data/prepared/<name>``: the report, free of times and identifiers (C32)."""
+    prepared = Path(prepared)
+    profile = read_json(prepared / "profile.json")
+    tables = {split: pl.read_parquet(prepared / f"{split}.parquet") for split in SPLITS}
+    labels = list(profile["labels"])
+    classes = {label: sorted(profile["splits"]["train"]["labels"][label]) for label in labels}
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    results = _check(
+        context, "profile", _profile_frame(profile), profile_expectations(profile["kind"], labels)
+    )
+    for split, table in tables.items():
+        frame = _split_frame(profile["kind"], table, labels)
+        checks = split_expectations(profile["kind"], list(frame.columns), classes)
+        results += _check(context, split, frame, checks)
+    return {
+        "success": all(item["success"] for item in results),
+        "kind": profile["kind"],
+        "source": profile["source"],
+        "checked": len(results),
+        "failed": sum(not item["success"] for item in results),
+        "results": results,
+    }
+
+
+def profile_expectations(kind: str, labels: list[str]) -> list[Any]:
+    """What the shares of each split must be."""
+    between = gxe.ExpectColumnValuesToBeBetween
+    checks: list[Any] = [between(column="rows", min_value=1)]
+    checks += [between(column=name, max_value=most) for name, most in SHARES.items()]
+    for label in labels:
+        checks.append(between(column=f"classes of {label}", min_value=1, max_value=MAX_CLASSES))
+    if kind == "points":
+        checks.append(between(column="smallest_std", min_value=1e-6))
+        checks.append(between(column="largest", max_value=LARGEST))
+    else:
+        checks.append(between(column="unknown", max_value=UNKNOWN))
+        checks.append(between(column="words_mean", min_value=1, max_value=1000))
+        checks.append(between(column="types", min_value=2))
+    if kind == "dialogues":
+        checks.append(between(column="shared_dialogues", max_value=0))
+    return checks
+
+
+def split_expectations(kind: str, columns: list[str], classes: dict[str, list[str]]) -> list[Any]:
+    """What the rows of a split must be; labels of every split have to be classes of training."""
+    checks: list[Any] = [
+        gxe.ExpectColumnValuesToNotBeNull(column="id"),
+        gxe.ExpectColumnValuesToBeUnique(column="id"),
+    ]
+    for label, names in classes.items():
+        checks.append(gxe.ExpectColumnValuesToBeInSet(column=label, value_set=names))
+    if kind == "points":
+        axes = [column for column in columns if column.startswith("x")]
+        return checks + [gxe.ExpectColumnValuesToNotBeNull(column=axis) for axis in axes]
+    checks.append(gxe.ExpectColumnValuesToNotBeNull(column="text"))
+    checks.append(
+        gxe.ExpectColumnValueLengthsToBeBetween(
+            column="text", min_value=1, max_value=MAX_CHARACTERS
+        )
+    )
+    checks.append(gxe.ExpectColumnValuesToNotMatchRegex(column="text", regex=r"^\s|\s$|\s\s"))
+    if kind == "dialogues":
+        checks.append(gxe.ExpectColumnValuesToBeBetween(column="turn", min_value=0, max_value=1000))
+    return checks
+
+
+def _profile_frame(profile: dict[str, Any]) -> pd.DataFrame:
+    rows = []
+    for split, facts in profile["splits"].items():
+        rejected = profile["rejects"]["rows"]
+        total = sum(other["rows"] for other in profile["splits"].values())
+        row = {
+            "split": split,
+            "rows": facts["rows"],
+            "rejected": rejected / (total + rejected),
+            "duplicates": facts["duplicates"] / facts["rows"],
+            "in_train": facts.get("in_train", 0) / facts["rows"],
+        }
+        for label, counts in facts["labels"].items():
+            row[f"classes of {label}"] = len(counts)
+        for name in ("smallest_std", "largest", "words_mean", "types", "shared_dialogues"):
+            if name in facts:
+                row[name] = facts[name]
+        if "unknown" in facts:
+            row["unknown"] = facts["unknown"] / facts["words"]
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _split_frame(kind: str, table: pl.DataFrame, labels: list[str]) -> pd.DataFrame:
+    columns: dict[str, Any] = {"id": table["id"].to_numpy()}
+    for label in labels:
+        columns[label] = table[label].cast(pl.String).to_list()
+    if kind == "points":
+        for index, values in enumerate(table["x"].to_numpy().T):
+            columns[f"x{index}"] = values
+    else:
+        columns["text"] = table["text"].to_list()
+    if kind == "dialogues":
+        columns["turn"] = table["turn"].to_numpy()
+    return pd.DataFrame(columns)
+
+
+def _check(context: Any, name: str, frame: pd.DataFrame, checks: list[Any]) -> list[dict[str, Any]]:
+    """Runs a suite on one frame; the results in the order of the suite."""
+    source = context.data_sources.add_pandas(name)
+    batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe(name)
+    suite = context.suites.add(ExpectationSuite(name, expectations=checks))
+    definition = context.validation_definitions.add(
+        ValidationDefinition(data=batch, suite=suite, name=name)
+    )
+    outcome = definition.run(batch_parameters={"dataframe": frame}).to_json_dict()
+    found = [_plain(name, item) for item in outcome["results"]]
+    return sorted(found, key=lambda item: (item["expectation"], item["column"]))
+
+
+def _plain(frame: str, item: dict[str, Any]) -> dict[str, Any]:
+    configuration = item["expectation_config"]
+    rule = {
+        key: value
+        for key, value in configuration["kwargs"].items()
+        if key not in ("batch_id", "column") and value is not None
+    }
+    column = configuration["kwargs"].get("column", "")
+    result = item.get("result") or {}
+    observed = {
+        key: result[key]
+        for key in ("element_count", "unexpected_count", "partial_unexpected_list")
+        if key in result
+    }
+    detail = f"{frame}.{column} {rule}" if rule else f"{frame}.{column}"
+    failure = (item.get("exception_info") or {}).get("exception_message")
+    if not item["success"]:
+        worst = observed.get("partial_unexpected_list", [])[:3]
+        detail += (
+            f": {failure}" if failure else f": {observed.get('unexpected_count')} rows, {worst}"
+        )
+    return {
+        "expectation": configuration["type"],
+        "frame": frame,
+        "column": column,
+        "rule": rule,
+        "success": bool(item["success"]),
+        "observed": observed,
+        "detail": detail,
+    }

@@ -1,0 +1,36 @@
+"""Records evaluated runs in results/ and writes docs/results.md beside the papers' rows.
+
+    python -m stages.results [EXPERIMENT ...]
+
+No stage of the DAG: a run is recorded on purpose, and committed. `report` shows what is recorded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ldebm.errors import LdebmError
+from ldebm.files import write_text
+from ldebm.results import load_results, markdown, record_runs
+
+
+def main() -> None:
+    """Records, then writes the tables."""
+    parser = argparse.ArgumentParser(description="Record evaluated runs in results/.")
+    parser.add_argument("experiments", nargs="*", help="which; default: all that were evaluated")
+    parser.add_argument("--tables", action="store_true", help="only write docs/results.md")
+    arguments = parser.parse_args()
+    try:
+        if not arguments.tables:
+            for path in record_runs(experiments=arguments.experiments):
+                print(path)
+        write_text(Path("docs", "results.md"), markdown(load_results()))
+    except LdebmError as error:
+        print(f"stages.results: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

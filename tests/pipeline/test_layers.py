@@ -1,0 +1,140 @@
+"""Who may import whom, and that dvc.yaml lists the code that its stages run."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stages.closure import closure, stage_names, update
+
+ROOT = Path(__file__).parents[2]
+TOOLS = ("dvc", "prefect", "great_expectations", "polars", "matplotlib", "yaml", "ruamel", "jinja2")
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+STAGE_ONLY = {  # modules that only stages import, and may therefore need more than the core
+    "ldebm.data.prepare",
+    "ldebm.data.readers",
+}
+
+
+def modules(package: str) -> list[str]:
+    """Dotted names of a package's modules."""
+    paths = sorted((ROOT / package).rglob("*.py"))
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
+    return [name.removesuffix(".__init__") for name in names if not name.endswith("__main__")]
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of everything that a file imports, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def run_blocked(names: list[str], blocked: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    """Imports modules in a process where others cannot be imported."""
+    script = (
+        "import importlib, sys\n"
+        f"sys.modules.update(dict.fromkeys({list(blocked)!r}))\n"
+        f"for name in {names!r}:\n"
+        "    importlib.import_module(name)\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def test_every_core_module_imports_on_a_machine_that_has_only_the_core():
+    names = [name for name in modules("ldebm") if name not in STAGE_ONLY]
+    done = run_blocked(names, TOOLS)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_library_never_imports_the_orchestrators_not_even_lazily():
+    for path in (ROOT / "ldebm").rglob("*.py"):
+        assert not imported(path) & {
+            "dvc",
+            "prefect",
+            "great_expectations",
+            "stages",
+            "pipelines",
+        }, path
+
+
+def test_pipelines_do_not_load_torch():
+    names = modules("pipelines")
+    if not names:
+        pytest.skip("this version has no flows")
+    done = run_blocked(names, ("torch",))
+    assert done.returncode == 0, done.stderr
+
+
+def test_only_the_validate_stage_imports_great_expectations():
+    users = {
+        path.relative_to(ROOT).as_posix()
+        for package in ("ldebm", "stages", "pipelines", "benchmarks")
+        for path in (ROOT / package).rglob("*.py")
+        if "great_expectations" in imported(path)
+    }
+    assert users <= {"stages/validate.py", "stages/expectations.py"}
+    for stage in STAGES:
+        if stage != "validate":
+            assert not users & set(closure(f"stages.{stage}", ROOT)), stage
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_deps_of_a_stage_are_exactly_the_code_that_it_imports(stage):
+    listed = {dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")}
+    expected = set(closure(f"stages.{stage}", ROOT))
+    assert expected, f"stages/{stage}.py is missing"
+    assert listed == expected, "run `make closure`"
+
+
+def test_the_closure_names_the_stages_of_the_dag():
+    assert stage_names(ROOT) == list(STAGES)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A project with every kind of import."""
+    files = {
+        "ldebm/__init__.py": "def __getattr__(name):\n    from ldebm import model\n",
+        "ldebm/model.py": "import ldebm.deep",
+        "ldebm/deep.py": "",
+        "ldebm/used.py": "def f():\n    from .late import g\n",
+        "ldebm/late.py": "import os\n"
+        "import typing\nif typing.TYPE_CHECKING:\n    import ldebm.typed\n",
+        "ldebm/typed.py": "",
+        "stages/__init__.py": "",
+        "stages/one.py": "import os\nfrom ldebm.used import f\n",
+        "stages/two.py": "import ldebm\nldebm.load()\n",
+        "dvc.yaml": "\nstages:\n  one:\n    cmd: x\n    deps:\n      - data\n      - ldebm/old.py\n"
+        "    outs:\n      - y\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def test_the_closure_follows_imports_in_functions_but_not_those_for_types(small: Path):
+    expected = ["ldebm/__init__.py", "ldebm/late.py", "ldebm/used.py"]
+    assert closure("stages.one", small) == [*expected, "stages/__init__.py", "stages/one.py"]
+
+
+def test_lazy_imports_of_a_package_count_only_where_the_package_itself_is_used(small: Path):
+    found = closure("stages.two", small)
+    assert {"ldebm/model.py", "ldebm/deep.py"} <= set(found)
+
+
+def test_updating_replaces_code_and_keeps_data(small: Path):
+    assert update(small)
+    deps = yaml.safe_load((small / "dvc.yaml").read_text())["stages"]["one"]["deps"]
+    assert deps == ["data", *closure("stages.one", small)]
+    assert not update(small)

@@ -1,0 +1,232 @@
+"""The ``ldebm`` command: what it prints, and one line with exit code 2 for a mistake."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import yaml
+
+import ldebm.cli
+from ldebm.cli import main, models
+from ldebm.files import write_json, write_model
+from ldebm.model import Model
+
+PARAMS = """\
+# What is built.
+run:
+  datasets: [points]  # data sets
+  experiments: [first]
+  seeds: [0]
+  epochs: null  # overrides
+
+groups:
+  both: [first, second]
+
+data:
+  points: &points {kind: points, source: gaussians16}  # the paper's
+  others: {<<: *points, seed: 1}
+
+experiments:
+  first: &first
+    data: points
+    backbone: {arch: mlp, latent: 2, training: {epochs: 1}}
+    prior: {training: {updates: 10}}
+  second: {<<: *first, data: others}
+"""
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch) -> Path:
+    """A folder with a parameter file, as the working directory."""
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs the command; gives exit code, output and error output."""
+
+    def call(*arguments: str):
+        with pytest.raises(SystemExit) as stopped:
+            main([str(item) for item in arguments])
+        captured = capsys.readouterr()
+        return SimpleNamespace(code=stopped.value.code, out=captured.out, err=captured.err)
+
+    return call
+
+
+class TextModel:
+    """A model with known answers."""
+
+    config = SimpleNamespace(prior=SimpleNamespace(kind="diffusion"))
+    prior = SimpleNamespace(classes=4)
+    class_names = ("ask", "tell", "thank", "greet")
+    is_text = True
+    label_index = Model.label_index
+
+    def generate(self, n, label=None, seed=0):
+        return [f"text {label} {seed}"] * n
+
+    def classify(self, texts):
+        return np.eye(4)[[len(text) % 4 for text in texts]]
+
+    def interpolate(self, first, second, steps):
+        return [first, *["between"] * (steps - 2), second]
+
+
+@pytest.fixture
+def model(monkeypatch) -> TextModel:
+    monkeypatch.setattr(models, "_load", lambda target: TextModel())
+    return TextModel()
+
+
+def one_line(result) -> bool:
+    return result.err.count("\n") == 1 and result.err.startswith("ldebm: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generat"], "No such command"),
+        (["generate"], "Missing argument"),
+        (["generate", "first", "-n", "0"], "-n"),
+        (["generate", "first", "-n", "many"], "valid integer"),
+        (["generate", "first", "--sed", "1"], "No such option"),
+        (["generate", "first"], "run `make repro`"),
+        (["select"], "give a group"),
+        (["select", "firs"], "did you mean 'first'"),
+        (["select", "first", "--seeds", "a"], "expected integers"),
+        (["select", "first", "--epochs", "-1"], "expected a number above 0"),
+        (["classify", "first", "--file", "absent.txt"], "no such file"),
+        (["lineage", "first"], "nothing was built"),
+        (["lineage", "show", "a", "b"], "usage:"),
+        (["compare", "a", "b"], "no recorded or evaluated run"),
+        (["data", "fetch", "point"], "did you mean 'points'"),
+    ],
+)
+def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(run, arguments, message):
+    result = run(*arguments)
+    assert result.code == 2
+    assert result.out == ""
+    assert one_line(result), result.err
+    assert message in result.err
+
+
+def test_a_typo_in_params_is_one_line_with_the_nearest_key(run, project: Path):
+    (project / "params.yaml").write_text(PARAMS.replace("latent: 2", "latnt: 2"))
+    result = run("select", "first")
+    assert (result.code, one_line(result)) == (2, True)
+    assert "did you mean 'latent'" in result.err
+
+
+def test_a_corrupt_model_is_one_line(run, project: Path):
+    path = project / "models/first/0/prior/model.safetensors"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"no model")
+    result = run("generate", "first")
+    assert (result.code, one_line(result)) == (2, True)
+    assert "not a readable ldebm model" in result.err
+
+
+def test_an_unexpected_failure_is_one_line_and_exit_code_1_and_debug_shows_where(run, monkeypatch):
+    def broken(target):
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(models, "_load", broken)
+    result = run("generate", "first")
+    assert (result.code, one_line(result)) == (1, True)
+    assert "Traceback" in run("generate", "first", "--debug").err
+
+
+def test_selecting_a_group_rewrites_the_run_section_and_nothing_else(run, project: Path):
+    assert run("select", "both", "--seeds", "0,1", "--epochs", "2").code == 0
+    text = (project / "params.yaml").read_text()
+    content = yaml.safe_load(text)
+    assert content["run"] == {
+        "datasets": ["points", "others"],
+        "experiments": ["first", "second"],
+        "seeds": [0, 1],
+        "epochs": 2,
+    }
+    before, after = PARAMS.splitlines(), text.splitlines()
+    changed = [
+        number for number, pair in enumerate(zip(before, after, strict=True)) if len({*pair}) > 1
+    ]
+    assert changed == [2, 3, 4, 5]
+    assert "# data sets" in after[2]
+    run("select", "first", "--seeds", "0", "--epochs", "null")
+    assert (project / "params.yaml").read_text() == PARAMS
+
+
+def test_selecting_understands_what_dvc_made_of_the_section(run, project: Path):
+    blocks = "run:\n  datasets:      # data sets\n  - points\n  experiments:\n  - first\n"
+    text = (
+        blocks
+        + "  seeds:\n  - 0\n  epochs:       # overrides\n"
+        + PARAMS[PARAMS.index("\ngroups") :]
+    )
+    (project / "params.yaml").write_text(text)
+    assert run("select", "second").code == 0
+    content = yaml.safe_load((project / "params.yaml").read_text())
+    assert content["run"]["experiments"] == ["second"]
+    assert content["run"]["datasets"] == ["others"]
+    assert content["run"]["seeds"] == [0]
+
+
+def test_selecting_what_is_selected_does_not_touch_the_file(run, project: Path):
+    before = (project / "params.yaml").stat().st_mtime_ns
+    assert run("select", "first").code == 0
+    assert (project / "params.yaml").stat().st_mtime_ns == before
+
+
+def test_generating_prints_a_sample_a_line_or_json(run, model):
+    assert run("generate", "first", "-n", "2", "--seed", "5").out == "text None 5\n" * 2
+    found = json.loads(run("generate", "first", "-n", "1", "--json").out)
+    assert found == ["text None 0"]
+
+
+def test_a_label_is_a_number_or_a_name(run, model):
+    assert run("generate", "first", "-n", "1", "--label", "tell").out == "text 1 0\n"
+    assert run("generate", "first", "-n", "1", "--label", "3").out == "text 3 0\n"
+    assert "expected a class from 0 to 3" in run("generate", "first", "--label", "4").err
+    assert "expected one of ask, tell" in run("generate", "first", "--label", "tel").err
+
+
+def test_texts_come_from_the_command_line_or_a_file(run, model, project: Path):
+    assert run("classify", "first", "abc").out == "greet\t1.000\tabc\n"
+    (project / "texts").write_text("ab\n\nabcd\n")
+    found = json.loads(run("classify", "first", "--file", "texts", "--json").out)
+    assert [row["label"] for row in found] == ["thank", "ask"]
+    (project / "texts").write_bytes(b"\xff\xfe")
+    assert run("classify", "first", "--file", "texts").code == 2
+
+
+def test_interpolation_shows_both_ends(run, model):
+    assert run("interpolate", "first", "a", "b", "--steps", "3").out == "a\nbetween\nb\n"
+
+
+def test_an_experiment_means_its_smallest_trained_seed(project: Path):
+    for seed in (10, 2):
+        write_model(project / f"models/first/{seed}/prior/model.safetensors", {}, {})
+    assert models.find_model("first") == Path("models/first/2/prior/model.safetensors")
+    assert models.find_model("models/first/10").parts[-3] == "10"
+
+
+def test_what_is_here_of_each_data_set_is_listed_with_its_verdict(run, project: Path):
+    (project / "data/raw/points").mkdir(parents=True)
+    write_json(project / "reports/validation/points/report.json", {"success": False})
+    found = json.loads(run("data", "check", "--json").out)
+    assert found[0] == {"name": "points", "done": ["raw"], "valid": False}
+
+
+def test_help_is_shown_without_loading_torch():
+    import subprocess
+    import sys
+
+    script = "import sys, ldebm.cli; sys.exit('torch' in sys.modules)"
+    root = Path(ldebm.cli.__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", script], cwd=root, check=False).returncode == 0
+    assert ldebm.cli.app.registered_commands

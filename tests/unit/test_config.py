@@ -1,0 +1,124 @@
+"""What params.yaml may say, and how a mistake in it is reported."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ldebm.config import ExperimentConfig, Params, load_params, nearest, parse
+from ldebm.errors import UsageError
+
+EXPERIMENT: dict[str, Any] = {
+    "data": "points",
+    "backbone": {"arch": "mlp", "latent": 2, "training": {"epochs": 1}},
+    "prior": {"training": {"updates": 10}},
+}
+CONTENT: dict[str, Any] = {
+    "run": {"datasets": ["points"], "experiments": ["first"], "seeds": [0]},
+    "data": {"points": {"kind": "points", "source": "gaussians16"}},
+    "experiments": {"first": EXPERIMENT},
+}
+
+
+def changed(**sections: Any) -> dict[str, Any]:
+    """The experiment with keys of its sections replaced."""
+    content = json.loads(json.dumps(EXPERIMENT))
+    for name, changes in sections.items():
+        content.setdefault(name, {}).update(changes)
+    return dict(content)
+
+
+def test_a_minimal_experiment_gets_the_defaults_of_the_papers():
+    experiment = parse(Params, CONTENT, "").experiment("first")
+    assert experiment.prior.levels == 6
+    assert experiment.prior.energy.blocks == 12
+    assert experiment.prior.energy_scale == "paper"
+    assert experiment.prior.sampler.method == "mala"
+
+
+@pytest.mark.parametrize(
+    ("section", "typo", "meant"),
+    [
+        ("backbone", {"latnt": 3}, "latent"),
+        ("backbone", {"traning": {"epochs": 1}}, "training"),
+        ("prior", {"energy": {"hiden": 3}}, "hidden"),
+        ("prior", {"sampler": {"stepz": 3}}, "step"),
+        ("backbone", {"training": {"epochs": 1, "bach": 3}}, "batch"),
+        ("cluster", {"label": "gc"}, "labels"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_known_one(section, typo, meant):
+    with pytest.raises(UsageError, match=f"unknown key .*did you mean '{meant}") as caught:
+        parse(ExperimentConfig, changed(**{section: typo}), "experiments.first")
+    assert "\n" not in str(caught.value)
+    assert f"experiments.first.{section}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "wrong", "expected"),
+    [
+        ("backbone", {"latent": 0}, "greater than 0"),
+        ("backbone", {"latent": "many"}, "valid integer"),
+        ("backbone", {"arch": "cnn"}, "'mlp' or 'gru'"),
+        ("backbone", {"training": {}}, "exactly one of 'epochs' and 'updates'"),
+        ("cluster", {"labels": "given"}, "needs cluster.column"),
+        ("prior", {"scheme": "joint"}, "needs prior.standardise 'none'"),
+        ("prior", {"energy_scale": "code"}, "needs prior.sampler.method 'ula'"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_says_what_was_expected(section, wrong, expected):
+    with pytest.raises(UsageError) as caught:
+        parse(ExperimentConfig, changed(**{section: wrong}), "experiments.first")
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_key_is_named():
+    content = changed()
+    del content["backbone"]["latent"]
+    with pytest.raises(UsageError, match=r"'experiments.first.backbone.latent' is missing"):
+        parse(ExperimentConfig, content, "experiments.first")
+
+
+def test_asking_for_an_unknown_experiment_names_the_nearest():
+    with pytest.raises(UsageError, match="did you mean 'first'"):
+        parse(Params, CONTENT, "").experiment("frst")
+
+
+def test_far_names_list_what_is_known():
+    assert nearest("zzz", ["alpha", "beta"]) == "; known: alpha, beta"
+
+
+def test_configurations_cannot_be_changed_after_loading():
+    experiment = parse(Params, CONTENT, "").experiment("first")
+    with pytest.raises(ValueError, match="frozen"):
+        experiment.prior.levels = 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"run: [1", "cannot be parsed"),
+        (b"- a list", "expected a mapping"),
+        (b"\xff\xfe", "not UTF-8"),
+        (b"", "expected a mapping"),
+    ],
+)
+def test_a_file_that_is_no_parameter_file_is_one_line(tmp_path: Path, text, message):
+    path = tmp_path / "params.yaml"
+    path.write_bytes(text)
+    with pytest.raises(UsageError, match=message) as caught:
+        load_params(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_says_so(tmp_path: Path):
+    with pytest.raises(UsageError, match="no such file"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_json_reads_the_same_as_yaml(tmp_path: Path):
+    path = tmp_path / "params.json"
+    path.write_text(json.dumps(CONTENT))
+    assert load_params(path) == parse(Params, CONTENT, "")

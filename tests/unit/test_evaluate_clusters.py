@@ -1,0 +1,116 @@
+"""Cluster metrics and densities fitted beside the prior, on cases with known answers."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import adjusted_mutual_info_score, homogeneity_score
+
+from ldebm.evaluate.clusters import (
+    cluster_metrics,
+    describe_clusters,
+    distinctive_words,
+    homogeneity_legacy,
+    label_information,
+    mutual_information,
+)
+from ldebm.evaluate.priors import fit_densities, posterior_samples
+from ldebm.priors import DiffusionPrior, SymbolPrior
+from ldebm.seeding import generator
+from tests.unit.evaluate_models import config, wavy_energy
+
+STREAM = np.random.default_rng(0)
+LABELS = STREAM.integers(0, 10, 3000)
+
+
+def test_renamed_labels_score_one_and_the_shuffled_control_zero() -> None:
+    found = cluster_metrics((LABELS * 7 + 3) % 10, LABELS)
+    for name in ("homogeneity", "completeness", "v", "nmi", "ami"):
+        assert found[name] == pytest.approx(1)
+    assert abs(found["shuffled"]) < 0.01
+
+
+def test_scores_equal_sklearn_on_noisy_clusters_and_leave_unlabelled_rows_out() -> None:
+    noisy = np.where(STREAM.random(3000) < 0.3, STREAM.integers(0, 10, 3000), LABELS)
+    found = cluster_metrics(noisy, LABELS)
+    assert found["homogeneity"] == pytest.approx(homogeneity_score(LABELS, noisy))
+    assert found["ami"] == pytest.approx(adjusted_mutual_info_score(LABELS, noisy))
+    hidden = np.concatenate([LABELS, np.full(500, -1)])
+    assert cluster_metrics(np.concatenate([noisy, np.arange(500)]), hidden) == found
+    assert cluster_metrics(np.zeros(4), np.full(4, -1)) == {}
+
+
+def test_the_published_homogeneity_is_mostly_chance() -> None:
+    chance = STREAM.integers(0, 125, 3000)
+    assert homogeneity_legacy(chance, LABELS, 128) > 0.5
+    assert cluster_metrics(chance, LABELS)["homogeneity"] < 0.1
+
+
+def test_mutual_information_is_log_k_for_certain_balanced_classes_and_zero_for_one() -> None:
+    certain = 50 * torch.eye(8).repeat(10, 1)
+    assert mutual_information(certain) == pytest.approx(math.log(8), abs=1e-6)
+    assert mutual_information(certain[:1].repeat(30, 1)) == pytest.approx(0, abs=1e-6)
+    assert mutual_information(torch.zeros(20, 8)) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("levels", [3])
+def test_label_information_does_not_rise_with_the_level(levels: int) -> None:
+    """y depends on z_t only through z_0 (eq. A22), so information can only be lost on the way."""
+    prior = wavy_energy(DiffusionPrior(4, config(levels=levels), generator(0)), 3.0)
+    rows = label_information(prior, 300, 32)
+    values = [row["information"] for row in rows]
+    assert [row["t"] for row in rows] == [0, 1, 2]
+    assert values[0] > values[1] > values[2] - 0.02
+    assert values[2] < 0.5 * values[0]
+    single = label_information(SymbolPrior(4, config("svebm"), generator(0)), 50)
+    assert len(single) == 1
+
+
+def test_descriptions_name_exemplars_and_distinctive_words() -> None:
+    texts = ["book a table for two", "book a room now", "cancel the order", "cancel it please"]
+    logits = torch.tensor([[3.0, 0.0], [2.0, 0.0], [0.0, 2.0], [0.0, 4.0]])
+    described = describe_clusters(logits, texts, ["book", "book", "cancel", "cancel"])
+    first, second = described
+    assert first.exemplars == ["book a table for two", "book a room now"]
+    assert second.exemplars[0] == "cancel it please"
+    assert {first.words[0][0], second.words[0][0]} <= {"book", "a", "cancel"}
+    assert second.labels == [("cancel", 1.0)]
+    assert first.size == 2
+
+
+def test_distinctive_words_prefer_what_is_frequent_inside_and_rare_outside() -> None:
+    inside = Counter(the=50, refund=20)
+    corpus = Counter(the=500, refund=21, hello=80)
+    ranked = distinctive_words(inside, corpus, 5)
+    assert ranked[0][0] == "refund"
+    assert distinctive_words(corpus, corpus, 5) == []
+
+
+def test_fitted_densities_are_normalised_and_rank_as_they_should() -> None:
+    stream = generator(1)
+    centres = torch.tensor([[4.0, 0.0], [-4.0, 0.0]])
+
+    def draw(n: int) -> torch.Tensor:
+        return centres[torch.arange(n) % 2] + torch.randn(n, 2, generator=stream)
+
+    fitted = fit_densities(draw(4000), draw(2000), 0, components=(2,))
+    assert fitted.components == 2
+    assert fitted.gain["mixture"] > fitted.gain["gaussian"] + 0.5 > 0.5
+    axis = torch.linspace(-20, 20, 401)
+    grid = torch.cartesian_prod(axis, axis)
+    for density in fitted.densities.values():
+        assert float(density(grid).exp().sum()) * 0.01 == pytest.approx(1, abs=1e-3)
+    small = fit_densities(draw(30), draw(10), 0)
+    assert small.components == 1  # too few rows for a mixture: the Gaussian stands in
+
+
+def test_posterior_samples_have_the_posteriors_spread() -> None:
+    mu, logvar = torch.full((5000, 3), 2.0), torch.full((5000, 3), math.log(0.25))
+    z = posterior_samples(mu, logvar, 0, 4000)
+    assert z.shape == (4000, 3)
+    assert float(z.mean()) == pytest.approx(2, abs=0.02)
+    assert float(z.std()) == pytest.approx(0.5, abs=0.02)

@@ -1,0 +1,153 @@
+"""Writers leave the whole new file or the old one, with the same bytes for the same content."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ldebm.errors import UsageError
+from ldebm.files import (
+    atomic_path,
+    hash_json,
+    hash_path,
+    read_json,
+    read_model,
+    read_parquet,
+    write_array,
+    write_csv,
+    write_json,
+    write_model,
+    write_parquet,
+)
+
+
+def fail_half_way(target: Path) -> None:
+    with atomic_path(target) as path:
+        path.write_text("half")
+        raise RuntimeError
+
+
+def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_beside_it(tmp_path: Path):
+    target = tmp_path / "file.txt"
+    target.write_text("old")
+    with pytest.raises(RuntimeError):
+        fail_half_way(target)
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_write_replaces_a_read_only_link_without_touching_its_other_name(tmp_path: Path):
+    cached = tmp_path / "cached"
+    cached.write_text("{}")
+    cached.chmod(0o444)
+    target = tmp_path / "target.json"
+    target.hardlink_to(cached)
+    write_json(target, {"a": 1})
+    assert cached.read_text() == "{}"
+    assert read_json(target) == {"a": 1}
+
+
+def test_json_has_the_same_bytes_in_any_key_order_and_null_for_what_is_not_finite(tmp_path: Path):
+    write_json(tmp_path / "a", {"x": float("nan"), "y": np.float32(0.5), "z": (1, 2)})
+    write_json(tmp_path / "b", {"z": [1, 2], "y": 0.5, "x": float("inf")})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert json.loads((tmp_path / "a").read_text()) == {"x": None, "y": 0.5, "z": [1, 2]}
+
+
+def test_models_have_the_same_bytes_in_any_order_and_under_any_name(tmp_path: Path):
+    one = {"b": torch.arange(3.0), "a": torch.ones(2, 2)}
+    write_model(tmp_path / "one", one, {"x": 1, "y": 2})
+    write_model(tmp_path / "two", dict(reversed(one.items())), {"y": 2, "x": 1})
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    tensors, header = read_model(tmp_path / "one")
+    assert header == {"x": 1, "y": 2}
+    assert torch.equal(tensors["b"], one["b"])
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"x" * 50, lambda b: b""])
+def test_a_damaged_model_is_one_line_that_says_what_to_do(tmp_path: Path, damage):
+    path = tmp_path / "model.safetensors"
+    write_model(path, {"a": torch.ones(100)}, {"x": 1})
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UsageError, match="build again") as caught:
+        read_model(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_model_of_another_program_is_refused(tmp_path: Path):
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.ones(1)}, str(tmp_path / "other"))
+    with pytest.raises(UsageError, match="not a readable ldebm model"):
+        read_model(tmp_path / "other")
+
+
+def test_parquet_keeps_numbers_vectors_and_text(tmp_path: Path):
+    columns = {
+        "id": np.arange(3),
+        "x": np.arange(6, dtype=np.float32).reshape(3, 2),
+        "text": ["a", "é", ""],
+    }
+    write_parquet(tmp_path / "t.parquet", columns)
+    found = read_parquet(tmp_path / "t.parquet")
+    assert np.array_equal(found["id"], columns["id"])
+    assert np.array_equal(found["x"], columns["x"])
+    assert found["x"].dtype == np.float32
+    assert found["text"] == columns["text"]
+
+
+def test_parquet_has_the_same_bytes_twice(tmp_path: Path):
+    for name in "ab":
+        write_parquet(tmp_path / name, {"id": np.arange(1000), "text": ["word"] * 1000})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_truncated_parquet_file_is_one_line(tmp_path: Path):
+    path = tmp_path / "t.parquet"
+    write_parquet(path, {"id": np.arange(1000)})
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(UsageError, match="cannot be read as parquet"):
+        read_parquet(path)
+
+
+@pytest.mark.parametrize("reader", [read_json, read_model, read_parquet])
+def test_a_missing_file_says_how_to_build_it(tmp_path: Path, reader):
+    with pytest.raises(UsageError, match="build it first"):
+        reader(tmp_path / "absent")
+
+
+def test_broken_json_names_the_file(tmp_path: Path):
+    path = tmp_path / "broken.json"
+    path.write_text('{"a": ')
+    with pytest.raises(UsageError, match=r"broken\.json: not valid JSON"):
+        read_json(path)
+
+
+def test_arrays_can_be_mapped_into_memory(tmp_path: Path):
+    write_array(tmp_path / "a.npy", np.arange(12).reshape(3, 4)[:, ::2])
+    mapped = np.load(tmp_path / "a.npy", mmap_mode="r")
+    assert isinstance(mapped, np.memmap)
+    assert mapped[2, 1] == 10
+
+
+def test_tables_end_their_lines_the_same_way_everywhere(tmp_path: Path):
+    write_csv(tmp_path / "c.csv", ["x", "y"], [[1, 2.5], [2, "a,b"]])
+    assert (tmp_path / "c.csv").read_bytes() == b'x,y\n1,2.5\n2,"a,b"\n'
+
+
+def test_a_folder_hash_sees_names_and_contents(tmp_path: Path):
+    for name in ("one", "two", "renamed", "edited"):
+        (tmp_path / name / "sub").mkdir(parents=True)
+        file = "b" if name == "renamed" else "a"
+        (tmp_path / name / "sub" / file).write_text("y" if name == "edited" else "x")
+    hashes = {name: hash_path(tmp_path / name) for name in ("one", "two", "renamed", "edited")}
+    assert hashes["one"] == hashes["two"]
+    assert len(set(hashes.values())) == 3
+
+
+def test_the_hash_of_json_is_that_of_its_value():
+    assert hash_json({"a": 1.0, "b": (1,)}) == hash_json({"b": [1], "a": np.float64(1.0)})
+    assert hash_json({"a": 1}) != hash_json({"a": 2})

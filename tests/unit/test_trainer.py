@@ -1,0 +1,157 @@
+"""A run that is interrupted anywhere and started again ends with the bytes of one that was not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ldebm.config import OptimiserConfig, TrainingConfig
+from ldebm.errors import DivergenceError, UsageError
+from ldebm.objectives import Terms
+from ldebm.seeding import generator
+from ldebm.trainer import Group, learning_rate_factor, train
+
+
+class Regression:
+    """Fits y = 2 x from noisy data drawn per step."""
+
+    steps_per_epoch = 10
+
+    def __init__(self, ema: float | None = None, explode_at: int | None = None) -> None:
+        self.module = nn.Linear(1, 1)
+        with torch.no_grad():
+            self.module.weight.fill_(0.0)
+            self.module.bias.fill_(1.0)
+        self.ema, self.explode_at = ema, explode_at
+        self.epochs_seen: list[int] = []
+        self.extra = torch.zeros(1)
+
+    def groups(self) -> list[Group]:
+        config = OptimiserConfig(lr=0.05, clip=1.0, ema=self.ema, schedule="cosine")
+        return [Group("all", list(self.module.parameters()), config)]
+
+    def begin_epoch(self, epoch: int) -> None:
+        self.epochs_seen.append(epoch)
+
+    def loss(self, step: int) -> Terms:
+        stream = generator(0, "regression", step)
+        x = torch.randn(16, 1, generator=stream)
+        noise = torch.randn(16, 1, generator=stream)
+        loss = (self.module(x) - 2 * x - 0.1 * noise).square().mean()
+        if step == self.explode_at:
+            loss = loss * float("nan")
+        return Terms(loss, {"error": loss.detach()})
+
+    def after_update(self, step: int, averaged: dict[str, Tensor] | None) -> None:
+        self.extra += step
+
+    def validate(self, step: int) -> dict[str, float]:
+        return {"weight": float(self.module.weight)}
+
+    def state(self) -> dict[str, Any]:
+        return {"extra": self.extra}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.extra = state["extra"]
+
+
+CONFIG = TrainingConfig(updates=100, checkpoint_seconds=1000.0, validate_every=2.0)
+
+
+def test_training_fits_the_data() -> None:
+    result = train(Regression(), CONFIG, None, title="fit")
+    assert float(result.state["weight"]) == pytest.approx(2, abs=0.1)
+    assert result.curve[-1]["error"] < 0.1 < result.curve[0]["error"]
+    assert [row["update"] for row in result.validation] == [20, 40, 60, 80, 100]
+
+
+@pytest.mark.parametrize("ema", [None, 0.9])
+def test_resuming_at_random_steps_changes_nothing(tmp_path: Path, ema: float | None) -> None:
+    whole = train(Regression(ema), CONFIG, None, title="whole")
+    for stop in np.random.default_rng(0).integers(1, 99, size=4):
+        file = tmp_path / f"{stop}.pt"
+        with pytest.raises(SystemExit) as stopped:
+            train(Regression(ema), CONFIG, file, title="part", stop_after=int(stop))
+        assert stopped.value.code == 75
+        task = Regression(ema)
+        resumed = train(task, CONFIG, file, title="rest")
+        for name, value in whole.state.items():
+            assert torch.equal(value, resumed.state[name]), name
+        assert resumed.curve == whole.curve
+        assert resumed.validation == whole.validation
+        assert float(task.extra) == sum(range(100))
+
+
+def test_the_averaged_weights_are_kept_when_asked_for() -> None:
+    last = train(Regression(), CONFIG, None, title="last").state["weight"]
+    averaged = train(Regression(ema=0.99), CONFIG, None, title="ema").state["weight"]
+    assert not torch.equal(last, averaged)
+
+
+def test_a_non_finite_loss_stops_the_run_and_names_step_and_term(tmp_path: Path) -> None:
+    with pytest.raises(DivergenceError, match=r"nan at update 7 \(terms: error\)"):
+        train(Regression(explode_at=7), CONFIG, tmp_path / "x.pt", title="explode")
+
+
+def test_a_corrupt_checkpoint_is_one_clear_error(tmp_path: Path) -> None:
+    file = tmp_path / "broken.pt"
+    file.write_bytes(b"not a checkpoint")
+    with pytest.raises(UsageError, match=r"broken.pt: corrupt checkpoint .* delete it"):
+        train(Regression(), CONFIG, file, title="broken")
+
+
+def test_schedules_start_and_end_where_they_should() -> None:
+    linear = OptimiserConfig(schedule="linear", warmup=10, hold=0.5, final=0.1)
+    assert learning_rate_factor(linear, 0, 100) == pytest.approx(0.1)
+    assert learning_rate_factor(linear, 50, 100) == 1.0
+    assert learning_rate_factor(linear, 100, 100) == pytest.approx(0.1)
+    one_cycle = OptimiserConfig(schedule="one_cycle", final=0.02)
+    assert learning_rate_factor(one_cycle, 30, 100) == pytest.approx(1.0)
+    assert learning_rate_factor(one_cycle, 100, 100) == pytest.approx(0.02)
+    assert learning_rate_factor(OptimiserConfig(), 7, 100) == 1.0
+
+
+def test_weights_are_kept_at_the_asked_shares_of_the_run() -> None:
+    result = train(Regression(), CONFIG, None, title="snapshots", snapshots=(0.1, 1.0))
+    assert sorted(result.snapshots) == [10, 100]
+    assert not torch.equal(result.snapshots[10]["weight"], result.snapshots[100]["weight"])
+
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from tests.unit.test_trainer import CONFIG, Regression
+from ldebm.trainer import train
+class Slow(Regression):
+    def after_update(self, step, averaged):
+        super().after_update(step, averaged)
+        print("step", step, flush=True)
+        time.sleep(0.02)
+train(Slow(), CONFIG, Path({file!r}), title="slow")
+"""
+
+
+def test_sigterm_writes_a_checkpoint_and_exits_with_75(tmp_path: Path) -> None:
+    file = tmp_path / "term.pt"
+    script = SCRIPT.format(root=str(Path(__file__).parents[2]), file=str(file))
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=os.environ.copy()
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step 5"):
+            process.terminate()
+            break
+    assert process.wait(timeout=10) == 75
+    resumed = train(Regression(), CONFIG, file, title="rest")
+    whole = train(Regression(), CONFIG, None, title="whole")
+    assert torch.equal(resumed.state["weight"], whole.state["weight"])
