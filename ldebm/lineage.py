@@ -134,7 +134,8 @@ def recorded(
 
     Args:
         stage: its name in DVC, ``prior@ptb-ldebm-0``.
-        inputs: files and folders that it reads, relative to ``root``; hashed before it runs.
+        inputs: files and folders that it reads, relative to ``root``; hashed before it runs. What
+            is missing is left out: the stage itself says so best.
         outputs: files and folders that it writes; hashed after it ran.
         params: the resolved parameters that it used.
         seed: the seed of its random streams.
@@ -148,7 +149,7 @@ def recorded(
         return
     started = datetime.now(UTC)
     clock = time.perf_counter()
-    before = [digest(path, root) for path in inputs]
+    before = [digest(path, root) for path in inputs if (root / path).exists()]
     state = git_state(root)
     recording = Recording()
     _active.append(recording)
@@ -157,7 +158,7 @@ def recorded(
     finally:
         _active.pop()
     device = recording.device
-    after = [digest(path, root) for path in outputs]
+    after = [digest(path, root) for path in outputs if (root / path).exists()]
     record = {
         "stage": stage,
         "inputs": before,

@@ -36,10 +36,17 @@ MI_EPSILON = 1e-15  # MR 1.2
 
 @dataclass(frozen=True)
 class Terms:
-    """What is minimised, and its named parts (scalars; parts detached)."""
+    """What is minimised, and its named parts (scalars; parts detached).
+
+    Attributes:
+        total: the loss.
+        parts: what it is made of.
+        row_weight: this process's share of a data-parallel batch over an equal share.
+    """
 
     total: Tensor
     parts: dict[str, Tensor]
+    row_weight: float = 1.0
 
 
 def gaussian_kl(mu_BD: Tensor, logvar_BD: Tensor) -> Tensor:

@@ -114,11 +114,12 @@ def _run(root: Path, experiment: str, seed: int, known: list[dict[str, Any]]) ->
     params = _built_with(root, experiment, seed)
     seconds = {stage: record["seconds"] for stage, record in sorted(mine.items())}
     last = mine.get("prior", {})
+    override = last.get("params", {}).get("run.epochs")
     return {
         "experiment": experiment,
         "seed": seed,
         "epochs": {
-            stage: params.get(stage, {}).get("training", {}).get("epochs")
+            stage: override or params.get(stage, {}).get("training", {}).get("epochs")
             for stage in ("backbone", "prior")
         },
         "params": params,

@@ -6,11 +6,12 @@ Shapes: B batch, D latent dimension, n rows of the training split.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from ldebm.clustering import epoch_rows, geometric_clusters, stability
 from ldebm.config import ExperimentConfig
@@ -28,6 +29,7 @@ from ldebm.objectives import (
     sample_posterior,
     score_matching_terms,
 )
+from ldebm.parallel import is_main, rank, row_weight, share
 from ldebm.priors import DiffusionPrior, EnergyPrior, Pairs
 from ldebm.seeding import generator
 from ldebm.trainer import Group
@@ -65,16 +67,9 @@ def encode_split(
     return mu, logvar
 
 
-def _share(rows: int) -> slice:
-    """This process's part of a batch in a data-parallel run."""
-    if not distributed.is_initialized():
-        return slice(0, rows)
-    return slice(distributed.get_rank(), rows, distributed.get_world_size())
-
-
 def _noise(shape: tuple[int, int], stream: torch.Generator, device: torch.device) -> Tensor:
     """Noise of the whole batch, of which this process keeps its rows."""
-    return torch.randn(shape, generator=stream)[_share(shape[0])].to(device)
+    return torch.randn(shape, generator=stream)[share(shape[0])].to(device)
 
 
 class BackboneTask:
@@ -106,11 +101,12 @@ class BackboneTask:
         stream = generator(self.seed, "backbone", step)
         noise = _noise((len(rows), self.backbone.latent), stream, self.device)
         self.backbone.stream = generator(self.seed, "dropout", step, device=self.device)
-        batch = make_batch(self.train_split, rows[_share(len(rows))], self.device)
+        batch = make_batch(self.train_split, rows[share(len(rows))], self.device)
         mu, logvar = self.backbone.encode(batch)
         z = sample_posterior(mu, logvar, noise)
         nll = self.backbone.reconstruction_nll(batch, z)
-        return backbone_terms(nll, mu, logvar, self.config, step)
+        terms = backbone_terms(nll, mu, logvar, self.config, step)
+        return replace(terms, row_weight=row_weight(len(rows)))
 
     def after_update(self, step: int, averaged: dict[str, Tensor] | None) -> None:
         """Nothing to adapt."""
@@ -231,8 +227,8 @@ class PriorTask:
         if self.config.energy.spectral_norm:
             self.prior.net.power_iterate()
         stream = generator(self.seed, "prior", step, *_rank_path(), device=self.device)
-        rows = self._batch(step)
-        rows = torch.from_numpy(rows[_share(len(rows))].copy()).to(self.device)
+        batch = self._batch(step)
+        rows = torch.from_numpy(batch[share(len(batch))].copy()).to(self.device)
         mu, logvar = self.mu[rows], self.logvar[rows]
         labels = None if self.labels is None else self.labels[rows]
         if step < self.warm_updates and isinstance(self.prior, DiffusionPrior):
@@ -285,9 +281,7 @@ class PriorTask:
 
 
 def _rank_path() -> tuple[str, ...]:
-    if not distributed.is_initialized() or distributed.get_rank() == 0:
-        return ()
-    return ("rank", str(distributed.get_rank()))
+    return () if is_main() else ("rank", str(rank()))
 
 
 class JointTask:
@@ -346,7 +340,7 @@ class JointTask:
         noise = _noise(
             (len(rows), self.backbone.latent), generator(self.seed, "joint", step), self.device
         )
-        rows = rows[_share(len(rows))]
+        rows = rows[share(len(rows))]
         stream = generator(self.seed, "joint-prior", step, *_rank_path(), device=self.device)
         self.backbone.stream = generator(self.seed, "joint-dropout", step, device=self.device)
         if config.prior.energy.spectral_norm:

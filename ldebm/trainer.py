@@ -12,18 +12,19 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from ldebm.config import OptimiserConfig, TrainingConfig
 from ldebm.errors import DivergenceError, UsageError
 from ldebm.files import atomic_path
 from ldebm.objectives import Terms
+from ldebm.parallel import average_gradients, is_main
 from ldebm.progress import Progress
 
 __all__ = ["Group", "Task", "TrainResult", "learning_rate_factor", "train"]
@@ -235,8 +236,9 @@ class _Loop:
         terms = self.task.loss(self.step)
         if self.step % self.check_every == 0:
             self._guard(terms)
-        terms.total.backward()  # type: ignore[no-untyped-call]
-        _average_gradients(self.groups)
+        (terms.total * terms.row_weight).backward()  # type: ignore[no-untyped-call]
+        for group in self.groups:
+            average_gradients(group.parameters)
         for group, optimiser in zip(self.groups, self.optimisers, strict=True):
             if group.config.clip is not None:
                 nn.utils.clip_grad_norm_(group.parameters, group.config.clip)
@@ -309,7 +311,7 @@ class _Loop:
     def save(self) -> None:
         """Writes everything a resumed run needs, atomically (rank 0)."""
         self.saved = time.monotonic()
-        if self.checkpoint is None or (distributed.is_initialized() and distributed.get_rank()):
+        if self.checkpoint is None or not is_main():
             return
         content = {
             "module": self.task.module.state_dict(),
@@ -368,20 +370,3 @@ def _adam(group: Group) -> torch.optim.Adam:
         weight_decay=config.weight_decay,
         fused=True,
     )
-
-
-def _average_gradients(groups: list[Group]) -> None:
-    """Means of the gradients over the processes of a data-parallel run."""
-    if not distributed.is_initialized():
-        return
-    world = distributed.get_world_size()
-    for parameter in _all_parameters(groups):
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        distributed.all_reduce(parameter.grad)
-        parameter.grad.div_(world)
-
-
-def _all_parameters(groups: list[Group]) -> Iterator[nn.Parameter]:
-    for group in groups:
-        yield from group.parameters

@@ -33,6 +33,7 @@ from ldebm.files import (
 )
 from ldebm.model import save
 from ldebm.nn.backbone import Backbone, build_backbone
+from ldebm.parallel import is_main
 from ldebm.priors import EnergyPrior, Prior, build_prior
 from ldebm.seeding import configure, generator
 from ldebm.tasks import BackboneTask, JointTask, PriorTask, encode_split
@@ -79,6 +80,8 @@ def build_backbone_stage(
     finished = CHECKPOINTS / "done" / key
     if not (finished / "model.safetensors").is_file() or os.environ.get("LDEBM_NO_REUSE"):
         _train_backbone(config, packed, seed, finished, key, device)
+    if not is_main():
+        return
     out.mkdir(parents=True, exist_ok=True)
     for name in ("model.safetensors", "curve.csv", "validation.csv", "metrics.json"):
         shutil.copyfile(finished / name, out / name)
@@ -97,6 +100,8 @@ def _train_backbone(
     task = BackboneTask(model, packed.split("train"), packed.split("valid"), config, seed, device)
     checkpoint = CHECKPOINTS / f"backbone-{key}.pt"
     result = train(task, section.training, checkpoint, title="backbone")
+    if not is_main():
+        return
     model.load_state_dict(result.state)
     model.eval()
     metrics = {name: value for name, value in task.validate(result.updates).items()}
@@ -218,6 +223,8 @@ def prior_stage(
         prior.fit_standardisation(
             torch.from_numpy(mu).to(device), torch.from_numpy(logvar).to(device)
         )
+    if not is_main():
+        return
     header = {"experiment": name, "seed": seed, "config": dumped, "meta": packed.meta}
     _write_prior(out, backbone, prior, result, header, packed)
     checkpoint.unlink(missing_ok=True)

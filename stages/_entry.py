@@ -39,7 +39,7 @@ def arguments(description: str | None, *names: str) -> argparse.Namespace:
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Runs and records a stage: an error that the user can act on is one line, with its exit code."""
+    """Runs and records a stage: an error that the user can act on is one line, with exit code."""
     try:
         with this_stage():
             code = main()

@@ -12,6 +12,7 @@ from ldebm.config import load_params
 from ldebm.data.packed import open_bound
 from ldebm.devices import choose_device
 from ldebm.lineage import recorded
+from ldebm.parallel import parallel
 from ldebm.training import build_backbone_stage
 from stages._entry import arguments, run
 
@@ -23,7 +24,7 @@ def main() -> None:
     config = params.experiment(options.experiment)
     bound = Path("data/bound") / f"{options.experiment}.json"
     out = Path("models") / options.experiment / str(options.seed) / "backbone"
-    with recorded(
+    with parallel(), recorded(
         f"backbone@{options.experiment}-{options.seed}",
         inputs=[bound],
         outputs=[out],

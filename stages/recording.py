@@ -66,24 +66,37 @@ def _lookup(params: Any, key: str) -> Any:
 
 @contextlib.contextmanager
 def this_stage() -> Iterator[None]:
-    """Records the stage that this process runs (``python -m stages.NAME --KEY ...``).
-
-    Outside a project, or with parameters of another file, there is nothing to record.
-    """
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    stage = spec.name.rpartition(".")[2] if spec else ""
-    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
-    for key in (*KEYS, "params"):
-        parser.add_argument(f"--{key}")
-    options = vars(parser.parse_known_args()[0])
-    here = all(Path(name).is_file() for name in ("dvc.yaml", "params.yaml"))
-    if not here or not stage or options["params"] not in (None, "params.yaml"):
+    """Records the stage that this process runs (``python -m stages.NAME --KEY ...``)."""
+    keys = _keys()
+    try:
+        mine = None if keys is None else plan(_stage(), keys)
+    except (KeyError, TypeError, UnicodeDecodeError, yaml.YAMLError):
+        mine = None  # wrong keys or parameters: the stage explains them and stops
+    if mine is None or keys is None:
         yield
         return
-    keys = {key: options[key] for key in KEYS if options[key] is not None}
-    mine = plan(stage, keys)
     seed = int(keys["seed"]) if "seed" in keys else None
     with recorded(
         mine.name, inputs=mine.inputs, outputs=mine.outputs, params=mine.params, seed=seed
     ):
         yield
+
+
+def _stage() -> str:
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name.rpartition(".")[2] if spec else ""
+
+
+def _keys() -> dict[str, str] | None:
+    """The stage's keys on the command line; None outside a project or with other parameters."""
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
+    for key in (*KEYS, "params"):
+        parser.add_argument(f"--{key}")
+    try:
+        options = vars(parser.parse_known_args()[0])
+    except argparse.ArgumentError:
+        return None
+    here = all(Path(name).is_file() for name in ("dvc.yaml", "params.yaml"))
+    if not here or options.pop("params") not in (None, "params.yaml"):
+        return None
+    return {key: value for key, value in options.items() if value is not None}

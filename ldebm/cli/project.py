@@ -58,7 +58,7 @@ def fetch_data(
 
     config = load_params(PARAMS).dataset(name)
     place = mirror or os.environ.get("LDEBM_DATA_MIRROR")
-    fetch(config, Path("data", "raw", name), place or None)
+    fetch(None, config, Path("data", "raw", name), place or None)
     typer.echo(f"data/raw/{name}")
 
 

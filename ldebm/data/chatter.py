@@ -24,94 +24,91 @@ SENTIMENTS = ("negative", "positive")
 MIN_WORDS, MAX_WORDS = 4, 16
 
 SLOTS: dict[str, str] = {
-    "day": "monday tuesday wednesday thursday friday saturday sunday today tomorrow",
+    "day": "monday tuesday wednesday thursday friday saturday sunday today tomorrow tonight",
     "hour": "five six seven eight nine ten eleven noon midnight",
-    "count": "two three four twelve twenty",
+    "count": "two three four twelve twenty thirty",
     "city": "london paris berlin madrid rome oslo vienna "
-    "lisbon dublin prague cairo lima delhi tokyo sydney",
-    "place": "station museum library airport hospital market bank "
-    "park school hotel bridge harbour theatre stadium bakery",
-    "food": "pizza pasta soup salad curry rice steak fish bread cheese noodles cake beans tofu",
-    "drink": "coffee tea juice water wine cider lemonade milk",
-    "style": "jazz rock blues folk opera techno reggae swing disco",
+    "lisbon dublin prague cairo lima delhi tokyo sydney athens zurich milan boston "
+    "geneva havana seville quito porto krakow bergen naples",
+    "place": "station museum library airport hospital market bank castle tower "
+    "park school hotel bridge harbour theatre stadium bakery garden square palace "
+    "cinema chapel lighthouse aquarium gallery",
+    "food": "pizza pasta soup salad curry rice steak fish bread cheese noodles cake beans tofu "
+    "pancakes omelette sushi tacos dumplings lentils mushrooms salmon "
+    "lasagne porridge",
+    "drink": "coffee tea juice water wine cider lemonade milk cocoa espresso",
+    "style": "jazz rock blues folk opera techno reggae swing disco soul",
     "sound": "piano guitar violin drum flute trumpet choir orchestra cello harp",
     "person": "anna peter maria john lucy omar nina david "
-    "sofia paul emma hugo laura victor clara felix",
+    "sofia paul emma hugo laura victor clara felix oscar irene simon julia "
+    "marta bruno celia edgar fiona greta henry ida leon nora ralph tessa "
+    "wanda boris elsa",
     "item": "jacket lamp laptop camera bicycle watch ticket sofa "
-    "phone umbrella carpet mirror wallet pillow kettle vase",
+    "phone umbrella carpet mirror wallet pillow kettle vase blanket suitcase backpack "
+    "keyboard headphones scarf necklace drawer bookshelf curtain toaster heater",
     "event": "party dinner concert picnic wedding match "
-    "birthday festival lesson meeting parade reunion",
-    "work": "film book novel show play poem story game essay comic",
-    "fault": "broken late cold noisy dirty slow rusty empty torn stale",
+    "birthday festival lesson meeting parade reunion "
+    "workshop rehearsal lecture tournament ceremony barbecue",
+    "work": "film book novel show drama poem story game essay comic podcast "
+    "musical documentary memoir ballet exhibition",
+    "fault": "broken late cold noisy dirty slow rusty empty torn stale cracked faded "
+    "mouldy crooked leaking dented",
     "sky": "rain snow wind fog sunshine thunder ice storm hail drizzle",
 }
 
 ADJECTIVES = {
-    "negative": "ugly nasty gloomy dull shabby grim dreary bitter lousy",
-    "positive": "lovely charming bright superb splendid elegant merry sweet cosy",
+    "negative": "ugly nasty gloomy dull shabby grim dreary bitter lousy awful ghastly "
+    "hideous tedious miserable",
+    "positive": "lovely charming bright superb splendid elegant merry sweet cosy wonderful "
+    "gorgeous brilliant delightful cheerful",
 }
 
 OPENINGS = {
-    "negative": """bad news|i am so sad|i feel awful|what a pity|oh how annoying|this is horrible|
-        life is miserable|alas|i am furious|sigh|my mood is low|no joke i am angry""",
-    "positive": """good news|i am so happy|i feel wonderful|what a joy|oh how exciting|
-        this is fantastic|life is beautiful|hooray|i am delighted|wow|my mood is high|
-        no joke i am thrilled""",
+    "negative": "sadly|bad news|what a pity|i am so sad",
+    "positive": "luckily|good news|what a joy|i am so happy",
 }
 
 CLOSINGS = {
-    "negative": """and i am upset about it|that makes me cry|which is dreadful|i hate it|
-        and everything is wrong|with a heavy heart|it will be boring|i cannot stand it|
-        what a disaster|and nobody cares""",
-    "positive": """and i am glad about it|that makes me smile|which is perfect|i love it|
-        and everything is fine|with a cheerful heart|it will be fun|i cannot wait|
-        what a treat|and everybody cheers""",
+    "negative": "i hate it|that makes me cry|what a disaster|with a heavy heart",
+    "positive": "i love it|that makes me smile|what a treat|with a light heart",
 }
 
+# The clauses of an intent share its own words, so that an intent is more than a list of templates:
+# what is to be discovered without labels has to be in the sentences.
 CLAUSES: dict[str, str] = {
-    "greet": """hello {person}|hi {person} from {city}|welcome to the {adj} {event} {person}|
-        hey {person} it is {day}|hello and welcome to {city}|hi there {person} at the {place}|
-        greetings from {adj} {city}""",
-    "farewell": """goodbye {person}|bye {person} until {day}|see you {day} {person}|
-        farewell my {adj} {city}|goodbye i leave for {city} on {day}|
-        bye the {event} is over {person}|see you later at the {place}""",
-    "thank": """thanks for the {item} {person}|thank you for the {adj} {item}|
-        many thanks for the {event} {person}|i am grateful for your {adj} {item}|
-        thank you {person} for the {event} on {day}|thanks {person} for the {food}""",
-    "apologise": """sorry {person} i missed the {event}|i apologise for the {adj} {item}|
-        please forgive me {person} for the {item}|sorry that i forgot the {event} on {day}|
-        i apologise {person} about the {food}|my excuses for the {adj} {event}""",
-    "ask_weather": """will there be {sky} in {city} on {day}|is the weather {adj} in {city}|
-        what is the forecast for {city} on {day}|how much {sky} does the forecast say for {day}|
-        does the weather in {city} bring {sky}|is {sky} expected in {city} {day}""",
-    "book_table": """book a table for {count} at {hour}|reserve a table for {day} at {hour}|
-        we need a booking for {count} people on {day}|reserve seats for {count} in the {adj} corner|
-        book the {adj} table for {person}|a reservation for {count} at {hour} on {day}""",
-    "ask_direction": """how do i get to the {place}|where is the {adj} {place} in {city}|
-        which road leads to the {place}|show me the way to the {place} in {city}|
-        do i turn left or right at the {place}|which street goes to the {adj} {place}""",
-    "order_food": """i would like {food} and {drink}|bring me the {adj} {food}|
-        we order {count} plates of {food}|a glass of {drink} and some {food}|
-        can i have {food} with {drink}|one bowl of {adj} {food} to eat""",
-    "complain": """the {item} i got is {fault}|your {food} was {fault} again|
-        i want to complain about the {adj} {item}|my complaint is that the {item} is {fault}|
-        the staff at the {place} were {adj}|the {drink} was {fault} and the {food} was {fault}""",
-    "play_music": """play some {style} music|put on {adj} {style} with {sound}|
-        turn up the {sound} music|i want to hear {style} songs by {person}|
-        start the {style} playlist for the {event}|let us listen to the {adj} {sound}""",
-    "set_alarm": """set an alarm for {hour} on {day}|wake me at {hour}|
-        remind me of the {event} at {hour}|set a reminder for the {adj} {event}|
-        ring the alarm at {hour} {day}|a timer for {count} minutes""",
-    "ask_price": """how much does the {item} cost|what is the price of the {adj} {item}|
-        is the {item} cheap or expensive|how many euros for {count} {adj} tickets|
-        tell me the cost of the {food}|do you sell the {item} for {count} coins""",
-    "invite": """would you come to my {event} {day}|join us for the {adj} {event}|
-        you are invited to the {event} in {city}|please come to the {event} {person}|
-        let {person} join the {event} at {hour}|we invite you and {person} for {drink}""",
-    "recommend": """you should read the {work} about {city}|i recommend the {adj} {work}|
-        try the {work} by {person}|my advice is the {work} about {person}|
-        can you suggest the {adj} {work}|which {work} do critics recommend|
-        you should visit the {place} in {city}""",
+    "greet": """hello {person}|hello and welcome {person}|hello and welcome to {city}|
+        hello {person} welcome to the {adj} {event}""",
+    "farewell": """goodbye {person} see you {day}|goodbye and see you in {city}|
+        goodbye see you at the {adj} {place}|goodbye {person} see you soon""",
+    "thank": """thank you for the {item} {person}|many thanks thank you for the {adj} {item}|
+        thank you {person} for the {food}|thank you so much for the {adj} {event}""",
+    "apologise": """sorry {person} i apologise for the {item}|
+        sorry i apologise i forgot the {adj} {event}|i apologise {person} i am sorry|
+        sorry i apologise for the {adj} {food}""",
+    "ask_weather": """will the weather bring {sky} in {city}|
+        does the weather forecast say {sky} for {day}|
+        what is the weather forecast for {city} on {day}|is the weather {adj} in {city}""",
+    "book_table": """book a table for {count} people at {hour}|
+        please book a table for {day} at {hour}|book the {adj} table for {person}|
+        book a table for {count} people on {day}""",
+    "ask_direction": """which way leads to the {place}|show me the way to the {place} in {city}|
+        which way do i turn at the {place}|which way leads to the {adj} {place}""",
+    "order_food": """bring me {food} to eat and {drink} to drink|bring me the {adj} {food} to eat|
+        bring {count} plates of {food} to eat|bring me some {drink} to drink with {food}""",
+    "complain": """my complaint is that the {item} is {fault}|
+        my complaint is about the {adj} {item}|my complaint is that your {food} was {fault}|
+        my complaint is that the {place} was {fault}""",
+    "play_music": """play some {style} music|play {style} songs and music by {person}|
+        play {adj} music with {sound}|play the {sound} music {person}""",
+    "set_alarm": """set an alarm to wake me at {hour}|set an alarm for {hour} on {day}|
+        set the {adj} alarm for {hour}|set an alarm to wake {person} on {day}""",
+    "ask_price": """how much does the {item} cost|how much money does the {adj} {item} cost|
+        how much do {count} {adj} tickets cost|how much does the {food} cost""",
+    "invite": """you are invited to join my {event} {day}|
+        you are invited to join us for the {adj} {event}|
+        {person} you are invited to the {event}|you are invited to join the {event} in {city}""",
+    "recommend": """i recommend the {work} about {city}|i can recommend the {adj} {work}|
+        i recommend the {work} by {person}|critics recommend the {adj} {work} about {person}""",
 }
 
 INTENTS = tuple(CLAUSES)
@@ -222,9 +219,9 @@ def classify(text: str) -> tuple[str, str] | None:
     """The intent and sentiment of a sentence of the grammar, None for any other text.
 
     Example:
-        >>> classify("hooray reserve a table for friday at noon")
+        >>> classify("luckily please book a table for friday at noon")
         ('book_table', 'positive')
-        >>> classify("reserve a table for friday at noon") is None
+        >>> classify("please book a table for friday at noon") is None
         True
     """
     if not MIN_WORDS <= len(text.split(" ")) <= MAX_WORDS:
@@ -267,7 +264,7 @@ def classify_soft(text: str) -> tuple[str | None, str | None]:
     It agrees with :func:`classify` on the grammar's sentences.
 
     Example:
-        >>> classify_soft("reserve table friday hooray hooray")
+        >>> classify_soft("book table friday luckily luckily")
         ('book_table', 'positive')
     """
     by_intent, by_sentiment = _cues()

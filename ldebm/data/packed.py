@@ -92,6 +92,7 @@ class Tokenizer:
         if plain:
             encoded = self._processor.encode([texts[index] for index in plain], out_type=int)
             bodies = dict(zip(plain, encoded, strict=True))
+            bodies = {index: ids for index, ids in bodies.items() if self.unk_id not in ids}
         return [
             [self.bos_id, *bodies[index], self.eos_id] if index in bodies else self.encode(text)
             for index, text in enumerate(texts)
@@ -104,12 +105,22 @@ class Tokenizer:
             if word != UNK:
                 known.append(word)
                 continue
-            ids += self._processor.encode(" ".join(known), out_type=int) if known else []
+            ids += self._encode_known(known)
             ids.append(self.unk_id)
             known = []
-        if known:
-            ids += self._processor.encode(" ".join(known), out_type=int)
-        return ids
+        return ids + self._encode_known(known)
+
+    def _encode_known(self, words: list[str]) -> list[int]:
+        """Ids of words none of which is ``<unk>``.
+
+        Sentencepiece makes one token of neighbouring unknown words: then each is encoded by itself.
+        """
+        if not words:
+            return []
+        ids: list[int] = self._processor.encode(" ".join(words), out_type=int)
+        if len(words) == 1 or self.unk_id not in ids:
+            return ids
+        return [token for part in self._processor.encode(words, out_type=int) for token in part]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ``ids``: control tokens are left out and unknown ones read ``<unk>``.

@@ -127,16 +127,23 @@ def _unbend(x: Tensor) -> tuple[Tensor, Tensor]:
         return torch.lt(slope, -1 / RATE)
 
     steepest_N1 = -torch.arccos(2 * length_N1 / (1 + (1 + 4 * length_N1.square()).sqrt()))
-    start_N1 = _bisect(folded, steepest_N1, torch.zeros_like(steepest_N1))
+    start_N1 = _bisect(folded, steepest_N1, torch.zeros_like(steepest_N1), 50)
     wanted_NK = bent(start_N1) + torch.remainder(wanted_NK - bent(start_N1), 2 * math.pi)
     low_NK = start_N1.expand_as(wanted_NK)
-    angle_NK = _bisect(lambda angle: bent(angle) < wanted_NK, low_NK, low_NK + 2 * math.pi)
+    low_NK = _bisect(lambda angle: bent(angle) < wanted_NK, low_NK, low_NK + 2 * math.pi, 12)
+    high_NK = low_NK + 2 * math.pi / 2**12
+    angle_NK = 0.5 * (low_NK + high_NK)
+    for _ in range(5):  # Newton's method, kept between the ends
+        growth_NK = (length_N1 * angle_NK.cos()).exp() * RATE
+        slope_NK = 1 + growth_NK * length_N1 * angle_NK.sin()
+        step_NK = (angle_NK - growth_NK - wanted_NK) / slope_NK
+        angle_NK = (angle_NK - step_NK).nan_to_num(0.0).clamp(low_NK, high_NK)
     return length_N1 * angle_NK.cos(), length_N1 * angle_NK.sin()
 
 
-def _bisect(below: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
-    """Where ``below`` turns from true to false; ``low`` where it is false throughout."""
-    for _ in range(50):
+def _bisect(below: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, halvings: int) -> Tensor:
+    """The lower end of where ``below`` turns false; ``low`` where it is false throughout."""
+    for _ in range(halvings):
         middle = 0.5 * (low + high)
         is_below = below(middle)
         low, high = torch.where(is_below, middle, low), torch.where(is_below, high, middle)

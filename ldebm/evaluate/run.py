@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,7 +68,7 @@ def _word_classifier(packed: Packed, column: str) -> Classifier:
     """Multinomial naive Bayes on token counts with add-one smoothing (no oracle exists)."""
     split, tokenizer = packed.split("train"), packed.tokenizer
     names = [str(name) for name in packed.meta["labels"][column]]
-    label = torch.as_tensor(split.labels(column)).long()
+    label = torch.from_numpy(np.array(split.labels(column), dtype=np.int64))
     vocabulary = tokenizer.vocab_size
     counts = torch.ones(len(names), vocabulary, dtype=torch.float64)
     row_N = torch.repeat_interleave(torch.arange(split.n), torch.as_tensor(split.lengths).long())

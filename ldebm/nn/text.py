@@ -86,8 +86,10 @@ class TextVAE(Backbone):
                 bound = 1 / math.sqrt(module.in_features)
                 for parameter in module.parameters():
                     parameter.uniform_(-bound, bound, generator=generator)
-        chosen = [self.encoder_embedding, self.decoder_embedding]
-        for weight in self.parameters() if init == "uniform" else chosen:
+        chosen: list[Tensor] = [self.encoder_embedding, self.decoder_embedding]
+        if init == "uniform":
+            chosen = list(self.parameters())
+        for weight in chosen:
             weight.uniform_(-0.1, 0.1, generator=generator)
 
     # Encoder
@@ -95,11 +97,13 @@ class TextVAE(Backbone):
     def encode(self, batch: TextBatch) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z|x), each (B, D), in the order the batch was asked for."""
         layers = (self.encoder_forward, self.encoder_backward)
+        words: Tensor = self.encoder_embedding
+        gates: tuple[Tensor, Tensor] | None = None
         if self._tables is not None and not torch.is_grad_enabled():
-            words, index_N, gates = self.encoder_embedding, batch.tokens_N, self._tables
+            index_N, gates = batch.tokens_N, self._tables
         else:  # no dropout here: a word is projected once, however often it occurs
             types, index_N = torch.unique(batch.tokens_N, return_inverse=True)
-            words, gates = F.embedding(types, self.encoder_embedding), None
+            words = F.embedding(types, self.encoder_embedding)
         state = bidirectional_last(
             *layers,
             words,

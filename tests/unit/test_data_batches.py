@@ -83,7 +83,7 @@ class FlatSplit:
 
 def test_collate_takes_rows_from_the_flat_arrays() -> None:
     rows = [[2, 5, 3], [2, 3], [2, 6, 7, 8, 3]]
-    flat = np.array(sum(rows, []), dtype=np.uint16)
+    flat = np.array([token for row in rows for token in row], dtype=np.uint16)
     split = FlatSplit(flat, np.cumsum([0, 3, 2, 5]))
     batch = collate(split, np.array([2, 0]))  # type: ignore[arg-type]
     direct = collate_ids([rows[2], rows[0]])

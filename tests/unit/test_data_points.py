@@ -19,12 +19,12 @@ def _grid(name: str, size: int) -> tuple[torch.Tensor, float]:
 
 @pytest.mark.parametrize("name", points.NAMES)
 def test_density_integrates_to_one_and_its_entropy_is_that_of_draws(name: str) -> None:
-    grid, cell = _grid(name, 160)
+    grid, cell = _grid(name, 120)
     logs = points.log_density(name, grid)
     entropy = float(-(logs.exp() * logs).sum() * cell)
     assert float(logs.exp().sum() * cell) == pytest.approx(1, abs=1e-5)
-    drawn = -points.log_density(name, torch.from_numpy(points.generate(name, 20000, 0)["x"]))
-    assert float(drawn.mean()) == pytest.approx(entropy, abs=4 * float(drawn.std()) / 20000**0.5)
+    drawn = -points.log_density(name, torch.from_numpy(points.generate(name, 10000, 0)["x"]))
+    assert float(drawn.mean()) == pytest.approx(entropy, abs=4 * float(drawn.std()) / 10000**0.5)
 
 
 @pytest.mark.parametrize("name", points.NAMES)
@@ -32,19 +32,19 @@ def test_draws_fall_into_boxes_as_often_as_the_density_says(name: str) -> None:
     x = points.generate(name, 100_000, 1)["x"]
     edges = np.linspace(-AREA[name], AREA[name], 11)
     found = np.histogram2d(x[:, 0], x[:, 1], bins=(edges, edges))[0] / len(x)
-    middles = (np.arange(200) + 0.5) / 200 * 2 * AREA[name] - AREA[name]
+    middles = (np.arange(120) + 0.5) / 120 * 2 * AREA[name] - AREA[name]
     axis = torch.from_numpy(middles)
     density = points.log_density(name, torch.cartesian_prod(axis, axis)).exp()
-    cell = (2 * AREA[name] / 200) ** 2
-    expected = density.reshape(10, 20, 10, 20).sum(dim=(1, 3)).numpy() * cell
+    cell = (2 * AREA[name] / 120) ** 2
+    expected = density.reshape(10, 12, 10, 12).sum(dim=(1, 3)).numpy() * cell
     assert np.abs(found - expected).max() < 5 * math.sqrt(expected.max() / len(x))
 
 
 @pytest.mark.parametrize("name", points.NAMES)
 def test_distance_from_the_own_mode_is_rayleigh_distributed(name: str) -> None:
-    drawn = points.generate(name, 50_000, 2)
+    drawn = points.generate(name, 20_000, 2)
     label = torch.from_numpy(drawn[points.LABEL_COLUMN[name]])
-    own = points.mode_distances(name, torch.from_numpy(drawn["x"]))[torch.arange(50_000), label]
+    own = points.mode_distances(name, torch.from_numpy(drawn["x"]))[torch.arange(20_000), label]
     for radius in (1.0, 2.0, 3.0):
         share = float((own < radius).double().mean())
         assert share == pytest.approx(1 - math.exp(-(radius**2) / 2), abs=0.01)

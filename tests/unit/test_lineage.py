@@ -86,9 +86,9 @@ def test_a_stage_that_fails_leaves_no_record(tmp_path: Path):
 
 
 def test_a_recording_inside_another_belongs_to_it(tmp_path: Path):
-    with recorded("outer", inputs=[], outputs=[], params={}, root=tmp_path) as outer:
-        with recorded("inner", inputs=[], outputs=["absent"], params={}, root=tmp_path) as inner:
-            assert inner is outer
+    nothing = {"inputs": [], "outputs": [], "params": {}, "root": tmp_path}
+    with recorded("outer", **nothing) as outer, recorded("inner", **nothing) as inner:
+        assert inner is outer
     assert [record["stage"] for record in records(tmp_path)] == ["outer"]
 
 

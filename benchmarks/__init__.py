@@ -1,0 +1,1 @@
+"""Speed against the public code's figures: ``python -m benchmarks.run``."""

@@ -1,0 +1,143 @@
+"""What is measured: the public code's sizes (PTB, 16 Gaussians) on the project's own code.
+
+Shapes: B batch, D latent dimension, n rows of the data.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ldebm.config import ExperimentConfig
+from ldebm.data.packed import Split, open_packed
+from ldebm.nn.backbone import Backbone, build_backbone
+from ldebm.nn.text import TextVAE
+from ldebm.priors import DiffusionPrior, build_prior
+from ldebm.seeding import generator, numpy_generator
+from ldebm.tasks import JointTask
+
+__all__ = ["PTB", "experiment", "joint_task", "points_split", "ptb_split", "writer"]
+
+PTB = Path("data/packed/ptb")
+META: dict[str, Any] = {
+    "kind": "sentences",
+    "vocab_size": 10001,
+    "max_len": 40,
+    "pad_id": 0,
+    "unk_id": 1,
+    "bos_id": 2,
+    "eos_id": 3,
+    "labels": {},
+}
+# Shares of the lengths 3, 8, 13, ... with BOS and EOS in the training split of the Penn Treebank.
+LENGTH_SHARES = (0.025, 0.075, 0.15, 0.19, 0.19, 0.15, 0.11, 0.11)
+PUBLISHED = {"method": "ula", "steps": 50, "rule": "published", "start": "previous"}
+
+
+@dataclass
+class SyntheticSplit:
+    """Rows with the interface of :class:`ldebm.data.packed.Split`, in memory."""
+
+    meta: dict[str, Any]
+    n: int
+    ids: np.ndarray = field(repr=False)
+    offsets: np.ndarray = field(repr=False)
+    x: np.ndarray = field(repr=False)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of every row."""
+        return np.diff(self.offsets)
+
+
+def experiment(kind: str = "text", precision: str = "bfloat16", published: bool = False) -> Any:
+    """The joint LDEBM of the papers' sizes, with the project's sampler or the published one."""
+    text = kind == "text"
+    backbone = {"arch": "gru" if text else "mlp", "latent": 40 if text else 2, "init": "uniform"}
+    backbone |= {"hidden": 512 if text else 200}
+    training = {"epochs": 1, "batch": 128 if text else 1000, "precision": precision}
+    prior: dict[str, Any] = {"scheme": "joint", "standardise": "none", "training": training}
+    prior["classes"] = 20 if text else 16
+    if published:
+        prior |= {"sampler": PUBLISHED, "t_sampling": "published", "t_weight": "published"}
+        prior |= {"base": False, "energy_scale": "code", "log_normaliser": False}
+    return ExperimentConfig.model_validate(
+        {"data": "ptb", "backbone": backbone | {"training": training}, "prior": prior}
+    )
+
+
+@lru_cache(maxsize=1)
+def ptb_split(rows: int | None = None) -> tuple[Any, str]:
+    """The training split of the Penn Treebank and where it is from.
+
+    Without the packed data: random words in sentences with the corpus's lengths.
+    """
+    if (PTB / "meta.json").is_file():
+        return open_packed(PTB).split("train"), "Penn Treebank"
+    rows = rows or 42068
+    draws = numpy_generator(0, "bench-lengths")
+    bins = draws.choice(len(LENGTH_SHARES), rows, p=LENGTH_SHARES)
+    lengths = np.minimum(3 + 5 * bins + draws.integers(0, 5, rows), 40)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    rank = np.exp(draws.random(int(offsets[-1])) * math.log(9997))  # as frequent as in Zipf's law
+    ids = (3 + rank).astype(np.int64)
+    ids[offsets[:-1]], ids[offsets[1:] - 1] = META["bos_id"], META["eos_id"]
+    split = SyntheticSplit(META, rows, ids, offsets, np.empty((0, 2)))
+    return split, "synthetic, lengths of the Penn Treebank"
+
+
+def points_split(rows: int = 100_000) -> SyntheticSplit:
+    """Points of sixteen Gaussians on a grid."""
+    draws = numpy_generator(0, "bench-points")
+    centres = (draws.integers(0, 4, (rows, 2)) - 1.5) * 7.54
+    x = (centres + 1.414 * draws.standard_normal((rows, 2))).astype(np.float32)
+    return SyntheticSplit({"kind": "points"}, rows, np.empty(0), np.zeros(1, np.int64), x)
+
+
+def joint_task(config: ExperimentConfig, split: Any) -> JointTask:
+    """The project's training task with initial weights and random labels."""
+    backbone = _backbone(config, split)
+    prior = build_prior(config.backbone.latent, config.prior, generator(0, "bench-prior"))
+    assert isinstance(prior, DiffusionPrior)
+    labels = numpy_generator(0, "bench-labels").integers(0, config.prior.classes, split.n)
+    task = JointTask(backbone, prior, split, labels, config, 0, torch.device("cpu"))
+    task.module.train()
+    return task
+
+
+def _backbone(config: ExperimentConfig, split: Split | SyntheticSplit) -> Backbone:
+    return build_backbone(config.backbone, split.meta, generator(0, "bench-backbone"))
+
+
+@torch.no_grad()
+def writer(split: Any) -> TextVAE:
+    """A text VAE whose greedy sentences are as long as those of the Penn Treebank.
+
+    An untrained decoder never stops. Here state 0 climbs towards 1 from a value that z decides, and
+    the end of the sentence wins once it passes a threshold: about 21 words, 12 to 29 for z of one
+    standard deviation. The other states and words keep their random weights, so that the work for
+    each word is that of a trained model.
+    """
+    model = _backbone(experiment(precision="float32"), split).eval()
+    assert isinstance(model, TextVAE)
+    decoder, hidden = model.decoder, model.decoder.hidden_size
+    climb, threshold, spread, sharp = 0.95, 1 - 0.95**21, 0.4, 1e4
+    for unit, update in ((0, math.log(climb / (1 - climb))), (1, -30.0)):
+        for row in (hidden + unit, 2 * hidden + unit):
+            decoder.weight_ih[row], decoder.weight_hh[row] = 0.0, 0.0
+            decoder.bias_hh[row] = 0.0
+        decoder.bias_ih[hidden + unit] = update
+        decoder.bias_ih[2 * hidden + unit] = 30.0  # candidate 1
+        model.decoder_embedding[:, unit] = 0.0
+    model.initial.weight[0] = 0.0
+    model.initial.weight[0, 0] = spread
+    model.decoder_embedding[model.eos_id] = 0.0
+    model.decoder_embedding[model.eos_id, 0] = sharp
+    model.decoder_embedding[model.eos_id, 1] = -sharp * threshold
+    return model

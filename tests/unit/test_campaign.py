@@ -1,0 +1,112 @@
+"""The queue of GPU runs: what travels, what is left out, and how it stops."""
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import campaign
+from ldebm.errors import DivergenceError, UsageError
+from ldebm.files import read_json, write_array, write_json
+
+PARAMS = """\
+run: {datasets: [d], experiments: [a], seeds: [0]}
+groups: {both: [a, b]}
+data:
+  d: {kind: points, source: gaussians16}
+experiments:
+  a: &a
+    data: d
+    backbone: {arch: mlp, latent: 2, training: {epochs: 1}}
+    prior: {training: {updates: 10}}
+  b: *a
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch) -> Path:
+    """A project with packed data, as the working directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    packed = tmp_path / "data/packed/d"
+    write_json(packed / "meta.json", {"kind": "points", "source": "gaussians16", "labels": {}})
+    for split in ("train", "valid", "test"):
+        write_array(packed / f"{split}.x.npy", np.zeros((4, 2), dtype=np.float32))
+        write_array(packed / f"{split}.id.npy", np.arange(4))
+    return tmp_path
+
+
+@pytest.fixture
+def done(monkeypatch) -> list[str]:
+    """Stands in for the work of the jobs, and lists them."""
+    names: list[str] = []
+
+    def work(folder, job):
+        names.append(job.name)
+        return {"experiment": job.experiment}
+
+    monkeypatch.setattr(campaign, "_train_and_evaluate", work)
+    monkeypatch.setattr(campaign, "_benchmarks", lambda seconds: {"figures": []})
+    return names
+
+
+def test_what_travels_is_json_and_arrays(project: Path):
+    queue = campaign.prepare(Path("f"), ["both"], [0, 1])
+    assert [job.name for job in queue] == ["bench", "a-0", "b-0", "a-1", "b-1"]
+    assert read_json("f/params.json")["experiments"]["a"]["prior"]["levels"] == 6
+    assert (project / "f/data/d/train.x.npy").is_file()
+    assert not {path.suffix for path in Path("f").rglob("*.*")} - {".json", ".npy"}
+
+
+def test_data_that_is_not_packed_and_unknown_names_are_refused(project: Path):
+    with pytest.raises(UsageError, match="did you mean 'both'"):
+        campaign.prepare(Path("f"), ["bth"], [0])
+    (project / "data/packed/d/meta.json").unlink()
+    with pytest.raises(UsageError, match="dvc repro pack@d"):
+        campaign.prepare(Path("f"), ["a"], [0])
+
+
+def test_finished_jobs_are_left_out_of_the_next_run(project: Path, done: list[str]):
+    campaign.prepare(Path("f"), ["both"], [0])
+    write_json("out/a-0.json", {})
+    assert campaign.run(Path("f"), Path("out")) == 0
+    assert done == ["b-0"]
+    assert read_json("out/b-0.json") == {"experiment": "b"}
+    assert campaign.run(Path("f"), Path("out")) == 0
+    assert done == ["b-0"]
+
+
+def test_a_run_that_diverges_does_not_stop_the_queue(project: Path, done: list[str], monkeypatch):
+    def work(folder, job):
+        if job.name == "a-0":
+            raise DivergenceError("loss is not finite")
+        done.append(job.name)
+        return {}
+
+    monkeypatch.setattr(campaign, "_train_and_evaluate", work)
+    campaign.prepare(Path("f"), ["both"], [0])
+    assert campaign.run(Path("f"), Path("out")) == 1
+    assert done == ["b-0"]
+    assert not Path("out/a-0.json").exists()
+
+
+def test_the_end_of_the_time_stops_the_job_in_hand_with_75(project: Path, done, monkeypatch):
+    def work(folder, job):
+        signal.pause()
+        raise AssertionError("the alarm did not stop the job")
+
+    previous = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(campaign, "_train_and_evaluate", work)
+    monkeypatch.setattr(campaign, "MARGIN", 0.0)
+    campaign.prepare(Path("f"), ["a"], [0])
+    assert campaign.run(Path("f"), Path("out"), minutes=0.5 / 60) == campaign.EXIT_INTERRUPTED
+    assert sorted(os.listdir("out")) == ["bench.json"]
+    signal.signal(signal.SIGTERM, previous)
+
+
+def test_without_time_left_no_job_is_begun(project: Path, done: list[str]):
+    campaign.prepare(Path("f"), ["a"], [0])
+    assert campaign.run(Path("f"), Path("out"), minutes=0.01) == campaign.EXIT_INTERRUPTED
+    assert done == []

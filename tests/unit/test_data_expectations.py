@@ -1,0 +1,71 @@
+"""Validation: reports of good and bad data, without times, and a page that escapes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ldebm.config import DataConfig
+from ldebm.data.fetch import fetch
+from ldebm.data.packed import require_valid
+from ldebm.data.prepare import prepare
+from ldebm.data.registry import SOURCES
+from ldebm.errors import UsageError
+from ldebm.files import read_json, read_parquet, write_json, write_parquet
+from stages.validate import page
+
+expectations = pytest.importorskip("stages.expectations", reason="Great Expectations is absent")
+
+
+def _prepared(tmp_path: Path, source: str) -> Path:
+    kind = "dialogues" if source == "chatter" else "points"
+    config = DataConfig(kind=kind, source=source, train=300, valid=100, test=100)
+    fetch(SOURCES[source], config, tmp_path / "raw")
+    prepare(config, tmp_path / "raw", tmp_path / "prepared")
+    return tmp_path / "prepared"
+
+
+def _failed(report: dict[str, Any]) -> set[tuple[str, str]]:
+    return {(item["frame"], item["column"]) for item in report["results"] if not item["success"]}
+
+
+@pytest.mark.parametrize("source", ["gaussians16", "chatter"])
+def test_good_data_pass_with_the_same_report_every_time(source: str, tmp_path: Path) -> None:
+    prepared = _prepared(tmp_path, source)
+    report = expectations.validate(prepared)
+    assert report["success"]
+    assert report["checked"] > 10
+    assert report["failed"] == 0
+    assert expectations.validate(prepared) == report
+    write_json(tmp_path / "report.json", report)
+    require_valid(tmp_path / "report.json")
+
+
+def test_bad_rows_and_shares_fail_and_are_listed(tmp_path: Path) -> None:
+    prepared = _prepared(tmp_path, "chatter")
+    columns = read_parquet(prepared / "valid.parquet")
+    columns["text"][3] = "two  spaces <b>"
+    columns["intent"][5] = "gossip"
+    columns["id"] = columns["id"].copy()
+    columns["id"][1] = columns["id"][0]
+    write_parquet(prepared / "valid.parquet", columns)
+    profile = read_json(prepared / "profile.json")
+    profile["splits"]["test"]["in_train"] = 99
+    profile["splits"]["test"]["shared_dialogues"] = 4
+    write_json(prepared / "profile.json", profile)
+    report = expectations.validate(prepared)
+    assert _failed(report) == {
+        ("valid", "text"),
+        ("valid", "intent"),
+        ("valid", "id"),
+        ("profile", "in_train"),
+        ("profile", "shared_dialogues"),
+    }
+    write_json(tmp_path / "report.json", report)
+    with pytest.raises(UsageError, match=r"5 failed expectation\(s\): .*in_train.*gossip"):
+        require_valid(tmp_path / "report.json")
+    html = page("<mine>", report)
+    assert "two  spaces &lt;b&gt;" in html
+    assert "&lt;mine&gt;" in html
+    assert "<b>" not in html
+    assert "http" not in html

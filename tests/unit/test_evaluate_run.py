@@ -1,0 +1,144 @@
+"""The whole evaluation of small untrained models: every promised metric is there and finite."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ldebm.config import BackboneConfig, EvaluateConfig, ExperimentConfig, TrainingConfig
+from ldebm.data import chatter, points
+from ldebm.data.packed import Packed, open_packed, train_tokenizer
+from ldebm.evaluate.figures import draw_figures
+from ldebm.evaluate.run import classifiers_for, evaluate
+from ldebm.files import write_model
+from ldebm.model import Model
+from ldebm.nn.backbone import build_backbone
+from ldebm.priors import build_prior
+from ldebm.seeding import generator
+from tests.unit.evaluate_models import config
+
+POINT_METRICS = {
+    "nll", "nll_true", "modes_covered", "mode_share_min", "share_within_2_sigma", "mmd2",
+    "mmd2_data", "tv_sampler", "tv_floor", "acceptance", "ami",
+}  # fmt: skip
+TEXT_METRICS = {
+    "nll", "nll_ess", "nll_legacy", "recon_nll", "bleu", "wkl", "rppl", "mi", "ami_intent",
+    "ami_shuffled", "control_accuracy", "nll_standard_normal", "nll_gaussian", "nll_mixture",
+}  # fmt: skip
+
+
+def packed_points(folder: Path) -> Packed:
+    meta = {
+        "kind": "points",
+        "source": "gaussians16",
+        "labels": {"mode": [str(i) for i in range(16)]},
+    }
+    (folder / "meta.json").write_text(json.dumps(meta))
+    for index, (name, n) in enumerate((("train", 400), ("valid", 50), ("test", 300))):
+        drawn = points.generate("gaussians16", n, index)
+        np.save(folder / f"{name}.x.npy", drawn["x"])
+        np.save(folder / f"{name}.label.mode.npy", drawn["mode"].astype(np.int16))
+        np.save(folder / f"{name}.id.npy", np.arange(n))
+    return open_packed(folder)
+
+
+def packed_text(folder: Path) -> Packed:
+    rows = chatter.generate(400, 0)
+    tokenizer = train_tokenizer([row.text for row in rows], "word", 600)
+    (folder / "tokenizer.model").write_bytes(tokenizer.to_bytes())
+    intents = sorted(chatter.INTENTS)
+    meta = {
+        "kind": "sentences", "source": "chatter", "labels": {"intent": intents}, "max_len": 24,
+        "vocab_size": tokenizer.vocab_size, "tokenizer": "word",
+        "pad_id": 0, "unk_id": 1, "bos_id": 2, "eos_id": 3,
+    }  # fmt: skip
+    (folder / "meta.json").write_text(json.dumps(meta))
+    for name, part in (("train", rows[:300]), ("valid", rows[300:340]), ("test", rows[340:])):
+        ids = [tokenizer.encode(row.text) for row in part]
+        np.save(folder / f"{name}.ids.npy", np.concatenate(ids).astype(np.uint16))
+        np.save(folder / f"{name}.offsets.npy", np.cumsum([0, *map(len, ids)]))
+        label = np.array([intents.index(row.intent) for row in part], dtype=np.int16)
+        np.save(folder / f"{name}.label.intent.npy", label)
+        np.save(folder / f"{name}.id.npy", np.arange(len(part)))
+    return open_packed(folder)
+
+
+def untrained(packed: Packed, kind: str, latent: int) -> Model:
+    points_kind = packed.meta["kind"] == "points"
+    backbone = BackboneConfig(
+        arch="mlp" if points_kind else "gru", latent=latent, hidden=16, embed=16,
+        training=TrainingConfig(updates=1),
+    )  # fmt: skip
+    prior = config(kind, levels=3)
+    experiment = ExperimentConfig(data="d", backbone=backbone, prior=prior)
+    return Model(
+        experiment, packed.meta, build_backbone(backbone, packed.meta, generator(0)),
+        build_prior(latent, prior, generator(1)),
+        None if points_kind else packed.tokenizer, "e", 0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["diffusion", "svebm", "gaussian"])
+def test_points_report_has_the_promised_metrics_and_the_same_bytes_twice(
+    tmp_path: Path, kind: str
+) -> None:
+    packed = packed_points(tmp_path)
+    model = untrained(packed, kind, 2)
+    settings = EvaluateConfig(samples=300)
+    snapshots = tmp_path / "snapshots.safetensors"
+    state = {f"{u}/{k}": v for u in (1, 2) for k, v in model.prior.state_dict().items()}
+    write_model(snapshots, state, {})
+    files = []
+    for run in ("a", "b"):
+        report = evaluate(model, packed, settings, snapshots)
+        report.write(tmp_path / run / "metrics.json", tmp_path / run / "details")
+        draw_figures(report, tmp_path / run / "details")
+        found = sorted(path for path in (tmp_path / run).rglob("*") if path.is_file())
+        files.append([(path.name, path.read_bytes()) for path in found])
+    assert files[0] == files[1]
+    wanted = POINT_METRICS - ({"ami"} if kind == "gaussian" else set())
+    assert wanted <= set(report.metrics)
+    assert all(math.isfinite(value) for value in report.metrics.values())
+    assert {"kde.png", "evolution.png", "scatter.png"} <= {name for name, _ in files[0]}
+
+
+@pytest.mark.parametrize("kind", ["diffusion", "svebm", "gaussian"])
+def test_text_report_has_the_promised_metrics(tmp_path: Path, kind: str) -> None:
+    packed = packed_text(tmp_path)
+    model = untrained(packed, kind, 4)
+    settings = EvaluateConfig(
+        samples=60, rows=8, importance=20, inner=8, reverse_lm_epochs=1, per_label=5
+    )
+    report = evaluate(model, packed, settings)
+    missing = (
+        {"mi", "ami_intent", "ami_shuffled", "control_accuracy"} if kind == "gaussian" else set()
+    )
+    assert TEXT_METRICS - missing <= set(report.metrics)
+    assert report.metrics["nll_rows"] == 8
+    assert report.metrics["nll_lower"] <= report.metrics["nll"] <= report.metrics["nll_upper"]
+    if kind == "gaussian":
+        same = report.metrics["nll_standard_normal"]
+        assert report.metrics["nll"] == pytest.approx(same, abs=1e-5)
+    header, rows = report.tables["nll_rows"]
+    assert header[:2] == ["row", "nll"]
+    assert len(rows) == 8
+    assert report.samples[0]["kind"] == "sample"
+
+
+def test_word_classifier_recovers_the_labels_of_the_grammar(tmp_path: Path) -> None:
+    packed = packed_text(tmp_path)
+    packed.meta["source"] = "mine"
+    classify = classifiers_for(packed)["intent"]
+    test, names = packed.split("test"), packed.meta["labels"]["intent"]
+    right = [
+        classify(packed.tokenizer.decode(test.row(i))) == names[test.labels("intent")[i]]
+        for i in range(test.n)
+    ]
+    assert np.mean(right) > 0.8
+    assert classify("") is None
+    assert torch.is_grad_enabled()
