@@ -162,9 +162,11 @@ def _train_and_evaluate(folder: Path, job: Job) -> dict[str, Any]:
     from ldebm.data.packed import open_packed
     from ldebm.evaluate.run import evaluate
     from ldebm.files import hash_json, read_json
+    from ldebm.first_stage import build_backbone_stage
+    from ldebm.labelling import cluster_stage
     from ldebm.model import load
+    from ldebm.second_stage import prior_stage
     from ldebm.seeding import configure, numerics
-    from ldebm.training import build_backbone_stage, cluster_stage, prior_stage
 
     assert job.experiment is not None
     params = load_params(folder / "params.json")

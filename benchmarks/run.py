@@ -23,10 +23,11 @@ from benchmarks.problems import experiment, joint_task, points_split, ptb_split,
 from ldebm.clustering import geometric_clusters
 from ldebm.data.batches import batch_rows, collate
 from ldebm.files import write_json
+from ldebm.latents import encode_split
 from ldebm.nn.text import TextVAE
+from ldebm.prior_tasks import JointTask
 from ldebm.priors import DiffusionPrior, build_prior
 from ldebm.seeding import configure, generator, numerics
-from ldebm.tasks import JointTask, encode_split
 
 REFERENCE = {
     "ptb_iteration": 2.36,

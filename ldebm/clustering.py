@@ -75,7 +75,7 @@ def _canonical(labels_N: np.ndarray, classes: int) -> np.ndarray:
     first[present] = index
     rank = np.empty(classes, dtype=np.int64)
     rank[np.lexsort((first, -size))] = np.arange(classes)
-    return rank[labels_N]
+    return np.asarray(rank[labels_N])
 
 
 def match_labels(labels_N: np.ndarray, previous_N: np.ndarray, classes: int) -> np.ndarray:
@@ -90,7 +90,7 @@ def match_labels(labels_N: np.ndarray, previous_N: np.ndarray, classes: int) -> 
     rows, columns = linear_sum_assignment(-overlap)
     mapping = np.empty(classes, dtype=np.int64)
     mapping[rows] = columns
-    return mapping[labels_N]
+    return np.asarray(mapping[labels_N])
 
 
 def stability(labels_N: np.ndarray, previous_N: np.ndarray) -> float:
@@ -117,5 +117,5 @@ def epoch_rows(labels_N: np.ndarray, sampler: str, seed: int, epoch: int) -> np.
         drawn.append(stream.choice(members, share, replace=len(members) < share))
     rows = stream.permutation(np.concatenate(drawn))[:n]
     if sampler == "legacy":
-        return np.argsort(labels_N, kind="stable")[rows]
+        return np.asarray(np.argsort(labels_N, kind="stable")[rows])
     return rows

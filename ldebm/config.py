@@ -1,8 +1,8 @@
 """Typed parameters: what ``params.yaml`` may say, with defaults and limits.
 
 An experiment has one section per pipeline stage (``backbone``, ``cluster``, ``prior``,
-``evaluate``), so that DVC re-runs exactly the stages whose section changed. Presets are YAML anchors
-with deltas merged over them. Unknown keys are errors that name the nearest known key.
+``evaluate``), so that DVC re-runs exactly the stages whose section changed. Presets are YAML
+anchors with deltas merged over them. Unknown keys are errors that name the nearest known key.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class BackboneConfig(Section):
     word_dropout: float = Field(0.0, ge=0, lt=1)
     posterior_activation: bool = True  # LeakyReLU(0.01) before the heads (L: yes, S: no)
     noise: float = Field(1.0, gt=0)  # standard deviation of the decoder of points
-    init: Literal["default", "uniform"] = "default"  # "uniform": U(-0.1, 0.1) on everything (MR 2.3)
+    init: Literal["default", "uniform"] = "default"  # "uniform": U(-0.1, 0.1) (MR 2.3)
     kl_weight: float = Field(1.0, ge=0)  # lambda_1 of the first stage
     kl_floor: float = Field(0.0, ge=0)  # nats: the loss has max(mean KL, floor)
     kl_warmup: int = Field(0, ge=0)  # updates from weight 0 to kl_weight
@@ -189,7 +189,7 @@ class EvaluateConfig(Section):
     samples: int = Field(5000, gt=0)  # drawn from the prior
     rows: int | None = Field(None, gt=0)  # test rows of the likelihood, a random subset; None: all
     importance: int = Field(500, gt=1)  # trajectories per row
-    inner: int = Field(250, gt=1)  # proposals per normaliser
+    inner: int = Field(64, gt=1)  # proposals per normaliser
     decode: Literal["greedy", "sample"] = "sample"
     reverse_lm: Literal["gru", "awd_lstm", "none"] = "gru"
     reverse_lm_epochs: int = Field(4, gt=0)
@@ -214,7 +214,9 @@ class ExperimentConfig(Section):
         if self.prior.scheme == "joint" and self.prior.standardise != "none":
             raise ValueError("prior.scheme 'joint' needs prior.standardise 'none'")
         if self.prior.energy_scale != "paper" and self.prior.sampler.method == "mala":
-            raise ValueError("prior.energy_scale other than 'paper' needs prior.sampler.method 'ula'")
+            raise ValueError(
+                "prior.energy_scale other than 'paper' needs prior.sampler.method 'ula'"
+            )
         return self
 
 
@@ -224,11 +226,11 @@ class RunConfig(Section):
     datasets: list[str]
     experiments: list[str]
     seeds: list[int]
-    epochs: float | None = None  # overrides the length of every training
+    epochs: float | None = None  # overrides every training length that is given in epochs
 
 
 class Params(Section):
-    """All of ``params.yaml``. ``presets`` only holds anchors; ``groups`` names lists of experiments."""
+    """All of ``params.yaml``; ``presets`` only holds anchors, ``groups`` lists of experiments."""
 
     run: RunConfig
     data: dict[str, DataConfig]
@@ -243,7 +245,9 @@ class Params(Section):
             UsageError: there is none.
         """
         if name not in self.experiments:
-            raise UsageError(f"experiment {name!r} is not in params.yaml{nearest(name, self.experiments)}")
+            raise UsageError(
+                f"experiment {name!r} is not in params.yaml{nearest(name, self.experiments)}"
+            )
         return self.experiments[name]
 
     def dataset(self, name: str) -> DataConfig:
@@ -298,7 +302,9 @@ def _known_keys(section: type[Section], path: list[str]) -> list[str]:
         fields = getattr(current, "model_fields", {})
         annotation = fields[part].annotation if part in fields else current
         arguments = getattr(annotation, "__args__", ())
-        models = [item for item in arguments if isinstance(item, type) and issubclass(item, Section)]
+        models = [
+            item for item in arguments if isinstance(item, type) and issubclass(item, Section)
+        ]
         if isinstance(annotation, type) and issubclass(annotation, Section):
             current = annotation
         elif models:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import torch
 
 from ldebm.errors import UsageError
+from ldebm.lineage import note_device
 
 __all__ = ["choose_device"]
 
 
 def choose_device(wanted: str) -> torch.device:
     """The device that ``wanted`` names; ``auto`` takes CUDA where there is some.
+
+    The lineage record of the running stage takes note of it.
 
     Raises:
         UsageError: CUDA was asked for and there is none.
@@ -21,6 +24,7 @@ def choose_device(wanted: str) -> torch.device:
             "device 'cuda': no CUDA device is available to torch "
             f"{torch.__version__}; set device to 'auto' or 'cpu', or install a CUDA build"
         )
-    if wanted == "cpu" or not available:
-        return torch.device("cpu")
-    return torch.device("cuda", torch.cuda.current_device())
+    cpu = wanted == "cpu" or not available
+    device = torch.device("cpu") if cpu else torch.device("cuda", torch.cuda.current_device())
+    note_device(device)
+    return device

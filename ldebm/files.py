@@ -169,9 +169,12 @@ def read_parquet(path: str | Path, columns: Sequence[str] | None = None) -> dict
         column = table.column(name).combine_chunks()
         if pa.types.is_fixed_size_list(column.type):
             result[name] = column.flatten().to_numpy().reshape(-1, column.type.list_size)
-        elif pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            result[name] = column.to_pylist()
-        elif pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        elif (
+            pa.types.is_string(column.type)
+            or pa.types.is_large_string(column.type)
+            or pa.types.is_list(column.type)
+            or pa.types.is_large_list(column.type)
+        ):
             result[name] = column.to_pylist()
         else:
             result[name] = column.to_numpy(zero_copy_only=False)

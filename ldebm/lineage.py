@@ -18,14 +18,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from ldebm.files import hash_json, hash_path, read_json, write_json
 from ldebm.seeding import numerics
 
-__all__ = ["Recording", "code_hashes", "digest", "dvc_md5", "git_state", "recorded", "records"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "Recording",
+    "code_hashes",
+    "digest",
+    "dvc_md5",
+    "git_state",
+    "note",
+    "note_device",
+    "recorded",
+    "records",
+]
 
 FOLDER = "lineage"
 _active: list[Recording] = []
@@ -48,8 +59,20 @@ class Recording:
     """What a running stage may add to its record: its device, and facts of its own."""
 
     def __init__(self) -> None:
-        self.device = torch.device("cpu")
+        self.device: torch.device | None = None
         self.facts: dict[str, Any] = {}
+
+
+def note_device(device: torch.device) -> None:
+    """Says in the record of the running stage, if there is one, where it computes."""
+    if _active:
+        _active[-1].device = device
+
+
+def note(**facts: Any) -> None:
+    """Adds facts to the record of the running stage, if there is one."""
+    if _active:
+        _active[-1].facts |= facts
 
 
 def dvc_md5(path: Path) -> str:
@@ -167,8 +190,8 @@ def recorded(
         "code": code_hashes(root),
         "git": state,
         "versions": _versions(),
-        "numerics": numerics(device),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "numerics": numerics(device) if device else None,
+        "device": _device_name(device),
         "seed": seed,
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - clock, 3),
@@ -178,6 +201,14 @@ def recorded(
     }
     name = hash_json([[item["path"], item["sha256"]] for item in after])[:20]
     write_json(root / FOLDER / f"{stage}-{name}.json", record)
+
+
+def _device_name(device: torch.device | None) -> str:
+    if device is None or device.type != "cuda":
+        return "cpu"
+    import torch
+
+    return torch.cuda.get_device_name(device)
 
 
 def _versions() -> dict[str, str]:

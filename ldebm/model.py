@@ -96,9 +96,7 @@ class Model:
         return np.asarray(mean.float().cpu().numpy())
 
     @torch.no_grad()
-    def decode(
-        self, z_BD: Tensor, mode: str = "greedy", seed: int = 0
-    ) -> list[str] | np.ndarray:
+    def decode(self, z_BD: Tensor, mode: str = "greedy", seed: int = 0) -> list[str] | np.ndarray:
         """Sentences, or points, of latents.
 
         Args:

@@ -1,4 +1,6 @@
-"""Loss terms, named as in the papers (LDEBM A15-A21; SVEBM eq. 9-14; MR 2.6, 2.7, 4).
+"""Loss terms of the first stage, and what the terms of both stages are made of.
+
+Named as in the papers (LDEBM A15-A21; SVEBM eq. 9-14; MR 2.6, 4).
 
 Each function returns :class:`Terms`: the total that is minimised and its parts, so that curves
 need no second computation. All values are means over the batch, in nats.
@@ -12,23 +14,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ldebm.config import BackboneConfig
-from ldebm.langevin import Chain
-from ldebm.nn.energy import FoldedEnergy
-from ldebm.priors import DiffusionPrior, EnergyPrior, Pairs
 
 __all__ = [
     "Terms",
     "backbone_terms",
     "gaussian_kl",
-    "joint_terms",
     "masked_entropy",
     "mutual_information",
-    "prior_terms",
     "sample_posterior",
-    "score_matching_terms",
 ]
 
 MI_EPSILON = 1e-15  # MR 1.2
@@ -106,220 +101,3 @@ def backbone_terms(
     weight = config.kl_weight * min(1.0, (update + 1) / max(config.kl_warmup, 1))
     total = reconstruction + weight * rate
     return Terms(total, {"reconstruction": reconstruction.detach(), "kl": kl.detach()})
-
-
-def prior_terms(
-    prior: EnergyPrior,
-    u0_BD: Tensor,
-    label_B: Tensor | None,
-    generator: torch.Generator,
-    start_BD: Tensor | None = None,
-) -> tuple[Terms, Chain, Pairs]:
-    """Second stage on a frozen encoder: contrastive + class + information terms.
-
-    Args:
-        prior: the energies.
-        u0_BD: standardised level-0 latents, without gradient.
-        label_B: class of each row, -1 for none; ``None`` when there are no labels at all.
-        generator: source of all noise.
-        start_BD: chain states to continue (persistent chains).
-
-    Returns:
-        The terms (total = contrastive - lambda_2 MI + lambda_3 CE), the negative chains and the
-        positive pairs.
-    """
-    config = prior.config
-    pairs = prior.pairs(u0_BD, generator)
-    with torch.no_grad():
-        frozen = prior.net.fold()
-    chain = prior.chain(pairs.u_next_BD, pairs.t_B, generator, frozen, start_BD)
-    rows = len(pairs.t_B)
-    zero_B = torch.zeros(len(u0_BD), dtype=torch.long, device=u0_BD.device)
-    logits = prior.net(
-        torch.cat([pairs.v_BD, chain.x_BD, prior.scale_zero() * u0_BD]),
-        torch.cat([pairs.t_B, pairs.t_B, zero_B]),
-    )
-    energy = torch.logsumexp(logits[: 2 * rows], -1)
-    gap_B = energy[rows:] - energy[:rows]
-    contrastive = _batch_mean(pairs.weight_B * gap_B, len(u0_BD))
-    information, classes = _class_terms(logits[2 * rows :], label_B)
-    total = contrastive - config.mi_weight * information + config.class_weight * classes
-    parts = {
-        "contrastive": contrastive.detach(),
-        "mutual_information": information.detach(),
-        "class": classes.detach(),
-        "energy_size": energy.detach().abs().max(),
-        "acceptance": chain.acceptance_B.mean(),
-    }
-    return Terms(total, parts), chain, pairs
-
-
-def _batch_mean(value_R: Tensor, rows: int) -> Tensor:
-    """Sum over the rows of one batch over its size (published: t and T-1 both count)."""
-    return value_R.sum() / rows
-
-
-def _class_terms(logits_BK: Tensor, label_B: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Mutual information and the cross-entropy of the labelled rows."""
-    information = mutual_information(logits_BK)
-    if label_B is None:
-        return information, torch.zeros_like(information)
-    labelled = label_B >= 0
-    safe = label_B.clamp(min=0)
-    losses = functional.cross_entropy(logits_BK, safe, reduction="none") * labelled
-    return information, losses.sum() / labelled.sum().clamp(min=1)
-
-
-def joint_terms(
-    prior: EnergyPrior,
-    nll_B: Tensor,
-    mu_BD: Tensor,
-    logvar_BD: Tensor,
-    z_BD: Tensor,
-    label_B: Tensor | None,
-    generator: torch.Generator,
-    entropy_mask: float | None,
-    rate_factor: float = 1.0,
-) -> tuple[Terms, Chain, Pairs]:
-    """All parameters together: nll + lambda_1 (rate - F(v+)) + contrastive - MI + CE (MR 2.6).
-
-    One forward pass of the energy network serves the encoder's prior term and the contrastive term:
-    the gradient that reaches the latent through v+ is scaled by what the encoder's term weighs
-    more. With ``log_normaliser`` the gradient of -log Z_t(u_{t+1}), which the published code omits,
-    is added by the surrogate <m_t(u_{t+1}), [(v- - m_t) / s_t^2]_sg> (MR 2.7).
-
-    Args:
-        prior: the energies, in coordinates without standardisation.
-        nll_B: -log p(x|z) per row.
-        mu_BD: posterior means.
-        logvar_BD: posterior log-variances.
-        z_BD: the posterior samples that gave ``nll_B``.
-        label_B: class of each row, -1 for none.
-        generator: source of all noise.
-        entropy_mask: threshold of the published entropy term (without ``base``).
-        rate_factor: warm-up factor on everything that pulls on the encoder.
-    """
-    config = prior.config
-    u0 = prior.level_zero(z_BD, generator)
-    pairs = prior.pairs(u0, generator)
-    with torch.no_grad():
-        frozen = prior.net.fold()
-    chain = prior.chain(pairs.u_next_BD.detach(), pairs.t_B, generator, frozen)
-    published = config.t_sampling == "published"
-    pull = config.kl_weight * rate_factor
-    # Uniform t estimates the sum over all T levels only when multiplied by T.
-    encoder_factor = pull * (1.0 if published else prior.levels)
-    prior_factor = config.kl_weight if published else 1.0
-    temperature_B = prior.temperature_T(of_sampler=False)[pairs.t_B]
-    v_plus = _scale_gradient(pairs.v_BD, encoder_factor / max(prior_factor, 1e-12))
-    rows = len(pairs.t_B)
-    zero_B = torch.zeros(len(z_BD), dtype=torch.long, device=z_BD.device)
-    logits = prior.net(
-        torch.cat([v_plus, chain.x_BD, prior.scale_zero() * u0]),
-        torch.cat([pairs.t_B, pairs.t_B, zero_B]),
-    )
-    energy = torch.logsumexp(logits[: 2 * rows], -1)
-    gap_B = (energy[rows:] - energy[:rows]) / temperature_B
-    contrastive = _batch_mean(pairs.weight_B * gap_B, len(z_BD))
-    information, classes = _class_terms(logits[2 * rows :], label_B)
-    reconstruction = nll_B.mean()
-    rate = _rate(prior, mu_BD, logvar_BD, pairs, entropy_mask)
-    total = reconstruction + pull * rate + prior_factor * contrastive
-    if config.log_normaliser:
-        total = total + encoder_factor * _log_normaliser_surrogate(prior, pairs, chain)
-    total = total - config.mi_weight * information + config.class_weight * classes
-    parts = {
-        "reconstruction": reconstruction.detach(),
-        "kl": gaussian_kl(mu_BD, logvar_BD).mean().detach(),
-        "contrastive": contrastive.detach(),
-        "mutual_information": information.detach(),
-        "class": classes.detach(),
-        "energy_size": energy.detach().abs().max(),
-        "acceptance": chain.acceptance_B.mean(),
-    }
-    return Terms(total, parts), chain, pairs
-
-
-def _scale_gradient(x: Tensor, factor: float) -> Tensor:
-    """x, whose gradient is multiplied by ``factor``."""
-    return factor * x + (1 - factor) * x.detach()
-
-
-def _rate(
-    prior: EnergyPrior, mu_BD: Tensor, logvar_BD: Tensor, pairs: Pairs, mask: float | None
-) -> Tensor:
-    """Entropy and Gaussian parts of the rate.
-
-    With ``base`` (or one level) the kernels' Gaussian parts telescope to N(0, I): the exact KL.
-    As published: the masked entropy and the top level's pull w_{T-1} |z_{T-1}|^2 / 2.
-    """
-    if prior.config.base or not isinstance(prior, DiffusionPrior):
-        return gaussian_kl(mu_BD, logvar_BD).mean()
-    rate = masked_entropy(logvar_BD, mask).mean()
-    top = pairs.t_B == prior.levels - 1
-    variance = prior.kernel_tables()[1][-1]
-    norm_B = 0.5 * pairs.v_BD.square().sum(-1) / variance * top * pairs.weight_B
-    if prior.config.t_sampling == "published":
-        return rate + _batch_mean(norm_B, len(mu_BD))
-    return rate + prior.levels * _batch_mean(norm_B, len(mu_BD))
-
-
-def _log_normaliser_surrogate(prior: EnergyPrior, pairs: Pairs, chain: Chain) -> Tensor:
-    mean, variance = prior.base_kernel(pairs.u_next_BD, pairs.t_B)
-    direction = ((chain.x_BD - mean) / variance).detach()
-    return _batch_mean(pairs.weight_B * (mean * direction).sum(-1), len(mean))
-
-
-def score_matching_terms(
-    prior: DiffusionPrior,
-    mu_BD: Tensor,
-    logvar_BD: Tensor,
-    label_B: Tensor | None,
-    generator: torch.Generator,
-) -> Terms:
-    """Warm start: denoising score matching with the posterior itself as part of the noise.
-
-    At the optimum F + base is the log-density of v_t (Vincent 2011), whose score given x is closed:
-    v_t | x is Gaussian. Needs a standardisation without rotation, so that its variance is diagonal.
-
-    Args:
-        prior: the energies.
-        mu_BD: posterior means in the backbone's coordinates.
-        logvar_BD: posterior log-variances there.
-        label_B: classes, for the class term.
-        generator: source of all noise.
-    """
-    config, schedule = prior.config, prior.schedule
-    shape, device = mu_BD.shape, mu_BD.device
-    scale_D = prior.scale_DD.diagonal()
-    mean = (mu_BD - prior.shift_D) / scale_D
-    variance = logvar_BD.exp() / scale_D.square()
-    t_B = torch.randint(0, prior.levels, (shape[0],), generator=generator, device=device)
-    abar = torch.as_tensor(schedule.abar[:-1], dtype=mean.dtype, device=device)[t_B].unsqueeze(-1)
-    c = torch.as_tensor(schedule.scale[1:], dtype=mean.dtype, device=device)[t_B].unsqueeze(-1)
-    mean_v = c * abar * mean
-    variance_v = c.square() * (abar.square() * variance + 1 - abar.square())
-    noise = torch.randn(shape, generator=generator, device=device)
-    v = mean_v + variance_v.sqrt() * noise
-    folded: FoldedEnergy = prior.net.fold()
-    value, gradient = folded.value_and_gradient(v, t_B)
-    score = -noise / variance_v.sqrt()
-    top = (t_B == prior.levels - 1).unsqueeze(-1)
-    if config.base:
-        wanted = score + torch.where(top, v, v / c.square())
-    else:
-        wanted = score + torch.where(top, v / prior.kernel_tables()[1][-1], torch.zeros_like(v))
-    matching = (0.5 * variance_v * (gradient - wanted).square()).sum(-1).mean()
-    u0 = mean + variance.sqrt() * torch.randn(shape, generator=generator, device=device)
-    zero_B = torch.zeros_like(t_B)
-    logits = folded.logits(prior.scale_zero() * prior.level_zero(u0, generator), zero_B)
-    information, classes = _class_terms(logits, label_B)
-    total = matching - config.mi_weight * information + config.class_weight * classes
-    parts = {
-        "contrastive": matching.detach(),
-        "mutual_information": information.detach(),
-        "class": classes.detach(),
-        "energy_size": value.detach().abs().max(),
-        "acceptance": torch.ones_like(matching),
-    }
-    return Terms(total, parts)

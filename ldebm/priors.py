@@ -108,9 +108,7 @@ class Prior(nn.Module):
         """Unnormalised log p(y|z), shape (B, K)."""
         return z_BD.new_zeros(len(z_BD), self.classes)
 
-    def sample(
-        self, n: int, generator: torch.Generator, label: int | None = None
-    ) -> Tensor:
+    def sample(self, n: int, generator: torch.Generator, label: int | None = None) -> Tensor:
         """n latents in the backbone's coordinates, shape (n, D).
 
         Args:
@@ -202,7 +200,8 @@ class EnergyPrior(Prior):
         return torch.logsumexp(self.net(v_BD, t_B), -1)
 
     def class_logits(self, z_BD: Tensor) -> Tensor:
-        return self.net(self.scale_zero() * self.to_standard(z_BD), 0)
+        logits: Tensor = self.net(self.scale_zero() * self.to_standard(z_BD), 0)
+        return logits
 
     def base_kernel(self, u_next_BD: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor]:
         """Mean (B, D) and variance (B, 1) of the Gaussian part of the conditional at level t."""

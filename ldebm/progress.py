@@ -60,7 +60,9 @@ class Progress:
         seconds = max(time.monotonic() - self.clock, 1e-9)
         speed = (step - self.begun) / seconds
         named = "  ".join(
-            f"{name} {value:.4g}" for name, value in terms.items() if name not in ("update", "epoch")
+            f"{name} {value:.4g}"
+            for name, value in terms.items()
+            if name not in ("update", "epoch")
         )
         if self.bar:
             self.bar.update(self.task, completed=step, terms=f"{named}  {speed:.1f}/s")

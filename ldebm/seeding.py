@@ -48,7 +48,7 @@ def numpy_generator(seed: int, *path: int | str) -> np.random.Generator:
 
 
 def configure(threads: int) -> None:
-    """Sets thread count and deterministic algorithms for this process.
+    """Sets thread count, deterministic algorithms and memory reuse for this process.
 
     Float32 products go to oneDNN where it still computes them in float32 (tested against float64),
     because the default library is about half as fast on some processors.
@@ -58,6 +58,8 @@ def configure(threads: int) -> None:
     """
     import torch
 
+    from ldebm.memory import reuse_memory
+
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts (C33)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -65,6 +67,7 @@ def configure(threads: int) -> None:
     torch.set_float32_matmul_precision("medium")
     if _matmul_error() > 2e-6:  # AMX and TF32 really round: stay with the exact kernels there
         torch.set_float32_matmul_precision("highest")
+    reuse_memory()
 
 
 def _matmul_error() -> float:
@@ -94,5 +97,5 @@ def numerics(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(device)
         facts["cuda"] = torch.version.cuda
-        facts["cudnn"] = torch.backends.cudnn.version()
+        facts["cudnn"] = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
     return facts

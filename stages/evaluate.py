@@ -13,7 +13,6 @@ from ldebm.config import load_params
 from ldebm.data.packed import open_bound
 from ldebm.evaluate.figures import draw_figures
 from ldebm.evaluate.run import evaluate
-from ldebm.lineage import recorded
 from ldebm.model import load
 from ldebm.seeding import configure
 from stages._entry import arguments, run
@@ -26,24 +25,12 @@ def main() -> None:
     bound = Path("data/bound") / f"{options.experiment}.json"
     folder = Path("models") / options.experiment / str(options.seed) / "prior"
     out = Path("reports") / options.experiment / str(options.seed)
-    inputs = [bound, folder / "model.safetensors"]
-    snapshots = folder / "snapshots.safetensors"
-    if snapshots.is_file():
-        inputs.append(snapshots)
-    with recorded(
-        f"evaluate@{options.experiment}-{options.seed}",
-        inputs=inputs,
-        outputs=[out / "metrics.json", out / "details"],
-        params=config.model_dump(mode="json"),
-        seed=options.seed,
-    ) as record:
-        configure(config.threads)
-        model = load(folder / "model.safetensors", config.device)
-        record.device = model.device
-        report = evaluate(model, open_bound(bound), config, snapshots)
-        shutil.rmtree(out / "details", ignore_errors=True)
-        report.write(out / "metrics.json", out / "details")
-        draw_figures(report, out / "details")
+    configure(config.threads)
+    model = load(folder / "model.safetensors", config.device)
+    report = evaluate(model, open_bound(bound), config, folder / "snapshots.safetensors")
+    shutil.rmtree(out / "details", ignore_errors=True)
+    report.write(out / "metrics.json", out / "details")
+    draw_figures(report, out / "details")
 
 
 if __name__ == "__main__":

@@ -10,10 +10,8 @@ from pathlib import Path
 
 from ldebm.config import load_params
 from ldebm.data.packed import open_bound
-from ldebm.devices import choose_device
-from ldebm.lineage import recorded
 from ldebm.parallel import parallel
-from ldebm.training import prior_stage
+from ldebm.second_stage import prior_stage
 from stages._entry import arguments, run
 
 
@@ -22,18 +20,11 @@ def main() -> None:
     options = arguments(__doc__, "experiment", "seed")
     params = load_params(options.params)
     config = params.experiment(options.experiment)
-    bound = Path("data/bound") / f"{options.experiment}.json"
+    packed = open_bound(Path("data/bound") / f"{options.experiment}.json")
     folder = Path("models") / options.experiment / str(options.seed)
-    with parallel(), recorded(
-        f"prior@{options.experiment}-{options.seed}",
-        inputs=[bound, folder / "backbone" / "model.safetensors", folder / "latents.parquet"],
-        outputs=[folder / "prior"],
-        params=config.prior.model_dump(mode="json"),
-        seed=options.seed,
-    ) as record:
-        record.device = choose_device(config.prior.training.device)
-        name, packed = options.experiment, open_bound(bound)
-        prior_stage(config, packed, options.seed, folder, name, params.run.epochs)
+    name, epochs = options.experiment, params.run.epochs
+    with parallel():
+        prior_stage(config, packed, options.seed, folder, name, epochs)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -33,6 +34,10 @@ class Backbone(nn.Module, ABC):
     def encode(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z|x), each (B, D)."""
 
+    def tables(self) -> AbstractContextManager[None]:
+        """A block in which parameters do not change, so that encoding may look things up."""
+        return nullcontext()
+
     @abstractmethod
     def reconstruction_nll(self, batch: Any, z_BD: Tensor) -> Tensor:
         """-log p(x|z) in nats per row, shape (B,)."""
@@ -56,6 +61,4 @@ def build_backbone(
 
         return TextVAE(config, meta, generator)
     wanted = "mlp" if kind == "points" else "gru"
-    raise UsageError(
-        f"backbone.arch {config.arch!r} does not model {kind}: set it to {wanted!r}"
-    )
+    raise UsageError(f"backbone.arch {config.arch!r} does not model {kind}: set it to {wanted!r}")

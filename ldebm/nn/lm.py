@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from ldebm.data.batches import batch_rows, collate_ids, epoch_order, steps_per_epoch
 from ldebm.errors import UsageError
 from ldebm.nn.gru import PackedGRU
-from ldebm.nn.memory import reuse_memory
 from ldebm.nn.softmax import linear_nll
 from ldebm.seeding import generator, numpy_generator
 
@@ -246,7 +245,6 @@ def train_language_model(
         raise UsageError("language model: there are no sentences to train on; generate some first")
     if kind not in ("gru", "awd_lstm"):
         raise UsageError(f"language model {kind!r}: expected 'gru' or 'awd_lstm'")
-    reuse_memory()
     with _threads(threads):
         if kind == "gru":
             small = GRULanguageModel(vocab_size, replace(GRUConfig(), **overrides), seed).to(device)

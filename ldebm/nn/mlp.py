@@ -6,6 +6,7 @@ Shapes: B batch, D latent dimension, X data dimension (2).
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ class PointVAE(Backbone):
         self.mean = nn.Linear(config.hidden, config.latent)
         self.logvar = nn.Linear(config.hidden, config.latent)
         self.decoder = _mlp([config.latent, *hidden, POINT_DIM])
-        # Data has a standard deviation near 8: unit-scale inputs let the first layers learn at once.
+        # The data's standard deviation is near 8: unit scale lets the first layers learn at once.
         self.register_buffer("data_scale", torch.tensor(8.0))
         self.data_scale: Tensor
         for module in self.modules():
@@ -62,6 +63,6 @@ class PointVAE(Backbone):
 def _mlp(sizes: list[int]) -> nn.Sequential:
     """Linear layers with ReLU between them."""
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+    for inputs, outputs in pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers[:-1])

@@ -23,7 +23,6 @@ from ldebm.config import BackboneConfig
 from ldebm.data.batches import TextBatch
 from ldebm.nn.backbone import Backbone
 from ldebm.nn.gru import Gates, PackedGRU, bidirectional_last, run_gates
-from ldebm.nn.memory import reuse_memory
 from ldebm.nn.softmax import linear_nll
 
 __all__ = ["TextVAE"]
@@ -54,7 +53,6 @@ class TextVAE(Backbone):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        reuse_memory()
         self.latent, self.dropout = config.latent, config.dropout
         self.word_dropout = config.word_dropout
         self.posterior_activation = config.posterior_activation

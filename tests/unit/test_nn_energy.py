@@ -1,4 +1,4 @@
-"""The analytic gradient is that of autograd, and the spectral norm is the largest singular value."""
+"""The analytic gradient is that of autograd; the spectral norm is the largest singular value."""
 
 from __future__ import annotations
 

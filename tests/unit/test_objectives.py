@@ -9,15 +9,8 @@ import pytest
 import torch
 
 from ldebm.config import BackboneConfig, PriorConfig
-from ldebm.objectives import (
-    backbone_terms,
-    gaussian_kl,
-    joint_terms,
-    masked_entropy,
-    mutual_information,
-    prior_terms,
-    score_matching_terms,
-)
+from ldebm.objectives import backbone_terms, gaussian_kl, masked_entropy, mutual_information
+from ldebm.prior_objectives import joint_terms, prior_terms, score_matching_terms
 from ldebm.priors import DiffusionPrior, build_prior
 from ldebm.seeding import generator
 

@@ -1,4 +1,4 @@
-"""The three things the trainer trains: a backbone, a prior on a frozen backbone, or both together.
+"""What the second stage trains: a prior on stored latents, or a prior and a backbone together.
 
 Shapes: B batch, D latent dimension, n rows of the training split.
 """
@@ -6,7 +6,6 @@ Shapes: B batch, D latent dimension, n rows of the training split.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,126 +14,22 @@ from torch import Tensor, nn
 
 from ldebm.clustering import epoch_rows, geometric_clusters, stability
 from ldebm.config import ExperimentConfig
-from ldebm.data.batches import batch_rows, collate, steps_per_epoch
+from ldebm.data.batches import batch_rows, steps_per_epoch
 from ldebm.data.packed import Split
 from ldebm.errors import DivergenceError
 from ldebm.langevin import Chain
+from ldebm.latents import batch_noise, encode_split, make_batch
 from ldebm.nn.backbone import Backbone
-from ldebm.objectives import (
-    Terms,
-    backbone_terms,
-    gaussian_kl,
-    joint_terms,
-    prior_terms,
-    sample_posterior,
-    score_matching_terms,
-)
-from ldebm.parallel import is_main, rank, row_weight, share
+from ldebm.objectives import Terms, sample_posterior
+from ldebm.parallel import is_main, rank, share
+from ldebm.prior_objectives import joint_terms, prior_terms, score_matching_terms
 from ldebm.priors import DiffusionPrior, EnergyPrior, Pairs
 from ldebm.seeding import generator
 from ldebm.trainer import Group
 
-__all__ = ["BackboneTask", "JointTask", "PriorTask", "encode_split", "make_batch"]
+__all__ = ["JointTask", "PriorTask"]
 
-VALID_ROWS = 2000
 MAX_ROLLBACKS = 200
-
-
-def make_batch(split: Split, rows: np.ndarray, device: torch.device) -> Any:
-    """The rows of a split as the backbone reads them: a TextBatch, or x of shape (B, 2)."""
-    if split.meta["kind"] == "points":
-        return torch.from_numpy(np.asarray(split.x[rows], dtype=np.float32)).to(device)
-    return collate(split, rows, device)
-
-
-@torch.no_grad()
-def encode_split(
-    backbone: Backbone, split: Split, device: torch.device, batch: int = 512
-) -> tuple[np.ndarray, np.ndarray]:
-    """Posterior mean and log-variance of every row, float32 (n, D), in the split's order.
-
-    Text is read in order of length, which changes nothing but the time it takes.
-    """
-    backbone.eval()
-    points = split.meta["kind"] == "points"
-    order = np.arange(split.n) if points else np.argsort(split.lengths, kind="stable")
-    mu = np.empty((split.n, backbone.latent), dtype=np.float32)
-    logvar = np.empty_like(mu)
-    for start in range(0, split.n, batch):
-        rows = order[start : start + batch]
-        mean, log_variance = backbone.encode(make_batch(split, rows, device))
-        mu[rows], logvar[rows] = mean.float().cpu().numpy(), log_variance.float().cpu().numpy()
-    return mu, logvar
-
-
-def _noise(shape: tuple[int, int], stream: torch.Generator, device: torch.device) -> Tensor:
-    """Noise of the whole batch, of which this process keeps its rows."""
-    return torch.randn(shape, generator=stream)[share(shape[0])].to(device)
-
-
-class BackboneTask:
-    """First stage: the variational objective against N(0, I)."""
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        train: Split,
-        valid: Split,
-        config: ExperimentConfig,
-        seed: int,
-        device: torch.device,
-    ) -> None:
-        self.module: nn.Module = backbone
-        self.backbone, self.train_split, self.valid_split = backbone, train, valid
-        self.config, self.seed, self.device = config.backbone, seed, device
-        self.steps_per_epoch = steps_per_epoch(train.n, self.config.training.batch)
-
-    def groups(self) -> list[Group]:
-        parameters = [p for p in self.backbone.parameters() if p.requires_grad]
-        return [Group("backbone", parameters, self.config.training.optimiser)]
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Nothing changes between epochs."""
-
-    def loss(self, step: int) -> Terms:
-        rows = batch_rows(self.train_split.n, self.config.training.batch, self.seed, step)
-        stream = generator(self.seed, "backbone", step)
-        noise = _noise((len(rows), self.backbone.latent), stream, self.device)
-        self.backbone.stream = generator(self.seed, "dropout", step, device=self.device)
-        batch = make_batch(self.train_split, rows[share(len(rows))], self.device)
-        mu, logvar = self.backbone.encode(batch)
-        z = sample_posterior(mu, logvar, noise)
-        nll = self.backbone.reconstruction_nll(batch, z)
-        terms = backbone_terms(nll, mu, logvar, self.config, step)
-        return replace(terms, row_weight=row_weight(len(rows)))
-
-    def after_update(self, step: int, averaged: dict[str, Tensor] | None) -> None:
-        """Nothing to adapt."""
-
-    @torch.no_grad()
-    def validate(self, step: int) -> dict[str, float]:
-        split = self.valid_split
-        rows = np.arange(min(split.n, VALID_ROWS))
-        nll, kl = 0.0, 0.0
-        for start in range(0, len(rows), 256):
-            part = rows[start : start + 256]
-            batch = make_batch(split, part, self.device)
-            mu, logvar = self.backbone.encode(batch)
-            noise = torch.randn(mu.shape, generator=generator(self.seed, "valid", start))
-            z = sample_posterior(mu, logvar, noise.to(self.device))
-            nll += float(self.backbone.reconstruction_nll(batch, z).double().sum())
-            kl += float(gaussian_kl(mu, logvar).double().sum())
-        nll, kl = nll / len(rows), kl / len(rows)
-        score = nll + self.config.kl_weight * max(kl, self.config.kl_floor)
-        metrics = {"reconstruction": nll, "kl": kl, "elbo": -(nll + kl)}
-        # During the warm-up the objective still changes, so its values do not compare.
-        return metrics if step < self.config.kl_warmup else {**metrics, "score": score}
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """There is none."""
 
 
 class _AcceptanceGuard:
@@ -337,7 +232,7 @@ class JointTask:
         if self.rows is not None:
             position = step % self.steps_per_epoch * size
             rows = self.rows[position : position + size]
-        noise = _noise(
+        noise = batch_noise(
             (len(rows), self.backbone.latent), generator(self.seed, "joint", step), self.device
         )
         rows = rows[share(len(rows))]

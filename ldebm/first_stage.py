@@ -1,0 +1,168 @@
+"""First stage: trains a backbone against N(0, I) and writes it.
+
+It reads and writes the files of the pipeline's contracts and knows nothing of DVC, so that the GPU
+campaign and tests run the very same code.
+
+Shapes: B batch, D latent dimension.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ldebm.config import ExperimentConfig
+from ldebm.data.batches import batch_rows, steps_per_epoch
+from ldebm.data.packed import Packed, Split
+from ldebm.devices import choose_device
+from ldebm.errors import UsageError
+from ldebm.files import hash_path, read_model, write_json, write_model
+from ldebm.latents import batch_noise, make_batch
+from ldebm.nn.backbone import Backbone, build_backbone
+from ldebm.objectives import Terms, backbone_terms, gaussian_kl, sample_posterior
+from ldebm.parallel import is_main, row_weight, share
+from ldebm.runs import CHECKPOINTS, run_key, with_length, write_curves
+from ldebm.seeding import configure, generator
+from ldebm.trainer import Group, train
+
+__all__ = ["BackboneTask", "build_backbone_stage", "load_backbone"]
+
+VALID_ROWS = 2000
+
+
+class BackboneTask:
+    """First stage: the variational objective against N(0, I)."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        train: Split,
+        valid: Split,
+        config: ExperimentConfig,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.module: nn.Module = backbone
+        self.backbone, self.train_split, self.valid_split = backbone, train, valid
+        self.config, self.seed, self.device = config.backbone, seed, device
+        self.steps_per_epoch = steps_per_epoch(train.n, self.config.training.batch)
+
+    def groups(self) -> list[Group]:
+        parameters = [p for p in self.backbone.parameters() if p.requires_grad]
+        return [Group("backbone", parameters, self.config.training.optimiser)]
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Nothing changes between epochs."""
+
+    def loss(self, step: int) -> Terms:
+        rows = batch_rows(self.train_split.n, self.config.training.batch, self.seed, step)
+        stream = generator(self.seed, "backbone", step)
+        noise = batch_noise((len(rows), self.backbone.latent), stream, self.device)
+        self.backbone.stream = generator(self.seed, "dropout", step, device=self.device)
+        batch = make_batch(self.train_split, rows[share(len(rows))], self.device)
+        mu, logvar = self.backbone.encode(batch)
+        z = sample_posterior(mu, logvar, noise)
+        nll = self.backbone.reconstruction_nll(batch, z)
+        terms = backbone_terms(nll, mu, logvar, self.config, step)
+        return replace(terms, row_weight=row_weight(len(rows)))
+
+    def after_update(self, step: int, averaged: dict[str, Tensor] | None) -> None:
+        """Nothing to adapt."""
+
+    @torch.no_grad()
+    def validate(self, step: int) -> dict[str, float]:
+        split = self.valid_split
+        rows = np.arange(min(split.n, VALID_ROWS))
+        nll, kl = 0.0, 0.0
+        for start in range(0, len(rows), 256):
+            part = rows[start : start + 256]
+            batch = make_batch(split, part, self.device)
+            mu, logvar = self.backbone.encode(batch)
+            noise = torch.randn(mu.shape, generator=generator(self.seed, "valid", start))
+            z = sample_posterior(mu, logvar, noise.to(self.device))
+            nll += float(self.backbone.reconstruction_nll(batch, z).double().sum())
+            kl += float(gaussian_kl(mu, logvar).double().sum())
+        nll, kl = nll / len(rows), kl / len(rows)
+        score = nll + self.config.kl_weight * max(kl, self.config.kl_floor)
+        metrics = {"reconstruction": nll, "kl": kl, "elbo": -(nll + kl)}
+        # During the warm-up the objective still changes, so its values do not compare.
+        return metrics if step < self.config.kl_warmup else {**metrics, "score": score}
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """There is none."""
+
+
+def build_backbone_stage(
+    config: ExperimentConfig, packed: Packed, seed: int, out: Path, epochs: float | None = None
+) -> None:
+    """First stage: writes ``out/{model.safetensors, curve.csv, metrics.json}``.
+
+    A training whose parameters, data, code and seed equal those of a finished one is not repeated:
+    the experiments of a comparison share their backbone (``LDEBM_NO_REUSE=1`` trains anyway).
+    """
+    section = config.backbone
+    section = section.model_copy(update={"training": with_length(section.training, epochs)})
+    config = config.model_copy(update={"backbone": section})
+    device = choose_device(section.training.device)
+    configure(section.training.threads)
+    data_hash = hash_path(packed.path)
+    key = run_key("backbone", section.model_dump(mode="json"), data_hash, seed, device.type)
+    finished = CHECKPOINTS / "done" / key
+    if not (finished / "model.safetensors").is_file() or os.environ.get("LDEBM_NO_REUSE"):
+        _train_backbone(config, packed, seed, finished, key, device)
+    if not is_main():
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("model.safetensors", "curve.csv", "validation.csv", "metrics.json"):
+        shutil.copyfile(finished / name, out / name)
+
+
+def _train_backbone(
+    config: ExperimentConfig,
+    packed: Packed,
+    seed: int,
+    out: Path,
+    key: str,
+    device: torch.device,
+) -> None:
+    section = config.backbone
+    model = build_backbone(section, packed.meta, generator(seed, "backbone-init")).to(device)
+    task = BackboneTask(model, packed.split("train"), packed.split("valid"), config, seed, device)
+    checkpoint = CHECKPOINTS / f"backbone-{key}.pt"
+    result = train(task, section.training, checkpoint, title="backbone")
+    if not is_main():
+        return
+    model.load_state_dict(result.state)
+    model.eval()
+    metrics = {name: value for name, value in task.validate(result.updates).items()}
+    write_curves(out, result)
+    write_json(out / "metrics.json", {**metrics, "updates": result.updates})
+    header = {"config": section.model_dump(mode="json"), "meta": packed.meta, "seed": seed}
+    write_model(out / "model.safetensors", result.state, header)
+    checkpoint.unlink(missing_ok=True)
+
+
+def load_backbone(path: Path, config: ExperimentConfig, packed: Packed) -> Backbone:
+    """The trained first stage.
+
+    Raises:
+        UsageError: the file is damaged or was trained with another architecture.
+    """
+    tensors, _ = read_model(path / "model.safetensors")
+    backbone = build_backbone(config.backbone, packed.meta)
+    try:
+        backbone.load_state_dict(tensors)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())[:200]
+        raise UsageError(f"{path}: does not fit experiment's backbone section ({detail})") from None
+    return backbone

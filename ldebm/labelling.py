@@ -1,0 +1,71 @@
+"""Encodes a data set and gives its training rows the class labels of the prior."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ldebm.clustering import geometric_clusters
+from ldebm.config import ExperimentConfig
+from ldebm.data.packed import SPLITS, Packed, Split
+from ldebm.devices import choose_device
+from ldebm.errors import UsageError
+from ldebm.files import write_parquet
+from ldebm.first_stage import load_backbone
+from ldebm.latents import encode_split
+from ldebm.seeding import configure, generator
+
+__all__ = ["cluster_stage"]
+
+
+def cluster_stage(
+    config: ExperimentConfig, packed: Packed, seed: int, backbone_dir: Path, out: Path
+) -> None:
+    """Writes ``latents.parquet``: posterior means and log-variances of all rows, and labels.
+
+    Labels are -1 where there are none: on valid and test with geometric clustering, on the rows
+    that ``cluster.share`` leaves out with given ones.
+    """
+    training = config.backbone.training
+    device = choose_device(training.device)
+    configure(training.threads)
+    backbone = load_backbone(backbone_dir, config, packed).to(device)
+    columns: dict[str, list[np.ndarray]] = {
+        name: [] for name in ("id", "split", "mu", "logvar", "label")
+    }
+    for index, name in enumerate(SPLITS):
+        split = packed.split(name)
+        mu, logvar = encode_split(backbone, split, device)
+        columns["id"].append(np.asarray(split.id))
+        columns["split"].append(np.full(split.n, index, dtype=np.int8))
+        columns["mu"].append(mu)
+        columns["logvar"].append(logvar)
+        columns["label"].append(_labels(config, split, mu, seed))
+    write_parquet(out, {name: np.concatenate(parts) for name, parts in columns.items()})
+
+
+def _labels(config: ExperimentConfig, split: Split, mu: np.ndarray, seed: int) -> np.ndarray:
+    cluster = config.cluster
+    none = np.full(split.n, -1, dtype=np.int16)
+    if cluster.labels == "given":
+        assert cluster.column is not None
+        given = np.asarray(split.labels(cluster.column), dtype=np.int16)
+        if int(given.max(initial=-1)) >= config.prior.classes:
+            raise UsageError(
+                f"prior.classes {config.prior.classes}: label column {cluster.column!r} has "
+                f"{int(given.max()) + 1} classes; set prior.classes to at least that"
+            )
+        if split.name != "train" or cluster.share == 1.0:
+            return given
+        hidden = torch.rand(split.n, generator=generator(seed, "hidden-labels")).numpy()
+        return np.where(hidden < cluster.share, given, none)
+    if cluster.labels == "gc" and split.name == "train":
+        classes = config.prior.classes
+        if split.n < classes:
+            raise UsageError(
+                f"prior.classes {classes}: more classes than the {split.n} training rows"
+            )
+        return geometric_clusters(mu, classes, cluster, seed).astype(np.int16)
+    return none

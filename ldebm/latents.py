@@ -1,0 +1,53 @@
+"""Between data and backbone: batches, posterior samples of whole splits, noise.
+
+Shapes: B batch, D latent dimension, n rows of a split.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ldebm.data.batches import collate
+from ldebm.data.packed import Split
+from ldebm.nn.backbone import Backbone
+from ldebm.parallel import share
+
+__all__ = ["batch_noise", "encode_split", "make_batch"]
+
+
+def make_batch(split: Split, rows: np.ndarray, device: torch.device) -> Any:
+    """The rows of a split as the backbone reads them: a TextBatch, or x of shape (B, 2)."""
+    if split.meta["kind"] == "points":
+        return torch.from_numpy(np.asarray(split.x[rows], dtype=np.float32)).to(device)
+    return collate(split, rows, device)
+
+
+@torch.no_grad()
+def encode_split(
+    backbone: Backbone, split: Split, device: torch.device, batch: int = 512
+) -> tuple[np.ndarray, np.ndarray]:
+    """Posterior mean and log-variance of every row, float32 (n, D), in the split's order.
+
+    Text is read in order of length, which changes nothing but the time it takes.
+    """
+    backbone.eval()
+    points = split.meta["kind"] == "points"
+    order = np.arange(split.n) if points else np.argsort(split.lengths, kind="stable")
+    mu = np.empty((split.n, backbone.latent), dtype=np.float32)
+    logvar = np.empty_like(mu)
+    with backbone.tables():
+        for start in range(0, split.n, batch):
+            rows = order[start : start + batch]
+            mean, log_variance = backbone.encode(make_batch(split, rows, device))
+            mu[rows] = mean.float().cpu().numpy()
+            logvar[rows] = log_variance.float().cpu().numpy()
+    return mu, logvar
+
+
+def batch_noise(shape: tuple[int, int], stream: torch.Generator, device: torch.device) -> Tensor:
+    """This process's rows of the noise of a whole batch, shape ``shape`` (B, D)."""
+    return torch.randn(shape, generator=stream)[share(shape[0])].to(device)

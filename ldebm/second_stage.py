@@ -1,0 +1,104 @@
+"""Second stage: trains the prior on a frozen backbone, or all together, and writes the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ldebm.config import ExperimentConfig
+from ldebm.data.packed import Packed
+from ldebm.devices import choose_device
+from ldebm.files import hash_path, read_parquet, write_json, write_model
+from ldebm.first_stage import load_backbone
+from ldebm.model import save
+from ldebm.nn.backbone import Backbone
+from ldebm.parallel import is_main
+from ldebm.prior_tasks import JointTask, PriorTask
+from ldebm.priors import EnergyPrior, Prior, build_prior
+from ldebm.runs import CHECKPOINTS, run_key, with_length, write_curves
+from ldebm.seeding import configure, generator
+from ldebm.trainer import TrainResult, train
+
+__all__ = ["prior_stage"]
+
+SNAPSHOT_SHARES = (0.02, 0.1, 0.3, 1.0)  # training times of the papers' Figures 2, 3 and A2
+
+
+def prior_stage(
+    config: ExperimentConfig,
+    packed: Packed,
+    seed: int,
+    folder: Path,
+    name: str,
+    epochs: float | None = None,
+) -> None:
+    """Second stage: reads ``folder/{backbone, latents.parquet}``, writes ``folder/prior``."""
+    section = config.prior
+    section = section.model_copy(update={"training": with_length(section.training, epochs)})
+    config = config.model_copy(update={"prior": section})
+    device = choose_device(section.training.device)
+    configure(section.training.threads)
+    latents = read_parquet(folder / "latents.parquet")
+    rows = latents["split"] == 0
+    mu, logvar = latents["mu"][rows], latents["logvar"][rows]
+    labels: np.ndarray | None = latents["label"][rows].astype(np.int64)
+    if labels is not None and (labels < 0).all():
+        labels = None
+    backbone = load_backbone(folder / "backbone", config, packed).to(device)
+    prior = build_prior(backbone.latent, section, generator(seed, "prior-init")).to(device)
+    inputs = [hash_path(folder / "backbone"), hash_path(folder / "latents.parquet")]
+    dumped = config.model_dump(mode="json")
+    key = run_key("prior", dumped["prior"], dumped["cluster"], inputs, seed, device.type)
+    checkpoint = CHECKPOINTS / f"prior-{key}.pt"
+    out = folder / "prior"
+    result: TrainResult | None = None
+    if isinstance(prior, EnergyPrior) and section.scheme == "two_stage":
+        task = PriorTask(prior, mu, logvar, labels, config, seed, device)
+        points = packed.kind == "points"
+        shares: Sequence[float] = SNAPSHOT_SHARES if points else ()
+        result = train(task, section.training, checkpoint, title="prior", snapshots=shares)
+        prior.load_state_dict(result.state)
+    elif isinstance(prior, EnergyPrior):
+        both = JointTask(
+            backbone, prior, packed.split("train"), labels, config, seed, device, log=print
+        )
+        result = train(both, section.training, checkpoint, title="joint")
+        both.module.load_state_dict(result.state)
+    else:
+        prior.fit_standardisation(
+            torch.from_numpy(mu).to(device), torch.from_numpy(logvar).to(device)
+        )
+    if not is_main():
+        return
+    header = {"experiment": name, "seed": seed, "config": dumped, "meta": packed.meta}
+    _write_prior(out, backbone, prior, result, header, packed)
+    checkpoint.unlink(missing_ok=True)
+
+
+def _write_prior(
+    out: Path,
+    backbone: Backbone,
+    prior: Prior,
+    result: TrainResult | None,
+    header: dict[str, Any],
+    packed: Packed,
+) -> None:
+    state: dict[str, Tensor] = {f"backbone.{k}": v for k, v in backbone.state_dict().items()}
+    state |= {f"prior.{k}": v for k, v in prior.state_dict().items()}
+    tokenizer = None if packed.kind == "points" else packed.tokenizer
+    save(out / "model.safetensors", state, header, tokenizer)
+    write_json(out / "config.json", header)
+    metrics: dict[str, Any] = {"updates": result.updates if result else 0}
+    if isinstance(prior, EnergyPrior):
+        metrics["acceptance"] = float(prior.acceptance_T.mean())
+        metrics["acceptance_min"] = float(prior.acceptance_T.min())
+    write_json(out / "metrics.json", metrics)
+    write_curves(out, result)
+    snapshots = result.snapshots if result else {}
+    tensors = {f"{update}/{k}": v for update, kept in snapshots.items() for k, v in kept.items()}
+    write_model(out / "snapshots.safetensors", tensors, {"updates": sorted(snapshots)})
