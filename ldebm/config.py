@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -237,6 +238,13 @@ class Params(Section):
     experiments: dict[str, ExperimentConfig]
     presets: dict[str, Any] = {}
     groups: dict[str, list[str]] = {}
+
+    @model_validator(mode="after")
+    def _plain_names(self) -> Params:
+        for name in (*self.data, *self.experiments):
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+                raise ValueError(f"name {name!r}: use letters, digits, '-' and '_' (DVC keys)")
+        return self
 
     def experiment(self, name: str) -> ExperimentConfig:
         """The experiment called ``name``.
