@@ -300,7 +300,7 @@ def parse(section: type[SectionT], content: Any, where: str) -> SectionT:
             raise UsageError(f"params.yaml: {key!r} is missing") from None
         message = first["msg"].removeprefix("Value error, ")
         value = "" if isinstance(first["input"], dict) else f" (got {first['input']!r})"
-        raise UsageError(f"params.yaml: {key}: {message}{value}") from None
+        raise UsageError(f"params.yaml: {key + ': ' if key else ''}{message}{value}") from None
 
 
 def _known_keys(section: type[Section], path: list[str]) -> list[str]:

@@ -74,7 +74,7 @@ def test_text_outside_the_grammar_has_no_reading() -> None:
 
 
 def test_soft_reading_survives_small_errors_and_stays_silent_without_cues() -> None:
-    assert classify_soft("hooray set set alarm for noon friday") == ("set_alarm", "positive")
+    assert classify_soft("luckily set set alarm for noon friday") == ("set_alarm", "positive")
     assert classify_soft("xyz qwerty") == (None, None)
     assert classify_soft("hooray alas set an alarm")[1] is None
 
