@@ -48,7 +48,7 @@ def test_size_and_balance_are_as_promised(utterances: list[Utterance]) -> None:
     assert min(sentiments.values()) > 0.45 * len(utterances)
     assert set(sentiments) == set(SENTIMENTS)
     assert 350 <= len(words) <= 450
-    assert (min(lengths), max(lengths)) == (4, 16)
+    assert (min(lengths), max(lengths)) == (5, 16)
     assert len({u.text for u in utterances}) > 0.9 * len(utterances)
     assert all(u.text == u.text.lower() for u in utterances)
 
@@ -66,9 +66,9 @@ def test_text_outside_the_grammar_has_no_reading() -> None:
     for text in (
         "",
         "hello",
-        "hooray book a table for five hundred",
-        "hooray goodbye my charming london which is dreadful",  # two sentiments
-        "reserve a table for friday at noon",  # no sentiment
+        "luckily book a table for five hundred",
+        "luckily goodbye see you at the lovely bank what a disaster",  # two sentiments
+        "please book a table for friday at noon",  # no sentiment
     ):
         assert classify(text) is None
 
@@ -76,7 +76,7 @@ def test_text_outside_the_grammar_has_no_reading() -> None:
 def test_soft_reading_survives_small_errors_and_stays_silent_without_cues() -> None:
     assert classify_soft("luckily set set alarm for noon friday") == ("set_alarm", "positive")
     assert classify_soft("xyz qwerty") == (None, None)
-    assert classify_soft("hooray alas set an alarm")[1] is None
+    assert classify_soft("luckily sadly set an alarm")[1] is None
 
 
 def test_generation_depends_on_the_seed_only() -> None:
