@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ from ldebm.data.batches import batch_rows, steps_per_epoch
 from ldebm.data.packed import Packed, Split
 from ldebm.devices import choose_device
 from ldebm.errors import UsageError
-from ldebm.files import hash_path, read_model, write_json, write_model
+from ldebm.files import hash_path, read_json, read_model, write_json, write_model
 from ldebm.latents import batch_noise, make_batch
+from ldebm.lineage import note
 from ldebm.nn.backbone import Backbone, build_backbone
 from ldebm.objectives import Terms, backbone_terms, gaussian_kl, sample_posterior
 from ldebm.parallel import is_main, row_weight, share
@@ -118,10 +120,15 @@ def build_backbone_stage(
     data_hash = hash_path(packed.path)
     key = run_key("backbone", section.model_dump(mode="json"), data_hash, seed, device.type)
     finished = CHECKPOINTS / "done" / key
-    if not (finished / "model.safetensors").is_file() or os.environ.get("LDEBM_NO_REUSE"):
+    reused = (finished / "trained.json").is_file() and not os.environ.get("LDEBM_NO_REUSE")
+    if not reused:
+        clock = time.perf_counter()
         _train_backbone(config, packed, seed, finished, key, device)
+        if is_main():
+            write_json(finished / "trained.json", {"seconds": time.perf_counter() - clock})
     if not is_main():
         return
+    note(reused=reused, trained_seconds=read_json(finished / "trained.json")["seconds"])
     out.mkdir(parents=True, exist_ok=True)
     for name in ("model.safetensors", "curve.csv", "validation.csv", "metrics.json"):
         shutil.copyfile(finished / name, out / name)

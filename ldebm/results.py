@@ -1,7 +1,8 @@
 """Recorded runs: ``results/<experiment>/<seed>.json``, the tables made of them, and comparisons.
 
-A recorded run is {experiment, seed, epochs, params, commit, dirty, device, seconds, stage_seconds,
-numerics, metrics}: small enough for git, and complete enough to say how a number came about.
+A recorded run is {experiment, seed, epochs, updates, params, commit, dirty, device, seconds,
+stage_seconds, numerics, metrics}: small enough for git, and complete enough to say how a number
+came about.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ldebm.charts import Mark
 from ldebm.config import nearest
 from ldebm.errors import UsageError
 from ldebm.files import read_json, write_json
@@ -28,6 +30,7 @@ __all__ = [
     "markdown",
     "record_runs",
     "summary",
+    "tradeoff",
 ]
 
 RESULTS = Path("results")
@@ -112,14 +115,20 @@ def _run(root: Path, experiment: str, seed: int, known: list[dict[str, Any]]) ->
         if instance == f"{experiment}-{seed}":
             mine.setdefault(stage, record)
     params = _built_with(root, experiment, seed)
-    seconds = {stage: record["seconds"] for stage, record in sorted(mine.items())}
+    seconds = {  # a backbone that another experiment trained counts with the time it took there
+        stage: round(max(record["seconds"], record.get("trained_seconds", 0.0)), 1)
+        for stage, record in sorted(mine.items())
+    }
     last = mine.get("prior", {})
-    override = last.get("params", {}).get("run.epochs")
     return {
         "experiment": experiment,
         "seed": seed,
         "epochs": {
-            stage: override or params.get(stage, {}).get("training", {}).get("epochs")
+            stage: params.get(stage, {}).get("training", {}).get("epochs")
+            for stage in ("backbone", "prior")
+        },
+        "updates": {
+            stage: _updates(root / "models" / experiment / str(seed) / stage)
             for stage in ("backbone", "prior")
         },
         "params": params,
@@ -131,6 +140,12 @@ def _run(root: Path, experiment: str, seed: int, known: list[dict[str, Any]]) ->
         "stage_seconds": seconds,
         "metrics": read_json(root / "reports" / experiment / str(seed) / "metrics.json"),
     }
+
+
+def _updates(folder: Path) -> int | None:
+    """How many optimiser steps a stage of this run did."""
+    path = folder / "metrics.json"
+    return read_json(path).get("updates") if path.is_file() else None
 
 
 def _built_with(root: Path, experiment: str, seed: int) -> dict[str, Any]:
@@ -213,7 +228,30 @@ def _table(name: str, runs: Sequence[Mapping[str, Any]]) -> str:
             cells += ["" if number is None else f"{number:g}" for number in numbers]
             lines.append("| " + " | ".join(cells) + " |")
         lines.append(f"\n{published.note}")
+    if tradeoff(runs):
+        lines.append("\n![BLEU against valid NLL](ptb-tradeoff.svg)")
     return "\n".join(lines) + "\n"
+
+
+def tradeoff(runs: Sequence[Mapping[str, Any]]) -> list[Mark]:
+    """BLEU against valid NLL of the two-stage LDEBM runs on the Penn Treebank.
+
+    One group for each density (``prior.energy_scale``), one mark for each weight of the KL.
+    """
+    marks = []
+    for experiment, group in by_experiment(runs).items():
+        params = group[0]["params"]
+        prior = params.get("prior", {})
+        mine = params.get("data") == "ptb" and prior.get("kind") == "diffusion"
+        if not mine or prior.get("scheme") != "two_stage" or experiment.endswith("-nogc"):
+            continue
+        nll, bleu = _numbers(group, "nll"), _numbers(group, "bleu")
+        if nll and bleu:
+            weight = params["backbone"]["kl_weight"]
+            name = f"energy scale: {prior['energy_scale']}"
+            x, y = statistics.median(nll), statistics.median(bleu)
+            marks.append(Mark(name, f"lambda1 {weight:g}", x, y))
+    return marks
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,9 @@ def prior_stage(
     """Second stage: reads ``folder/{backbone, latents.parquet}``, writes ``folder/prior``."""
     section = config.prior
     section = section.model_copy(update={"training": with_length(section.training, epochs)})
-    config = config.model_copy(update={"prior": section})
+    first = config.backbone
+    first = first.model_copy(update={"training": with_length(first.training, epochs)})
+    config = config.model_copy(update={"prior": section, "backbone": first})
     device = choose_device(section.training.device)
     configure(section.training.threads)
     latents = read_parquet(folder / "latents.parquet")

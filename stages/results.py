@@ -11,9 +11,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from ldebm.charts import scatter_chart
 from ldebm.errors import LdebmError
 from ldebm.files import write_text
-from ldebm.results import load_results, markdown, record_runs
+from ldebm.results import load_results, markdown, record_runs, tradeoff
 
 
 def main() -> None:
@@ -26,7 +27,12 @@ def main() -> None:
         if not arguments.tables:
             for path in record_runs(experiments=arguments.experiments):
                 print(path)
-        write_text(Path("docs", "results.md"), markdown(load_results()))
+        runs = load_results()
+        marks = tradeoff(runs)
+        if marks:
+            chart = scatter_chart(marks, "test NLL, nats a sentence (valid)", "BLEU")
+            write_text(Path("docs", "ptb-tradeoff.svg"), chart)
+        write_text(Path("docs", "results.md"), markdown(runs))
     except LdebmError as error:
         print(f"stages.results: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -12,16 +12,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ldebm.config import EnergyConfig
+from ldebm.nn.packed_energy import SLOPE, PackedEnergy
 
 __all__ = ["EnergyNet", "FoldedEnergy"]
-
-SLOPE = 0.2  # of LeakyReLU, Table A1
 
 
 def _activation(name: str) -> Callable[[Tensor], Tensor]:
@@ -103,7 +103,12 @@ class FoldedEnergy:
     def value_and_gradient(
         self, z_BD: Tensor, t_B: Tensor | int, label_B: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """F(z, t) and dF/dz, shapes (B,) and (B, D); with ``label_B`` of f_label instead."""
+        """F(z, t) and dF/dz, shapes (B,) and (B, D); with ``label_B`` of f_label instead.
+
+        Without gradients, as in chains, by :class:`PackedEnergy`: the same but for rounding.
+        """
+        if self.merge is not None and label_B is None and not torch.is_grad_enabled():
+            return self.packed.value_and_gradient(z_BD, t_B)
         logits, stem, inputs = self._forward(z_BD, t_B)
         if label_B is None:
             value = torch.logsumexp(logits, -1)
@@ -120,6 +125,12 @@ class FoldedEnergy:
             gradient = (gradient @ self.merge) * _derivative(self.activation, stem[1])
             gradient = (gradient @ self.layers[1][0]) * _derivative(self.activation, stem[0])
         return value, gradient @ self.layers[0][0]
+
+    @cached_property
+    def packed(self) -> PackedEnergy:
+        """The residual network's weights laid out for chains."""
+        assert self.merge is not None and self.time_TH is not None
+        return PackedEnergy(self.activation, self.layers, self.merge, self.time_TH)
 
     def _inner(self) -> tuple[tuple[Tensor, Tensor], ...]:
         """The layers behind the stem: blocks (or hidden layers) and the output."""

@@ -1,0 +1,226 @@
+"""A training that is killed or asked to stop, and started again, ends with the same bytes."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ldebm.config import Params, load_params
+from ldebm.data.fetch import fetch
+from ldebm.data.packed import open_packed
+from ldebm.data.packing import pack
+from ldebm.data.prepare import prepare
+from ldebm.files import write_json
+from ldebm.labelling import cluster_stage
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
+# A checkpoint after every update, three epochs, and every kind of state that a checkpoint holds:
+# averaged weights, best weights, rows drawn by class, refreshed labels, persistent chains.
+PARAMS = """\
+run: {datasets: [talk, dots], experiments: [talk], seeds: [0]}
+presets:
+  optimiser: &optimiser {lr: 0.003, clip: 1.0, schedule: linear, warmup: 5, ema: 0.9}
+  training: &training
+    {epochs: 3, batch: 16, validate_every: 0.5, checkpoint_seconds: 0, optimiser: *optimiser}
+  prior: &prior
+    classes: 4
+    levels: 3
+    energy: {hidden: 8, blocks: 1}
+    sampler: {steps: 2}
+    score_matching: 0.3
+    training: *training
+  joint: &joint {<<: *prior, scheme: joint, standardise: none, score_matching: 0.0}
+  svebm: &svebm
+    <<: *prior
+    kind: svebm
+    score_matching: 0.0
+    sampler: {method: ula, steps: 3, adapt: false, start: noise, persistent: true}
+data:
+  talk:
+    {kind: dialogues, source: chatter, train: 312, valid: 40, test: 40, vocab_size: 700,
+     max_len: 12}
+  dots: {kind: points, source: gaussians16, train: 312, valid: 40, test: 40}
+experiments:
+  talk: &talk
+    data: talk
+    backbone:
+      {arch: gru, latent: 4, hidden: 12, embed: 8, word_dropout: 0.3, kl_warmup: 10,
+       training: *training}
+    cluster: {labels: gc, dims: 2, sampler: balanced}
+    prior: *prior
+  talk-joint: {<<: *talk, prior: *joint}
+  dots: &dots
+    data: dots
+    backbone: {arch: mlp, latent: 2, hidden: 8, noise: 0.5, training: *training}
+    cluster: {labels: gc, dims: 2}
+    prior: *prior
+  dots-joint: {<<: *dots, prior: *joint}
+  dots-svebm: {<<: *dots, cluster: {labels: none}, prior: *svebm}
+"""
+CASES = [
+    ("backbone", "talk"),
+    ("backbone", "dots"),
+    ("prior", "talk"),
+    ("prior", "talk-joint"),
+    ("prior", "dots"),
+    ("prior", "dots-joint"),
+    ("prior", "dots-svebm"),
+]
+
+
+class Runs:
+    """Stages as commands, each training in a project folder of its own that shares the data."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.params = _data(base)
+        self.complete: dict[tuple[str, str], Path] = {}
+
+    def folder(self, name: str) -> Path:
+        """A project without models."""
+        path = self.base / name
+        path.mkdir()
+        (path / "data").symlink_to(self.base / "data")
+        (path / "params.yaml").write_text(PARAMS)
+        return path
+
+    def start(self, folder: Path, stage: str, experiment: str) -> subprocess.Popen:
+        """Starts the command of a stage."""
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", f"stages.{stage}"]
+        command += ["--experiment", experiment, "--seed", "0"]
+        with (folder / "stderr").open("w") as errors:
+            return subprocess.Popen(
+                command, cwd=folder, env=environment, stdout=errors, stderr=errors
+            )
+
+    def finish(self, folder: Path, stage: str, experiment: str) -> str:
+        """Runs the command to its end; gives what it said."""
+        code = self.start(folder, stage, experiment).wait(timeout=120)
+        said = (folder / "stderr").read_text()
+        assert code == 0, said
+        return said
+
+    def stop(self, folder: Path, stage: str, experiment: str, saves: int, number: int) -> int:
+        """Starts the command and sends it a signal after some more checkpoints."""
+        before = _checkpoint(folder)
+        process = self.start(folder, stage, experiment)
+        deadline = time.monotonic() + 60
+        while saves and process.poll() is None and time.monotonic() < deadline:
+            now = _checkpoint(folder)
+            if now != before:
+                before, saves = now, saves - 1
+            time.sleep(0.001)
+        time.sleep(random.Random(saves).uniform(0, 0.02))  # into a step, or into the next save
+        process.send_signal(number)
+        return process.wait(timeout=10)
+
+    def inputs(self, folder: Path, experiment: str) -> None:
+        """Puts a backbone and labelled latents where the prior stage looks for them."""
+        source = experiment.split("-")[0]
+        reference = self.reference("backbone", source)
+        config = self.params.experiment(experiment)
+        target = folder / "models" / experiment / "0"
+        shutil.copytree(reference / "models" / source / "0" / "backbone", target / "backbone")
+        packed = open_packed(self.base / "data/packed" / config.data)
+        cluster_stage(config, packed, 0, target / "backbone", target / "latents.parquet")
+
+    def project(self, name: str, stage: str, experiment: str) -> Path:
+        """A project in which the stage can run."""
+        folder = self.folder(name)
+        if stage == "prior":
+            self.inputs(folder, experiment)
+        return folder
+
+    def reference(self, stage: str, experiment: str) -> Path:
+        """The project in which the stage ran without interruption."""
+        key = (stage, experiment)
+        if key not in self.complete:
+            folder = self.project(f"{stage}-{experiment}", stage, experiment)
+            self.finish(folder, stage, experiment)
+            self.complete[key] = folder
+        return self.complete[key]
+
+
+def _data(base: Path) -> Params:
+    """Makes, prepares, packs and binds both data sets."""
+    (base / "params.yaml").write_text(PARAMS)
+    params = load_params(base / "params.yaml")
+    for name, config in params.data.items():
+        raw, prepared, packed = (base / "data" / part / name for part in ("raw", "prep", "packed"))
+        fetch(None, config, raw)
+        prepare(config, raw, prepared)
+        pack(config, prepared, packed)
+    for name, experiment in params.experiments.items():
+        bound = {"data": experiment.data, "path": f"data/packed/{experiment.data}", "files": {}}
+        write_json(base / "data/bound" / f"{name}.json", bound)
+    return params
+
+
+def _checkpoint(folder: Path) -> tuple[int, int] | None:
+    """What changes with every checkpoint; None before the first."""
+    for path in (folder / ".ckpt").glob("*.pt"):
+        try:
+            facts = path.stat()
+        except FileNotFoundError:
+            continue  # the training has just ended
+        return facts.st_ino, facts.st_mtime_ns
+    return None
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    """Everything that stages wrote into the models."""
+    models = folder / "models"
+    return {
+        path.relative_to(models).as_posix(): path.read_bytes()
+        for path in sorted(models.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Runs:
+    return Runs(tmp_path_factory.mktemp("resume"))
+
+
+@pytest.mark.parametrize(("stage", "experiment"), CASES)
+def test_a_training_killed_at_random_moments_ends_with_the_same_bytes(runs, stage, experiment):
+    expected = outputs(runs.reference(stage, experiment))
+    folder = runs.project(f"{stage}-{experiment}-killed", stage, experiment)
+    before = outputs(folder)
+    stream = random.Random(f"{stage} {experiment}")
+    for _ in range(2):
+        saves = stream.randint(1, 22)
+        assert runs.stop(folder, stage, experiment, saves, signal.SIGKILL) == -signal.SIGKILL
+        assert outputs(folder) == before, "an interrupted training writes no output"
+    assert "continuing at update" in runs.finish(folder, stage, experiment)
+    found = outputs(folder)
+    assert found.keys() == expected.keys()
+    assert [name for name in found if found[name] != expected[name]] == []
+    assert not list((folder / ".ckpt").glob("*.pt")), "the checkpoint goes when the work is done"
+
+
+@pytest.mark.parametrize(("stage", "experiment"), [("backbone", "talk"), ("prior", "dots-joint")])
+def test_a_training_asked_to_stop_exits_with_75_and_continues(runs, stage, experiment):
+    expected = outputs(runs.reference(stage, experiment))
+    folder = runs.project(f"{stage}-{experiment}-asked", stage, experiment)
+    assert runs.stop(folder, stage, experiment, 7, signal.SIGTERM) == 75
+    assert (folder / "stderr").read_text().splitlines()[-1].endswith("start it again to continue")
+    assert "continuing at update" in runs.finish(folder, stage, experiment)
+    assert outputs(folder) == expected
+
+
+def test_the_problem_refreshes_its_labels_between_epochs(runs):
+    folder = runs.reference("prior", "talk-joint")
+    assert (folder / "stderr").read_text().count("of the rows kept theirs") == 2
+    cluster = yaml.safe_load(PARAMS)["experiments"]["talk-joint"]["cluster"]
+    assert cluster["labels"] == "gc"
