@@ -54,11 +54,13 @@ def fetch_data(
     ] = None,
 ) -> None:
     """Fetch one data set into data/raw, checking every hash."""
-    from ldebm.data.fetch import fetch
+    from ldebm.data.fetch import MIRROR_VARIABLE, fetch
+    from ldebm.data.registry import find_source
 
     config = load_params(PARAMS).dataset(name)
-    place = mirror or os.environ.get("LDEBM_DATA_MIRROR")
-    fetch(None, config, Path("data", "raw", name), place or None)
+    source = None if config.source == "file" else find_source(config.source)
+    place = mirror or os.environ.get(MIRROR_VARIABLE)
+    fetch(source, config, Path("data", "raw", name), place or None)
     typer.echo(f"data/raw/{name}")
 
 

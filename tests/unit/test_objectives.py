@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from ldebm.config import BackboneConfig, PriorConfig
+from ldebm.config import BackboneConfig, ExperimentConfig, PriorConfig
 from ldebm.objectives import backbone_terms, gaussian_kl, masked_entropy, mutual_information
 from ldebm.prior_objectives import joint_terms, prior_terms, score_matching_terms
-from ldebm.priors import DiffusionPrior, build_prior
+from ldebm.prior_tasks import PriorTask
+from ldebm.priors import DiffusionPrior, SymbolPrior, build_prior
 from ldebm.seeding import generator
 
 
@@ -147,3 +148,29 @@ def test_score_matching_is_smallest_at_the_true_energy(base: bool) -> None:
     exact = loss(0.0)
     assert exact < loss(0.3)
     assert exact < loss(-0.3)
+
+
+def test_persistent_chains_continue_where_they_were() -> None:
+    """001, Algorithm 1: the negative samples of an update start from those of the one before."""
+    experiment = ExperimentConfig.model_validate(
+        {
+            "data": "points",
+            "backbone": {"arch": "mlp", "latent": 2, "training": {"updates": 1}},
+            "prior": {
+                "kind": "svebm",
+                "classes": 3,
+                "energy": {"arch": "mlp", "hidden": 8, "blocks": 2, "spectral_norm": False},
+                "sampler": {"steps": 1, "step": 1e-6, "adapt": False, "persistent": True},
+                "training": {"updates": 2, "batch": 16},
+            },
+        }
+    )
+    stream = generator(0, "latents")
+    mu = torch.randn(64, 2, generator=stream).numpy()
+    prior = build_prior(2, experiment.prior, generator(0, "prior"))
+    assert isinstance(prior, SymbolPrior)
+    task = PriorTask(prior, mu, mu * 0 - 2, None, experiment, 0, torch.device("cpu"))
+    task.loss(0)
+    first = task.state()["persistent"].clone()
+    task.loss(1)
+    torch.testing.assert_close(task.state()["persistent"], first, rtol=0, atol=0.02)
