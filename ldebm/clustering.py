@@ -9,8 +9,6 @@ Shapes: N rows, D latent dimension, P kept dimensions, K classes.
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
-from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 from ldebm.config import ClusterConfig
@@ -55,6 +53,8 @@ def geometric_clusters(
     Returns:
         Labels 0..K-1 per row, int64 (N,).
     """
+    from sklearn.cluster import KMeans  # a second to load, and most runs do not cluster
+
     points = whiten_to_sphere(features_ND, config.dims)
     with threadpool_limits(1):
         fit = KMeans(
@@ -85,6 +85,8 @@ def match_labels(labels_N: np.ndarray, previous_N: np.ndarray, classes: int) -> 
         >>> match_labels(np.array([1, 1, 0, 2]), np.array([0, 0, 1, 2]), 3).tolist()
         [0, 0, 1, 2]
     """
+    from scipy.optimize import linear_sum_assignment
+
     overlap = np.zeros((classes, classes), dtype=np.int64)
     np.add.at(overlap, (labels_N, previous_N), 1)
     rows, columns = linear_sum_assignment(-overlap)

@@ -14,10 +14,67 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Chain", "Target", "mala", "ula"]
+__all__ = ["Chain", "Conditional", "Evaluate", "Noise", "Target", "draw_noise", "mala", "ula"]
 
 Target = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Maps x_BD to (log density up to a constant per row, shape B; its gradient, shape B D)."""
+
+
+Evaluate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Maps (x_BD, level of each row) to (F, dF/dx)."""
+
+
+@dataclass(frozen=True)
+class Conditional:
+    """Chains of p(x) proportional to exp(cold F(x, t)) N(x; mean, variance I), one per row.
+
+    Attributes:
+        start_BD: initial states.
+        mean_BD: of the Gaussian factor.
+        variance_B1: of the Gaussian factor.
+        cold_B1: what F is multiplied by.
+        step2_B1: squared step sizes.
+        t_B: level of each row.
+    """
+
+    start_BD: Tensor
+    mean_BD: Tensor
+    variance_B1: Tensor
+    cold_B1: Tensor
+    step2_B1: Tensor
+    t_B: Tensor
+
+    def target(self, evaluate: Evaluate) -> Target:
+        """The log density up to a constant, and its gradient, for F from ``evaluate``."""
+
+        def log_density(x_BD: Tensor) -> tuple[Tensor, Tensor]:
+            value, gradient = evaluate(x_BD, self.t_B)
+            away = (x_BD - self.mean_BD) / self.variance_B1
+            log_kernel = -0.5 * ((x_BD - self.mean_BD) * away).sum(-1)
+            return value * self.cold_B1.squeeze(-1) + log_kernel, gradient * self.cold_B1 - away
+
+        return log_density
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The draws of a whole chain, made beforehand.
+
+    Attributes:
+        normal_SBD: of every step.
+        uniform_SB: of every step, for the acceptance.
+    """
+
+    normal_SBD: Tensor
+    uniform_SB: Tensor
+
+
+def draw_noise(like_BD: Tensor, steps: int, generator: torch.Generator | None) -> Noise:
+    """What ``steps`` moves of states like ``like_BD`` need."""
+    shape, device, dtype = (steps, *like_BD.shape), like_BD.device, like_BD.dtype
+    normal = torch.randn(shape, generator=generator, device=device, dtype=dtype)
+    uniform = torch.rand(shape[:2], generator=generator, device=device, dtype=dtype)
+    return Noise(normal, uniform)
 
 
 @dataclass(frozen=True)
@@ -34,7 +91,12 @@ class Chain:
 
 
 def ula(
-    target: Target, start_BD: Tensor, step2: Tensor, steps: int, generator: torch.Generator | None
+    target: Target,
+    start_BD: Tensor,
+    step2: Tensor,
+    steps: int,
+    generator: torch.Generator | None,
+    noise: Noise | None = None,
 ) -> Chain:
     """Unadjusted Langevin: ``x <- x + s^2/2 grad + s e``.
 
@@ -43,19 +105,25 @@ def ula(
         start_BD: initial states.
         step2: squared step size s^2 in units of x^2, shape () or (B, 1).
         steps: number of moves.
-        generator: source of the noise (``None``: the default one, as CUDA graphs need).
+        generator: source of the noise (``None``: the default one).
+        noise: draws made beforehand, as CUDA graphs need; ``generator`` is then unused.
     """
     x = start_BD
     size = step2.sqrt()
-    for _ in range(steps):
+    for step in range(steps):
         _, gradient = target(x)
-        noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        x = x + 0.5 * step2 * gradient + size * noise
+        normal = _normal(x, generator) if noise is None else noise.normal_SBD[step]
+        x = x + 0.5 * step2 * gradient + size * normal
     return Chain(x, torch.ones(len(x), device=x.device, dtype=x.dtype))
 
 
 def mala(
-    target: Target, start_BD: Tensor, step2: Tensor, steps: int, generator: torch.Generator | None
+    target: Target,
+    start_BD: Tensor,
+    step2: Tensor,
+    steps: int,
+    generator: torch.Generator | None,
+    noise: Noise | None = None,
 ) -> Chain:
     """Metropolis-adjusted Langevin (Roberts and Tweedie 1996); arguments as :func:`ula`.
 
@@ -66,14 +134,17 @@ def mala(
     size = step2.sqrt()
     log_density, gradient = target(x)
     accepted = torch.zeros_like(log_density)
-    for _ in range(steps):
-        noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        uniform = torch.rand(len(x), generator=generator, device=x.device, dtype=x.dtype)
-        proposal = x + 0.5 * step2 * gradient + size * noise
+    for step in range(steps):
+        if noise is None:
+            normal = _normal(x, generator)
+            uniform = torch.rand(len(x), generator=generator, device=x.device, dtype=x.dtype)
+        else:
+            normal, uniform = noise.normal_SBD[step], noise.uniform_SB[step]
+        proposal = x + 0.5 * step2 * gradient + size * normal
         new_log_density, new_gradient = target(proposal)
         backward = (x - proposal - 0.5 * step2 * new_gradient) / size
         log_ratio = (
-            new_log_density - log_density + 0.5 * (noise.square() - backward.square()).sum(-1)
+            new_log_density - log_density + 0.5 * (normal.square() - backward.square()).sum(-1)
         )
         accept_B = uniform.log() < log_ratio
         accept = accept_B.unsqueeze(-1)
@@ -82,3 +153,7 @@ def mala(
         log_density = torch.where(accept_B, new_log_density, log_density)
         accepted = accepted + accept_B
     return Chain(x, accepted / steps)
+
+
+def _normal(x: Tensor, generator: torch.Generator | None) -> Tensor:
+    return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)

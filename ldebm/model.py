@@ -123,14 +123,19 @@ class Model:
         Raises:
             UsageError: there is no such class.
         """
-        if label is None or isinstance(label, int):
-            return label
-        if self.class_names and label in self.class_names:
-            return self.class_names.index(label)
-        if label.isdigit():
-            return int(label)
-        known = ", ".join(self.class_names or [f"0 to {self.prior.classes - 1}"])
-        raise UsageError(f"label {label!r}: expected one of {known}")
+        if label is None:
+            return None
+        if self.config.prior.kind == "gaussian":
+            raise UsageError(f"label {label!r}: a Gaussian prior has no classes")
+        names = self.class_names or []
+        number = names.index(label) if label in names else label
+        if isinstance(number, str) and number.isdecimal():
+            number = int(number)
+        if isinstance(number, int) and 0 <= number < self.prior.classes:
+            return number
+        numbers = f"a class from 0 to {self.prior.classes - 1}"
+        named = f"one of {', '.join(names)}, or " if names else ""
+        raise UsageError(f"label {label!r}: expected {named}{numbers}")
 
     @torch.no_grad()
     def sample_latents(self, n: int, label: int | str | None = None, seed: int = 0) -> Tensor:

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from ldebm.config import PriorConfig
 from ldebm.diffusion import Schedule, make_schedule
 from ldebm.errors import UsageError
-from ldebm.langevin import Chain, Target, mala, ula
+from ldebm.graphs import replay_chain
+from ldebm.langevin import Chain, Conditional, mala, ula
 from ldebm.nn.energy import EnergyNet, FoldedEnergy
 
 __all__ = [
@@ -208,19 +209,6 @@ class EnergyPrior(Prior):
         factor, variance = self.kernel_tables()
         return factor[t_B].unsqueeze(-1) * u_next_BD, variance[t_B].unsqueeze(-1)
 
-    def target(self, folded: FoldedEnergy, u_next_BD: Tensor, t_B: Tensor) -> Target:
-        """log p(v | u_{t+1}) up to a constant, and its gradient in v."""
-        mean, variance = self.base_kernel(u_next_BD, t_B)
-        cold = 1.0 / self.temperature_T(of_sampler=True)[t_B].unsqueeze(-1)
-
-        def log_density(v_BD: Tensor) -> tuple[Tensor, Tensor]:
-            value, gradient = folded.value_and_gradient(v_BD, t_B)
-            away = (v_BD - mean) / variance
-            log_kernel = -0.5 * ((v_BD - mean) * away).sum(-1)
-            return value * cold.squeeze(-1) + log_kernel, gradient * cold - away
-
-        return log_density
-
     def step2_T(self) -> Tensor:
         """Squared step size of each level."""
         return self.step_T * self.kernel_tables()[1]
@@ -248,10 +236,18 @@ class EnergyPrior(Prior):
         sampler = self.config.sampler
         if start_BD is None:
             start_BD = self.chain_start(u_next_BD, t_B, generator)
-        move = mala if sampler.method == "mala" else ula
-        target = self.target(folded or self.net.fold(), u_next_BD, t_B)
+        moves, folded = steps or sampler.steps, folded or self.net.fold()
+        mean, variance = self.base_kernel(u_next_BD, t_B)
+        cold = 1.0 / self.temperature_T(of_sampler=True)[t_B].unsqueeze(-1)
         step2 = self.step2_T()[t_B].unsqueeze(-1)
-        return move(target, start_BD, step2, steps or sampler.steps, generator)
+        problem = Conditional(start_BD, mean, variance, cold, step2, t_B)
+        if sampler.graph and u_next_BD.is_cuda and folded.merge is not None:
+            replayed = replay_chain(self, folded.packed, problem, sampler.method, moves, generator)
+            if replayed is not None:
+                return replayed
+        move = mala if sampler.method == "mala" else ula
+        target = problem.target(folded.value_and_gradient)
+        return move(target, start_BD, step2, moves, generator)
 
     def chain_start(self, u_next_BD: Tensor, t_B: Tensor, generator: torch.Generator) -> Tensor:
         """Initial states of the chains."""

@@ -12,6 +12,7 @@ import math
 import signal
 import sys
 import time
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -336,6 +337,7 @@ class _Loop:
         if self.checkpoint is None or not self.checkpoint.is_file():
             return
         try:
+            _check_sums(self.checkpoint)
             content = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
             self.task.module.load_state_dict(content["module"])
             for optimiser, state in zip(self.optimisers, content["optimisers"], strict=True):
@@ -370,3 +372,11 @@ def _adam(group: Group) -> torch.optim.Adam:
         weight_decay=config.weight_decay,
         fused=True,
     )
+
+
+def _check_sums(checkpoint: Path) -> None:
+    """Raises where a part of the file is not what was written: ``torch.load`` does not look."""
+    with zipfile.ZipFile(checkpoint) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(damaged)

@@ -67,25 +67,13 @@ def generate(
 ) -> None:
     """Draw samples from the prior and decode them."""
     model = _load(target)
-    drawn = model.generate(number, label=_label(model, label), seed=seed)
+    drawn = model.generate(number, label=model.label_index(label), seed=seed)
     rows = drawn if isinstance(drawn, list) else drawn.tolist()
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
     for row in rows:
         typer.echo(row if isinstance(row, str) else " ".join(f"{value:.4f}" for value in row))
-
-
-def _label(model: Model, label: str | None) -> int | None:
-    """The class number of a label that was given as a number or a name."""
-    number = model.label_index(label)
-    if number is None:
-        return None
-    if model.config.prior.kind == "gaussian":
-        raise UsageError("--label: this model has a Gaussian prior, which has no classes")
-    if not 0 <= number < model.prior.classes:
-        raise UsageError(f"--label {label}: expected a class from 0 to {model.prior.classes - 1}")
-    return number
 
 
 def classify(

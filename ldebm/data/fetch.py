@@ -66,12 +66,25 @@ def fetch(
         return
     if not source.files:
         raise UsageError(f"source {source.name!r}: no file to fetch: {source.supply}")
-    for file in source.files:
-        found = mirror_path(source, file, mirror)
-        if found is not None:
-            _copy(found, target / file.name, config.checksums.get(file.name, file.sha256))
-        else:
-            _download(source, file, config, target, mirror, downloader or Downloader())
+    with _all_or_nothing(target):
+        for file in source.files:
+            found = mirror_path(source, file, mirror)
+            if found is not None:
+                _copy(found, target / file.name, config.checksums.get(file.name, file.sha256))
+            else:
+                _download(source, file, config, target, mirror, downloader or Downloader())
+
+
+@contextmanager
+def _all_or_nothing(folder: Path) -> Iterator[None]:
+    """Takes what the block put into ``folder`` away again when the block fails."""
+    before = set(folder.glob("*"))
+    try:
+        yield
+    except BaseException:
+        for path in set(folder.glob("*")) - before:
+            path.unlink()
+        raise
 
 
 def mirror_path(source: Source, file: SourceFile, mirror: str | Path | None) -> Path | None:

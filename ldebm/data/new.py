@@ -15,6 +15,8 @@ from ldebm.files import atomic_path, hash_path
 __all__ = ["FileFacts", "add_dataset", "data_status", "inspect_file", "sections"]
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+LARGE = 20_000  # rows from which text gets networks of the papers' size
+SMALL_UPDATES, MAX_EPOCHS = 1000, 60  # of the first stage on less
 TEXT_NAMES = ("text", "sentence", "utterance", "content", "review", "response")
 
 
@@ -29,6 +31,7 @@ class FileFacts:
         words: different words of the text; 0 for points.
         longest: words that 99 of 100 texts do not exceed; 0 for points.
         classes: values of the label; 0 without one.
+        spread: standard deviation of the points; 0 for text.
     """
 
     kind: str
@@ -37,6 +40,7 @@ class FileFacts:
     words: int = 0
     longest: int = 0
     classes: int = 0
+    spread: float = 0.0
 
 
 def inspect_file(
@@ -71,7 +75,13 @@ def inspect_file(
         numeric = [name for name in others if _is_numeric(table, name)]
         if numeric and len(numeric) == len(others):
             columns["x"] = ",".join(numeric)
-            return FileFacts("points", columns, table.height, classes=classes)
+            return FileFacts(
+                "points",
+                columns,
+                table.height,
+                classes=classes,
+                spread=_spread(table, path, numeric),
+            )
         named = [name for name in TEXT_NAMES if name in others]
         worded = [name for name in others if name not in numeric]
         candidates = named[:1] or worded
@@ -103,6 +113,21 @@ def _is_numeric(table: Any, name: str) -> bool:
     return bool(values.len() > 0 and values.cast(pl.Float64, strict=False).null_count() == 0)
 
 
+def _spread(table: Any, path: Path, names: list[str]) -> float:
+    """The standard deviation of points, which have to be points of the plane."""
+    import polars as pl
+
+    values = [table[name].explode().cast(pl.Float64, strict=False) for name in names]
+    numbers = sum(len(column) for column in values)
+    if numbers != 2 * table.height:
+        raise UsageError(
+            f"{path}: points need two coordinates, found {numbers / table.height:g} a row "
+            f"({', '.join(names)}); leave two numeric columns, or name the text with --text"
+        )
+    deviations = [column.filter(column.is_finite()).std() or 0.0 for column in values]
+    return float(sum(deviations) / len(deviations))
+
+
 def sections(name: str, path: str, sha256: str, facts: FileFacts) -> tuple[str, dict[str, Any]]:
     """The data section, as a mapping, and the name of the experiment that goes with it."""
     data: dict[str, Any] = {"kind": facts.kind, "source": "file", "path": path, "sha256": sha256}
@@ -123,41 +148,73 @@ def sections(name: str, path: str, sha256: str, facts: FileFacts) -> tuple[str, 
 
 def experiment_section(name: str, facts: FileFacts) -> dict[str, Any]:
     """An LDEBM experiment with sizes that suit the number of rows."""
-    classes = facts.classes if facts.classes > 1 else (10 if facts.kind == "points" else 20)
-    cluster: dict[str, Any] = {"labels": "gc"}
+    points, large = facts.kind == "points", facts.rows > LARGE
+    cluster: dict[str, Any] = {"labels": "gc", "dims": 2}
+    if not points:
+        cluster |= {"dims": 3, "restarts": 4} if large else {"dims": 6, "restarts": 8}
     if facts.classes:
         cluster = {"labels": "given", "column": facts.columns["label"]}
-    if facts.kind == "points":
-        backbone: dict[str, Any] = {
-            "arch": "mlp", "latent": 2, "hidden": 200, "noise": 0.5,
-            "training": {"updates": 2000, "batch": 256, "validate_every": None,
-                         "optimiser": {"lr": 2e-3, "schedule": "one_cycle"}},
-        }  # fmt: skip
-        cluster["dims"] = 2
-    else:
-        large = facts.rows > 20000
-        backbone = {
-            "arch": "gru", "latent": 40 if large else 16,
-            "hidden": 512 if large else 128, "embed": 512 if large else 128,
-            "kl_weight": 0.3, "kl_warmup": 500,
-            "training": {"epochs": 15 if large else 30, "batch": 128 if large else 64,
-                         "optimiser": {"lr": 1e-3, "clip": 1.0}},
-        }  # fmt: skip
-    prior: dict[str, Any] = {
-        "kind": "diffusion", "classes": classes,
-        "energy": {"hidden": 64, "blocks": 3, "activation": "silu", "spectral_norm": False,
-                   "init": "orthogonal"},
-        "training": {"updates": 3000, "batch": 256, "validate_every": None,
-                     "optimiser": {"lr": 3e-3, "betas": [0.9, 0.99], "schedule": "linear",
-                                   "warmup": 100, "ema": 0.995, "clip": 1.0}},
-    }  # fmt: skip
+    evaluate: dict[str, Any] = {"samples": 5000}
+    if not points:
+        rows = 500 if large else 200
+        evaluate |= {"rows": rows, "importance": 100, "inner": 64, "reverse_lm_epochs": 2}
     return {
         "data": name,
         "description": f"LDEBM on {name}, {facts.rows} rows",
-        "backbone": backbone,
+        "backbone": _points_backbone(facts) if points else _text_backbone(facts),
         "cluster": cluster,
-        "prior": prior,
+        "prior": _prior(facts),
+        "evaluate": evaluate,
     }
+
+
+def _points_backbone(facts: FileFacts) -> dict[str, Any]:
+    return {
+        "arch": "mlp", "latent": 2, "hidden": 200,
+        "noise": float(f"{0.06 * facts.spread or 0.5:.2g}"),
+        "training": {"updates": 2000, "batch": 256, "validate_every": None,
+                     "optimiser": {"lr": 2e-3, "schedule": "one_cycle"}},
+    }  # fmt: skip
+
+
+def _text_backbone(facts: FileFacts) -> dict[str, Any]:
+    """Of the Penn Treebank's size, or small, with a decoder that has to ask z for the words."""
+    if facts.rows > LARGE:
+        return {
+            "arch": "gru", "latent": 40, "hidden": 512, "embed": 512, "dropout": 0.3,
+            "init": "uniform", "kl_weight": 1.0, "kl_floor": 12.0, "kl_warmup": 300,
+            "training": {"epochs": 15, "batch": 128, "precision": "bfloat16",
+                         "optimiser": {"lr": 1e-3, "clip": 0.5, "schedule": "linear",
+                                       "warmup": 200}},
+        }  # fmt: skip
+    batch = 128 if facts.rows > 5000 else 64
+    epochs = min(MAX_EPOCHS, max(12, round(SMALL_UPDATES * batch / facts.rows)))
+    return {
+        "arch": "gru", "latent": 24, "hidden": 128, "embed": 128, "dropout": 0.2,
+        "word_dropout": 0.5, "kl_weight": 0.2,
+        "training": {"epochs": epochs, "batch": batch, "validate_every": 2,
+                     "optimiser": {"lr": 3e-3, "clip": 5.0, "schedule": "linear", "hold": 0.4}},
+    }  # fmt: skip
+
+
+def _prior(facts: FileFacts) -> dict[str, Any]:
+    points, large = facts.kind == "points", facts.rows > LARGE
+    hidden = 64 if points else (128 if large else 96)
+    updates, batch = (
+        (6000, 384 if large and not points else 256) if points or large else (1500, 256)
+    )
+    return {
+        "kind": "diffusion", "classes": facts.classes or (10 if points else 16),
+        "energy": {"hidden": hidden, "blocks": 3, "activation": "silu", "spectral_norm": False,
+                   "init": "orthogonal"},
+        "sampler": {"steps": 12}, "standardise": "diagonal",
+        "score_matching": 0.75 if points else 0.5,
+        "mi_weight": 0.05, "class_weight": 1.0 if facts.classes else 0.05,
+        "training": {"updates": updates, "batch": batch, "validate_every": None,
+                     "optimiser": {"lr": 3e-3 if points else 2e-3, "betas": [0.9, 0.99],
+                                   "clip": None if points else 1.0, "schedule": "linear",
+                                   "warmup": 100, "ema": 0.995 if points else 0.997}},
+    }  # fmt: skip
 
 
 def add_dataset(

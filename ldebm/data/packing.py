@@ -36,6 +36,9 @@ def pack(config: DataConfig, prepared: str | Path, target: str | Path) -> dict[s
     meta["rows"] = {split: len(table["id"]) for split, table in tables.items()}
     if config.kind == "points":
         meta["dimensions"] = int(tables["train"]["x"].shape[1])
+        if config.source == "file":  # the papers' data have a known scale
+            x = tables["train"]["x"].astype(np.float64)
+            meta |= {"shift": x.mean(0).tolist(), "scale": np.maximum(x.std(0), 1e-6).tolist()}
         for split, table in tables.items():
             write_array(target / f"{split}.x.npy", table["x"].astype(np.float32))
     else:

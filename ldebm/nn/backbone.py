@@ -34,8 +34,13 @@ class Backbone(nn.Module, ABC):
     def encode(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z|x), each (B, D)."""
 
-    def tables(self) -> AbstractContextManager[None]:
-        """A block in which parameters do not change, so that encoding may look things up."""
+    def tables(self, *, bfloat16: bool = False) -> AbstractContextManager[None]:
+        """A block in which parameters do not change, so that encoding may look things up.
+
+        Args:
+            bfloat16: the encoder may round its products.
+        """
+        del bfloat16
         return nullcontext()
 
     @abstractmethod
@@ -55,7 +60,7 @@ def build_backbone(
     if config.arch == "mlp" and kind == "points":
         from ldebm.nn.mlp import PointVAE
 
-        return PointVAE(config, generator)
+        return PointVAE(config, generator, meta.get("shift", 0.0), meta.get("scale"))
     if config.arch == "gru" and kind in ("sentences", "dialogues"):
         from ldebm.nn.text import TextVAE
 

@@ -129,7 +129,8 @@ class FoldedEnergy:
     @cached_property
     def packed(self) -> PackedEnergy:
         """The residual network's weights laid out for chains."""
-        assert self.merge is not None and self.time_TH is not None
+        assert self.merge is not None
+        assert self.time_TH is not None
         return PackedEnergy(self.activation, self.layers, self.merge, self.time_TH)
 
     def _inner(self) -> tuple[tuple[Tensor, Tensor], ...]:

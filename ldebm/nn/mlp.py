@@ -6,6 +6,7 @@ Shapes: B batch, D latent dimension, X data dimension (2).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -17,6 +18,7 @@ from ldebm.nn.backbone import Backbone
 __all__ = ["PointVAE"]
 
 POINT_DIM = 2
+PAPERS_SCALE = 8.0  # about the standard deviation of gaussians16 and pinwheel10
 LOGVAR_LIMIT = 12.0
 
 
@@ -26,9 +28,17 @@ class PointVAE(Backbone):
     Args:
         config: ``hidden``, ``layers`` (hidden layers of either side), ``latent``, ``noise``.
         generator: initial weights.
+        shift: where the data's centre is, one number or one per coordinate.
+        scale: the data's standard deviation, likewise; ``None`` for the papers' data.
     """
 
-    def __init__(self, config: BackboneConfig, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self,
+        config: BackboneConfig,
+        generator: torch.Generator | None = None,
+        shift: float | Sequence[float] = 0.0,
+        scale: float | Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
         self.latent, self.noise = config.latent, config.noise
         hidden = [config.hidden] * config.layers
@@ -36,9 +46,11 @@ class PointVAE(Backbone):
         self.mean = nn.Linear(config.hidden, config.latent)
         self.logvar = nn.Linear(config.hidden, config.latent)
         self.decoder = _mlp([config.latent, *hidden, POINT_DIM])
-        # The data's standard deviation is near 8: unit scale lets the first layers learn at once.
-        self.register_buffer("data_scale", torch.tensor(8.0))
+        # Unit scale lets the first layers learn at once.
+        self.register_buffer("data_scale", torch.tensor(PAPERS_SCALE if scale is None else scale))
+        self.register_buffer("data_shift", torch.tensor(shift), persistent=False)
         self.data_scale: Tensor
+        self.data_shift: Tensor
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 bound = 1 / math.sqrt(module.in_features)
@@ -46,12 +58,12 @@ class PointVAE(Backbone):
                 nn.init.uniform_(module.bias, -bound, bound, generator=generator)
 
     def encode(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = torch.relu(self.encoder(batch / self.data_scale))
+        hidden = torch.relu(self.encoder((batch - self.data_shift) / self.data_scale))
         return self.mean(hidden), self.logvar(hidden).clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)
 
     def decode(self, z_BD: Tensor) -> Tensor:
         """The mean g(z) of p(x|z), shape (B, X)."""
-        decoded: Tensor = self.decoder(z_BD) * self.data_scale
+        decoded: Tensor = self.decoder(z_BD) * self.data_scale + self.data_shift
         return decoded
 
     def reconstruction_nll(self, batch: Tensor, z_BD: Tensor) -> Tensor:

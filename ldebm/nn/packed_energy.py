@@ -61,6 +61,12 @@ class PackedEnergy:
         self.back_second = _extended(second, width, width)
         self.back_first = _extended(first, width, self.latent)
 
+    def tensors(self) -> list[Tensor]:
+        """All the weights, always in the same order."""
+        layers = [self.first, self.second, self.merge, self.time_TP, self.output]
+        back = [self.back_first, self.back_second, self.back_merge, self.back_output]
+        return [*layers, *self.blocks, *back, *self.back_blocks]
+
     @torch.no_grad()
     def value_and_gradient(self, z_BD: Tensor, t_B: Tensor | int) -> tuple[Tensor, Tensor]:
         """F(z, t) = logsumexp f and dF/dz, shapes (B,) and (B, D)."""

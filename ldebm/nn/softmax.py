@@ -80,9 +80,12 @@ def _log_total(logits: Tensor, share: Tensor, targets_N: Tensor) -> Tensor:
     at = targets_N.unsqueeze(-1)
     exact = torch.promote_types(logits.dtype, torch.float32)
     target_share = share.gather(-1, at).squeeze(-1).to(exact)
-    if bool((target_share < 1e-30).any()):
-        return torch.logsumexp(logits.to(exact), -1)
-    return logits.gather(-1, at).squeeze(-1) - target_share.log()
+    log_total = logits.gather(-1, at).squeeze(-1) - target_share.log()
+    small = (target_share < 1e-30).nonzero().squeeze(-1)
+    if len(small):
+        log_total = log_total.to(exact)
+        log_total[small] = torch.logsumexp(logits[small].to(exact), -1)
+    return log_total
 
 
 def _target_logit(h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -22,13 +23,23 @@ from torch import Tensor, nn
 from ldebm.config import BackboneConfig
 from ldebm.data.batches import TextBatch
 from ldebm.nn.backbone import Backbone
-from ldebm.nn.gru import Gates, PackedGRU, bidirectional_last, run_gates
+from ldebm.nn.frozen_gru import FrozenGRU, GateTable
+from ldebm.nn.gru import PackedGRU, bidirectional_last
 from ldebm.nn.softmax import linear_nll
+from ldebm.nn.writing import Output, screens, write
 
 __all__ = ["TextVAE"]
 
 LOGVAR_LIMIT = 12.0
-ROWS_AT_ONCE = 1024  # of decoding and of likelihoods of many samples: bounds the memory
+ROWS_AT_ONCE = 512  # of decoding and of likelihoods of many samples: more would leave the cache
+
+
+@dataclass
+class _Frozen:
+    """What :meth:`TextVAE.tables` keeps: both encoder directions, and the decoder once it wrote."""
+
+    encoder: list[tuple[FrozenGRU, GateTable]] = field(default_factory=list)
+    writer: tuple[FrozenGRU, GateTable | None, Output] | None = None
 
 
 class TextVAE(Backbone):
@@ -72,7 +83,7 @@ class TextVAE(Backbone):
         self.initial = nn.Linear(config.latent, hidden, bias=False)
         # The output embedding is tied, so that hidden vectors of another size need a map to it.
         self.adapter = nn.Linear(hidden, embed, bias=False) if hidden != embed else None
-        self._tables: tuple[Tensor, Tensor] | None = None
+        self._frozen: _Frozen | None = None
         self._initialise(config.init, generator)
 
     @torch.no_grad()
@@ -94,22 +105,24 @@ class TextVAE(Backbone):
 
     def encode(self, batch: TextBatch) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z|x), each (B, D), in the order the batch was asked for."""
-        layers = (self.encoder_forward, self.encoder_backward)
-        words: Tensor = self.encoder_embedding
-        gates: tuple[Tensor, Tensor] | None = None
-        if self._tables is not None and not torch.is_grad_enabled():
-            index_N, gates = batch.tokens_N, self._tables
+        if self._frozen is not None and self._frozen.encoder and not torch.is_grad_enabled():
+            state = torch.cat(
+                [
+                    gru.run(table, batch.tokens_N, batch.batch_sizes, reverse=bool(direction))
+                    for direction, (gru, table) in enumerate(self._frozen.encoder)
+                ],
+                -1,
+            )
         else:  # no dropout here: a word is projected once, however often it occurs
             types, index_N = torch.unique(batch.tokens_N, return_inverse=True)
-            words = F.embedding(types, self.encoder_embedding)
-        state = bidirectional_last(
-            *layers,
-            words,
-            batch.batch_sizes,
-            index_N=index_N,
-            gates=gates,
-            bfloat16=self._rounded(),
-        )
+            state = bidirectional_last(
+                self.encoder_forward,
+                self.encoder_backward,
+                F.embedding(types, self.encoder_embedding),
+                batch.batch_sizes,
+                index_N=index_N,
+                bfloat16=self._rounded(),
+            )
         if self.posterior_activation:
             state = F.leaky_relu(state, 0.01)
         state = batch.restore(state)
@@ -117,23 +130,25 @@ class TextVAE(Backbone):
         return self.mean(state), logvar
 
     @contextmanager
-    def tables(self) -> Iterator[None]:
-        """Within this block, :meth:`encode` without gradients looks projected words up.
+    def tables(self, *, bfloat16: bool = False) -> Iterator[None]:
+        """Within this block, encoding without gradients and writing look projected words up.
 
         For a pass over a whole data set: the vocabulary is projected once, not each batch's words.
         The parameters must not change inside.
+
+        Args:
+            bfloat16: the encoder's products in bfloat16.
         """
         layers = (self.encoder_forward, self.encoder_backward)
+        self._frozen = _Frozen()
         if not any(layer.uses_torch() for layer in layers):
-            with torch.no_grad():
-                forward, backward = (
-                    layer.gates(self.encoder_embedding, self._rounded()) for layer in layers
-                )
-            self._tables = (forward, backward)
+            for layer in layers:
+                gru = FrozenGRU(layer, bfloat16)
+                self._frozen.encoder.append((gru, gru.table(self.encoder_embedding)))
         try:
             yield
         finally:
-            self._tables = None
+            self._frozen = None
 
     def _rounded(self) -> bool:
         return self.low_precision and self.training
@@ -203,10 +218,15 @@ class TextVAE(Backbone):
     # Many samples of z per row
 
     @torch.no_grad()
-    def nll_matrix(self, batch: TextBatch, z_SBD: Tensor) -> Tensor:
-        """-log p(x_b | z_sb) without dropout and in the precision of the weights, shape (S, B).
+    def nll_matrix(self, batch: TextBatch, z_SBD: Tensor, *, bfloat16: bool = False) -> Tensor:
+        """-log p(x_b | z_sb) without dropout, shape (S, B).
 
         The words of a row are projected once for all its samples, and z once per sample.
+
+        Args:
+            batch: the rows.
+            z_SBD: samples of each.
+            bfloat16: recurrent and output products in bfloat16, else in the weights' precision.
         """
         samples, rows, _ = z_SBD.shape
         nll_BS = z_SBD.new_zeros(rows, samples)
@@ -215,7 +235,8 @@ class TextVAE(Backbone):
             return nll_BS.t()
         inputs_N, targets_N = _shifted(batch)
         types, index_N = torch.unique(inputs_N, return_inverse=True)
-        table_U3H = self.decoder.gates(F.embedding(types, self.decoder_embedding))
+        gru = FrozenGRU(self.decoder, bfloat16)
+        table = gru.table(F.embedding(types, self.decoder_embedding))
         row_N = _row_of_token(sizes, inputs_N.device)
         z_BSD = z_SBD.index_select(1, batch.order_B).transpose(0, 1)
         width = min(samples, ROWS_AT_ONCE)
@@ -226,37 +247,25 @@ class TextVAE(Backbone):
             block = slice(top, top + counts[0])
             for left in range(0, samples, width):
                 z = z_BSD[block, left : left + width]
-                nll_N = self._sampled_nll(
-                    Gates(table_U3H, index_N[mine]), targets_N[mine], counts, z
+                copies, flat = z.shape[1], z.reshape(-1, self.latent)
+                h_NH = flat.new_empty(int(mine.sum()) * copies, self.decoder.hidden_size)
+                gru.run(
+                    table,
+                    index_N[mine],
+                    counts,
+                    initial_BH=self.initial(flat),
+                    rows=gru.rows(flat),
+                    repeat=copies,
+                    outputs_NH=h_NH,
                 )
-                nll_BS[block, left : left + width].index_add_(0, row_N[mine] - top, nll_N)
+                targets = targets_N[mine].repeat_interleave(copies)
+                nll_N = linear_nll(
+                    self._to_output(h_NH), self.decoder_embedding, targets, bfloat16=bfloat16
+                )
+                nll_BS[block, left : left + width].index_add_(
+                    0, row_N[mine] - top, nll_N.view(-1, copies)
+                )
         return batch.restore(nll_BS).t()
-
-    def _sampled_nll(
-        self, gates: Gates, targets_N: Tensor, counts: list[int], z_BSD: Tensor
-    ) -> Tensor:
-        """-log p of every target for every sample of its row, (N, S)."""
-        width = z_BSD.shape[1]
-        assert gates.index_N is not None
-        h_NH = self._run(
-            Gates(gates.values, gates.index_N.repeat_interleave(width)),
-            [n * width for n in counts],
-            z_BSD.reshape(-1, self.latent),
-        )
-        targets = targets_N.repeat_interleave(width)
-        return linear_nll(self._to_output(h_NH), self.decoder_embedding, targets).view(-1, width)
-
-    def _run(self, gates: Gates, sizes: list[int], z_BD: Tensor) -> Tensor:
-        """States after every token of rows that start at ``initial(z)``, (N, H)."""
-        outputs, _ = run_gates(
-            Gates(gates.values, gates.index_N, self.decoder.row_gates(z_BD, len(z_BD))),
-            self.decoder.weight_hh,
-            self.decoder.bias_hh[2 * self.decoder.hidden_size :],
-            self.initial(z_BD),
-            sizes,
-        )
-        assert outputs is not None
-        return outputs
 
     # Decoder that writes
 
@@ -292,49 +301,37 @@ class TextVAE(Backbone):
                 raise ValueError("decode mode 'sample' needs a generator")
             uniform_BL = torch.rand(len(z_BD), steps, generator=generator, device=generator.device)
             uniform_BL = uniform_BL.to(z_BD.device)
-        table = None
-        if len(z_BD) * steps > 2 * len(
-            self.decoder_embedding
-        ):  # else projecting as it goes is less
-            table = self.decoder.gates(self.decoder_embedding)
+        gru, table, output = self._writer(len(z_BD) * steps, screen=mode == "greedy")
         written: list[list[int]] = []
         for first in range(0, len(z_BD), ROWS_AT_ONCE):
             part = slice(first, first + ROWS_AT_ONCE)
-            uniform = None if uniform_BL is None else uniform_BL[part]
-            written += self._write(z_BD[part], steps, table, uniform)
+            z = z_BD[part]
+            written += write(
+                gru,
+                self.decoder_embedding,
+                table,
+                output,
+                self.adapter,
+                (self.initial(z), gru.rows(z)),
+                (self.bos_id, self.eos_id),
+                steps,
+                None if uniform_BL is None else uniform_BL[part],
+            )
         return written
 
-    def _write(
-        self, z_BD: Tensor, steps: int, table_V3H: Tensor | None, uniform_BL: Tensor | None
-    ) -> list[list[int]]:
-        """Decodes rows together; those that have written EOS leave the batch."""
-        decoder = self.decoder
-        out_BL = torch.full((len(z_BD), steps), self.eos_id, device=z_BD.device)
-        alive = torch.arange(len(z_BD), device=z_BD.device)
-        tokens = torch.full_like(alive, self.bos_id)
-        h, row = self.initial(z_BD), decoder.row_gates(z_BD, len(z_BD))
-        bias_hn = decoder.bias_hh[2 * decoder.hidden_size :]
-        for step in range(steps):
-            if table_V3H is None:
-                gates = Gates(decoder.gates(self.decoder_embedding[tokens]), None, row)
-            else:
-                gates = Gates(table_V3H, tokens, row)
-            _, h = run_gates(gates, decoder.weight_hh, bias_hn, h, [len(h)], outputs=False)
-            logits = F.linear(self._to_output(h), self.decoder_embedding)
-            logits[:, self.pad_id] = -torch.inf
-            logits[:, self.bos_id] = -torch.inf
-            if uniform_BL is None:
-                tokens = logits.argmax(-1)
-            else:
-                tokens = _draw(logits, uniform_BL[alive, step])
-            out_BL[alive, step] = tokens
-            going = (tokens != self.eos_id).nonzero().squeeze(-1)
-            if len(going) < len(tokens):
-                alive, tokens, h, row = alive[going], tokens[going], h[going], row[going]
-            if not len(alive):
-                break
-        lengths = (out_BL != self.eos_id).sum(-1).tolist()
-        return [ids[:n] for ids, n in zip(out_BL.tolist(), lengths, strict=True)]
+    def _writer(self, words: int, *, screen: bool) -> tuple[FrozenGRU, GateTable | None, Output]:
+        """The decoder at its weights, with a table of the vocabulary if ``words`` make it pay."""
+        kept, embedding = self._frozen, self.decoder_embedding
+        if kept is not None and kept.writer is not None:
+            return kept.writer
+        gru = FrozenGRU(self.decoder)
+        pays = words > 2 * len(embedding)  # else projecting as it goes is less
+        table = gru.table(embedding) if pays or kept is not None else None
+        screen = (screen and pays) or kept is not None
+        output = Output(embedding, (self.pad_id, self.bos_id), screen and screens(embedding))
+        if kept is not None:
+            kept.writer = gru, table, output
+        return gru, table, output
 
 
 def _keep_mask(x: Tensor, keep: float, generator: torch.Generator) -> Tensor:
@@ -346,13 +343,6 @@ def _keep_mask(x: Tensor, keep: float, generator: torch.Generator) -> Tensor:
     draws.random_(-(2**63), None, generator=generator)
     short = draws.view(torch.int16)[: x.numel()].view(x.shape)
     return (short < round(keep * 65536) - 32768).to(x.dtype)
-
-
-def _draw(logits_BV: Tensor, uniform_B: Tensor) -> Tensor:
-    """Words by inversion of the cumulative softmax."""
-    cumulative = torch.softmax(logits_BV, -1).cumsum(-1, dtype=torch.float64)
-    wanted = (uniform_B.double() * cumulative[:, -1]).unsqueeze(-1)
-    return torch.searchsorted(cumulative, wanted, right=True).squeeze(-1)
 
 
 def _shifted(batch: TextBatch) -> tuple[Tensor, Tensor]:

@@ -191,7 +191,7 @@ def test_generating_prints_a_sample_a_line_or_json(run, model):
 def test_a_label_is_a_number_or_a_name(run, model):
     assert run("generate", "first", "-n", "1", "--label", "tell").out == "text 1 0\n"
     assert run("generate", "first", "-n", "1", "--label", "3").out == "text 3 0\n"
-    assert "expected a class from 0 to 3" in run("generate", "first", "--label", "4").err
+    assert "or a class from 0 to 3" in run("generate", "first", "--label", "4").err
     assert "expected one of ask, tell" in run("generate", "first", "--label", "tel").err
 
 

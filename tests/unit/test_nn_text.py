@@ -209,3 +209,31 @@ def test_sentences_without_words_cost_only_their_end() -> None:
     got = model.reconstruction_nll(collate_ids([[2, 3], [2]]), z)
     assert float(got[0].detach()) > 0
     assert float(got[1].detach()) == 0
+
+
+def test_likelihoods_with_rounded_products_are_near_the_exact_ones() -> None:
+    model, batch = vae().float(), collate_ids(ROWS)
+    z = latents(samples=50).float()
+    exact, rounded = model.nll_matrix(batch, z), model.nll_matrix(batch, z, bfloat16=True)
+    assert not torch.equal(exact, rounded)
+    assert float((rounded - exact).abs().max()) < 0.01 * float(exact.abs().mean())
+    assert abs(float((rounded - exact).mean())) < 0.002 * float(exact.abs().mean())
+
+
+def test_latents_from_rounded_tables_are_near_the_exact_ones() -> None:
+    model, batch = vae().float(), collate_ids(ROWS)
+    with torch.no_grad():
+        exact, _ = model.encode(batch)
+        with model.tables(bfloat16=True):
+            rounded, _ = model.encode(batch)
+    assert not torch.equal(exact, rounded)
+    assert float((rounded - exact).norm()) < 0.02 * float(exact.norm())
+
+
+@pytest.mark.parametrize("mode", ["greedy", "sample"])
+def test_tables_do_not_change_what_is_written(mode: Any) -> None:
+    model, z = vae(), latents(40)
+    plain = model.decode(z, mode, generator(0, "decode"))
+    with model.tables():
+        for _ in range(2):
+            assert model.decode(z, mode, generator(0, "decode")) == plain
