@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 RESULTS = Path("results")
+TRAINED = ("backbone", "prior")
 HEADLINE = (
     "nll",
     "nll_low",
@@ -115,6 +116,11 @@ def _run(root: Path, experiment: str, seed: int, known: list[dict[str, Any]]) ->
         if instance == f"{experiment}-{seed}":
             mine.setdefault(stage, record)
     params = _built_with(root, experiment, seed)
+    override = mine.get("prior", {}).get("params", {}).get("run.epochs")
+    trainings = {stage: params.get(stage, {}).get("training", {}) for stage in TRAINED}
+    for training in trainings.values():
+        if override is not None and training.get("updates") is None:
+            training["epochs"] = override
     seconds = {  # a backbone that another experiment trained counts with the time it took there
         stage: round(max(record["seconds"], record.get("trained_seconds", 0.0)), 1)
         for stage, record in sorted(mine.items())
@@ -123,13 +129,9 @@ def _run(root: Path, experiment: str, seed: int, known: list[dict[str, Any]]) ->
     return {
         "experiment": experiment,
         "seed": seed,
-        "epochs": {
-            stage: params.get(stage, {}).get("training", {}).get("epochs")
-            for stage in ("backbone", "prior")
-        },
+        "epochs": {stage: training.get("epochs") for stage, training in trainings.items()},
         "updates": {
-            stage: _updates(root / "models" / experiment / str(seed) / stage)
-            for stage in ("backbone", "prior")
+            stage: _updates(root / "models" / experiment / str(seed) / stage) for stage in TRAINED
         },
         "params": params,
         "commit": last.get("git", {}).get("commit"),

@@ -69,11 +69,15 @@ def test_every_output_is_written_by_one_instance_of_one_stage():
 
 def test_a_prior_parameter_runs_prior_and_what_follows_only():
     readers = {
-        stage
+        stage: keys
         for stage, content in STAGES.items()
-        if any(".prior" in p for p in content.get("params", []))
+        if (keys := [p for p in content.get("params", []) if ".prior" in p])
     }
-    assert readers == {"prior"}
+    # Geometric clustering needs the number of classes, and no other key of the prior.
+    assert readers == {
+        "cluster": ["experiments.${item.experiment}.prior.classes"],
+        "prior": ["experiments.${item.experiment}.prior"],
+    }
 
 
 def test_no_stage_depends_on_a_whole_package():

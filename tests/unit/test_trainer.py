@@ -54,7 +54,7 @@ class Regression:
         self.extra += step
 
     def validate(self, step: int) -> dict[str, float]:
-        return {"weight": float(self.module.weight)}
+        return {"weight": float(self.module.weight.detach())}
 
     def state(self) -> dict[str, Any]:
         return {"extra": self.extra}
