@@ -10,7 +10,8 @@ from typing import Any
 from ldebm.charts import read_curve
 from ldebm.files import read_json
 from ldebm.published import PUBLISHED
-from ldebm.results import HEADLINE, by_experiment, flatten, load_results, summary
+from ldebm.results import by_experiment, flatten, load_results
+from ldebm.tables import HEADLINE, summary
 
 __all__ = ["gather", "number"]
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from ldebm.charts import scatter_chart
 from ldebm.errors import LdebmError
 from ldebm.files import write_text
-from ldebm.results import load_results, markdown, record_runs, tradeoff
+from ldebm.results import load_results, record_runs
+from ldebm.tables import markdown, speed_table, tradeoff
 
 
 def main() -> None:
@@ -32,7 +33,9 @@ def main() -> None:
         if marks:
             chart = scatter_chart(marks, "test NLL, nats a sentence (valid)", "BLEU")
             write_text(Path("docs", "ptb-tradeoff.svg"), chart)
-        write_text(Path("docs", "results.md"), markdown(runs))
+        write_text(
+            Path("docs", "results.md"), "\n".join(filter(None, [markdown(runs), speed_table()]))
+        )
     except LdebmError as error:
         print(f"stages.results: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

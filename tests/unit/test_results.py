@@ -10,7 +10,8 @@ from ldebm.errors import UsageError
 from ldebm.files import read_json, write_csv, write_json
 from ldebm.lineage import recorded
 from ldebm.published import PUBLISHED
-from ldebm.results import compare, load_results, markdown, record_runs
+from ldebm.results import compare, load_results, record_runs
+from ldebm.tables import markdown
 from stages.report import build
 
 
