@@ -115,9 +115,9 @@ def _table(name: str, runs: Sequence[Mapping[str, Any]]) -> str:
     if published:
         for row in published.rows:
             values = published.values(row)
-            numbers = [values.get(item) for item in columns]
+            given = [values.get(item) for item in columns]
             cells = [f"*{row[0]}* (published)", "", "", "", ""]
-            cells += ["" if number is None else f"{number:g}" for number in numbers]
+            cells += ["" if number is None else f"{number:g}" for number in given]
             lines.append("| " + " | ".join(cells) + " |")
         lines.append(f"\n{published.note}")
     if tradeoff(runs):
