@@ -56,14 +56,21 @@ def prior_terms(
     contrastive = _batch_mean(pairs.weight_B * gap_B, len(u0_BD))
     information, classes = _class_terms(logits[2 * rows :], label_B)
     total = contrastive - config.mi_weight * information + config.class_weight * classes
-    parts = {
+    parts = _energy_parts(contrastive, information, classes, energy, chain)
+    return Terms(total, parts), chain, pairs
+
+
+def _energy_parts(
+    contrastive: Tensor, information: Tensor, classes: Tensor, energy: Tensor, chain: Chain
+) -> dict[str, Tensor]:
+    """The named parts that both schemes report."""
+    return {
         "contrastive": contrastive.detach(),
         "mutual_information": information.detach(),
         "class": classes.detach(),
         "energy_size": energy.detach().abs().max(),
         "acceptance": chain.acceptance_B.mean(),
     }
-    return Terms(total, parts), chain, pairs
 
 
 def _batch_mean(value_R: Tensor, rows: int) -> Tensor:
@@ -143,11 +150,7 @@ def joint_terms(
     parts = {
         "reconstruction": reconstruction.detach(),
         "kl": gaussian_kl(mu_BD, logvar_BD).mean().detach(),
-        "contrastive": contrastive.detach(),
-        "mutual_information": information.detach(),
-        "class": classes.detach(),
-        "energy_size": energy.detach().abs().max(),
-        "acceptance": chain.acceptance_B.mean(),
+        **_energy_parts(contrastive, information, classes, energy, chain),
     }
     return Terms(total, parts), chain, pairs
 

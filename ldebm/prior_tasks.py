@@ -63,6 +63,12 @@ class _AcceptanceGuard:
             )
 
 
+def _sampler_metrics(prior: EnergyPrior) -> dict[str, float]:
+    """Acceptance and step size of every level."""
+    acceptance = {f"acceptance_{t}": float(a) for t, a in enumerate(prior.acceptance_T)}
+    return acceptance | {f"step_{t}": float(s) for t, s in enumerate(prior.step_T)}
+
+
 class PriorTask:
     """Second stage on a frozen backbone: z is a fresh posterior sample of stored latents.
 
@@ -157,8 +163,7 @@ class PriorTask:
 
     def validate(self, step: int) -> dict[str, float]:
         """Acceptance and step size per level: the likelihood is measured by evaluate."""
-        acceptance = {f"acceptance_{t}": float(a) for t, a in enumerate(self.prior.acceptance_T)}
-        return acceptance | {f"step_{t}": float(s) for t, s in enumerate(self.prior.step_T)}
+        return _sampler_metrics(self.prior)
 
     def state(self) -> dict[str, Any]:
         return {
@@ -261,8 +266,7 @@ class JointTask:
             self.guard.check(chain, step, averaged, "prior.")
 
     def validate(self, step: int) -> dict[str, float]:
-        acceptance = {f"acceptance_{t}": float(a) for t, a in enumerate(self.prior.acceptance_T)}
-        return acceptance | {f"step_{t}": float(s) for t, s in enumerate(self.prior.step_T)}
+        return _sampler_metrics(self.prior)
 
     def state(self) -> dict[str, Any]:
         return {
