@@ -38,7 +38,7 @@ $(STAMP): # its name holds the hash of the pins: a checkout that only touches th
 	@echo "setup: installing into $(VENV) (log: setup.log)"
 	@{ $(VENV)/bin/python -m pip install -q "$$(grep '^torch==' constraints.txt)" && \
 	   $(VENV)/bin/python -m pip install -q -c constraints.txt setuptools && \
-	   $(VENV)/bin/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[pipeline,dev]'; \
+	   $(VENV)/bin/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[pipeline,docs,dev]'; \
 	 } > setup.log 2>&1 || { grep -vE '^WARNING' setup.log | tail -n 20; echo "setup: failed, see setup.log"; exit 1; }
 	@rm -f $(VENV)/.stamp-* && touch $@
 
