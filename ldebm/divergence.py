@@ -169,7 +169,7 @@ def _partner(step: Step, mine: list[Step], others: list[Step]) -> Step | None:
 def _difference(a: Step | None, b: Step | None) -> StepDifference:
     known = a or b
     assert known is not None
-    found = StepDifference(known.name, a and a.stage, b and b.stage)
+    found = StepDifference(known.name, a.stage if a else None, b.stage if b else None)
     if a is None or b is None:
         return found
     left, right = _words(a), _words(b)

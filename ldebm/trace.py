@@ -274,10 +274,7 @@ def _record(step: Step, known: Sequence[dict[str, Any]]) -> dict[str, Any] | Non
     def agreement(record: Mapping[str, Any]) -> int:
         read = {item["path"]: item["md5"] for item in record["inputs"]}
         code = record.get("code_md5", {}).items()
-        return (
-            (read == step.inputs)
-            + (record["params"] == step.params)
-            + (2 * all(step.code.get(path) == md5 for path, md5 in code))
-        )
+        same_code = all(step.code.get(path) == md5 for path, md5 in code)
+        return sum([read == step.inputs, record["params"] == step.params, 2 * same_code])
 
     return max(mine, key=agreement, default=None)  # the newest of equal ones: max keeps the first

@@ -130,7 +130,7 @@ class _Check:
     def inside(self, step: Step, path: str) -> list[str]:
         """The files of a folder that are not those of the record."""
         items = [*step.record["inputs"], *step.record["outputs"]] if step.record else []
-        listing = next((i.get("files", {}) for i in items if i["path"] == path), {})
+        listing: dict[str, str] = next((i.get("files", {}) for i in items if i["path"] == path), {})
         if not listing:
             return []
         folder = self.root / path
