@@ -154,7 +154,7 @@ def audit_stage(stage: str, root: Path = Path(), *, use_workspace: bool = False)
             other = [path for path in wanted if dvc_md5(scratch / path) != step.code[path]]
             result.notes += [f"{path} is not the folder that dvc.lock names" for path in other]
         result.notes += _set_params(step, scratch)
-        _put_inputs(step, steps, scratch, objects)
+        result.notes += _put_inputs(step, steps, scratch, objects)
         clock = time.perf_counter()
         _run(step, root, scratch)
         result.seconds = time.perf_counter() - clock
@@ -220,8 +220,14 @@ def _set_params(step: Step, scratch: Path) -> list[str]:
     return [f"parameters from dvc.lock, not from its params.yaml: {', '.join(changed)}"]
 
 
-def _put_inputs(step: Step, steps: Mapping[str, Step], scratch: Path, objects: Objects) -> None:
-    """Copies what the stage reads, as dvc.lock has it, into the scratch folder."""
+def _put_inputs(
+    step: Step, steps: Mapping[str, Step], scratch: Path, objects: Objects
+) -> list[str]:
+    """Copies what the stage reads, as dvc.lock has it, into the scratch folder.
+
+    Returns:
+        Notes on folders of many stages' outputs that have changed since the stage read them.
+    """
     outputs = {path: (md5, s.stage) for s in steps.values() for path, md5 in s.outputs.items()}
     wanted: dict[str, tuple[str, str]] = {}
     for path, md5 in step.inputs.items():
@@ -239,6 +245,11 @@ def _put_inputs(step: Step, steps: Mapping[str, Step], scratch: Path, objects: O
     for path, (md5, stage) in wanted.items():
         if path not in step.outputs:
             objects.put(path, md5, scratch / path, stage)
+    return [
+        f"{path} holds more or other outputs now than when {step.stage} read it"
+        for path, md5 in step.inputs.items()
+        if path not in wanted and dvc_md5(scratch / path) != md5
+    ]
 
 
 def _environment(root: Path, scratch: Path) -> dict[str, str]:

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 __all__ = ["Difference", "first_difference"]
 
 _CHUNK = 1 << 20
+_LONGEST = 80  # characters of a value that are shown
 _DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
@@ -133,11 +134,23 @@ def _byte(path: Path, at: int) -> str:
     return f"0x{value.hex()}" if value else "end of file"
 
 
-def _text(value: Any) -> str:
-    if value is None:
-        return "missing"
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _texts(left: Any, right: Any) -> tuple[str, str]:
+    """Two values as text: of long ones what surrounds the first difference."""
+    texts = [
+        "missing" if value is None else json.dumps(value, ensure_ascii=False, default=str)
+        for value in (left, right)
+    ]
+    if max(map(len, texts)) <= _LONGEST:
+        return texts[0], texts[1]
+    same = zip(*texts, strict=False)
+    at = next((i for i, (one, other) in enumerate(same) if one != other), min(map(len, texts)))
+    start = max(0, at - _LONGEST // 3)
+    before = "..." if start else ""
+    one, other = (
+        before + text[start : start + _LONGEST] + ("..." if len(text) > start + _LONGEST else "")
+        for text in texts
+    )
+    return one, other
 
 
 def _tensors(expected: Path, found: Path) -> tuple[str, ...] | None:
@@ -209,7 +222,7 @@ def _parquet(expected: Path, found: Path) -> tuple[str, ...] | None:
     left, right = pq.read_table(expected), pq.read_table(found)
     for index, (one, other) in enumerate(zip_longest(left.schema, right.schema)):
         if one is None or other is None or not one.equals(other):
-            return (f"column {index}", _text(one and str(one)), _text(other and str(other)))
+            return (f"column {index}", *_texts(one and str(one), other and str(other)))
     if left.num_rows != right.num_rows:
         return ("rows", str(left.num_rows), str(right.num_rows))
     for name in left.column_names:
@@ -226,8 +239,7 @@ def _parquet(expected: Path, found: Path) -> tuple[str, ...] | None:
             more = f"{len(rows)} of {left.num_rows} rows differ in this column"
             return (
                 f"column {name}, row {rows[0]}",
-                _text(one[rows[0]]),
-                _text(other[rows[0]]),
+                *_texts(one[rows[0]], other[rows[0]]),
                 more,
             )
     return None
@@ -254,10 +266,10 @@ def _first_key(name: str, left: Any, right: Any, path: str = "") -> tuple[str, .
     else:
         pairs = []
         if left != right or type(left) is not type(right):
-            return (f"{name} {path.lstrip('.')}", _text(left), _text(right))
+            return (f"{name} {path.lstrip('.')}", *_texts(left, right))
     for place, one, other in pairs:
         if (one is None or other is None) and one is not other:
-            return (f"{name} {place.lstrip('.')}", _text(one), _text(other))
+            return (f"{name} {place.lstrip('.')}", *_texts(one, other))
         found = _first_key(name, one, other, place)
         if found is not None:
             return found
@@ -273,12 +285,12 @@ def _csv(expected: Path, found: Path) -> tuple[str, ...] | None:
     header = left[0] if left else []
     for row, (one, other) in enumerate(zip_longest(left, right)):
         if one is None or other is None:
-            return (f"row {row}", _text(one), _text(other))
+            return (f"row {row}", *_texts(one, other))
         for column, (cell, other_cell) in enumerate(zip_longest(one, other)):
             if cell != other_cell:
                 name = header[column] if column < len(header) else str(column)
                 place = f"header, column {column}" if row == 0 else f"row {row}, column {name}"
-                return (place, _text(cell), _text(other_cell))
+                return (place, *_texts(cell, other_cell))
     return None
 
 
@@ -286,5 +298,5 @@ def _lines(expected: Path, found: Path) -> tuple[str, ...] | None:
     left, right = (path.read_text(encoding="utf-8").splitlines() for path in (expected, found))
     for number, (one, other) in enumerate(zip_longest(left, right), start=1):
         if one != other:
-            return (f"line {number}", _text(one), _text(other))
+            return (f"line {number}", *_texts(one, other))
     return None

@@ -7,6 +7,7 @@ the records of :mod:`ldebm.lineage` add code, commit, device and times. Where th
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -258,8 +259,11 @@ def sources(step: Step, root: Path = Path()) -> list[str]:
     named = [str(value) for key, value in step.params.items() if key.endswith(".data")]
     if named:
         return [f"data/packed/{name}" for name in named]
-    bound = [root / out for out in step.outputs if (root / out).is_file()]
-    return [str(read_json(path)["path"]) for path in bound]
+    found = []
+    for out in step.outputs:
+        with contextlib.suppress(UsageError, KeyError, TypeError):  # damaged: `verify` names it
+            found.append(str(read_json(root / out)["path"]))
+    return found
 
 
 def _record(step: Step, known: Sequence[dict[str, Any]]) -> dict[str, Any] | None:

@@ -238,7 +238,10 @@ class _Check:
             return
         for out in step.outputs:
             bound = _json(self.root / out)
-            for name, sha256 in bound.get("files", {}).items():
+            files = bound.get("files")
+            if not isinstance(files, dict) or not isinstance(bound.get("path"), str):
+                continue  # damaged, which its own hash has said
+            for name, sha256 in files.items():
                 path = self.root / bound["path"] / name
                 label = f"{bound['path']}/{name}"
                 if not path.is_file():
