@@ -117,7 +117,8 @@ def trace(target: str, root: Path = Path(), revision: str | None = None) -> Trac
         UsageError: no stage in dvc.lock wrote it, or there is no such revision.
     """
     known = records(root)
-    record = next((item for item in known if item["file"] == Path(target).as_posix()), None)
+    files = (Path(target).as_posix(), _inside(Path(target), root).as_posix())
+    record = next((item for item in known if item["file"] in files), None)
     if record is not None:
         return Trace(target, [record_step(record)])
     steps = locked_steps(root, revision)
@@ -233,13 +234,19 @@ def _path(target: str, steps: Sequence[Step], root: Path) -> tuple[str, list[Ste
     complete = sorted(out for out in models if out.endswith("/prior/model.safetensors"))
     if complete:
         return complete[0], []
-    full = Path(target)
-    if full.is_absolute() and full.is_relative_to(root.resolve()):
-        full = full.relative_to(root.resolve())
+    full = _inside(Path(target), root)
     path = full.as_posix().rstrip("/")
     if path.startswith("results/") and full.suffix == ".json":
         return f"reports/{full.parent.name}/{full.stem}/metrics.json", []
     return path, []
+
+
+def _inside(path: Path, root: Path) -> Path:
+    """The path below ``root``, where it was given from outside."""
+    for base in (root, root.resolve()):
+        if path.is_relative_to(base):
+            return path.relative_to(base)
+    return path
 
 
 def _overlap(one: str, other: str) -> bool:
