@@ -1,8 +1,8 @@
 """The lineage graph as one HTML page: inline SVG and style, no script, no request, text escaped.
 
-Stages stand in layers below each other, raw data first, so that the usual way (a chain) fits the
-width of a phone; wider graphs scroll sideways inside their frame. Every node is a link to the
-stage's section below.
+Stages stand below what they read, raw data first, so that the usual way (a chain) fits the width
+of a phone; wider graphs scroll sideways inside their frame. Every node is a link to the stage's
+section below.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ body { margin: 0 auto; padding: 1rem; max-width: 60rem; background: var(--paper)
 h1 { font-size: 1.3rem; overflow-wrap: anywhere; } h2 { font-size: 1.1rem; margin: 0;
   overflow-wrap: anywhere; }
 a { color: var(--link); } a:focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
-figure { margin: 1rem 0; overflow-x: auto; } svg { display: block; margin: 0 auto; }
+figure { margin: 1rem 0; overflow-x: auto; } svg { display: block; }
 svg rect { fill: var(--box); stroke: var(--line); } svg .bad rect { stroke: var(--bad);
   stroke-width: 3; } svg text { fill: var(--ink); font: 13px system-ui, sans-serif; }
 svg .sub { fill: var(--soft); font-size: 11px; } svg path { fill: none; stroke: var(--line); }
 svg a:focus-visible rect, svg a:hover rect { stroke: var(--link); stroke-width: 3; }
 section { border-top: 1px solid var(--line); padding: 1rem 0; }
-code, td, dd { overflow-wrap: anywhere; } code { font-size: .85rem; }
+code, td, li { overflow-wrap: anywhere; } code { font-size: .85rem; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; table-layout: fixed; }
 th, td { text-align: left; vertical-align: top; padding: .2rem .5rem .2rem 0; }
 th { width: 5.5rem; color: var(--soft); font-weight: normal; }
@@ -92,22 +92,15 @@ def lineage_svg(found: Trace, problems: Sequence[Problem] = (), link: str = "#")
         problems: stages that have one get the class ``bad``.
         link: what stands before ``stage-NAME`` in the address of a node.
     """
-    layers = _layers(found)
-    widest = max(len(layer) for layer in layers)
-    width = 2 * _MARGIN + widest * (_WIDTH + _GAP_X) - _GAP_X
-    height = 2 * _MARGIN + len(layers) * (_HEIGHT + _GAP_Y) - _GAP_Y
-    places: dict[str, tuple[float, float]] = {}
-    for row, layer in enumerate(layers):
-        left = (width - len(layer) * (_WIDTH + _GAP_X) + _GAP_X) / 2
-        for column, step in enumerate(layer):
-            x = left + column * (_WIDTH + _GAP_X)
-            places[step.stage] = (x, _MARGIN + row * (_HEIGHT + _GAP_Y))
-    edges = [
-        _edge(places[name], places[step.stage])
-        for step in found.steps
-        for name in step.after
-        if name in places
-    ]
+    edges = _edges(found)
+    cells = _cells(found, edges)
+    places = {
+        name: (_MARGIN + column * (_WIDTH + _GAP_X), _MARGIN + row * (_HEIGHT + _GAP_Y))
+        for name, (column, row) in cells.items()
+    }
+    width = max(x for x, _ in places.values()) + _WIDTH + _MARGIN
+    height = max(y for _, y in places.values()) + _HEIGHT + _MARGIN
+    lines = [_edge(places[start], places[end]) for start, end in edges]
     wrong = {problem.stage for problem in problems}
     nodes = [
         _node(step, places[step.stage], step.stage in wrong, link) for step in found.forwards()
@@ -115,28 +108,42 @@ def lineage_svg(found: Trace, problems: Sequence[Problem] = (), link: str = "#")
     label = escape(f"{len(nodes)} stages from raw data to {found.target}", quote=True)
     return (
         f'<svg role="img" aria-label="{label}" width="{width}" height="{height}" '
-        f'viewBox="0 0 {width} {height}">\n' + "\n".join([*edges, *nodes]) + "\n</svg>"
+        f'viewBox="0 0 {width} {height}">\n' + "\n".join([*lines, *nodes]) + "\n</svg>"
     )
 
 
-def _layers(found: Trace) -> list[list[Step]]:
-    """Stages by their distance from raw data; in a layer near what they read."""
-    depth: dict[str, int] = {}
-    steps = found.forwards()
-    for step in steps:
-        depth[step.stage] = 1 + max((depth.get(name, -1) for name in step.after), default=-1)
-    layers: list[list[Step]] = [[] for _ in range(max(depth.values()) + 1)]
-    place: dict[str, float] = {}
+def _edges(found: Trace) -> list[tuple[str, str]]:
+    """From each stage to those that read it, without those that a longer way implies."""
+    before: dict[str, set[str]] = {}  # all stages on the way to a stage
+    edges = []
+    for step in found.forwards():
+        direct = {name for name in step.after if name in before and name != step.stage}
+        implied = set().union(*(before[name] for name in direct))
+        edges += [(name, step.stage) for name in sorted(direct - implied)]
+        before[step.stage] = direct | implied
+    return edges
 
-    def middle(step: Step) -> float:
-        before = [place[name] for name in step.after if name in place]
-        return sum(before) / len(before) if before else 0.0
 
-    for level, layer in enumerate(layers):
-        layer += sorted((step for step in steps if depth[step.stage] == level), key=middle)
-        count = len(layer)
-        place.update({step.stage: (i + 0.5) / count for i, step in enumerate(layer)})
-    return layers
+def _cells(found: Trace, edges: Sequence[tuple[str, str]]) -> dict[str, tuple[int, int]]:
+    """Column and row of every stage: below what it reads, in the same column where that is free."""
+    parents: dict[str, list[str]] = {step.stage: [] for step in found.forwards()}
+    for start, end in edges:
+        parents[end].append(start)
+    rows: dict[str, int] = {}
+    for name, above in parents.items():
+        rows[name] = 1 + max((rows[parent] for parent in above), default=-1)
+    columns: dict[str, int] = {}
+    for row in range(max(rows.values()) + 1):
+        wanted = {
+            name: min((columns[parent] for parent in parents[name]), default=0)
+            for name in parents
+            if rows[name] == row
+        }
+        free = 0
+        for name in sorted(wanted, key=lambda name: (wanted[name], name)):
+            columns[name] = max(free, wanted[name])
+            free = columns[name] + 1
+    return {name: (columns[name], rows[name]) for name in parents}
 
 
 def _edge(start: tuple[float, float], end: tuple[float, float]) -> str:

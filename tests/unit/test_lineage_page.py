@@ -92,3 +92,14 @@ def test_what_differs_is_listed_and_its_node_marked(built: Path, tmp_path: Path)
 
 def test_another_revision_is_said_not_to_be_checked(built: Path):
     assert "Not checked" in lineage_page(trace("e", built), None)
+
+
+def test_an_edge_that_a_longer_way_implies_is_not_drawn():
+    steps = [
+        Step(name, "", {}, {}, {}, {}, after=after)
+        for name, after in [("c", ["a", "b"]), ("b", ["a"]), ("a", []), ("d", ["b"])]
+    ]
+    page = Page(lineage_page(Trace("c", steps), []))
+    assert len([1 for tag, name, _ in page.attributes if (tag, name) == ("path", "d")]) == 3
+    boxes = [value for tag, name, value in page.attributes if (tag, name) == ("rect", "y")]
+    assert len(set(boxes)) == 3, "c and d stand beside each other"
