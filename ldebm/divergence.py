@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ldebm.errors import UsageError
-from ldebm.trace import Step, Trace, trace
+from ldebm.trace import Step, Trace, locked_steps, trace
 
 __all__ = ["Change", "Divergence", "StepDifference", "compare_traces", "parse_target"]
 
@@ -130,10 +130,15 @@ def parse_target(text: str, root: Path = Path(), same_as: str | None = None) -> 
         return f"{target}@{revision}", trace(target, root, revision)
     try:
         return text, trace(text, root)
-    except UsageError:
+    except UsageError as unknown:
         if not at or not target or not revision:
             raise
-        return text, trace(target, root, revision)
+        try:
+            return text, trace(target, root, revision)
+        except UsageError as error:
+            if target in {step.name for step in locked_steps(root) or []}:
+                raise unknown from None  # a stage with a typing error, not a revision
+            raise error from None
 
 
 def compare_traces(a: Trace, b: Trace, names: tuple[str, str] | None = None) -> Divergence:

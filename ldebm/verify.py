@@ -262,7 +262,8 @@ def _against_lock(step: Step, record: Mapping[str, Any]) -> Iterator[str]:
     changed = [key for key in keys if record["params"].get(key) != step.params.get(key)]
     if changed:
         yield f"does not agree with dvc.lock on the parameters {', '.join(sorted(changed))}"
-    if record.get("command") and record["command"] != step.command:
+    by_dvc = record.get("ran_by") in ("dvc", "flow")  # by hand one may add --debug
+    if by_dvc and record.get("command") != step.command:
         yield f"does not agree with dvc.lock on the command: {record['command']}"
     extra = sorted(set(record["code"]) - set(step.code))
     if extra:

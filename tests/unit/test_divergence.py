@@ -165,6 +165,13 @@ def test_the_name_of_an_experiment_of_dvc_is_a_revision(project: Path):
     assert found.steps[0].params == {"experiments.e.prior": {"levels": 4}}
 
 
+def test_a_typing_error_in_a_stage_is_not_taken_for_a_revision(project: Path):
+    with pytest.raises(UsageError, match="did you mean 'prior@e-0'"):
+        parse_target("prior@e-00", project)
+    with pytest.raises(UsageError, match="neither a git revision"):
+        parse_target("e@nothing", project)
+
+
 @pytest.mark.parametrize("revision", ["nothing", "-x", "HEAD~9"])
 def test_an_unknown_revision_is_one_line(project: Path, revision: str):
     with pytest.raises(UsageError, match="neither a git revision nor an experiment"):

@@ -163,7 +163,7 @@ def test_an_edited_field_of_a_record_breaks_its_seal(project: Path, field: str, 
     [
         (lambda r: r | {"params": {"experiments.e.prior": {"levels": 5}}}, "on the parameters"),
         (lambda r: r | {"inputs": []}, "what prior@e-0 read: data/bound/e.json"),
-        (lambda r: r | {"command": "python -m stages.other"}, "on the command"),
+        (lambda r: r | {"command": "python x", "ran_by": "dvc"}, "on the command"),
         (lambda r: r | {"code_md5": {CODE[0]: "0" * 32}}, "other code than dvc.lock lists"),
         (lambda r: r | {"code": r["code"] | {"ldebm/new.py": ""}}, "that dvc.lock does not list"),
         (lambda r: r | {"seed": 1}, "says seed 1"),
