@@ -31,6 +31,7 @@ from ldebm.trace import Step, locked_steps, trace
 
 __all__ = ["Audit", "Output", "audit_stage"]
 
+_SEARCHED = 50  # commits of dvc.lock that are looked through for the code of a stage
 _FORGET = (  # of the caller's environment: they would lead the stage out of the scratch folder
     "LDEBM_LINEAGE", "LDEBM_FLOW_RUN_ID", "PREFECT__FLOW_RUN_ID", "PREFECT_FLOW_RUN_ID",
     "DVC_ROOT", "DVC_STAGE", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE",
@@ -136,8 +137,9 @@ def audit_stage(stage: str, root: Path = Path(), *, use_workspace: bool = False)
     steps = {step.stage: step for step in locked_steps(root) or []}
     if stage not in steps:
         near = get_close_matches(stage, list(steps), n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else "; nothing was built here yet"
-        raise UsageError(f"{stage!r}: no stage of dvc.lock{hint} (`dvc stage list` names them)")
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        where = "see `dvc stage list`" if steps else "nothing was built here yet (`make repro`)"
+        raise UsageError(f"{stage!r}: no stage of dvc.lock{hint}; {where}")
     if git("rev-parse", "--git-dir", root=root) is None:
         raise UsageError(f"{root}: audit needs git and a repository, for its scratch worktree")
     step = steps[stage]
@@ -165,13 +167,18 @@ def audit_stage(stage: str, root: Path = Path(), *, use_workspace: bool = False)
 
 
 def _commit(step: Step, root: Path, use_workspace: bool) -> str:
-    """The commit that has the code of dvc.lock: that of the record, or the current one."""
+    """The commit that has the code of dvc.lock.
+
+    That of the record, the current one, or one that changed dvc.lock: where the stage ran with
+    changes, these are often committed with it.
+    """
     head = (git("rev-parse", "HEAD", root=root) or b"").decode().strip()
     if use_workspace and head:
         return head
     recorded = step.record["git"].get("commit") if step.record else None
+    history = git("log", f"-{_SEARCHED}", "--format=%H", "--", "dvc.lock", root=root) or b""
     reasons = []
-    for commit in dict.fromkeys(filter(None, [recorded, head])):
+    for commit in dict.fromkeys(filter(None, [recorded, head, *history.decode().split()])):
         files = [path for path in step.code if not (root / path).is_dir()]
         there = hashes_at(commit, files, root, "md5")
         if there is None:
@@ -182,7 +189,7 @@ def _commit(step: Step, root: Path, use_workspace: bool) -> str:
             return str(commit)
         reasons.append(f"commit {commit[:12]} has another {', '.join(other[:3])}")
     raise UsageError(
-        f"{step.stage}: its code is in no known commit ({'; '.join(reasons) or 'no commit'}); "
+        f"{step.stage}: its code is in no known commit ({'; '.join(reasons[:2]) or 'none'}); "
         "--workspace runs the code of the working tree"
     )
 
@@ -210,7 +217,9 @@ def _set_params(step: Step, scratch: Path) -> list[str]:
         *parents, last = key.split(".")
         place = params
         for part in parents:
-            place = place.setdefault(part, {})
+            if not isinstance(place.get(part), dict):
+                place[part] = {}
+            place = place[part]
         if place.get(last) != value:
             place[last] = value
             changed.append(key)

@@ -171,6 +171,24 @@ def test_code_that_was_never_committed_is_refused_with_the_way_out(built: Projec
     assert "--workspace" in failed.err
 
 
+def test_without_a_record_the_commit_is_found_by_its_code(built: Project, scratch: Path):
+    """As in a clone, after the code went on."""
+    (record,) = (built.folder / "lineage").glob("bind@small-*.json")
+    kept = scratch / record.name
+    shutil.move(record, kept)
+    code = built.folder / "ldebm/config.py"
+    text = code.read_text()
+    code.write_text(text + "\n")
+    built.commit("later code")
+    try:
+        lines = built.ldebm("audit", "bind@small").out.splitlines()
+    finally:
+        built.git("reset", "-q", "--hard", "HEAD~1")
+        shutil.move(kept, record)
+    assert f"with commit {built.git('rev-parse', '--short=12', 'HEAD').strip()}" in lines[0]
+    assert lines[-1] == "bind@small: all 1 outputs have the same bytes"
+
+
 def begin(project: Project, slow: Path) -> subprocess.Popen[str]:
     """Starts an audit whose stage waits, and returns when the stage runs."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
