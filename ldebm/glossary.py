@@ -65,7 +65,7 @@ _METRICS: dict[str, tuple[Better, str]] = {
     "grammatical": ("higher", "share of prior samples that the grammar can produce"),
     "modes_covered": ("higher", "modes of the data that samples reach"),
     "mode_share_min": ("higher", "smallest share of a mode, of what it should be"),
-    "share_within_2_sigma": ("", "share of samples within two deviations of a mode; 0.865 is right"),
+    "share_within_2_sigma": ("", "share of samples within 2 sigma of a mode; 0.865 is right"),
     "mmd2": ("lower", "squared kernel discrepancy of samples from test rows"),
     "mmd2_median": ("lower", "the same at the median distance"),
     "mmd2_z": ("lower", "squared kernel discrepancy of prior from posterior latents"),

@@ -1,9 +1,10 @@
 """Do two sets of runs differ by more than their seeds do? Student's t, paired or Welch's.
 
 A seed fixes the initial weights, the order of the data and all noise, so runs of one seed belong
-together: with two or more seeds in common the differences by seed are judged (paired t). Without
-them the two means are (Welch, unequal variances). With fewer than two seeds on a side nothing is
-judged: one run says nothing about the spread over seeds.
+together: where both sides have the same seeds, or three or more in common, the differences by seed
+are judged (paired t). Otherwise the two means are (Welch, unequal variances), which is cautious
+where single seeds are shared. With fewer than two seeds on a side nothing is judged: one run says
+nothing about the spread over seeds.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 __all__ = ["LEVEL", "Difference", "difference", "holm"]
 
 LEVEL = 0.95
+ENOUGH = 3  # seeds in common to leave the others out and pair
 _NO_SPREAD = 1e-12  # relative: below it values are equal but for rounding
 
 
@@ -30,8 +32,8 @@ class Difference:
         half: half-width of its 95% interval, ``None`` where there is none.
         p: two-sided p-value of "no difference", likewise.
         freedom: degrees of freedom, likewise.
-        method: ``paired``, ``welch``, ``equal`` (no value differs), ``constant`` (every seed differs
-            by the same, so that there is no spread to judge it by) or ``one seed``.
+        method: ``paired``, ``welch``, ``equal`` (no value differs), ``constant`` (every seed
+            differs by the same, so that there is no spread to judge it by) or ``one seed``.
         seeds: the seeds of the first and of the second that were used.
     """
 
@@ -65,7 +67,7 @@ def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Diffe
         ('paired', 2.0, 2.484)
     """
     common = sorted(first.keys() & second.keys())
-    if len(common) > 1:
+    if len(common) >= ENOUGH or (len(common) > 1 and first.keys() == second.keys()):
         return _paired([first[seed] for seed in common], [second[seed] for seed in common], common)
     one, other = list(first.values()), list(second.values())
     seeds = tuple(sorted(first)), tuple(sorted(second))

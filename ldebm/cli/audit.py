@@ -1,4 +1,4 @@
-"""Commands that look back: ``lineage`` and ``compare``."""
+"""The command that looks back: ``lineage``."""
 
 from __future__ import annotations
 
@@ -40,16 +40,4 @@ def lineage(
         typer.echo(f"{found.target}: {len(found.steps)} stages verified, nothing differs")
 
 
-def compare(
-    first: Annotated[str, typer.Argument(help="An experiment, or a file of results/.")],
-    second: Annotated[str, typer.Argument(help="Another.")],
-    as_json: AsJson = False,
-) -> None:
-    """Parameters and metrics that differ, with seed intervals."""
-    from ldebm.results import compare as compare_results
-
-    found = compare_results(first, second)
-    typer.echo(json.dumps(found.to_json(), indent=1) if as_json else "\n".join(found.lines()))
-
-
-COMMANDS = [lineage, compare]
+COMMANDS = [lineage]
