@@ -151,7 +151,8 @@ class Frame:
         return (
             f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
             f'aria-label="{_escape(label)}">'
-            f'{"".join(marks)}<path class="axis" d="M{LEFT},{TOP}V{base}H{WIDTH - RIGHT}"/>{drawing}'
+            f"{''.join(marks)}"
+            f'<path class="axis" d="M{LEFT},{TOP}V{base}H{WIDTH - RIGHT}"/>{drawing}'
             f'<text class="end" x="{WIDTH - RIGHT}" y="{HEIGHT - 4}">{_escape(x_name)}</text></svg>'
         )
 
