@@ -26,14 +26,20 @@ DIGITS = 6
 
 
 def groups(root: Path) -> dict[str, list[Run]]:
-    """The runs of results/ by experiment, and what is evaluated here where that is not the same."""
+    """The runs by experiment: recorded ones, with those of other seeds that are evaluated here.
+
+    Where a run was recorded with other metrics than it has here, those here are another group.
+    """
     state = WorkingTree(root)
     recorded, evaluated = recorded_runs(state), evaluated_runs(state)
     found = dict(recorded)
     for name, runs in evaluated.items():
-        known = {run.seed: run.metrics for run in recorded.get(name, [])}
-        if any(known.get(run.seed) != run.metrics for run in runs):
-            found[f"{name} (evaluated here)" if name in recorded else name] = runs
+        known = {run.seed: run for run in recorded.get(name, [])}
+        if all(run.seed not in known or known[run.seed].metrics == run.metrics for run in runs):
+            joined = {**{run.seed: run for run in runs}, **known}
+            found[name] = [joined[seed] for seed in sorted(joined)]
+        else:
+            found[f"{name} (evaluated here)"] = runs
     return dict(sorted(found.items()))
 
 

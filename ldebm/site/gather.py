@@ -76,8 +76,9 @@ def _tables(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for data in sorted({str(run["params"]["data"]) for run in runs}):
         groups = by_experiment([run for run in runs if run["params"]["data"] == data])
         published = PUBLISHED.get(data)
-        columns = [key for key in HEADLINE if any(summary(mine, key) for mine in groups.values())]
-        columns += [key for key in (published.metrics if published else ()) if key not in columns]
+        ours = [key for key in HEADLINE if any(summary(mine, key) for mine in groups.values())]
+        theirs = published.metrics if published else ()
+        columns = list(dict.fromkeys([*ours[:1], *theirs, *ours]))
         rows = [
             (name, False, [str(len(mine)), *(summary(mine, key) for key in columns)])
             for name, mine in groups.items()

@@ -14,11 +14,11 @@ from typing import Any
 
 from ldebm.files import read_json
 
-__all__ = ["Node", "layers", "lineage_nodes", "lineage_svg"]
+__all__ = ["Node", "layers", "lineage_nodes", "lineage_svg", "nearest_parents"]
 
-BOX, ROW, COLUMN, PAD = 148, 34, 196, 12
+BOX, ROW, COLUMN, PAD = 152, 34, 190, 12
 HIDDEN = ("report",)  # the page cannot say what it will be hashed to
-LETTERS = 20
+LETTERS = 25
 
 
 @dataclass
@@ -118,6 +118,18 @@ def layers(nodes: dict[str, Node]) -> None:
             return
 
 
+def nearest_parents(node: Node, nodes: dict[str, Node]) -> list[str]:
+    """The parents that are not also behind another parent: what the graph draws."""
+    behind: set[str] = set()
+    waiting = [name for parent in node.parents if parent in nodes for name in nodes[parent].parents]
+    while waiting:
+        name = waiting.pop()
+        if name not in behind:
+            behind.add(name)
+            waiting += nodes[name].parents if name in nodes else []
+    return [parent for parent in node.parents if parent not in behind]
+
+
 def lineage_svg(nodes: Sequence[Node]) -> str:
     """The graph; every box is a link to the stage's entry on the page."""
     rows: dict[int, list[Node]] = {}
@@ -132,9 +144,10 @@ def lineage_svg(nodes: Sequence[Node]) -> str:
         for index, node in enumerate(order):
             places[node.stage] = (PAD + COLUMN * layer, PAD + gap * (index + 0.5) - ROW / 2)
     edges, boxes = [], []
+    by_name = {node.stage: node for node in nodes}
     for node in nodes:
         x, y = places[node.stage]
-        for parent in node.parents:
+        for parent in nearest_parents(node, by_name):
             if parent in places:
                 edges.append(_edge(places[parent], (x, y)))
         boxes.append(_box(node, x, y))

@@ -65,10 +65,17 @@ def point_map(spots: Sequence[Spot], axes: Range, label: str) -> str:
     return _frame("".join(parts) + "".join(names), label, "map")
 
 
-def path_map(chains: Sequence[Sequence[Spot]], label: str) -> str:
-    """Chains in the plane: a line each from its open start to its filled end."""
-    axes = reach([spot for chain in chains for spot in chain])
-    parts = []
+def path_map(chains: Sequence[Sequence[Spot]], behind: Sequence[Spot], label: str) -> str:
+    """Chains in the plane: a line each from its open start to its filled end.
+
+    Args:
+        chains: their ways.
+        behind: points that are drawn faintly below.
+        label: what the map shows, in words.
+    """
+    axes = reach([*behind, *(spot for chain in chains for spot in chain)])
+    dots = "".join("M{:.1f},{:.1f}h0".format(*_place(x, y, axes)) for x, y, _ in behind)
+    parts = [f'<path class="behind" d="{dots}"/>']
     for number, chain in enumerate(chains):
         places = [_place(x, y, axes) for x, y, _ in chain]
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)

@@ -15,7 +15,7 @@ from ldebm.charts import Series, line_chart, read_curve
 from ldebm.files import read_json
 from ldebm.glossary import describe
 from ldebm.results import TRAINED, flatten
-from ldebm.site.maps import colour, histogram, path_map, point_map, reach
+from ldebm.site.maps import Spot, colour, histogram, path_map, point_map, reach
 from ldebm.tables import HEADLINE
 
 __all__ = ["run_page"]
@@ -45,7 +45,9 @@ def run_page(folder: Path, root: Path) -> dict[str, Any]:
     params = config.get("config", config)
     extra = read_json(details / "details.json") if (details / "details.json").is_file() else {}
     rows = _table(details / "latent_map.csv")
-    legend = _legend(rows)
+    column = str(extra.get("latent_map", {}).get("label") or "")
+    legend = _legend(rows, column)
+    samples = _samples(folder)
     kept = {key: value for key, value in metrics.items() if value is not None}
     return {
         "name": f"{experiment}, seed {seed}",
@@ -62,10 +64,10 @@ def run_page(folder: Path, root: Path) -> dict[str, Any]:
         "map": _latent_maps(rows, extra.get("latent_map", {})),
         "energies": _energies(_table(details / "energies.csv")),
         "information": _information(_table(details / "label_information.csv")),
-        "transitions": _transitions(extra.get("transitions", [])),
+        "transitions": _transitions(extra.get("transitions", []), samples["spots"]),
         "clusters": extra.get("clusters", []),
         "figures": _figures(details),
-        **_samples(folder),
+        **samples,
     }
 
 
@@ -77,14 +79,20 @@ def _table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def _legend(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
-    """The classes of the latent map: colour, share of test rows, most common true labels."""
+def _legend(rows: Sequence[Mapping[str, str]], column: str) -> list[dict[str, Any]]:
+    """The classes of the latent map: colour, share of test rows, most common true labels.
+
+    A label that is a number has the name of its column before it.
+    """
     mine = [row for row in rows if row["kind"] == "posterior" and row["class"]]
     counts = Counter(row["class"] for row in mine)
     legend = []
     for name, size in sorted(counts.items(), key=lambda item: int(item[0])):
         labels = Counter(row["label"] for row in mine if row["class"] == name and row["label"])
-        common = [(label, count / size) for label, count in labels.most_common(2)]
+        common = [
+            (f"{column} {label}" if label.isdecimal() else label, count / size)
+            for label, count in labels.most_common(2)
+        ]
         legend.append(
             {
                 "class": name,
@@ -145,7 +153,9 @@ def _information(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     return charts
 
 
-def _transitions(chains: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any] | None:
+def _transitions(
+    chains: Sequence[Sequence[Mapping[str, Any]]], spots: Sequence[Spot]
+) -> dict[str, Any] | None:
     """Followed chains: energies as charts, moments as rows, and the way of points in the plane."""
     if not chains:
         return None
@@ -158,9 +168,20 @@ def _transitions(chains: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any
         shown.append({"svg": line_chart(series, breaks=borders), "rows": rows})
     drawn = ""
     if not isinstance(chains[0][0]["sample"], str):
-        ways = [[(m["sample"][0], m["sample"][1], "") for m in chain] for chain in chains]
-        drawn = path_map(ways, "Ways of the chains in the plane of the data")
+        ways = [
+            [(m["sample"][0], m["sample"][1], "") for m in (chain[0], *_level_ends(chain))]
+            for chain in chains
+        ]
+        drawn = path_map(ways, spots, "Ways of the chains in the plane of the data")
     return {"chains": shown, "map_svg": drawn, "levels": chains[0][0]["t"] + 1}
+
+
+def _level_ends(chain: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [
+        moment
+        for moment, after in zip(chain, [*chain[1:], {"t": None}], strict=True)
+        if moment["t"] != after["t"]
+    ]
 
 
 def _sample(value: Any) -> str:
@@ -237,5 +258,6 @@ def _samples(folder: Path) -> dict[str, Any]:
         "classes": sorted(classes.items(), key=lambda item: (len(item[0]), item[0])),
         "reconstructions": [row for row in rows if row.get("kind") == "reconstruction"],
         "points_svg": point_map(spots, reach(spots), "Samples of the model") if spots else "",
+        "spots": spots,
         "points": len(points),
     }

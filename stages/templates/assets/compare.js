@@ -114,6 +114,21 @@ function parameters(one, other) {
   return table("Parameters that differ", [["parameter", ""], [one.name, "text wide"], [other.name, "text wide"]], rows);
 }
 
+// Round numbers between two ends, as the charts of the other pages have them.
+function ticks(low, high) {
+  const raw = (high - low) / 4;
+  const power = 10 ** Math.floor(Math.log10(raw));
+  const step = power * [1, 2, 2.5, 5, 10].find((size) => size * power >= raw * 0.999);
+  const found = [];
+  for (let index = Math.ceil(low / step - 1e-9); index * step <= high + 1e-9 * step; index += 1) {
+    found.push(Number((index * step).toPrecision(6)));
+  }
+  return found;
+}
+
+const tick = (value) => Math.abs(value) >= 10000 ? `${value / 1000}k`
+  : value && Math.abs(value) < 0.001 ? value.toExponential(1).replace(".0e", "e") : String(value);
+
 function chart(title, lines) {
   const [width, height, left, right, top, bottom] = [320, 180, 44, 8, 8, 34];
   const all = lines.flatMap(([, points]) => points);
@@ -129,16 +144,19 @@ function chart(title, lines) {
   ].map((value) => value.toFixed(1)).join(",");
   const said = lines.map(([name, points]) => `${name} ends at ${short(points.at(-1)[1])}`).join("; ");
   const svg = drawn("svg", { class: "chart", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${title}: ${said}` });
-  for (const share of [0, 0.5, 1]) {
-    const value = ys[0] + share * (ys[1] - ys[0]);
+  for (const value of ticks(...ys)) {
     const y = Number(place([xs[0], value]).split(",")[1]);
     svg.append(drawn("path", { class: "grid", d: `M${left},${y}H${width - right}` }));
-    svg.append(drawn("text", { class: "end", x: left - 5, y: y + 3.5 }, String(Number(value.toPrecision(3)))));
+    svg.append(drawn("text", { class: "end", x: left - 5, y: y + 3.5 }, tick(value)));
+  }
+  for (const value of ticks(...xs)) {
+    const x = Number(place([value, ys[0]]).split(",")[0]);
+    const kind = x > width - right - 12 ? "end" : "middle";
+    svg.append(drawn("text", { class: kind, x, y: height - bottom + 14 }, tick(value)));
   }
   svg.append(drawn("path", { class: "axis", d: `M${left},${top}V${height - bottom}H${width - right}` }));
-  svg.append(drawn("text", { x: left, y: height - bottom + 14 }, short(xs[0])));
-  svg.append(drawn("text", { class: "end", x: width - right, y: height - bottom + 14 }, `update ${short(xs[1])}`));
-  lines.forEach(([, points, number]) => svg.append(drawn("polyline", { class: `line s${number}`, points: points.map(place).join(" ") })));
+  svg.append(drawn("text", { class: "end", x: width - right, y: height - 4 }, "update"));
+  lines.forEach(([, points, number]) => svg.append(drawn("polyline", { class: `line s${number}${number ? "" : " under"}`, points: points.map(place).join(" ") })));
   return element("figure", { class: "card" }, element("figcaption", {}, title), svg);
 }
 
@@ -157,7 +175,7 @@ function samples(one, other) {
   const list = (side) => {
     const rows = side.runs[0].samples.map((text) => element("li", {}, text));
     const body = rows.length ? element("ol", {}, ...rows) : element("p", { class: "empty" }, "No sample of it is in this folder.");
-    return element("div", { class: "card" }, element("h4", {}, `${side.group}, seed ${side.runs[0].seed}`), body);
+    return element("div", { class: "card" }, element("h3", {}, `${side.group}, seed ${side.runs[0].seed}`), body);
   };
   return element("div", { class: "pair" }, list(one), list(other));
 }
@@ -214,8 +232,11 @@ function seeds(side, seed = "") {
 function restore() {
   const names = Object.keys(data.groups);
   const wanted = new URLSearchParams(location.hash.slice(1));
-  const first = names.includes(wanted.get("a")) ? wanted.get("a") : (Object.keys(data.pairs)[0] ?? names[0]).split("|")[0];
-  const partner = names.find((name) => name !== first && data.groups[name].data === data.groups[first].data) ?? names.find((name) => name !== first);
+  const pairs = Object.keys(data.pairs).map((key) => key.split("|"));
+  const judged = ([one, other]) => Math.min(data.groups[one].runs.length, data.groups[other].runs.length) > 1;
+  const first = names.includes(wanted.get("a")) ? wanted.get("a") : (pairs.find(judged) ?? pairs[0] ?? names)[0];
+  const mine = pairs.filter((pair) => pair.includes(first));
+  const partner = (mine.find(judged) ?? mine[0] ?? names).find((name) => name !== first);
   document.getElementById("first").value = first;
   document.getElementById("second").value = names.includes(wanted.get("b")) ? wanted.get("b") : partner;
   seeds("first", wanted.get("as") ?? "");
