@@ -83,7 +83,7 @@ def _from_records(
             if item["path"].startswith("data/bound/"):
                 bound = item["md5"]
             waiting.append((item["path"], item["md5"]))
-    if code:
+    if found.facts:  # the record of these very metrics is here
         found.code["sha256"] = code
     return bound
 

@@ -39,8 +39,8 @@ def build(root: Path = Path()) -> None:
     shutil.rmtree(part, ignore_errors=True)
     try:
         for file, _ in PAGES:
-            page = environment.get_template(file)
-            write_text(part / file, page.render(**content, pages=PAGES, here=file, up=""))
+            template = environment.get_template(file)
+            write_text(part / file, template.render(**content, pages=PAGES, here=file, up=""))
         staged = {node.stage for node in content["stages"]}
         for item in content["runs"]:
             page = environment.get_template("run.html").render(

@@ -188,7 +188,7 @@ def _sample(value: Any) -> str:
     return value if isinstance(value, str) else ", ".join(f"{item:.2f}" for item in value)
 
 
-def _curves(folder: Path) -> list[dict[str, str]]:
+def _curves(folder: Path) -> list[dict[str, Any]]:
     """Training curves, with validation over them; series numbered by level share a chart."""
     found: dict[str, dict[str, Series]] = {}
     for file, kind in (("curve.csv", "training"), ("validation.csv", "validation")):
