@@ -204,14 +204,14 @@ function facts(one, other) {
 }
 
 function section(title, ...parts) {
-  return element("section", { "aria-label": title }, element("h2", {}, title), ...parts);
+  return element("section", {}, element("h2", {}, title), ...parts);
 }
 
 function render() {
   const [one, other] = [chosen("first"), chosen("second")];
   const heading = element("h2", {}, `${one.name} → ${other.name}`);
   document.getElementById("result").replaceChildren(
-    element("section", { "aria-label": "Runs" }, heading, ...notes(one, other), facts(one, other)),
+    element("section", {}, heading, ...notes(one, other), facts(one, other)),
     section("Metrics", ...metrics(one, other)), section("Parameters that differ", parameters(one, other)),
     section("Training curves", ...curves(one, other)), section("Samples", samples(one, other)));
   const state = new URLSearchParams({ a: one.group, b: other.group });
