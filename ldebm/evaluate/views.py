@@ -112,6 +112,7 @@ def _latent_map(
     }
 
 
+@torch.no_grad()
 def energy_histograms(
     prior: EnergyPrior, z_ND: Tensor, u_levels: list[Tensor], stream: torch.Generator
 ) -> list[list[float]]:
@@ -152,6 +153,7 @@ def energy_histograms(
     return rows
 
 
+@torch.no_grad()
 def transitions(model: Model, chains: int) -> list[list[dict[str, Any]]]:
     """A few reverse trajectories, followed move by move: what the sampler does to a sample.
 
