@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ldebm.charts import parse_curve
+from ldebm.config import EvaluateConfig, parse
 from ldebm.errors import UsageError
 from ldebm.glossary import describe
 from ldebm.lineage import records
@@ -144,7 +145,7 @@ def _pair(
         first=first,
         second=second,
         seeds=seeds,
-        params=_different(flatten(one[0].params), flatten(other[0].params)),
+        params=_different(_params(one[0], origins[0]), _params(other[0], origins[1])),
         metrics=metrics,
         curves=_curves(one[0], other[0]),
         samples=(pick_samples(one[0]), pick_samples(other[0])),
@@ -153,6 +154,19 @@ def _pair(
         facts={key: pair for key, pair in _different(*facts).items() if None not in pair},
         notes=_notes(one, other, metrics, origins, data),
     )
+
+
+def _params(run: Run, made: Origin) -> dict[str, Any]:
+    """The parameters of a run, those of its evaluation as they were when it was evaluated."""
+    params = flatten(run.params)
+    if made.evaluate is None:
+        return params
+    try:
+        section = parse(EvaluateConfig, made.evaluate, "evaluate").model_dump(mode="json")
+    except UsageError:  # of a version with other parameters
+        section = made.evaluate
+    kept = {key: value for key, value in params.items() if not key.startswith("evaluate.")}
+    return kept | flatten({"evaluate": section})
 
 
 def _facts(run: Run) -> dict[str, Any]:

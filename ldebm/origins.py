@@ -29,11 +29,14 @@ class Origin:
         code: kind of hash (``sha256`` or ``md5``) -> file -> hash.
         data: file of the packed data set -> sha256; the binding's own md5 if only that is known.
         facts: commit, dirty, device, versions of the evaluation's record.
+        evaluate: the evaluation's parameters as params.yaml had them. (A model's own configuration
+            has those of its training time: evaluating anew does not change the model.)
     """
 
     code: dict[str, dict[str, str]] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    evaluate: dict[str, Any] | None = None
 
 
 def origin(run: Run, records: Sequence[Mapping[str, Any]]) -> Origin:
@@ -72,6 +75,7 @@ def _from_records(
         if stage not in TRAINED_BY:
             continue
         if stage == "evaluate":
+            found.evaluate = _section(record["params"])
             found.facts = {
                 "commit": record["git"]["commit"],
                 "dirty": record["git"]["dirty"],
@@ -101,9 +105,11 @@ def _from_lock(found: Origin, run: Run, path: str, md5: str) -> str | None:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     stages = yaml.load(content, Loader=loader).get("stages", {})
     instance = f"{run.experiment}-{run.seed}"
-    outputs = stages.get(f"evaluate@{instance}", {}).get("outs", [])
+    evaluated = stages.get(f"evaluate@{instance}", {})
+    outputs = evaluated.get("outs", [])
     if not any(out["path"] == path and out.get("md5") == md5 for out in outputs):
         return None
+    found.evaluate = _section(evaluated.get("params", {}).get("params.yaml", {}))
     code, bound = {}, None
     for stage in TRAINED_BY:
         for item in stages.get(f"{stage}@{instance}", {}).get("deps", []):
@@ -113,6 +119,12 @@ def _from_lock(found: Origin, run: Run, path: str, md5: str) -> str | None:
                 bound = str(item.get("md5"))
     found.code["md5"] = code
     return bound
+
+
+def _section(params: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The section of ``experiments.E.evaluate``."""
+    sections = [value for key, value in params.items() if key.endswith(".evaluate")]
+    return dict(sections[0]) if sections and isinstance(sections[0], Mapping) else None
 
 
 def _read_data(found: Origin, run: Run, md5: str) -> None:

@@ -157,6 +157,18 @@ def test_code_and_data_that_differ_come_from_the_records_of_these_very_metrics(
     assert any("the data differ" in note for note in pair.notes)
 
 
+def test_parameters_of_the_evaluation_are_those_it_was_made_with(project: Path):
+    """The model's configuration does not change when a model is evaluated anew."""
+    for record in (project / "lineage").glob("evaluate@better-0-*.json"):
+        content = json.loads(record.read_text())
+        write_json(record, content | {"params": {"experiments.better.evaluate": {"rows": 40}}})
+    for record in (project / "lineage").glob("evaluate@plain-0-*.json"):
+        content = json.loads(record.read_text())
+        write_json(record, content | {"params": {"experiments.plain.evaluate": {"rows": 50}}})
+    pair = only(compare("plain", "better", project))
+    assert pair.params == {"evaluate.rows": (50, 40), "prior.levels": (6, 4)}
+
+
 def test_without_records_the_code_is_said_to_be_unknown(project: Path):
     for path in (project / "lineage").glob("*.json"):
         path.unlink()
