@@ -31,6 +31,7 @@ __all__ = [
     "atomic_path",
     "hash_json",
     "hash_path",
+    "json_text",
     "read_json",
     "read_model",
     "read_parquet",
@@ -69,7 +70,17 @@ def write_text(target: str | Path, text: str) -> None:
 
 def write_json(target: str | Path, content: Any) -> None:
     """Writes JSON with sorted keys; non-finite numbers become null, since JSON has none."""
-    write_text(target, json.dumps(_jsonable(content), indent=1, sort_keys=True) + "\n")
+    write_text(target, json_text(content))
+
+
+def json_text(content: Any) -> str:
+    """What :func:`write_json` writes.
+
+    Example:
+        >>> json_text({"b": 1, "a": float("nan")})
+        '{\\n "a": null,\\n "b": 1\\n}\\n'
+    """
+    return json.dumps(_jsonable(content), indent=1, sort_keys=True) + "\n"
 
 
 def read_json(path: str | Path) -> Any:

@@ -1,4 +1,4 @@
-"""Recorded runs, ``results/<experiment>/<seed>.json``, and comparisons of them.
+"""Recorded runs, ``results/<experiment>/<seed>.json``.
 
 A recorded run is {experiment, seed, epochs, updates, params, commit, dirty, device, seconds,
 stage_seconds, numerics, metrics}: small enough for git, and complete enough to say how a number
@@ -7,9 +7,7 @@ came about.
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +17,7 @@ from ldebm.files import read_json, write_json
 from ldebm.lineage import records
 
 __all__ = [
-    "Comparison",
     "by_experiment",
-    "compare",
     "flatten",
     "load_results",
     "numbers",
@@ -156,99 +152,3 @@ def numbers(runs: Sequence[Mapping[str, Any]], metric: str) -> list[float]:
     """The values of a metric in those runs that have it."""
     values = [flatten(run["metrics"]).get(metric) for run in runs]
     return [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """How two sets of runs differ."""
-
-    first: str
-    second: str
-    params: dict[str, tuple[Any, Any]]
-    metrics: dict[str, dict[str, Any]]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return vars(self)
-
-    def lines(self) -> Iterator[str]:
-        """The comparison as text."""
-        yield f"{self.first}  against  {self.second}"
-        yield "parameters" if self.params else "parameters: the same"
-        for key, (one, other) in self.params.items():
-            yield f"  {key}: {one} -> {other}"
-        yield "metrics (mean over seeds; interval of the difference at 95%)"
-        words = {True: "differs", False: "within seed noise", None: "one seed: no interval"}
-        for key, row in self.metrics.items():
-            half = "" if row["interval"] is None else f" +- {row['interval']:.4g}"
-            yield (
-                f"  {key}: {row['first']:.5g} -> {row['second']:.5g}"
-                f"  ({row['difference']:+.4g}{half}; {words[row['exceeds']]})"
-            )
-
-
-def compare(first: str, second: str, root: Path = Path()) -> Comparison:
-    """Parameters and metrics of two experiments or result files.
-
-    Args:
-        first: an experiment of ``results/`` or ``reports/``, or a file of ``results/``.
-        second: likewise.
-        root: the project's folder.
-
-    Raises:
-        UsageError: one of them is not there.
-    """
-    one, other = _runs(first, root), _runs(second, root)
-    params = [flatten(group[0].get("params", {})) for group in (one, other)]
-    keys = sorted(params[0].keys() | params[1].keys())
-    changed = {key: (params[0].get(key), params[1].get(key)) for key in keys}
-    metrics = {}
-    for key in flatten(one[0]["metrics"]):
-        a, b = numbers(one, key), numbers(other, key)
-        if a and b:
-            metrics[key] = _difference(a, b)
-    differing = {key: pair for key, pair in changed.items() if pair[0] != pair[1]}
-    return Comparison(first, second, differing, metrics)
-
-
-def _runs(target: str, root: Path) -> list[Mapping[str, Any]]:
-    path = root / target
-    if path.is_file():
-        run = read_json(path)
-        if not isinstance(run, dict) or "metrics" not in run:
-            raise UsageError(f"{target}: not a recorded run; expected a file of results/")
-        return [run]
-    groups = by_experiment(load_results(root))
-    if target in groups:
-        return groups[target]
-    here = sorted(root.glob(f"reports/{target}/*/metrics.json"))
-    if here:
-        return [_run(root, target, int(item.parent.name), []) for item in here]
-    evaluated = {item.parts[-3] for item in root.glob("reports/*/*/metrics.json")}
-    raise UsageError(
-        f"{target}: no recorded or evaluated run{nearest(target, {*groups, *evaluated})}"
-    )
-
-
-def _difference(first: Sequence[float], second: Sequence[float]) -> dict[str, Any]:
-    """Means, difference, and Welch's 95% half-width of it (None with one seed)."""
-    means = statistics.fmean(first), statistics.fmean(second)
-    difference = means[1] - means[0]
-    interval: float | None = None
-    if len(first) > 1 and len(second) > 1:
-        from scipy.stats import t  # comes with scikit-learn; slow to load
-
-        parts = [statistics.variance(item) / len(item) for item in (first, second)]
-        squares = [
-            part**2 / (len(item) - 1) for part, item in zip(parts, (first, second), strict=True)
-        ]
-        freedom = sum(parts) ** 2 / sum(squares) if sum(squares) else float("inf")
-        interval = float(t.ppf(0.975, freedom)) * sum(parts) ** 0.5
-    return {
-        "first": means[0],
-        "second": means[1],
-        "difference": difference,
-        "interval": interval,
-        "exceeds": None if interval is None else abs(difference) > interval,
-        "seeds": [len(first), len(second)],
-    }

@@ -13,6 +13,7 @@ from ldebm.data.packed import Packed
 from ldebm.evaluate.on_points import evaluate_points
 from ldebm.evaluate.on_text import EXACT, Classifier, evaluate_text
 from ldebm.evaluate.report import Report
+from ldebm.evaluate.views import add_views
 from ldebm.files import read_model
 from ldebm.model import Model
 
@@ -32,8 +33,11 @@ def evaluate(
     """
     if not model.is_text:
         states = read_snapshots(snapshots) if snapshots and snapshots.is_file() else {}
-        return evaluate_points(model, packed, config, states)
-    return evaluate_text(model, packed, config, classifiers_for(packed))
+        report = evaluate_points(model, packed, config, states)
+    else:
+        report = evaluate_text(model, packed, config, classifiers_for(packed))
+    add_views(report, model, packed)
+    return report
 
 
 def read_snapshots(path: Path) -> dict[int, dict[str, Tensor]]:

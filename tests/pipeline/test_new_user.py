@@ -219,11 +219,13 @@ def test_interpolating_starts_and_ends_at_the_reconstructions(built: Project):
 
 
 def test_comparing_shows_parameters_and_metrics_that_differ(built: Project):
-    found = built.json("compare", "talk-vae", "talk-ldebm")
+    (found,) = built.json("compare", "talk-vae", "talk-ldebm")["pairs"]
     assert found["params"]["prior.kind"] == ["gaussian", "diffusion"]
     assert math.isfinite(found["metrics"]["nll"]["difference"])
     assert found["metrics"]["recon_nll"]["difference"] == 0, "they share the first stage"
-    assert "nll:" in built.ldebm("compare", "talk-vae", "talk-ldebm")
+    assert found["metrics"]["nll"]["verdict"] == "one seed"
+    assert found["code"] == {}
+    assert "one seed on a side" in built.ldebm("compare", "talk-vae", "talk-ldebm")
 
 
 def test_the_way_back_ends_at_the_users_file_and_verifies(built: Project):

@@ -1,6 +1,5 @@
-"""Recording runs, tables of them, comparisons, and the page that shows them."""
+"""Recording runs, tables of them, and the site that shows them."""
 
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ from ldebm.errors import UsageError
 from ldebm.files import read_json, write_csv, write_json
 from ldebm.lineage import recorded
 from ldebm.published import PUBLISHED
-from ldebm.results import compare, load_results, record_runs
+from ldebm.results import load_results, record_runs
 from ldebm.tables import markdown
 from stages.report import build
 
@@ -94,76 +93,30 @@ def test_the_published_table_has_the_rows_of_the_paper():
     assert values["SVEBM-IB"]["wkl"] == 0.16
 
 
-def test_a_difference_is_judged_against_the_spread_of_the_seeds(project: Path):
-    found = compare("plain", "better", project)
-    assert found.params == {"prior.levels": (6, 4)}
-    assert found.metrics["nll"]["difference"] == pytest.approx(-10.0)
-    assert found.metrics["nll"]["interval"] == pytest.approx(2.776 * (2 / 3) ** 0.5, rel=1e-3)
-    assert found.metrics["nll"]["exceeds"] is True
-    assert found.metrics["bleu"]["exceeds"] is False
-    assert any("within seed noise" in line for line in found.lines())
-
-
-def test_one_seed_has_no_interval(project: Path):
-    found = compare("results/plain/0.json", "better", project)
-    assert found.metrics["nll"]["interval"] is None
-    assert found.metrics["nll"]["exceeds"] is None
-
-
-def test_comparing_what_is_not_there_names_the_nearest(project: Path):
-    with pytest.raises(UsageError, match="did you mean 'better'"):
-        compare("plain", "bettr", project)
-
-
-class Page(HTMLParser):
-    """Tags and visible text of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.text += data
-
-
-def test_the_report_shows_results_curves_samples_and_verdicts_with_all_text_escaped(project: Path):
+def test_the_site_has_the_same_bytes_twice_and_leaves_nothing_of_an_earlier_one(project: Path):
     build(project)
-    page = Page((project / "site/index.html").read_text())
-    assert "<script>a</script> & b" in page.text
-    assert not [tag for tag, _ in page.tags if tag == "script"]
-    assert "train.text: not <null>" in page.text
-    assert "unique" not in page.text
-    assert "LDEBM (published)" in page.text
-    assert [tag for tag, _ in page.tags if tag == "polyline"]
-    assert "prior.levels" in page.text
-
-
-def test_the_report_asks_for_nothing_from_outside(project: Path):
+    first = {path: path.read_bytes() for path in (project / "site").rglob("*") if path.is_file()}
+    (project / "site/stray.html").write_text("old")
     build(project)
-    page = Page((project / "site/index.html").read_text())
-    links = [
-        value for _, attrs in page.tags for key, value in attrs.items() if key in ("href", "src")
-    ]
-    assert links
-    assert not [link for link in links if link.startswith(("http", "//"))]
-    policy = next(attrs["content"] for _, attrs in page.tags if "http-equiv" in attrs)
-    assert "default-src 'none'" in policy
+    again = {path: path.read_bytes() for path in (project / "site").rglob("*") if path.is_file()}
+    assert again == first
+    assert not (project / ".site.part").exists()
 
 
-def test_the_report_has_the_same_bytes_twice_and_builds_from_nothing(project: Path, tmp_path: Path):
+def test_a_site_that_cannot_be_built_leaves_the_old_one(project: Path):
     build(project)
-    first = (project / "site/index.html").read_bytes()
-    build(project)
-    assert (project / "site/index.html").read_bytes() == first
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    build(empty)
-    assert "Nothing is recorded yet" in (empty / "site/index.html").read_text()
+    before = (project / "site/index.html").read_bytes()
+    (project / "reports/plain/0/metrics.json").write_text("{")
+    with pytest.raises(UsageError, match="not valid JSON"):
+        build(project)
+    assert (project / "site/index.html").read_bytes() == before
+    assert not (project / ".site.part").exists()
+
+
+def test_the_site_of_nothing_says_what_would_fill_it(tmp_path: Path):
+    build(tmp_path)
+    assert "Nothing is recorded yet" in (tmp_path / "site/index.html").read_text()
+    assert "not two experiments" in (tmp_path / "site/compare.html").read_text()
 
 
 def test_curves_skip_empty_cells_and_charts_draw_constant_series(tmp_path: Path):

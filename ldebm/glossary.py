@@ -1,0 +1,106 @@
+"""What the metrics mean and which way is better, for tables, comparisons and the report.
+
+A metric without a direction describes (a diagnostic, a property of the data, a bound of an
+interval): a comparison calls it different, never better or worse.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Metric", "describe"]
+
+Better = Literal["lower", "higher", ""]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric's direction and, in a line, what it is."""
+
+    better: Better
+    meaning: str
+
+
+_METRICS: dict[str, tuple[Better, str]] = {
+    "nll": ("lower", "negative log-likelihood of a test row, nats; valid estimate"),
+    "nll_low": ("", "lower end of the 95% interval of nll over test rows"),
+    "nll_high": ("", "upper end of the 95% interval of nll over test rows"),
+    "nll_se": ("", "standard error of nll over test rows"),
+    "nll_lower": ("", "lower bound of nll (sandwich)"),
+    "nll_upper": ("", "upper bound of nll (sandwich)"),
+    "nll_ess": ("", "effective sample size of the importance weights"),
+    "nll_gap": ("lower", "nll above the entropy of the data's true density, nats"),
+    "nll_true": ("", "negative log-likelihood of the test rows under the true density"),
+    "nll_standard_normal": ("", "nll with N(0, I) in place of the prior"),
+    "nll_gaussian": ("", "nll with a fitted Gaussian in place of the prior"),
+    "nll_mixture": ("", "nll with a fitted Gaussian mixture in place of the prior"),
+    "nll_legacy": ("", "the published estimator of nll; it bounds nothing"),
+    "nll_weighted": ("lower", "importance-weighted nll, the check of the quadrature"),
+    "gain_over_standard_normal": ("higher", "nats that the prior gains over N(0, I)"),
+    "gain_over_gaussian": ("higher", "nats that the prior gains over a fitted Gaussian"),
+    "gain_over_mixture": ("higher", "nats that the prior gains over a fitted mixture"),
+    "ppl": ("lower", "perplexity of a test word under nll"),
+    "rate": ("", "nats that the latent vector costs"),
+    "recon_nll": ("lower", "reconstruction from the posterior mean, nats a row"),
+    "bleu": ("higher", "BLEU of greedy reconstructions of the test split"),
+    "bleu_sacrebleu": ("higher", "BLEU of reconstructions as sacrebleu computes it"),
+    "wkl": ("lower", "KL of the words of samples from those of the training data"),
+    "wkl_reverse": ("lower", "wkl with the roles of samples and data exchanged"),
+    "wkl_smoothed": ("lower", "wkl with smoothed counts"),
+    "wkl_smoothed_reverse": ("lower", "wkl_smoothed with the roles exchanged"),
+    "wkl_test": ("", "wkl of the test split: what real text scores"),
+    "rppl": ("lower", "perplexity of real text under a language model trained on samples"),
+    "rppl_real": ("", "rppl with a language model trained on as much real text"),
+    "kl_standard_normal": ("", "KL of the posterior from N(0, I), nats"),
+    "mi": ("", "mutual information of class and latent vector, nats"),
+    "mi_sampled": ("", "mutual information over posterior samples, nats"),
+    "classes_used": ("", "classes that some test row is given"),
+    "ami": ("higher", "agreement of classes with true labels, chance taken off; 1 is perfect"),
+    "ami_shuffled": ("", "ami with shuffled labels: what chance scores"),
+    "control_accuracy": ("higher", "share of the samples drawn for a label that have it"),
+    "control_exact": ("higher", "control_accuracy where only perfect sentences count"),
+    "control_distinct": ("", "share of the samples drawn for a label that are different"),
+    "control_undecided": ("lower", "share of the samples drawn for a label that show none"),
+    "grammatical": ("higher", "share of prior samples that the grammar can produce"),
+    "modes_covered": ("higher", "modes of the data that samples reach"),
+    "mode_share_min": ("higher", "smallest share of a mode, of what it should be"),
+    "share_within_2_sigma": ("", "share of samples within 2 sigma of a mode; 0.865 is right"),
+    "mmd2": ("lower", "squared kernel discrepancy of samples from test rows"),
+    "mmd2_median": ("lower", "mmd2 with the median distance as width"),
+    "mmd2_z": ("lower", "squared kernel discrepancy of prior from posterior latents"),
+    "mmd2_data": ("", "mmd2 of training rows: what real data score"),
+    "tv_sampler": ("lower", "total variation of chains from the exact prior density"),
+    "tv_floor": ("", "tv_sampler of an exact sampler: the noise of the estimate"),
+    "tv_posterior": ("lower", "total variation of posterior samples from the prior density"),
+    "acceptance": ("", "share of accepted Langevin moves; 0.6 is aimed at"),
+    "acceptance_min": ("", "acceptance at the worst level"),
+    "active_units": ("", "latent dimensions that carry something"),
+    "self_bleu": ("", "likeness of samples to each other; compare self_bleu_test"),
+    "self_bleu_test": ("", "likeness of test rows to each other"),
+    "distinct_2": ("", "share of different word pairs; compare distinct_2_test"),
+    "distinct_2_test": ("", "share of different word pairs of test rows"),
+}  # fmt: skip
+
+_AGREEMENT = {
+    "ami": "agreement of classes with {}, chance taken off",
+    "nmi": "normalised mutual information of classes and {}",
+    "v": "V-measure of classes against {}",
+    "homogeneity": "how far a class holds one {} only",
+    "completeness": "how far a {} lies in one class only",
+}
+
+
+def describe(name: str) -> Metric:
+    """The metric of that name; an unknown one has no direction.
+
+    Example:
+        >>> describe("nll").better, describe("ami_intent").better, describe("unheard_of").better
+        ('lower', 'higher', '')
+    """
+    if name in _METRICS:
+        return Metric(*_METRICS[name])
+    score, _, label = name.partition("_")
+    if label and score in _AGREEMENT and "shuffled" not in label and "legacy" not in label:
+        return Metric("higher", _AGREEMENT[score].format(label))
+    return Metric("", "")

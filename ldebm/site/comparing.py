@@ -1,0 +1,110 @@
+"""What the compare page needs of every run, and the verdicts on every pair of experiments.
+
+The page only looks up and lays out: means, intervals and verdicts are computed here, by the same
+code as ``ldebm compare``.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ldebm.charts import parse_curve, thin
+from ldebm.compare import judge, ordered, pick_samples
+from ldebm.glossary import describe
+from ldebm.results import TRAINED, flatten
+from ldebm.snapshots import WorkingTree
+from ldebm.tables import HEADLINE
+from ldebm.targets import Run, evaluated_runs, recorded_runs
+
+__all__ = ["comparison_data", "groups"]
+
+POINTS = 60  # of a curve
+DIGITS = 6
+
+
+def groups(root: Path) -> dict[str, list[Run]]:
+    """The runs by experiment: recorded ones, with those of other seeds that are evaluated here.
+
+    Where a run was recorded with other metrics than it has here, those here are another group.
+    """
+    state = WorkingTree(root)
+    recorded, evaluated = recorded_runs(state), evaluated_runs(state)
+    found = dict(recorded)
+    for name, runs in evaluated.items():
+        known = {run.seed: run for run in recorded.get(name, [])}
+        if all(run.seed not in known or known[run.seed].metrics == run.metrics for run in runs):
+            joined = {**{run.seed: run for run in runs}, **known}
+            found[name] = [joined[seed] for seed in sorted(joined)]
+        else:
+            found[f"{name} (evaluated here)"] = runs
+    return dict(sorted(found.items()))
+
+
+def comparison_data(root: Path) -> dict[str, Any]:
+    """Runs, and for every pair of experiments on the same data what :func:`judge` says.
+
+    Returns:
+        ``groups``: name -> data set and runs; ``pairs``: "first|second" -> metric -> row;
+        ``metrics``: name -> direction and meaning; ``order``: of the metrics; ``headline``.
+    """
+    found = groups(root)
+    names = {name for runs in found.values() for run in runs for name in run.metrics}
+    pairs = {
+        f"{one}|{other}": _rounded(judge(found[one], found[other]))
+        for one, other in itertools.combinations(found, 2)
+        if found[one][0].data == found[other][0].data
+    }
+    return {
+        "groups": {
+            name: {"data": runs[0].data, "runs": [_run(run) for run in runs]}
+            for name, runs in found.items()
+        },
+        "pairs": pairs,
+        "metrics": {name: vars(describe(name)) for name in ordered(names)},
+        "headline": [name for name in HEADLINE if name in names],
+    }
+
+
+def _run(run: Run) -> dict[str, Any]:
+    return {
+        "seed": run.seed,
+        "params": {key: value for key, value in flatten(run.params).items() if value is not None},
+        "metrics": {key: _round(value) for key, value in run.metrics.items()},
+        "curves": _curves(run),
+        "samples": pick_samples(run),
+        "facts": {key: run.facts.get(key) for key in ("commit", "device", "seconds")},
+    }
+
+
+def _curves(run: Run) -> dict[str, list[list[float]]]:
+    """stage/series -> points, thinned to what a small chart shows."""
+    curves = {}
+    for stage in TRAINED:
+        path = f"models/{run.experiment}/{run.seed}/{stage}/curve.csv"
+        content = run.snapshot.read(path) if run.snapshot is not None else None
+        for series in parse_curve((content or b"").decode("utf-8")):
+            points = [[_round(x), _round(y)] for x, y in thin(series.points, POINTS)]
+            curves[f"{stage}/{series.name}"] = points
+    return curves
+
+
+def _rounded(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What the page shows of the rows."""
+    shown = ("first", "second", "difference", "interval", "method", "verdict", "holm", "rows")
+    return {
+        name: {key: _round(row[key]) for key in shown if row[key] is not None}
+        for name, row in rows.items()
+    }
+
+
+def _round(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, Mapping):
+        return {key: _round(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_round(item) for item in value]
+    return value

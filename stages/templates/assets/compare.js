@@ -1,0 +1,265 @@
+// The compare page: lays out two groups of runs. Means, intervals and verdicts come with the data.
+"use strict";
+
+const data = JSON.parse(document.getElementById("data")?.textContent ?? "null");
+const SVG = "http://www.w3.org/2000/svg";
+
+function element(name, attributes = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.append(...children);
+  return made;
+}
+
+function drawn(name, attributes, text) {
+  const made = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+
+const short = (value) => typeof value !== "number" ? "" : String(Number(value.toPrecision(4)));
+const signed = (value) => (value > 0 ? "+" : "") + short(value);
+const shown = (value) => value === undefined ? "–" : typeof value === "string" ? value : JSON.stringify(value);
+
+function table(label, heads, rows) {
+  const head = element("tr");
+  for (const [name, kind] of heads) head.append(element("th", { scope: "col", class: kind }, name));
+  const body = element("tbody");
+  for (const cells of rows) {
+    const row = element("tr");
+    cells.forEach((cell, index) => row.append(element(
+      index ? "td" : "th", index ? { class: heads[index][1] } : { scope: "row" }, cell)));
+    body.append(row);
+  }
+  const made = element("table", {}, element("thead", {}, head), body);
+  return element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label }, made);
+}
+
+function chosen(side) {
+  const group = document.getElementById(side).value;
+  const seed = document.getElementById(`${side}-seed`).value;
+  const runs = data.groups[group].runs.filter((run) => seed === "" || String(run.seed) === seed);
+  return { group, seed, runs, data: data.groups[group].data, name: seed === "" ? group : `${group}, seed ${seed}` };
+}
+
+function mean(runs, metric) {
+  const values = runs.map((run) => run.metrics[metric]).filter((value) => value !== undefined);
+  return values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : undefined;
+}
+
+// What was judged beforehand, turned round if it was judged the other way; else plain differences.
+function rowsOf(one, other) {
+  const turned = { better: "worse", worse: "better" };
+  if (!one.seed && !other.seed && one.group !== other.group) {
+    const forth = data.pairs[`${one.group}|${other.group}`];
+    if (forth) return forth;
+    const back = data.pairs[`${other.group}|${one.group}`];
+    if (back) {
+      return Object.fromEntries(Object.entries(back).map(([name, row]) => [name, {
+        ...row, first: row.second, second: row.first, difference: -row.difference,
+        verdict: turned[row.verdict] ?? row.verdict,
+        rows: row.rows && { ...row.rows, first: row.rows.second, second: row.rows.first },
+      }]));
+    }
+  }
+  const rows = {};
+  for (const name of Object.keys(data.metrics)) {
+    const [first, second] = [mean(one.runs, name), mean(other.runs, name)];
+    if (first === undefined || second === undefined) continue;
+    const verdict = one.data !== other.data ? "other data" : first === second ? "equal" : "not judged";
+    rows[name] = { first, second, difference: second - first, verdict };
+  }
+  return rows;
+}
+
+function verdict(row) {
+  const made = element("span", { class: `verdict ${row.verdict.replaceAll(" ", "-")}` }, row.verdict + (row.holm ? "*" : ""));
+  if (!row.rows) return made;
+  const spans = ["first", "second"].map((side) => `[${row.rows[side].map(short).join(", ")}]`);
+  const words = row.rows.overlap ? "overlap" : "do not overlap";
+  return element("span", {}, made, element("span", { class: "spread" }, `over test rows ${spans.join(" and ")} ${words}`));
+}
+
+function metrics(one, other) {
+  const rows = rowsOf(one, other);
+  const arrows = { lower: " ↓", higher: " ↑", "": "" };
+  const line = (name) => {
+    const row = rows[name];
+    const half = row.interval === undefined ? "" : ` ± ${short(row.interval)}`;
+    const label = element("span", { title: data.metrics[name].meaning }, element("code", {}, name), arrows[data.metrics[name].better]);
+    return [label, short(row.first), short(row.second), signed(row.difference) + half, verdict(row)];
+  };
+  const heads = [["metric", ""], [one.name, "num"], [other.name, "num"], ["change", "num"], ["verdict", "text"]];
+  const names = Object.keys(data.metrics).filter((name) => name in rows);
+  const different = (name) => ["better", "worse", "differs"].includes(rows[name].verdict);
+  const first = names.filter((name) => data.headline.includes(name) || different(name));
+  const rest = names.filter((name) => !first.includes(name));
+  const parts = [];
+  if (!names.length) parts.push(element("p", { class: "empty" }, "They have no metric in common."));
+  else parts.push(table("Metrics", heads, first.map(line)));
+  if (rest.length) {
+    parts.push(element("details", {}, element("summary", {}, `${rest.length} more metrics, none called different`),
+      table("More metrics", heads, rest.map(line))));
+  }
+  return parts;
+}
+
+function parameters(one, other) {
+  const [first, second] = [one.runs[0].params, other.runs[0].params];
+  const keys = [...new Set([...Object.keys(first), ...Object.keys(second)])].sort();
+  const rows = keys.filter((key) => JSON.stringify(first[key]) !== JSON.stringify(second[key]))
+    .map((key) => [element("code", {}, key), shown(first[key]), shown(second[key])]);
+  if (!rows.length) return element("p", { class: "empty" }, "No parameter differs.");
+  return table("Parameters that differ", [["parameter", ""], [one.name, "text wide"], [other.name, "text wide"]], rows);
+}
+
+// Round numbers between two ends, as the charts of the other pages have them.
+function ticks(low, high) {
+  const raw = (high - low) / 4;
+  const power = 10 ** Math.floor(Math.log10(raw));
+  const step = power * [1, 2, 2.5, 5, 10].find((size) => size * power >= raw * 0.999);
+  const found = [];
+  for (let index = Math.ceil(low / step - 1e-9); index * step <= high + 1e-9 * step; index += 1) {
+    found.push(Number((index * step).toPrecision(6)));
+  }
+  return found;
+}
+
+const tick = (value) => Math.abs(value) >= 10000 ? `${value / 1000}k`
+  : value && Math.abs(value) < 0.001 ? value.toExponential(1).replace(".0e", "e") : String(value);
+
+function chart(title, lines) {
+  const [width, height, left, right, top, bottom] = [320, 180, 44, 8, 8, 34];
+  const all = lines.flatMap(([, points]) => points);
+  const range = (axis) => {
+    const values = all.map((point) => point[axis]);
+    const [low, high] = [Math.min(...values), Math.max(...values)];
+    return high > low ? [low, high] : [low - 0.5, high + 0.5];
+  };
+  const [xs, ys] = [range(0), range(1)];
+  const place = ([x, y]) => [
+    left + (width - left - right) * (x - xs[0]) / (xs[1] - xs[0]),
+    top + (height - top - bottom) * (1 - (y - ys[0]) / (ys[1] - ys[0])),
+  ].map((value) => value.toFixed(1)).join(",");
+  const said = lines.map(([name, points]) => `${name} ends at ${short(points.at(-1)[1])}`).join("; ");
+  const svg = drawn("svg", { class: "chart", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${title}: ${said}` });
+  for (const value of ticks(...ys)) {
+    const y = Number(place([xs[0], value]).split(",")[1]);
+    svg.append(drawn("path", { class: "grid", d: `M${left},${y}H${width - right}` }));
+    svg.append(drawn("text", { class: "end", x: left - 5, y: y + 3.5 }, tick(value)));
+  }
+  for (const value of ticks(...xs)) {
+    const x = Number(place([value, ys[0]]).split(",")[0]);
+    const kind = x > width - right - 12 ? "end" : "middle";
+    svg.append(drawn("text", { class: kind, x, y: height - bottom + 14 }, tick(value)));
+  }
+  svg.append(drawn("path", { class: "axis", d: `M${left},${top}V${height - bottom}H${width - right}` }));
+  svg.append(drawn("text", { class: "end", x: width - right, y: height - 4 }, "update"));
+  lines.forEach(([, points, number]) => svg.append(drawn("polyline", { class: `line s${number}${number ? "" : " under"}`, points: points.map(place).join(" ") })));
+  return element("figure", { class: "card" }, element("figcaption", {}, title), svg);
+}
+
+function curves(one, other) {
+  const [first, second] = [one.runs[0].curves, other.runs[0].curves];
+  const charts = [...new Set([...Object.keys(first), ...Object.keys(second)])].map((key) => chart(
+    key.replace("/", ": ").replaceAll("_", " "),
+    [[one.name, first[key], 0], [other.name, second[key], 1]].filter(([, points]) => points?.length)));
+  if (!charts.length) return [element("p", { class: "empty" }, "No curve of either is in this folder.")];
+  const keys = element("p", {}, element("span", { class: "key s0" }, `${one.name} (seed ${one.runs[0].seed})`), " ",
+    element("span", { class: "key s1" }, `${other.name} (seed ${other.runs[0].seed})`));
+  return [keys, element("div", { class: "grid" }, ...charts)];
+}
+
+function samples(one, other) {
+  const list = (side) => {
+    const rows = side.runs[0].samples.map((text) => element("li", {}, text));
+    const body = rows.length ? element("ol", {}, ...rows) : element("p", { class: "empty" }, "No sample of it is in this folder.");
+    return element("div", { class: "card" }, element("h3", {}, `${side.group}, seed ${side.runs[0].seed}`), body);
+  };
+  return element("div", { class: "pair" }, list(one), list(other));
+}
+
+function notes(one, other) {
+  const said = [];
+  if (one.data !== other.data) said.push(`Different data (${one.data}, ${other.data}): metrics are not judged.`);
+  else if (one.group === other.group || one.seed || other.seed) {
+    said.push("Single seeds, or runs of one experiment: the spread over seeds is not known from them, so nothing is called better.");
+  } else if (Math.min(one.runs.length, other.runs.length) === 1) {
+    said.push("One seed on a side: the spread over seeds is not known, so nothing is called better. Where a metric has a 95% interval over test rows, that is given.");
+  }
+  return said.map((text) => element("p", { class: "warning" }, text));
+}
+
+function facts(one, other) {
+  const line = (key, side) => [...new Set(side.runs.map((run) => run.facts[key]).filter((value) => value !== null && value !== undefined))];
+  const seconds = (side) => line("seconds", side).map((value) => `${Math.round(value)} s`).join(", ");
+  return table("Runs", [["", ""], [one.name, "text"], [other.name, "text"]], [
+    ["data", one.data, other.data],
+    ["seeds", ...[one, other].map((side) => side.runs.map((run) => run.seed).join(", "))],
+    ["commit", ...[one, other].map((side) => line("commit", side).map((value) => value.slice(0, 12)).join(", ") || "–")],
+    ["device", ...[one, other].map((side) => line("device", side).join(", ") || "–")],
+    ["time", ...[one, other].map((side) => seconds(side) || "–")],
+  ]);
+}
+
+function section(title, ...parts) {
+  return element("section", {}, element("h2", {}, title), ...parts);
+}
+
+function render() {
+  const [one, other] = [chosen("first"), chosen("second")];
+  const heading = element("h2", {}, `${one.name} → ${other.name}`);
+  document.getElementById("result").replaceChildren(
+    element("section", {}, heading, ...notes(one, other), facts(one, other)),
+    section("Metrics", ...metrics(one, other)), section("Parameters that differ", parameters(one, other)),
+    section("Training curves", ...curves(one, other)), section("Samples", samples(one, other)));
+  const state = new URLSearchParams({ a: one.group, b: other.group });
+  if (one.seed) state.set("as", one.seed);
+  if (other.seed) state.set("bs", other.seed);
+  history.replaceState(null, "", `#${state}`);
+}
+
+function seeds(side, seed = "") {
+  const runs = data.groups[document.getElementById(side).value].runs;
+  const options = runs.map((run) => element("option", { value: run.seed }, String(run.seed)));
+  const all = element("option", { value: "" }, `all (${runs.map((run) => run.seed).join(", ")})`);
+  const select = document.getElementById(`${side}-seed`);
+  select.replaceChildren(all, ...options);
+  if (runs.some((run) => String(run.seed) === seed)) select.value = seed;
+}
+
+function restore() {
+  const names = Object.keys(data.groups);
+  const wanted = new URLSearchParams(location.hash.slice(1));
+  const pairs = Object.keys(data.pairs).map((key) => key.split("|"));
+  const judged = ([one, other]) => Math.min(data.groups[one].runs.length, data.groups[other].runs.length) > 1;
+  const first = names.includes(wanted.get("a")) ? wanted.get("a") : (pairs.find(judged) ?? pairs[0] ?? names)[0];
+  const mine = pairs.filter((pair) => pair.includes(first));
+  const partner = (mine.find(judged) ?? mine[0] ?? names).find((name) => name !== first);
+  document.getElementById("first").value = first;
+  document.getElementById("second").value = names.includes(wanted.get("b")) ? wanted.get("b") : partner;
+  seeds("first", wanted.get("as") ?? "");
+  seeds("second", wanted.get("bs") ?? "");
+  render();
+}
+
+if (data) {
+  for (const side of ["first", "second"]) {
+    const select = document.getElementById(side);
+    for (const name of Object.keys(data.groups)) select.append(element("option", { value: name }, name));
+    select.addEventListener("change", () => { seeds(side); render(); });
+    document.getElementById(`${side}-seed`).addEventListener("change", render);
+  }
+  document.getElementById("swap").addEventListener("click", () => {
+    const [one, other] = [chosen("first"), chosen("second")];
+    document.getElementById("first").value = other.group;
+    document.getElementById("second").value = one.group;
+    seeds("first", other.seed);
+    seeds("second", one.seed);
+    render();
+  });
+  document.getElementById("choose").hidden = false;
+  window.addEventListener("hashchange", restore);
+  restore();
+}

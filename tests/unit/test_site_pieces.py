@@ -1,0 +1,132 @@
+"""Charts, maps, the lineage graph and the embedded data of the site."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from ldebm.charts import Series, line_chart, short, ticks
+from ldebm.files import write_json
+from ldebm.site.comparing import comparison_data, groups
+from ldebm.site.graph import lineage_nodes, lineage_svg, nearest_parents
+from ldebm.site.maps import histogram, path_map, point_map, reach
+from stages.report import embedded
+
+HOSTILE = '</script><script>alert("1")</script>&'
+
+
+def stage(deps: list[str], out: str) -> dict:
+    return {
+        "cmd": "run",
+        "deps": [{"path": path, "md5": "d" * 32} for path in deps],
+        "outs": [{"path": out, "md5": "e" * 32}],
+        "params": {"params.yaml": {"x": 1}},
+    }
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A lock of two data sets and one run, and of a run that the report does not show."""
+    stages = {
+        "fetch@a": stage([], "data/raw/a"),
+        "fetch@b": stage([], "data/raw/b"),
+        "prepare@a": stage(["data/raw/a", "ldebm/x.py"], "data/prepared/a"),
+        "pack@a": stage(["data/prepared/a"], "data/packed/a"),
+        "pack@b": stage(["data/raw/b"], "data/packed/b"),
+        "bind@e": stage(["data/packed"], "data/bound/e.json"),
+        "backbone@e-0": stage(["data/bound/e.json"], "models/e/0/backbone/m"),
+        "evaluate@e-0": stage(["data/bound/e.json", "models/e/0/backbone/m"], "reports/e/0/m"),
+        "evaluate@old-0": stage(["data/bound/e.json"], "reports/old/0/m"),
+        "report": stage(["reports"], "site"),
+    }
+    write_json(tmp_path / "dvc.lock", {"stages": stages})
+    write_json(tmp_path / "data/bound/e.json", {"path": "data/packed/a", "files": {}})
+    return tmp_path
+
+
+def test_the_graph_has_what_is_on_the_way_to_the_runs_in_columns(project: Path):
+    nodes = lineage_nodes(project, ["e-0"])
+    assert {node.stage: node.layer for node in nodes} == {
+        "fetch@a": 0, "prepare@a": 1, "pack@a": 2, "bind@e": 3, "backbone@e-0": 4, "evaluate@e-0": 5
+    }  # fmt: skip
+    assert nodes[1].inputs == {"data/raw/a": "d" * 32}, "code is left out"
+    by_name = {node.stage: node for node in nodes}
+    assert by_name["evaluate@e-0"].parents == ["backbone@e-0", "bind@e"]
+    assert nearest_parents(by_name["evaluate@e-0"], by_name) == ["backbone@e-0"]
+    drawn = lineage_svg(nodes)
+    assert drawn.count('class="box"') == 6
+    assert drawn.count('class="edge"') == 5
+
+
+def test_boxes_of_the_graph_do_not_overlap(project: Path):
+    drawn = lineage_svg(lineage_nodes(project, ["e-0", "old-0"]))
+    boxes = re.findall(r'class="box" x="(\d+)" y="([\d.]+)" width="(\d+)" height="(\d+)"', drawn)
+    places = [tuple(map(float, box)) for box in boxes]
+    for i, (x, y, width, height) in enumerate(places):
+        for x2, y2, _, _ in places[i + 1 :]:
+            assert abs(x - x2) >= width or abs(y - y2) >= height
+
+
+def test_without_a_lock_there_is_no_graph(tmp_path: Path):
+    assert lineage_nodes(tmp_path, ["e-0"]) == []
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 1), (-3.2, 11), (1e-7, 3e-7), (-1e6, 1e6), (12.61, 12.62)]
+)
+def test_ticks_are_round_numbers_inside_the_range(low, high):
+    found = ticks(low, high)
+    assert 2 <= len(found) <= 6
+    assert all(low - 1e-12 <= value <= high + 1e-12 for value in found)
+    assert len({short(value) for value in found}) == len(found)
+
+
+def test_interrupted_lines_are_drawn_in_parts_and_single_points_as_dots():
+    points = tuple((float(x), float(x % 3)) for x in range(6))
+    assert line_chart(Series("a", "x", points), breaks=[2.5]).count("<polyline") == 2
+    assert line_chart(Series("a", "x", points), breaks=[0.5]).count("<circle") == 1
+
+
+def test_text_in_drawings_is_escaped():
+    spots = [(float(i), float(i), HOSTILE) for i in range(6)]
+    rows = [{"low": 0.0, "high": 1.0, "data": 1.0, "samples": 0.0}]
+    drawings = [
+        line_chart(Series(HOSTILE, HOSTILE, ((0.0, 1.0), (1.0, 2.0)))),
+        point_map(spots, reach(spots), HOSTILE),
+        path_map([spots], spots, HOSTILE),
+        histogram(rows, HOSTILE, HOSTILE),
+    ]
+    for drawing in drawings:
+        assert "<script" not in drawing
+        assert 'alert("' not in drawing
+
+
+def test_embedded_json_cannot_end_its_element_and_reads_back():
+    content = {HOSTILE: ["<!--", "\u2028", 0.1, None]}
+    text = embedded(content)
+    assert not re.search(r"[<>&\u2028]", text)
+    assert json.loads(text) == content
+
+
+def run_file(root: Path, experiment: str, seed: int, nll: float, folder: str = "results") -> None:
+    if folder == "results":
+        content = {"experiment": experiment, "seed": seed, "params": {"data": "d"}}
+        write_json(root / f"results/{experiment}/{seed}.json", {**content, "metrics": {"nll": nll}})
+        return
+    write_json(root / f"reports/{experiment}/{seed}/metrics.json", {"nll": nll})
+    config = {"config": {"data": "d"}}
+    write_json(root / f"models/{experiment}/{seed}/prior/config.json", config)
+
+
+def test_runs_evaluated_here_join_the_recorded_ones_unless_they_contradict_them(tmp_path: Path):
+    run_file(tmp_path, "same", 0, 1.0)
+    run_file(tmp_path, "same", 0, 1.0, "reports")
+    run_file(tmp_path, "same", 1, 2.0, "reports")
+    run_file(tmp_path, "changed", 0, 1.0)
+    run_file(tmp_path, "changed", 0, 5.0, "reports")
+    found = groups(tmp_path)
+    assert list(found) == ["changed", "changed (evaluated here)", "same"]
+    assert [run.seed for run in found["same"]] == [0, 1]
+    pairs = comparison_data(tmp_path)["pairs"]
+    assert pairs["changed|changed (evaluated here)"]["nll"]["verdict"] == "one seed"
