@@ -70,10 +70,14 @@ def registered(root: Path, artifact: str, stage: str) -> Registered | None:
         UsageError: ``root`` is in no git repository.
     """
     import gto.api  # takes a second to load
+    from gto.exceptions import ArtifactNotFound
 
     _artifact_name(artifact)
     git(root, "rev-parse", "--git-dir")
-    holding = gto.api.find_versions_in_stage(str(root), artifact, stage, registered_only=True)
+    try:
+        holding = gto.api.find_versions_in_stage(str(root), artifact, stage, registered_only=True)
+    except ArtifactNotFound:
+        return None
     if not holding:
         return None
     version = holding[0].version
@@ -151,6 +155,9 @@ def _write(
             )
             created.append(event.tag)
         for stage in stages:
+            for other in _higher(root, artifact, stage, number):
+                event = gto.api.unassign(str(root), artifact, version=other, stage=stage)
+                created.append(event.tag)
             event = gto.api.assign(
                 str(root), artifact, stage, version=number, skip_registration=True, force=True
             )
@@ -161,6 +168,24 @@ def _write(
         text = " ".join(str(error).split())
         raise UsageError(f"{artifact}: nothing was registered: {text}") from None
     return created
+
+
+def _higher(root: Path, artifact: str, stage: str, version: str) -> list[str]:
+    """Later versions that hold ``stage``: the registry would go on to prefer them (a way back)."""
+    import gto.api
+    from gto.exceptions import ArtifactNotFound
+
+    try:
+        holding = gto.api.find_versions_in_stage(
+            str(root), artifact, stage, versions_per_stage=-1, registered_only=True
+        )
+    except ArtifactNotFound:
+        return []
+    return [found.version for found in holding or [] if _numbers(found.version) > _numbers(version)]
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
 
 
 def _artifact_name(experiment: str) -> None:
@@ -217,20 +242,25 @@ def _complete(place: Revision, experiment: str) -> None:
 
 
 def _stale(stages: dict[str, Any], path: str) -> str | None:
-    """The first stage on the way to ``path`` whose inputs are not the outputs that are locked."""
+    """The first stage on the way to ``path`` whose inputs are not the outputs that are locked.
+
+    A stage may depend on a folder of which others make parts; what is in it is followed, though
+    the folder's own hash cannot be told from theirs.
+    """
     made = {out["path"]: (name, out) for name, s in stages.items() for out in s.get("outs", [])}
     waiting, seen = [path], set()
     while waiting:
-        found = made.get(waiting.pop())
-        if found is None or found[0] in seen:
-            continue
-        name = found[0]
-        seen.add(name)
-        for dep in stages[name].get("deps", []):
-            maker = made.get(dep["path"])
-            if maker is not None and maker[1].get("md5") != dep.get("md5"):
-                return name
-            waiting.append(dep["path"])
+        wanted = waiting.pop()
+        for out in [key for key in made if key == wanted or key.startswith(f"{wanted}/")]:
+            name = made[out][0]
+            if name in seen:
+                continue
+            seen.add(name)
+            for dep in stages[name].get("deps", []):
+                maker = made.get(dep["path"])
+                if maker is not None and maker[1].get("md5") != dep.get("md5"):
+                    return name
+                waiting.append(dep["path"])
     return None
 
 
@@ -239,7 +269,7 @@ def _versions(root: Path, artifact: str) -> list[tuple[tuple[int, ...], str]]:
     tags = git(root, "tag", "--list", f"{artifact}@v*").splitlines()
     found = [tag.removeprefix(f"{artifact}@") for tag in tags]
     plain = [text for text in found if re.fullmatch(r"v\d+\.\d+\.\d+", text)]
-    return sorted((tuple(map(int, text[1:].split("."))), text) for text in plain)
+    return sorted((_numbers(text), text) for text in plain)
 
 
 def _version_at(root: Path, artifact: str, commit: str) -> str | None:

@@ -82,9 +82,23 @@ def test_the_next_model_gets_the_next_version_and_the_stage_moves_to_it(project:
     project.commit("another")
     assert promote(project.folder, "gauss").version == "v1.1.0"
     assert registered(project.folder, "gauss", "champion").version == "v1.1.0"
+
+
+def test_the_way_back_to_an_earlier_version_takes_the_stage_from_the_later_one(project):
+    promote(project.folder, "gauss")
+    first = (project.folder / "models/gauss/0/prior/model.safetensors").read_bytes()
+    project.edit("mi_weight: 0.0", "mi_weight: 0.1")
+    project.dvc("repro", "-q")
+    project.commit("another")
+    promote(project.folder, "gauss")
     back = promote(project.folder, "gauss", "gauss@v1.0.0")
-    assert (back.version, back.created) == ("v1.0.0", ("gauss#champion#3",))
+    assert (back.version, back.created) == ("v1.0.0", ("gauss#champion!#3", "gauss#champion#4"))
     assert registered(project.folder, "gauss", "champion").version == "v1.0.0"
+    target = project.folder.parent / "model"
+    project.dvc("artifacts", "get", ".", "gauss", "--stage", "champion", "-o", str(target))
+    assert target.read_bytes() == first
+    assert promote(project.folder, "gauss", "gauss@v1.1.0").created == ("gauss#champion#5",)
+    assert registered(project.folder, "gauss", "champion").version == "v1.1.0"
 
 
 def test_uncommitted_changes_are_refused_and_named(project: TinyProject):
@@ -107,10 +121,10 @@ def test_a_version_that_is_taken_is_refused(project: TinyProject):
 def test_a_commit_that_lacks_what_the_version_promises_is_refused(project: TinyProject):
     assert "not under `artifacts:`" in reason(project, "shifted")
     assert "not in this repository" in reason(project, "gauss", "nowhere")
-    assert "is not in dvc.lock" in reason(project, "gauss", "HEAD~1") or True
+    assert "not under `artifacts:`" in reason(project, "gauss", "HEAD~1")
     project.git("rm", "-q", "--cached", "reports/gauss/0/metrics.json")
     project.git("commit", "-q", "-m", "no metrics")
-    assert "seed 0 was not evaluated" in reason(project, "gauss")
+    assert "reports/gauss/0/metrics.json" in reason(project, "gauss")
 
 
 def test_names_and_versions_that_make_no_tag_are_refused(project: TinyProject):
