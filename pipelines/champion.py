@@ -100,7 +100,7 @@ def decide(champion: Candidate | None, challenger: Candidate, rule: RuleConfig) 
     if problems:
         return verdict("refuse", *problems)
     if champion is None:
-        return verdict("promote", "there is no champion yet: this is the first version")
+        return verdict("promote", _first(challenger, rule))
     problems = incomparable(champion, challenger) + _unmeasured(champion, rule, "champion")
     if problems:
         return verdict("refuse", *problems)
@@ -118,6 +118,15 @@ def decide(champion: Candidate | None, challenger: Candidate, rule: RuleConfig) 
     if refusals:
         return verdict("refuse", *refusals, rows=tuple(rows), notes=notes)
     return verdict("promote", _success(rows[0], rule), rows=tuple(rows), notes=notes)
+
+
+def _first(challenger: Candidate, rule: RuleConfig) -> str:
+    values = [value for value in challenger.values(rule.metric).values() if value is not None]
+    over = _seeds("seed", sorted(challenger.metrics))
+    return (
+        "there is no champion yet: this is the first version "
+        f"({rule.metric} {statistics.fmean(values):.5g}, {over})"
+    )
 
 
 def _declared(rule: RuleConfig) -> list[tuple[str, str, float, bool]]:

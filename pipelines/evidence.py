@@ -34,7 +34,7 @@ class Retraining:
     """One retraining, as it is recorded.
 
     Attributes:
-        name: its time, which names the folder and the branch ``retrain/<name>``; empty where
+        name: its time, which names the folder and the branch ``challenger/<name>``; empty where
             nothing was built, which leaves neither.
         findings: what was found about the data.
         verdicts: one for each experiment that was judged.

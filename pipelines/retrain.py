@@ -4,7 +4,7 @@
     python -m pipelines.retrain chatter-ldebm --on-change  # only where the data changed
 
 The challenger is HEAD as committed, with the declared seeds, built in a worktree of its own; the
-workspace stays as it is. What was built becomes the branch ``retrain/<time>``, whose commit the
+workspace stays as it is. What was built becomes the branch ``challenger/<time>``, whose commit the
 registry names if the verdict is to promote. A refusal is a result, not an error; the flow fails
 only where a stage failed for a reason other than the data.
 """
@@ -132,11 +132,11 @@ def _challenge(root: Path, wanted: Plan, started: Retraining) -> State[Any]:
         name=folder.name,
         verdicts=tuple(verdicts),
         failures=(*started.failures, *failures),
-        branch=f"retrain/{folder.name}",
+        branch=f"challenger/{folder.name}",
         dealt=() if failures else tuple(item.fingerprint for item in changed),
     )
     message = f"Retraining {folder.name}: {result.summary}"
-    commit = commit_build(root, report.worktree, f"retrain/{folder.name}", message)
+    commit = commit_build(root, report.worktree, f"challenger/{folder.name}", message)
     promotions, final = _promote(root, commit, wanted, verdicts)
     result = replace(result, verdicts=tuple(final), promotions=tuple(promotions), commit=commit)
     return _finish(folder, result)
@@ -245,13 +245,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parts = [part for part in options.seeds.split(",") if part]
         if not all(part.isdecimal() for part in parts):
             raise UsageError(f"seeds {options.seeds!r}: expected integers as in 0,1,2")
-        state = retrain(
-            options.experiments, [int(part) for part in parts], options.on_change, return_state=True
-        )
+        seeds = [int(part) for part in parts]
+        state = retrain(options.experiments, seeds, options.on_change, return_state=True)
+        found = state.result(raise_on_failure=False)
+        if isinstance(found, LdebmError):
+            raise found
     except LdebmError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     print(state.message)
+    for verdict in found["verdicts"] if isinstance(found, dict) else []:
+        print(f"  {verdict['experiment']}: {verdict['decision']}: {verdict['reasons'][0]}")
     return 0 if state.is_completed() else 1
 
 
