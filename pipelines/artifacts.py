@@ -19,10 +19,10 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from pipelines.estimate import words
+from pipelines.reporting import report_lines, stage_rows
 from pipelines.types import BuildReport, StageOutcome
 
-__all__ = ["ProgressBar", "publish", "publish_report", "report_lines", "stage_rows"]
+__all__ = ["ProgressBar", "publish", "publish_report"]
 
 UPDATE_SECONDS = 2.0
 logger = logging.getLogger(__name__)
@@ -80,37 +80,6 @@ def _quietly(write: Callable[[], Any]) -> Any:
     except Exception as error:
         logger.warning("an artifact could not be written: %s", error)
         return None
-
-
-def stage_rows(stages: Sequence[StageOutcome]) -> list[dict[str, Any]]:
-    """The table of a build."""
-    return [
-        {
-            "stage": stage.name,
-            "status": stage.status,
-            "seconds": round(stage.seconds, 1),
-            "attempts": stage.attempts,
-            "message": stage.message.partition("\n")[0],
-        }
-        for stage in stages
-    ]
-
-
-def report_lines(report: BuildReport) -> list[str]:
-    """A build in a few lines; failures with the end of their logs."""
-    counts = [
-        f"{len(found)} {status}"
-        for status in ("built", "cached", "failed", "skipped")
-        if (found := report.having(status))  # type: ignore[arg-type]
-    ]
-    head = f"{', '.join(counts) or 'nothing to do'} in {words(report.seconds)}"
-    lines = [head, f"commit {report.commit[:10]}{' with changes' if report.dirty else ''}"]
-    lines.append(f"result in {report.worktree}")
-    for stage in report.having("failed"):
-        lines.append(f"{stage.name} failed: {stage.message}")
-    for stage in report.having("skipped"):
-        lines.append(f"{stage.name} skipped: {stage.message.partition(chr(10))[0]}")
-    return lines
 
 
 def publish(key: str, table: Sequence[Mapping[str, Any]], markdown: str, title: str) -> None:

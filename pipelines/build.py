@@ -19,10 +19,11 @@ from prefect.runtime import flow_run as this_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from ldebm.errors import LdebmError
-from pipelines.artifacts import ProgressBar, publish_report, report_lines
-from pipelines.building import Job, opened
+from pipelines.artifacts import ProgressBar, publish_report
+from pipelines.building import Job, opened, run_jobs
 from pipelines.dag import Stage
 from pipelines.dispatch import Options, Submit, run_stage
+from pipelines.reporting import report_lines
 from pipelines.slots import Held, Slots, shares
 from pipelines.types import BuildReport, Selection, StageOutcome
 from pipelines.worktree import Workspace
@@ -100,7 +101,9 @@ def build(
     )
     slots = Slots(cpu_slots)
     run_id = this_run.get_id()
-    with opened(selection or Selection(), root, slots=slots, options=options, flow_run=run_id) as job:
+    with opened(
+        selection or Selection(), root, slots=slots, options=options, flow_run=run_id
+    ) as job:
         say(job.estimate.line())
         stages = dispatch(job)
         report = job.report(stages)
@@ -133,10 +136,12 @@ def dispatch(job: Job, key: str = "build", prefix: str = "") -> list[StageOutcom
             first = outcome.message.partition("\n")[0]
             say(f"{prefix}{outcome.name}: {outcome.status}{f' ({first})' if first else ''}")
 
+    dispatcher = job.start()
     try:
-        return job.run(as_tasks(job, bar, prefix), landed, bar.update)
+        run_jobs({dispatcher: (job, as_tasks(job, bar, prefix), landed)}, bar.update)
     finally:
         bar.update(force=True)
+    return [dispatcher.outcomes[name] for name in job.dag.stages]
 
 
 def as_tasks(job: Job, bar: ProgressBar, prefix: str = "") -> Submit:
@@ -180,7 +185,8 @@ def as_tasks(job: Job, bar: ProgressBar, prefix: str = "") -> Submit:
             why = f"the task did not run: {error or 'cancelled'}"
             answer.set_result(StageOutcome(stage.name, "failed", message=why))
 
-        stage_task.submit(stage.name).wrapped_future.add_done_callback(finished)
+        future: Any = stage_task.submit(stage.name)
+        future.wrapped_future.add_done_callback(finished)
         return answer
 
     return submit
@@ -216,4 +222,3 @@ class _OneLine(logging.Filter):
 
 for _name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
     logging.getLogger(_name).addFilter(_OneLine())
-

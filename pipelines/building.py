@@ -9,20 +9,20 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ldebm.errors import LdebmError, UsageError
 from pipelines.dag import Dag, ask_dvc, read_dag
-from pipelines.dispatch import Dispatcher, Landed, Options, Place, Submit
+from pipelines.dispatch import POLL, Dispatcher, Landed, Options, Place, Submit
 from pipelines.estimate import Estimate, estimate, recorded_seconds
 from pipelines.slots import Need, Slots, need_of
 from pipelines.types import BuildReport, Selection, StageOutcome
 from pipelines.worktree import State, Workspace
 
-__all__ = ["Job", "opened", "select"]
+__all__ = ["Job", "opened", "planned", "read_cache", "read_params", "run_jobs", "select"]
 
 WORKSPACE = "workspace"  # name of the worktree of builds that land in the workspace
 
@@ -42,6 +42,7 @@ class Job:
         place: where they run; its project is the workspace itself when nothing is stale.
         state: what is built.
         options: how stages are run.
+        lock_before: dvc.lock of that state.
     """
 
     workspace: Workspace
@@ -54,6 +55,7 @@ class Job:
     place: Place
     state: State
     options: Options
+    lock_before: str = ""
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -61,39 +63,37 @@ class Job:
         """Whether the result goes into the workspace."""
         return not self.selection.in_worktree
 
-    def run(self, submit: Submit, landed: Landed = None, tick: Any = None) -> list[StageOutcome]:
-        """Dispatches what is stale and brings home what was built, whatever happens.
-
-        When it is interrupted (a signal, an error), the running stages are told to stop first, so
-        that a training writes its checkpoint, and this waits for their end.
-        """
-        project = self.place.project
-        before = _text(project / "dvc.lock")
+    def start(self, names: Collection[str] | None = None) -> Dispatcher:
+        """A dispatcher of the stages, or of some with all that they need."""
+        dag = self.dag if names is None else self.dag.part(names)
         known = {name: value or 0.0 for name, value in self.estimate.seconds.items()}
-        dispatcher = Dispatcher(
-            self.dag, project, self.slots, self.workspace.runs / "work", self.needs, known
+        return Dispatcher(
+            dag,
+            self.place.project,
+            self.slots,
+            self.workspace.runs / "work",
+            self.needs,
+            known,
+            self.options.keep_going,
         )
-        try:
-            return dispatcher.run(
-                submit, self.place.cancel, self.options.keep_going, landed, tick
-            )
-        except BaseException:
-            self.place.cancel.set()
-            dispatcher.drain()
-            raise
-        finally:
-            self._home(before, dispatcher.outcomes)
 
-    def _home(self, before: str, outcomes: dict[str, StageOutcome]) -> None:
+    def home(self, dispatcher: Dispatcher) -> None:
+        """Brings home what was built: dvc.lock in its order, outputs where they are wanted."""
+        outcomes = dispatcher.outcomes
         order = list(self.dag.stages)
         done = [
             name
             for name in self.stale
             if name in outcomes and outcomes[name].status in ("built", "cached")
         ]
-        self.workspace.order_lock(self.place.project, before, order)
+        self.workspace.order_lock(self.place.project, self.lock_before, order)
         if self.lands and done:
             self.workspace.land(self.place.project, order, done)
+
+    def refresh(self) -> None:
+        """Asks DVC again what is out of date."""
+        self.dag = read_dag(self.place.project, self.selection.targets)
+        self.stale = self.dag.stale()
 
     def report(self, stages: Sequence[StageOutcome]) -> BuildReport:
         """What became of it."""
@@ -107,6 +107,33 @@ class Job:
             seconds=time.monotonic() - self.started,
             flow_run=self.place.flow_run,
         )
+
+
+def run_jobs(
+    jobs: Mapping[Dispatcher, tuple[Job, Submit, Landed]],
+    tick: Callable[[], None] | None = None,
+) -> None:
+    """Runs dispatchers side by side to their end, and brings home what was built, in any case.
+
+    When it is interrupted (a signal, an error), the running stages are told to stop first, so that
+    a training writes its checkpoint, and this waits for their end.
+    """
+    try:
+        while not all(dispatcher.finished for dispatcher in jobs):
+            for dispatcher, (job, submit, landed) in jobs.items():
+                dispatcher.step(submit, job.place.cancel.is_set(), landed)
+            if tick is not None:
+                tick()
+            time.sleep(POLL)
+    except BaseException:
+        for job, _, _ in jobs.values():
+            job.place.cancel.set()
+        for dispatcher in jobs:
+            dispatcher.drain()
+        raise
+    finally:
+        for dispatcher, (job, _, _) in jobs.items():
+            job.home(dispatcher)
 
 
 def select(path: Path, selection: Selection) -> None:
@@ -165,18 +192,19 @@ def opened(
             select(workspace.root / "params.yaml", selection)
             state = workspace.state()
             dag = read_dag(workspace.root, selection.targets)
-            project = workspace.root
+            project, lock_before = workspace.root, ""
             if dag.stale():
                 project = workspace.checkout(name, state, dag.cache)
+                lock_before = _text(project / "dvc.lock")
                 _fill(workspace, project, dag)
         else:
-            cache = read_cache(workspace)
-            project = workspace.checkout(name, state, cache)
+            project = workspace.checkout(name, state, read_cache(workspace))
+            lock_before = _text(project / "dvc.lock")
             select(project / "params.yaml", selection)
             workspace.bring(project, _user_files(project))
             workspace.dvc("checkout", "--force", "-q", cwd=project)
             dag = read_dag(project, selection.targets)
-        params = _params(project, strict=selection.revision is None)
+        params = read_params(project, strict=selection.revision is None)
         needs = {item: need_of(stage, params, slots.gpus) for item, stage in dag.stages.items()}
         stale = dag.stale()
         width = max(1, slots.cpu)
@@ -192,6 +220,7 @@ def opened(
             place=Place(project, logs, (fd,), flow_run),
             state=state,
             options=options,
+            lock_before=lock_before,
             started=started,
         )
 
@@ -204,6 +233,20 @@ def _fill(workspace: Workspace, project: Path, dag: Dag) -> None:
         workspace.land(workspace.root, list(dag.stages), fresh, target=project)
 
 
+def planned(
+    selection: Selection, root: Path = Path(), slots: int | None = None
+) -> tuple[Dag, Estimate, State]:
+    """What a build would do, without changing the workspace."""
+    chosen = bool(selection.experiments or selection.seeds or selection.epochs is not None)
+    if chosen or selection.in_worktree:
+        with opened(replace(selection, isolated=True), root, slots=Slots(slots)) as job:
+            return job.dag, job.estimate, job.state
+    workspace = Workspace(root)
+    dag = read_dag(workspace.root, selection.targets)
+    known = recorded_seconds(workspace.root)
+    return dag, estimate(dag, dag.stale(), known, Slots(slots).cpu), workspace.state()
+
+
 def read_cache(workspace: Workspace) -> Path:
     """DVC's cache folder of the workspace."""
     done = workspace.dvc("cache", "dir")
@@ -212,8 +255,16 @@ def read_cache(workspace: Workspace) -> Path:
     return Path(workspace.root, done.stdout.strip().splitlines()[-1])
 
 
-def _params(project: Path, strict: bool) -> Any:
-    """The typed parameters; None in a project of another kind, or of another version."""
+def read_params(project: Path, strict: bool) -> Any:
+    """The typed parameters of a project; None if it is of another kind.
+
+    Args:
+        project: its folder.
+        strict: parameters that this version does not know are an error, else None too.
+
+    Raises:
+        UsageError: params.yaml is wrong.
+    """
     import yaml
 
     from ldebm.config import load_params
@@ -237,7 +288,7 @@ def _params(project: Path, strict: bool) -> Any:
 
 def _user_files(project: Path) -> list[str]:
     """Data files of the user that params.yaml names."""
-    params = _params(project, strict=False)
+    params = read_params(project, strict=False)
     return [] if params is None else [data.path for data in params.data.values() if data.path]
 
 

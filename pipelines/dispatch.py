@@ -17,13 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ldebm.errors import LdebmError
-from pipelines.dag import Dag, Stage, lock_blocks, read_outs, work_key
+from pipelines.dag import Dag, Stage, work_key
 from pipelines.failures import explain
+from pipelines.lockfile import lock_blocks, read_outs
 from pipelines.runner import GRACE, MARK, Finished, run
 from pipelines.slots import Held, Need, Slots, lock_file
-from pipelines.types import Status, StageOutcome
+from pipelines.types import StageOutcome, Status
 
-__all__ = ["Dispatcher", "Options", "Place", "Submit", "run_stage"]
+__all__ = ["POLL", "Dispatcher", "Landed", "Options", "Place", "Submit", "run_stage"]
 
 POLL = 0.05
 RAN = "Running stage '"
@@ -177,6 +178,7 @@ class Dispatcher:
             does exactly the same work; then the run cache has it.
         needs: by stage; default one CPU slot.
         seconds: what stages took before, by name.
+        keep_going: after a failure go on with what does not need it.
     """
 
     def __init__(
@@ -187,71 +189,61 @@ class Dispatcher:
         keys: Path,
         needs: Mapping[str, Need],
         seconds: Mapping[str, float],
+        keep_going: bool = True,
     ) -> None:
         self.dag, self.project, self.slots, self.needs = dag, project, slots, needs
         self.keys = keys
         self.rank = dag.depth(seconds)
         self.outcomes: dict[str, StageOutcome] = {}
         self.changed: set[str] = set()
+        self.keep_going = keep_going
+        self.waiting = dict.fromkeys(dag.stages)
         self.running: dict[str, Future[StageOutcome]] = {}
         self._work: dict[str, str] = {}
         self._before = lock_blocks(_read(project / "dvc.lock"))
 
-    def run(
-        self,
-        submit: Submit,
-        cancel: threading.Event,
-        keep_going: bool = True,
-        landed: Landed = None,
-        tick: Callable[[], None] | None = None,
-    ) -> list[StageOutcome]:
-        """Runs all that is out of date.
+    @property
+    def finished(self) -> bool:
+        """Whether every stage has its outcome."""
+        return len(self.outcomes) == len(self.dag.stages)
+
+    def step(self, submit: Submit, stop: bool, landed: Landed = None) -> None:
+        """Takes what has ended and submits what has become ready and fits into the slots.
 
         Args:
             submit: starts a stage in its slots and gives its future.
-            cancel: when set, nothing new starts; the caller's stages end by themselves.
-            keep_going: after a failure go on with what does not need it.
+            stop: nothing new starts.
             landed: called with each outcome as it comes.
-            tick: called all the time.
-
-        Returns:
-            An outcome for every stage, in the order of DVC.
         """
-        waiting = dict.fromkeys(self.dag.stages)
-        running = self.running
-        stop = False
-        while waiting or running:
-            for name in [name for name, future in running.items() if future.done()]:
-                outcome = self._result(name, running.pop(name))
-                self._finish(outcome, landed)
-                stop = stop or (outcome.status == "failed" and not keep_going)
-            stop = stop or cancel.is_set()
-            for name in self._settled(waiting, stop):
-                del waiting[name]
-                if landed is not None:
-                    landed(self.outcomes[name])
-            for name in [] if stop else self._ready(waiting):
-                work = self._claim(name)
-                if work is None:
-                    continue  # another build is doing it
-                held = self.slots.take(self.needs.get(name, Need()))
-                if held is None:
-                    os.close(work)
-                    break  # a wide stage is not overtaken by narrow ones for ever
-                held.fds = (*held.fds, work)
-                del waiting[name]
-                running[name] = submit(self.dag.stages[name], held)
-            if tick is not None:
-                tick()
-            if running or waiting:
-                time.sleep(POLL)
-        return [self.outcomes[name] for name in self.dag.stages]
+        for name in [name for name, future in self.running.items() if future.done()]:
+            self._finish(self._result(name, self.running.pop(name)), landed)
+        stop = stop or (not self.keep_going and self._failed())
+        for name in self._settled(stop):
+            del self.waiting[name]
+            if landed is not None:
+                landed(self.outcomes[name])
+        for name in [] if stop else self._ready():
+            work = self._claim(name)
+            if work is None:
+                continue  # another build is doing it
+            held = self.slots.take(self.needs.get(name, Need()))
+            if held is None:
+                os.close(work)
+                break  # a wide stage is not overtaken by narrow ones for ever
+            held.fds = (*held.fds, work)
+            del self.waiting[name]
+            self.running[name] = submit(self.dag.stages[name], held)
+
+    def _failed(self) -> bool:
+        return any(outcome.status == "failed" for outcome in self.outcomes.values())
 
     def drain(self) -> None:
-        """Waits for the stages that run; what they became is in :attr:`outcomes`."""
+        """Waits for the stages that run, which were told to stop; then all have an outcome."""
         for name, future in self.running.items():
             self._finish(self._result(name, future), None)
         self.running.clear()
+        for name in self._settled(stop=True):
+            del self.waiting[name]
 
     def _claim(self, name: str) -> int | None:
         """The open lock file of a stage's work, if no other build does the same now."""
@@ -278,10 +270,10 @@ class Dispatcher:
         if landed is not None:
             landed(outcome)
 
-    def _settled(self, waiting: Mapping[str, None], stop: bool) -> list[str]:
+    def _settled(self, stop: bool) -> list[str]:
         """Stages that need no process: up to date, or needing something that failed."""
         found = []
-        for name in waiting:
+        for name in self.waiting:
             stage = self.dag.stages[name]
             parents = [self.outcomes.get(parent) for parent in stage.parents]
             lost = next((p for p in parents if p and p.status in ("failed", "skipped")), None)
@@ -296,10 +288,10 @@ class Dispatcher:
             found.append(name)
         return found
 
-    def _ready(self, waiting: Mapping[str, None]) -> Sequence[str]:
+    def _ready(self) -> Sequence[str]:
         ready = [
             name
-            for name in waiting
+            for name in self.waiting
             if all(parent in self.outcomes for parent in self.dag.stages[name].parents)
         ]
         return sorted(ready, key=lambda name: -self.rank[name])
@@ -310,5 +302,3 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return ""
-
-

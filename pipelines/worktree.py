@@ -22,15 +22,15 @@ from pathlib import Path
 
 from ldebm.errors import LdebmError, UsageError
 from ldebm.files import write_text
-from pipelines.dag import environment, lock_blocks, read_outs
+from pipelines.dag import environment
+from pipelines.lockfile import lock_blocks, merge_lock, read_outs
 from pipelines.runner import GRACE
 from pipelines.slots import lock_file
 
-__all__ = ["Busy", "State", "Workspace", "merge_lock"]
+__all__ = ["Busy", "State", "Workspace"]
 
 SHARED = (".ckpt", "lineage")
 RUNS = Path(".dvc", "tmp", "runs")
-HEADER = "schema: '2.0'\nstages:\n"
 
 
 class Busy(LdebmError):
@@ -50,40 +50,6 @@ class State:
     commit: str
     tree: str
     dirty: bool
-
-
-def merge_lock(text: str, blocks: Mapping[str, str], order: Sequence[str]) -> str:
-    """dvc.lock with entries replaced, new ones behind, as ``dvc repro`` would have written it.
-
-    DVC appends entries as stages finish, which in parallel is in any order. Here new ones come in
-    the order of ``dvc repro``, so that the bytes are those of a serial build.
-
-    Args:
-        text: dvc.lock before.
-        blocks: entries by stage, as in a dvc.lock.
-        order: all stages of the DAG, in the order of ``dvc repro``.
-
-    Example:
-        >>> merge_lock("", {"b": "  b:\\n    cmd: y\\n", "a": "  a:\\n    cmd: x\\n"}, ["a", "b"])
-        "schema: '2.0'\\nstages:\\n  a:\\n    cmd: x\\n  b:\\n    cmd: y\\n"
-    """
-    entries = lock_blocks(text)
-    entries.update({name: blocks[name] for name in entries if name in blocks})
-    entries.update({name: blocks[name] for name in order if name in blocks})
-    if not entries:
-        return text
-    head, mark, rest = text.partition("stages:\n")
-    tail = "".join(_after_stages(rest)) if mark else ""
-    return (head + mark if mark else HEADER) + "".join(entries.values()) + tail
-
-
-def _after_stages(text: str) -> Iterator[str]:
-    """Lines of dvc.lock behind its stages (``datasets:``)."""
-    outside = False
-    for line in text.splitlines(keepends=True):
-        outside = outside or not line.startswith(" ")
-        if outside:
-            yield line
 
 
 class Workspace:
@@ -109,7 +75,9 @@ class Workspace:
             )
         self.inside = self.root.relative_to(Path(top).resolve())
 
-    def git(self, *words: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
+    def git(
+        self, *words: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> str:
         """Output of a git command.
 
         Raises:
@@ -153,7 +121,9 @@ class Workspace:
         Raises:
             UsageError: there is no such revision.
         """
-        commit = self._git_or_none("rev-parse", "-q", "--verify", f"{revision or 'HEAD'}^{{commit}}")
+        commit = self._git_or_none(
+            "rev-parse", "-q", "--verify", f"{revision or 'HEAD'}^{{commit}}"
+        )
         if commit is None:
             raise UsageError(f"revision {revision!r}: git does not know it; see `git log`")
         committed = self.git("rev-parse", f"{commit}^{{tree}}")
@@ -221,7 +191,14 @@ class Workspace:
             shutil.rmtree(folder, ignore_errors=True)
             self.git("worktree", "prune")
             self.git(
-                "worktree", "add", "-q", "-f", "--detach", "--no-checkout", str(folder), state.commit
+                "worktree",
+                "add",
+                "-q",
+                "-f",
+                "--detach",
+                "--no-checkout",
+                str(folder),
+                state.commit,
             )
         lock = Path(self.git("rev-parse", "--absolute-git-dir", cwd=folder), "index.lock")
         lock.unlink(missing_ok=True)  # of a build that was killed: this one holds the worktree
@@ -269,7 +246,7 @@ class Workspace:
                 mine.symlink_to(theirs, target_is_directory=True)
 
     def bring(self, project: Path, paths: Iterable[str]) -> None:
-        """Copies files of the user that git ignores into a worktree (data that params.yaml names)."""
+        """Copies files that git ignores into a worktree (data that params.yaml names)."""
         for name in paths:
             source, target = self.root / name, project / name
             if Path(name).is_absolute() or not source.is_file() or target.exists():
