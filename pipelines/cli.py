@@ -157,14 +157,8 @@ def sweep_command(
         overrides=tuple(overrides or ()),
         targets=tuple(targets or ()),
     )
-    report = sweep(
-        axes,
-        replace(selection, isolated=True),
-        cpu_slots=slots,
-        retries=retries,
-        pull=pull,
-        out=out,
-    )
+    _check(selection)
+    report = sweep(axes, selection, cpu_slots=slots, retries=retries, pull=pull, out=out)
     if as_json:
         typer.echo((report.folder / "sweep.json").read_text(), nl=False)
     else:
@@ -237,9 +231,12 @@ def main(arguments: list[str] | None = None) -> None:
         code = _failed(str(error), error.exit_code)
     except Exception as error:
         message = getattr(error, "format_message", None)  # usage errors of the parser have one
-        if debug or message is None:
+        if debug:
             raise
-        code = _failed(f"{message()} (see `python -m pipelines --help`)", 2)
+        if message is None:
+            code = _failed(f"{type(error).__name__}: {error}; `--debug` shows where", 1)
+        else:
+            code = _failed(f"{message()} (see `python -m pipelines --help`)", 2)
     sys.exit(code if isinstance(code, int) else 0)
 
 
