@@ -11,14 +11,23 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ldebm.errors import UsageError
+from pipelines.lockfile import read_outs
 
-__all__ = ["Dag", "Stage", "ask_dvc", "environment", "lock_blocks", "read_dag", "read_outs"]
+__all__ = [
+    "Dag",
+    "Stage",
+    "ask_dvc",
+    "environment",
+    "fingerprints",
+    "read_dag",
+    "work_key",
+]
 
 HELPER = Path(__file__).with_name("describe.py")
 
@@ -34,6 +43,7 @@ class Stage:
         params: its parameters, by dotted key.
         outs: files and folders it writes.
         parents: names of the stages whose outputs it reads.
+        metrics: those of ``outs`` that hold metrics.
         changes: why DVC calls it out of date; empty: it is not, as far as its own inputs go.
     """
 
@@ -43,6 +53,7 @@ class Stage:
     params: Mapping[str, Any]
     outs: tuple[str, ...]
     parents: tuple[str, ...]
+    metrics: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
 
 
@@ -74,10 +85,21 @@ class Dag:
                 found.add(other)
         return found - {name}
 
+    def part(self, names: Collection[str]) -> Dag:
+        """The stages ``names`` and all that they need."""
+        wanted: set[str] = set()
+        queue = [name for name in names if name in self.stages]
+        while queue:
+            name = queue.pop()
+            if name not in wanted:
+                wanted.add(name)
+                queue += [parent for parent in self.stages[name].parents if parent in self.stages]
+        return Dag({name: self.stages[name] for name in self.stages if name in wanted}, self.cache)
+
     def depth(self, seconds: Mapping[str, float]) -> dict[str, float]:
         """For every stage the time from its start to the end of the longest chain below it."""
         rest = dict.fromkeys(self.stages, 0.0)
-        for name in reversed(self.stages):
+        for name in reversed(list(self.stages)):
             rest[name] += seconds.get(name, 1.0)
             for parent in self.stages[name].parents:
                 if parent in rest:
@@ -129,7 +151,7 @@ def read_dag(root: Path, targets: Sequence[str] = ()) -> Dag:
     stages = {}
     for item in answer["stages"]:
         changes = tuple(sorted(_reasons(item.pop("changes"))))
-        lists = {key: tuple(item[key]) for key in ("deps", "outs", "parents")}
+        lists = {key: tuple(item[key]) for key in ("deps", "outs", "parents", "metrics")}
         stages[item["name"]] = Stage(**{**item, **lists}, changes=changes)
     return Dag(stages, Path(answer["cache"]))
 
@@ -151,38 +173,29 @@ def _reasons(changes: Iterable[Any]) -> Iterable[str]:
                     yield f"{path}: {what}"
 
 
-def lock_blocks(text: str) -> dict[str, str]:
-    """The entries of dvc.lock by stage, each as the lines that DVC wrote.
+def fingerprints(dag: Dag, root: Path) -> dict[str, str]:
+    """What identifies the result of every stage before anything has run.
 
-    Example:
-        >>> lock_blocks("schema: '2.0'\\nstages:\\n  a:\\n    cmd: x\\n  b@1:\\n    cmd: y\\n")
-        {'a': '  a:\\n    cmd: x\\n', 'b@1': '  b@1:\\n    cmd: y\\n'}
+    Two worktrees whose stages have the same fingerprint build the same: command, parameters, files
+    and, all the way up, the stages that it needs.
     """
-    blocks: dict[str, str] = {}
-    name = None
-    inside = False
-    for line in text.splitlines(keepends=True):
-        if not line.startswith(" "):
-            inside, name = line.startswith("stages:"), None
-        elif inside and line[:2] == "  " and line[2] not in " -":
-            name = line.strip().removesuffix(":").strip("'\"")
-            blocks[name] = line
-        elif name is not None:
-            blocks[name] += line
-    return blocks
-
-
-def read_outs(block: str) -> dict[str, str]:
-    """Hashes of the outputs in a dvc.lock entry, by path.
-
-    Example:
-        >>> read_outs("  a:\\n    outs:\\n    - path: x\\n      hash: md5\\n      md5: 12\\n")
-        {'x': '12'}
-    """
-    import yaml
-
-    content = next(iter((yaml.safe_load(block) or {"": {}}).values()))
-    return {str(out["path"]): str(out.get("md5")) for out in content.get("outs", [])}
+    made = {out for stage in dag.stages.values() for out in stage.outs}
+    found: dict[str, str] = {}
+    for name, stage in dag.stages.items():
+        files = {}
+        for dep in stage.deps:
+            within = any(out == dep or out.startswith(f"{dep}/") for out in made)
+            if not within and (root / dep).is_file():
+                files[dep] = hashlib.md5((root / dep).read_bytes()).hexdigest()
+            elif not within and (root / dep).is_dir():
+                inside = sorted(item for item in (root / dep).rglob("*") if item.is_file())
+                content = [[str(i.relative_to(root)), i.read_bytes().hex()] for i in inside]
+                files[dep] = hashlib.md5(json.dumps(content).encode()).hexdigest()
+        above = {parent: found.get(parent, "") for parent in stage.parents}
+        facts = [name, stage.cmd, stage.params, files, above, stage.outs]
+        text = json.dumps(facts, sort_keys=True, default=str)
+        found[name] = hashlib.md5(text.encode()).hexdigest()
+    return found
 
 
 def work_key(stage: Stage, root: Path, lock: Mapping[str, str]) -> str:

@@ -2,7 +2,8 @@
 
 The templates of dvc.yaml are resolved, targets expanded, stages ordered and compared with the
 workspace by DVC itself (C1), in a process of its own because a ``Repo`` belongs to one thread.
-With ``--set`` it writes parameters instead, with the grammar and the code of ``dvc exp run -S``.
+With ``--set`` it writes parameters instead, with ``--grid`` it lists the points of a sweep: both
+with the grammar and the code of ``dvc exp run -S``.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def describe(targets: list[str]) -> dict[str, Any]:
                 "deps": [d.def_path for d in stage.deps if not isinstance(d, ParamsDependency)],
                 "params": params,
                 "outs": [out.def_path for out in stage.outs],
+                "metrics": [out.def_path for out in stage.outs if out.metric],
                 "parents": sorted(parent.addressing for parent in graph.successors(stage)),
                 "changes": changed.get(stage.addressing, []),
             }
@@ -60,12 +62,20 @@ def override(settings: list[str]) -> dict[str, Any]:
     return {"files": sorted(files)}
 
 
+def grid(settings: list[str]) -> dict[str, Any]:
+    """Every combination of ``key=a,b,c``, as ``dvc exp run --queue -S`` makes them."""
+    from dvc.utils.hydra import get_hydra_sweeps
+
+    return {"points": [point[""] for point in get_hydra_sweeps({"": settings})]}
+
+
 def main() -> None:
     """Answers on stdout; an error is its text on stderr and exit code 1."""
     logging.getLogger("dvc").setLevel(logging.CRITICAL)
     words = sys.argv[1:]
     try:
-        content = override(words[1:]) if words[:1] == ["--set"] else describe(words)
+        action = {"--set": override, "--grid": grid}.get(words[0] if words else "")
+        content = action(words[1:]) if action else describe(words)
     except Exception as error:  # whatever DVC or a user's dvc.yaml comes up with
         cause = f" ({error.__cause__})" if error.__cause__ else ""
         print(" ".join(f"{error or type(error).__name__}{cause}".split()), file=sys.stderr)

@@ -119,16 +119,18 @@ def run(
 
 def _reporter(log: Path, progress: Callable[[str], None] | None) -> Callable[[], None]:
     """Passes the newest line on when it is new, at most every two seconds."""
-    state = {"at": time.monotonic(), "line": ""}
+    last = time.monotonic()
+    shown = ""
 
     def report() -> None:
+        nonlocal last, shown
         now = time.monotonic()
-        if progress is None or now - float(state["at"]) < REPORT_SECONDS:
+        if progress is None or now - last < REPORT_SECONDS:
             return
-        state["at"] = now
+        last = now
         line = next(iter(tail(log, 1)), "")
-        if line and line != state["line"]:
-            state["line"] = line
+        if line and line != shown:
+            shown = line
             progress(line)
 
     return report
