@@ -9,6 +9,7 @@ reports give one (``nll_low``, ``nll_high``), and the verdict says that seeds ar
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -218,6 +219,7 @@ def improvement(
     new = {seed: v for seed, v in challenger.values(metric).items() if v is not None}
     sign = -1.0 if direction == "lower" else 1.0
     better = sign * (statistics.fmean(new.values()) - statistics.fmean(old.values()))
+    half: float | None
     if len(old) > 1 and old.keys() == new.keys():
         half = _paired([new[seed] - old[seed] for seed in sorted(new)])
         how = f"paired over {_seeds('seeds', sorted(new))}"
@@ -227,7 +229,7 @@ def improvement(
     else:
         halves = [_own(metric, champion), _own(metric, challenger)]
         known = [half for half in halves if half is not None]
-        half = None if len(known) < 2 else (known[0] ** 2 + known[1] ** 2) ** 0.5
+        half = None if len(known) < 2 else math.hypot(*known)
         how = "one seed; no interval in the reports"
         if half is not None:
             how = f"one seed; the reports' own interval ({metric}_low, {metric}_high)"
@@ -246,7 +248,7 @@ def improvement(
 def _paired(differences: Sequence[float]) -> float:
     """Half-width of the interval of a mean of differences."""
     count = len(differences)
-    return _quantile(count - 1) * statistics.stdev(differences) / count**0.5
+    return _quantile(count - 1) * statistics.stdev(differences) / math.sqrt(count)
 
 
 def _welch(first: Sequence[float], second: Sequence[float]) -> float:
@@ -255,7 +257,7 @@ def _welch(first: Sequence[float], second: Sequence[float]) -> float:
     squares = [p**2 / (len(i) - 1) for p, i in zip(parts, (first, second), strict=True)]
     if not sum(squares):
         return 0.0
-    return _quantile(sum(parts) ** 2 / sum(squares)) * sum(parts) ** 0.5
+    return _quantile(sum(parts) ** 2 / sum(squares)) * math.sqrt(sum(parts))
 
 
 def _quantile(freedom: float) -> float:

@@ -4,6 +4,7 @@
     python -m pipelines sweep 'key=a,b,c' ['key=x,y' ...] [--run NAME] [--seeds 0,1,2]
     python -m pipelines audit STAGE ...
     python -m pipelines clean [--days 7] [--cache] [--delete]
+    python -m pipelines changes | retrain | champion | promote    (model_commands)
 
 Prefect is loaded only where a flow runs: a build of what is up to date ends without it.
 """
@@ -18,6 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from ldebm.errors import LdebmError, UsageError
+from pipelines import model_commands
 from pipelines.types import BuildReport, Selection, StageOutcome
 
 __all__ = ["app", "main"]
@@ -30,6 +32,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+for _command in model_commands.COMMANDS:
+    app.command()(_command)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Seeds = Annotated[str, typer.Option(help="Comma-separated.")]
 Epochs = Annotated[float | None, typer.Option(help="Length of every training.")]

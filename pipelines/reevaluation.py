@@ -51,7 +51,7 @@ def reevaluate(
         raise UsageError(
             "the vocabulary changed with the data: the champion does not know the new one, and "
             "likelihoods over different vocabularies cannot be compared; decide by hand "
-            f"(`python -m pipelines.promotion {name} COMMIT`)"
+            f"(`python -m pipelines promote {name} BRANCH`)"
         )
     metrics = {}
     with tempfile.TemporaryDirectory(prefix="ldebm-champion-") as folder:

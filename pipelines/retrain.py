@@ -1,24 +1,18 @@
 """Retraining: what changed, a challenger, its comparison with the champion, promotion or refusal.
 
-    python -m pipelines.retrain                            # what `retrain:` of params.yaml declares
-    python -m pipelines.retrain chatter-ldebm --on-change  # only where the data changed
-
 The challenger is HEAD as committed, with the declared seeds, built in a worktree of its own; the
 workspace stays as it is. What was built becomes the branch ``challenger/<time>``, whose commit the
 registry names if the verdict is to promote. A refusal is a result, not an error; the flow fails
-only where a stage failed for a reason other than the data.
+only where a stage failed for a reason other than the data, or where data cannot be fetched.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
@@ -27,17 +21,24 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from ldebm.config import Params, RetrainConfig, load_params
-from ldebm.errors import LdebmError, UsageError
+from ldebm.errors import UsageError
 from pipelines.build import build
-from pipelines.candidates import Folder, Revision, load_candidate
-from pipelines.champion import Verdict, decide, incomparable
+from pipelines.champion import Verdict
 from pipelines.changes import Finding, find_changes
-from pipelines.evidence import Retraining, commit_build, handled, keep, markdown, new_folder, save
-from pipelines.promotion import Promotion, declare_artifact, promote, registered
-from pipelines.reevaluation import reevaluate
-from pipelines.types import BuildReport, Selection
+from pipelines.evidence import (
+    Retraining,
+    commit_build,
+    handled,
+    keep,
+    markdown,
+    new_folder,
+    save,
+)
+from pipelines.judging import failures, judge
+from pipelines.promotion import Promotion, declare_artifact, promote
+from pipelines.types import Selection
 
-__all__ = ["judge", "retrain"]
+__all__ = ["retrain"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ def retrain(
     experiments: list[str] | None = None,
     seeds: list[int] | None = None,
     only_on_change: bool = False,
+    push: bool = False,
 ) -> State[Any]:
     """Builds challengers and promotes those that are better than their champion.
 
@@ -89,6 +91,8 @@ def retrain(
         seeds: none: those of ``retrain:``.
         only_on_change: leave experiments out whose data did not change; with none left, nothing is
             built, and the run says so.
+        push: give what was built to the DVC remote. Tags and the branch go with
+            ``git push --tags origin``, which is left to the operator.
     """
     root = Path.cwd()
     wanted = plan(load_params(root / "params.yaml"), experiments or [], seeds or [])
@@ -102,10 +106,10 @@ def retrain(
     )
     if not chosen:
         return _finish(None, started)
-    return _challenge(root, replace(wanted, experiments=chosen), started)
+    return _challenge(root, replace(wanted, experiments=chosen), started, push)
 
 
-def _challenge(root: Path, wanted: Plan, started: Retraining) -> State[Any]:
+def _challenge(root: Path, wanted: Plan, started: Retraining, push: bool) -> State[Any]:
     """Builds, judges, commits and promotes."""
     overrides = [o for item in started.findings for o in item.overrides if _uses(wanted, item)]
     report = build(
@@ -116,24 +120,27 @@ def _challenge(root: Path, wanted: Plan, started: Retraining) -> State[Any]:
             overrides=tuple(overrides),
         ),
         root=root,
+        push=push,
     )
     folder = new_folder(root)
     keep(folder, report.worktree, wanted.datasets)
-    verdicts = [judge(root, report, name, wanted) for name in wanted.experiments]
+    verdicts = [
+        judge(root, report, name, wanted.seeds, wanted.config) for name in wanted.experiments
+    ]
     params = load_params(report.worktree / "params.yaml")
     for item in verdicts:
         if item.promote:
             description = params.experiment(item.experiment).description
             declare_artifact(report.worktree, item.experiment, wanted.seeds, description)
-    failures = _failures(report, wanted)
+    failed = failures(report, list(wanted.experiments))
     changed = [item for item in started.findings if item.state == "changed"]
     result = replace(
         started,
         name=folder.name,
         verdicts=tuple(verdicts),
-        failures=(*started.failures, *failures),
+        failures=(*started.failures, *failed),
         branch=f"challenger/{folder.name}",
-        dealt=() if failures else tuple(item.fingerprint for item in changed),
+        dealt=() if failed else tuple(item.fingerprint for item in changed),
     )
     message = f"Retraining {folder.name}: {result.summary}"
     commit = commit_build(root, report.worktree, f"challenger/{folder.name}", message)
@@ -144,59 +151,6 @@ def _challenge(root: Path, wanted: Plan, started: Retraining) -> State[Any]:
 
 def _uses(wanted: Plan, finding: Finding) -> bool:
     return finding.data in wanted.experiments.values()
-
-
-def judge(root: Path, report: BuildReport, experiment: str, wanted: Plan) -> Verdict:
-    """The verdict on one experiment of a build."""
-    challenger = load_candidate(
-        Folder(report.worktree, f"built from {report.commit[:10]}"), experiment, wanted.seeds
-    )
-    rule = wanted.config.rule_of(experiment)
-    unfinished = _unfinished(report, experiment, challenger.data)
-    if unfinished and (challenger.validation or {}).get("success", True):
-        return Verdict(experiment, "refuse", (unfinished,), None, challenger.where)
-    tag = registered(root, experiment, wanted.config.stages[0])
-    if tag is None:
-        return decide(None, challenger, rule)
-    place = Revision(root, tag.tag)
-    champion = load_candidate(place, experiment, _built_seeds(place, wanted.seeds))
-    if incomparable(champion, challenger) and (challenger.validation or {}).get("success"):
-        try:
-            champion = reevaluate(place, champion, challenger, report.worktree)
-        except UsageError as error:
-            first = decide(champion, challenger, rule)
-            return replace(first, reasons=(*first.reasons, str(error)))
-    return decide(champion, challenger, rule)
-
-
-def _built_seeds(place: Revision, wanted: Sequence[int]) -> list[int]:
-    """The seeds of a registered build: those of the challenger where it has them all."""
-    text = place.read("params.yaml") or b"{}"
-    seeds = [int(seed) for seed in (yaml.safe_load(text).get("run") or {}).get("seeds", [])]
-    return list(wanted) if set(wanted) <= set(seeds) else seeds
-
-
-def _unfinished(report: BuildReport, experiment: str, data: str) -> str:
-    """The stage of this experiment that is not there, in one sentence; empty if all are."""
-    for stage in report.having("failed", "skipped"):
-        name = stage.name.partition("@")[2]
-        if name in (data, experiment) or name.startswith(f"{experiment}-"):
-            return f"stage {stage.name} {stage.status}: {stage.message}"
-    return ""
-
-
-def _failures(report: BuildReport, wanted: Plan) -> list[str]:
-    """Failed stages, apart from those that refuse data whose validation failed."""
-    invalid = set()
-    for name, data in wanted.experiments.items():
-        found = load_candidate(Folder(report.worktree), name, []).validation
-        if found is not None and not found.get("success"):
-            invalid.add(data)
-    return [
-        f"{stage.name}: {stage.message}"
-        for stage in report.having("failed")
-        if stage.name.partition("@")[2] not in invalid
-    ]
 
 
 def _promote(
@@ -232,32 +186,3 @@ def _finish(folder: Path | None, result: Retraining) -> State[Any]:
             )  # fmt: skip
     ended = Failed if result.failures else Completed
     return ended(message=result.summary, data=result.to_json())
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the flow on the project in the current folder and prints its verdicts."""
-    parser = argparse.ArgumentParser(description="Retrain, compare with the champion, promote.")
-    parser.add_argument("experiments", nargs="*", help="default: those of `retrain:`")
-    parser.add_argument("--seeds", default="", help="as in 0,1,2; default: those of `retrain:`")
-    parser.add_argument("--on-change", action="store_true", help="only where the data changed")
-    options = parser.parse_args(arguments)
-    try:
-        parts = [part for part in options.seeds.split(",") if part]
-        if not all(part.isdecimal() for part in parts):
-            raise UsageError(f"seeds {options.seeds!r}: expected integers as in 0,1,2")
-        seeds = [int(part) for part in parts]
-        state = retrain(options.experiments, seeds, options.on_change, return_state=True)
-        found = state.result(raise_on_failure=False)
-        if isinstance(found, LdebmError):
-            raise found
-    except LdebmError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    print(state.message)
-    for verdict in found["verdicts"] if isinstance(found, dict) else []:
-        print(f"  {verdict['experiment']}: {verdict['decision']}: {verdict['reasons'][0]}")
-    return 0 if state.is_completed() else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
