@@ -35,7 +35,7 @@ from pipelines.evidence import (
     save,
 )
 from pipelines.judging import failures, judge
-from pipelines.promotion import Promotion, declare_artifact, promote
+from pipelines.promotion import Promotion, artifact_path, declare_artifact, promote
 from pipelines.types import Selection
 
 __all__ = ["retrain"]
@@ -127,11 +127,7 @@ def _challenge(root: Path, wanted: Plan, started: Retraining, push: bool) -> Sta
     verdicts = [
         judge(root, report, name, wanted.seeds, wanted.config) for name in wanted.experiments
     ]
-    params = load_params(report.worktree / "params.yaml")
-    for item in verdicts:
-        if item.promote:
-            description = params.experiment(item.experiment).description
-            declare_artifact(report.worktree, item.experiment, wanted.seeds, description)
+    _declare(report.worktree, wanted)
     failed = failures(report, list(wanted.experiments))
     changed = [item for item in started.findings if item.state == "changed"]
     result = replace(
@@ -147,6 +143,14 @@ def _challenge(root: Path, wanted: Plan, started: Retraining, push: bool) -> Sta
     promotions, final = _promote(root, commit, wanted, verdicts)
     result = replace(result, verdicts=tuple(final), promotions=tuple(promotions), commit=commit)
     return _finish(folder, result)
+
+
+def _declare(worktree: Path, wanted: Plan) -> None:
+    """Enters every built model under `artifacts:`, so that a refused one can be promoted by hand."""
+    params = load_params(worktree / "params.yaml")
+    for name in wanted.experiments:
+        if (worktree / artifact_path(name, wanted.seeds[0])).is_file():
+            declare_artifact(worktree, name, wanted.seeds, params.experiment(name).description)
 
 
 def _uses(wanted: Plan, finding: Finding) -> bool:

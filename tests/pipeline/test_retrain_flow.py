@@ -7,21 +7,21 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
+from tests.pipeline.prefect_server import ROOT, Server
 from tests.pipeline.tiny_project import TinyProject
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def prefect_home(tmp_path_factory):
-    """Prefect's own folder for these tests, and slots of their own; no server is configured."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
-        patch.setenv("LDEBM_SLOTS", str(tmp_path_factory.mktemp("slots")))
-        patch.setenv("LDEBM_CPU_SLOTS", "2")
-        patch.setenv("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "300")
-        patch.delenv("PREFECT_API_URL", raising=False)
+def server(tmp_path_factory):
+    """One server for all runs: a flow without one starts its own, which takes longer."""
+    made = Server(tmp_path_factory.mktemp("server"))
+    with made.running(ROOT), pytest.MonkeyPatch.context() as patch:
+        for name, value in made.environment.items():
+            patch.setenv(name, value)
         yield
 
 
@@ -113,8 +113,8 @@ def test_new_training_rows_make_a_better_model_that_replaces_the_champion_once(p
     assert verdict["decision"] == "promote", verdict
     assert verdict["notes"] == ["trained on other data (train.x.json), tested on the same"]
     assert "gauss@v1.1.0" in project.tags()
-    pinned = project.git("show", "gauss@v1.1.0:params.yaml")
-    assert f"sha256: {found[0]['overrides'][0].partition('=')[2]}" in pinned
+    pinned = yaml.safe_load(project.git("show", "gauss@v1.1.0:params.yaml"))
+    assert found[0]["overrides"] == [f"+data.numbers.sha256={pinned['data']['numbers']['sha256']}"]
     again = pipelines(project, "retrain", "--on-change")
     assert "nothing changed" in again.out, "this change was dealt with"
 
@@ -169,10 +169,10 @@ def test_wrong_use_is_one_line_with_exit_code_2(project):
         assert "Traceback" not in done.err
 
 
-def test_the_champion_command_compares_a_branch_without_promoting_it(project):
+def test_a_refused_challenger_can_be_compared_again_and_promoted_by_hand(project):
     project.edit("mi_weight: 0.0", "mi_weight: 1.5")
     branch = pipelines(project, "retrain").record["branch"]
     shown = json.loads(pipelines(project, "champion", "gauss", branch, "--json").out)
     assert (shown["decision"], len(project.tags())) == ("refuse", 2)
     by_hand = pipelines(project, "promote", "gauss", branch, "--stage", "champion").out
-    assert by_hand.startswith("gauss v1.1.0 at ") or "artifacts" in by_hand
+    assert by_hand.startswith("gauss v1.1.0 at ")

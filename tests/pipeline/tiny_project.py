@@ -227,11 +227,11 @@ class TinyProject:
         self.folder = folder
         folder.mkdir(parents=True)
         ignore = shutil.ignore_patterns("__pycache__")
-        for name in ("ldebm", "pipelines"):
+        for name in ("ldebm", "pipelines", "deploy"):
             shutil.copytree(ROOT / name, folder / name, ignore=ignore)
         for name in (".dvcignore", ".gitignore"):
             shutil.copy(ROOT / name, folder / name)
-        for name in ("prefect.yaml", "pyproject.toml"):
+        for name in ("prefect.yaml", "prefect.toml"):
             shutil.copy(ROOT / name, folder / name)
         (folder / ".dvc").mkdir()
         for name in ("config", ".gitignore"):
