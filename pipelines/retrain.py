@@ -146,7 +146,7 @@ def _challenge(root: Path, wanted: Plan, started: Retraining, push: bool) -> Sta
 
 
 def _declare(worktree: Path, wanted: Plan) -> None:
-    """Enters every built model under `artifacts:`, so that a refused one can be promoted by hand."""
+    """Enters all that was built under `artifacts:`: a person may promote what was refused."""
     params = load_params(worktree / "params.yaml")
     for name in wanted.experiments:
         if (worktree / artifact_path(name, wanted.seeds[0])).is_file():

@@ -123,8 +123,14 @@ class Server:
         if password:
             token = base64.b64encode(password.encode()).decode()
             request.add_header("Authorization", f"Basic {token}")
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
+        for attempt in range(20):
+            try:
+                with urllib.request.urlopen(request, timeout=60) as answer:
+                    return json.load(answer)
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or attempt == 19:  # the database is busy: clients try again
+                    raise
+                time.sleep(1)
 
     def run(self, deployment: str, **parameters: Any) -> str:
         """Schedules a run of ``flow/deployment`` for now and gives its id."""
