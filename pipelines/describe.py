@@ -48,7 +48,7 @@ def describe(targets: list[str]) -> dict[str, Any]:
                 "changes": changed.get(stage.addressing, []),
             }
         )
-    return {"stages": stages, "cache": repo.cache.local.path}
+    return {"stages": stages}
 
 
 def override(settings: list[str]) -> dict[str, Any]:
