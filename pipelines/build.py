@@ -8,6 +8,7 @@ other.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from concurrent.futures import Future
 from pathlib import Path
@@ -24,6 +25,7 @@ from pipelines.building import Job, opened, run_jobs
 from pipelines.dag import Stage
 from pipelines.dispatch import Options, Submit, run_stage
 from pipelines.reporting import report_lines
+from pipelines.runner import end_with_parent
 from pipelines.slots import Held, Slots, shares
 from pipelines.types import BuildReport, Selection, StageOutcome
 from pipelines.worktree import Workspace
@@ -92,6 +94,8 @@ def build(
         Busy: the same is being built already.
         BuildFailed: a stage failed and ``must_succeed``.
     """
+    if os.environ.get("PREFECT__FLOW_RUN_ID"):
+        end_with_parent()  # the worker, whose death would leave this run without anybody
     options = Options(
         retries=retries,
         delay=retry_seconds,

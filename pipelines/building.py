@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ldebm.errors import LdebmError, UsageError
+from ldebm.errors import UsageError
 from pipelines.dag import Dag, ask_dvc, read_dag
 from pipelines.dispatch import POLL, Dispatcher, Landed, Options, Place, Submit
 from pipelines.estimate import Estimate, estimate, recorded_seconds
@@ -22,7 +22,7 @@ from pipelines.slots import Need, Slots, need_of
 from pipelines.types import BuildReport, Selection, StageOutcome
 from pipelines.worktree import State, Workspace
 
-__all__ = ["Job", "opened", "planned", "read_cache", "read_params", "run_jobs", "select"]
+__all__ = ["Job", "opened", "planned", "read_params", "run_jobs", "select"]
 
 WORKSPACE = "workspace"  # name of the worktree of builds that land in the workspace
 
@@ -90,9 +90,13 @@ class Job:
         if self.lands and done:
             self.workspace.land(self.place.project, order, done)
 
-    def refresh(self) -> None:
-        """Asks DVC again what is out of date."""
-        self.dag = read_dag(self.place.project, self.selection.targets)
+    def settle(self, names: Collection[str]) -> None:
+        """Takes note that stages are up to date now, though they were not."""
+        stages = {
+            name: replace(stage, changes=()) if name in names else stage
+            for name, stage in self.dag.stages.items()
+        }
+        self.dag = Dag(stages)
         self.stale = self.dag.stale()
 
     def report(self, stages: Sequence[StageOutcome]) -> BuildReport:
@@ -169,7 +173,7 @@ def name_of(selection: Selection, state: State) -> str:
 @contextlib.contextmanager
 def opened(
     selection: Selection,
-    root: Path = Path(),
+    root: Path | Workspace = Path(),
     *,
     slots: Slots | None = None,
     options: Options | None = None,
@@ -182,7 +186,7 @@ def opened(
         Busy: the same is being built already.
     """
     started = time.monotonic()
-    workspace = Workspace(root)
+    workspace = root if isinstance(root, Workspace) else Workspace(root)
     slots = slots or Slots()
     options = options or Options()
     state = workspace.state(selection.revision) if selection.in_worktree else None
@@ -194,11 +198,11 @@ def opened(
             dag = read_dag(workspace.root, selection.targets)
             project, lock_before = workspace.root, ""
             if dag.stale():
-                project = workspace.checkout(name, state, dag.cache)
+                project = workspace.checkout(name, state)
                 lock_before = _text(project / "dvc.lock")
                 _fill(workspace, project, dag)
         else:
-            project = workspace.checkout(name, state, read_cache(workspace))
+            project = workspace.checkout(name, state)
             lock_before = _text(project / "dvc.lock")
             select(project / "params.yaml", selection)
             workspace.bring(project, _user_files(project))
@@ -245,14 +249,6 @@ def planned(
     dag = read_dag(workspace.root, selection.targets)
     known = recorded_seconds(workspace.root)
     return dag, estimate(dag, dag.stale(), known, Slots(slots).cpu), workspace.state()
-
-
-def read_cache(workspace: Workspace) -> Path:
-    """DVC's cache folder of the workspace."""
-    done = workspace.dvc("cache", "dir")
-    if done.returncode:
-        raise LdebmError(f"dvc cache dir: {' '.join(done.stderr.split())}")
-    return Path(workspace.root, done.stdout.strip().splitlines()[-1])
 
 
 def read_params(project: Path, strict: bool) -> Any:

@@ -63,11 +63,9 @@ class Dag:
 
     Attributes:
         stages: by name.
-        cache: DVC's cache folder.
     """
 
     stages: Mapping[str, Stage]
-    cache: Path
 
     def stale(self) -> list[str]:
         """Stages that are out of date, or may become so because of one above them."""
@@ -94,7 +92,7 @@ class Dag:
             if name not in wanted:
                 wanted.add(name)
                 queue += [parent for parent in self.stages[name].parents if parent in self.stages]
-        return Dag({name: self.stages[name] for name in self.stages if name in wanted}, self.cache)
+        return Dag({name: self.stages[name] for name in self.stages if name in wanted})
 
     def depth(self, seconds: Mapping[str, float]) -> dict[str, float]:
         """For every stage the time from its start to the end of the longest chain below it."""
@@ -153,7 +151,7 @@ def read_dag(root: Path, targets: Sequence[str] = ()) -> Dag:
         changes = tuple(sorted(_reasons(item.pop("changes"))))
         lists = {key: tuple(item[key]) for key in ("deps", "outs", "parents", "metrics")}
         stages[item["name"]] = Stage(**{**item, **lists}, changes=changes)
-    return Dag(stages, Path(answer["cache"]))
+    return Dag(stages)
 
 
 def _reasons(changes: Iterable[Any]) -> Iterable[str]:

@@ -27,7 +27,8 @@ def describe(targets: list[str]) -> dict[str, Any]:
     repo = Repo(_wait_for_lock=True)
     with repo.lock:
         graph = get_active_graph(repo.index.graph)
-        planned = plan_repro(graph, collect_stages(repo, targets or ["dvc.yaml"]))
+        wanted = [stage for target in targets for stage in _named(repo, target)]
+        planned = plan_repro(graph, wanted or collect_stages(repo, ["dvc.yaml"]))
     names = [stage.addressing for stage in planned]
     changed = repo.status(targets=names) if names else {}
     stages = []
@@ -48,7 +49,18 @@ def describe(targets: list[str]) -> dict[str, Any]:
                 "changes": changed.get(stage.addressing, []),
             }
         )
-    return {"stages": stages, "cache": repo.cache.local.path}
+    return {"stages": stages}
+
+
+def _named(repo: Any, target: str) -> list[Any]:
+    """The stages that a name, or an output, stands for."""
+    from dvc.exceptions import OutputNotFoundError
+    from dvc.repo.reproduce import collect_stages
+
+    try:
+        return [out.stage for out in repo.find_outs_by_path(target)]
+    except OutputNotFoundError:
+        return list(collect_stages(repo, [target]))
 
 
 def override(settings: list[str]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from pipelines.types import StageOutcome, Status
 __all__ = ["POLL", "Dispatcher", "Landed", "Options", "Place", "Submit", "run_stage"]
 
 POLL = 0.05
+FLOW_RUN = ("PREFECT__FLOW_RUN_ID", "PREFECT_FLOW_RUN_ID")  # as ldebm.lineage reads it
 RAN = "Running stage '"
 
 Landed = Callable[[StageOutcome], None] | None
@@ -132,7 +133,7 @@ def _attempt(
         command.append("--pull")
     env = {**held.env, MARK: str(place.project.resolve())}
     if place.flow_run:
-        env["PREFECT_FLOW_RUN_ID"] = place.flow_run
+        env |= dict.fromkeys(FLOW_RUN, place.flow_run)
     return run(
         command,
         cwd=place.project,

@@ -49,21 +49,20 @@ def explain(code: int, lines: Sequence[str]) -> Failure:
     text = "\n".join(lines)
     found = _EXITED.findall(text)
     status = int(found[-1]) if found else code
-    status = status - 256 if status > 192 else status
     signalled = -status if status < 0 else status - 128 if 128 < status <= 192 else 0
     if _FULL.search(text):
         hint = "free some space, or `python -m pipelines clean`; finished stages are kept"
         return Failure("the disk is full", False, hint)
     if _READ_ONLY.search(text):
         return Failure("a folder cannot be written to", False, "check owner, mode and mount")
+    if _LOCK.search(text):
+        return Failure("a lock of dvc was busy", True)
     if _MEMORY.search(text):
         return Failure("out of memory", True, "fewer slots, or a smaller batch")
     if signalled:
         return Failure(f"killed by signal {signalled}", True, "out of memory is the usual cause")
     if status == INTERRUPTED:
         return Failure("interrupted; its checkpoint is kept", True)
-    if _LOCK.search(text):
-        return Failure("a lock of dvc was busy", True)
     if _DEVICE.search(text):
         return Failure("the device was lost", True)
     if status == 2:

@@ -6,6 +6,7 @@ process dies, and this module ends the session when the supervisor dies.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -17,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.dag import environment
+from pipelines.supervise import PR_SET_PDEATHSIG
 
-__all__ = ["GRACE", "MARK", "Finished", "run", "strays", "tail"]
+__all__ = ["GRACE", "MARK", "Finished", "end_with_parent", "run", "strays", "tail"]
 
 SUPERVISOR = Path(__file__).with_name("supervise.py")
 GRACE = 15.0  # seconds from SIGTERM to SIGKILL; a training promises its checkpoint in 10
@@ -181,6 +183,11 @@ def _signal_session(leader: int, number: int) -> None:
         os.killpg(leader, number)
     except (ProcessLookupError, PermissionError):
         return
+
+
+def end_with_parent() -> None:
+    """Asks the kernel for SIGTERM when the parent of this process dies."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def strays(worktree: Path) -> list[int]:

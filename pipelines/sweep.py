@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -29,6 +30,7 @@ from pipelines.dispatch import Dispatcher, Landed, Options
 from pipelines.estimate import words
 from pipelines.slots import Slots
 from pipelines.types import BuildReport, Selection, StageOutcome
+from pipelines.worktree import Workspace
 
 __all__ = ["Point", "SweepReport", "grid", "sweep"]
 
@@ -152,14 +154,20 @@ def sweep(
     base = selection or Selection()
     points = grid(root, axes)
     slots, options = Slots(cpu_slots), Options(retries=retries, pull=pull)
+    run_id = this_run.get_id()
     with contextlib.ExitStack() as stack:
-        jobs: list[Job] = []
-        for overrides in points:
+        workspace = Workspace(root)
+        workers = ThreadPoolExecutor(min(len(points), slots.cpu))
+        stack.enter_context(workers)
+
+        def prepare(overrides: tuple[str, ...]) -> contextlib.AbstractContextManager[Job]:
             chosen = replace(base, overrides=(*base.overrides, *overrides), isolated=True)
-            place = opened(chosen, root, slots=slots, options=options, flow_run=this_run.get_id())
-            jobs.append(stack.enter_context(place))
+            place = opened(chosen, workspace, slots=slots, options=options, flow_run=run_id)
+            return _Entered(place)
+
+        jobs = [stack.enter_context(place) for place in workers.map(prepare, points)]
         say(f"{len(points)} points, {slots.cpu} CPU slots")
-        before = _shared(jobs)
+        before = _shared(jobs, workers)
         outcomes = _run(jobs)
         reports = [job.report(stages) for job, stages in zip(jobs, outcomes, strict=True)]
         built = [
@@ -178,7 +186,20 @@ def sweep(
     return result
 
 
-def _shared(jobs: Sequence[Job]) -> dict[str, StageOutcome]:
+class _Entered(contextlib.AbstractContextManager[Job]):
+    """A job that was opened in a thread of its own, to be closed by an exit stack."""
+
+    def __init__(self, place: contextlib.AbstractContextManager[Job]) -> None:
+        self.place, self.job = place, place.__enter__()
+
+    def __enter__(self) -> Job:
+        return self.job
+
+    def __exit__(self, *error: Any) -> None:
+        self.place.__exit__(*error)
+
+
+def _shared(jobs: Sequence[Job], workers: ThreadPoolExecutor) -> dict[str, StageOutcome]:
     """Builds what all points have in common in the first one, and hands it to the others."""
     first = jobs[0]
     if len(jobs) == 1:
@@ -198,10 +219,14 @@ def _shared(jobs: Sequence[Job]) -> dict[str, StageOutcome]:
         for name in common
         if name in dispatcher.outcomes and dispatcher.outcomes[name].status in ("built", "cached")
     ]
-    for job in jobs[1:]:
-        job.workspace.land(first.place.project, list(job.dag.stages), done, job.place.project)
+
+    def hand(job: Job) -> None:
+        order = list(job.dag.stages)
+        job.workspace.land(first.place.project, order, done, job.place.project)
+
+    list(workers.map(hand, jobs[1:]))
     for job in jobs:
-        job.refresh()
+        job.settle(done)
     return dispatcher.outcomes
 
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import functools
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -74,6 +76,7 @@ class Workspace:
                 "`git init`, `git add -A`, `git commit`, or build with `dvc repro`"
             )
         self.inside = self.root.relative_to(Path(top).resolve())
+        self._git_lock = threading.Lock()
 
     def git(
         self, *words: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
@@ -130,7 +133,7 @@ class Workspace:
         if revision is not None:
             return State(commit, committed, dirty=False)
         self.runs.mkdir(parents=True, exist_ok=True)
-        index = self.runs / f".index-{os.getpid()}"
+        index = self.runs / f".index-{os.getpid()}-{threading.get_ident()}"
         try:
             with contextlib.suppress(FileNotFoundError):  # keeps what git knows of unchanged files
                 shutil.copyfile(self.root / self.git("rev-parse", "--git-path", "index"), index)
@@ -177,13 +180,20 @@ class Workspace:
         """Where the project of worktree ``name`` lies."""
         return self.runs / name / self.inside
 
-    def checkout(self, name: str, state: State, cache: Path) -> Path:
+    def checkout(self, name: str, state: State) -> Path:
         """Makes worktree ``name``, or brings it to ``state``; outputs that it has stay.
 
         Returns:
             The project's folder in it.
         """
-        folder = self.runs / name
+        with self._git_lock:
+            self._files(self.runs / name, state)
+        project = self.place(name)
+        self._share(project)
+        return project
+
+    def _files(self, folder: Path, state: State) -> None:
+        """Makes the files of a worktree those of ``state``."""
         known = (folder / ".git").is_file() and self._git_or_none(
             "-C", str(folder), "rev-parse", "--git-dir"
         )
@@ -208,11 +218,8 @@ class Workspace:
         self.git("clean", "-fdq", "-e", ".ckpt", "-e", "lineage", cwd=folder)
         if state.dirty:
             self.git("reset", "-q", "--mixed", cwd=folder)
-        project = self.place(name)
-        self._share(project, cache)
-        return project
 
-    def _share(self, project: Path, cache: Path) -> None:
+    def _share(self, project: Path) -> None:
         """Points the worktree at the workspace's cache, remotes, checkpoints and records."""
         local = self.root / ".dvc" / "config.local"
         target = project / ".dvc" / "config.local"
@@ -221,12 +228,8 @@ class Workspace:
             target.chmod(0o600)  # may hold passwords of remotes
         else:
             target.unlink(missing_ok=True)
-        settings = [("cache.dir", str(_cache_root(cache)))]
-        for line in self.dvc("remote", "list").stdout.splitlines():
-            name, _, url = line.partition("\t")
-            if url and "://" not in url:
-                url = url.split(" ")[0]  # `(default)` may follow
-                settings.append((f"remote.{name}.url", str((self.root / url).resolve())))
+        settings = [("cache.dir", str(self.cache))]
+        settings += [(f"remote.{name}.url", path) for name, path in self.folders.items()]
         config = configparser.RawConfigParser()
         config.optionxform = str  # type: ignore[assignment,method-assign]
         config.read(target, encoding="utf-8")
@@ -244,6 +247,29 @@ class Workspace:
             if not mine.is_symlink():
                 shutil.rmtree(mine, ignore_errors=True)
                 mine.symlink_to(theirs, target_is_directory=True)
+
+    @functools.cached_property
+    def folders(self) -> dict[str, str]:
+        """Remotes that are folders, by name: their paths may be relative to the workspace."""
+        found = {}
+        for line in self.dvc("remote", "list").stdout.splitlines():
+            name, _, url = line.partition("\t")
+            if url and "://" not in url:
+                url = url.split(" ")[0]  # `(default)` may follow
+                found[name] = str((self.root / url).resolve())
+        return found
+
+    @functools.cached_property
+    def cache(self) -> Path:
+        """DVC's cache folder.
+
+        Raises:
+            LdebmError: DVC does not say.
+        """
+        done = self.dvc("cache", "dir")
+        if done.returncode:
+            raise LdebmError(f"dvc cache dir: {' '.join(done.stderr.split())}")
+        return Path(self.root, done.stdout.strip().splitlines()[-1])
 
     def bring(self, project: Path, paths: Iterable[str]) -> None:
         """Copies files that git ignores into a worktree (data that params.yaml names)."""
@@ -329,11 +355,6 @@ def _add_ignored(source: Path, target: Path) -> None:
 
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
-
-
-def _cache_root(local: Path) -> Path:
-    """``cache.dir`` of DVC from the folder of its objects, ``<cache>/files/md5``."""
-    return local.parents[1] if local.parts[-2:] == ("files", "md5") else local
 
 
 def _birth(pid: int) -> str:
