@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.pipeline.numbers_project import ROOT, NumbersProject
 from tests.pipeline.prefect_server import BIN, Server
-from tests.pipeline.tiny_project import ROOT, TinyProject
 
 PREFECT = yaml.safe_load((ROOT / "prefect.yaml").read_text())
 NAMES = ["build", "retrain", "retrain-on-change", "sweep", "audit", "clean"]
@@ -67,23 +67,23 @@ def test_published_ports_and_the_server_of_the_examples_stay_on_the_loopback():
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory) -> TinyProject:
+def project(tmp_path_factory) -> NumbersProject:
     """Built and committed."""
-    made = TinyProject(tmp_path_factory.mktemp("deployed") / "project")
+    made = NumbersProject(tmp_path_factory.mktemp("deployed") / "project")
     made.dvc("repro", "-q")
     made.commit("built")
     return made
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory, project: TinyProject):
+def server(tmp_path_factory, project: NumbersProject):
     """One server with a password for all tests of this file."""
     with Server(tmp_path_factory.mktemp("server")).running(project.folder) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def worker(server: Server, project: TinyProject):
+def worker(server: Server, project: NumbersProject):
     """A worker that has registered prefect.yaml."""
     with server.worker(project.folder) as log:
         yield log

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.pipeline.numbers_project import NumbersProject
 from tests.pipeline.prefect_server import Server, free_port, started, until
-from tests.pipeline.tiny_project import TinyProject
 
 
 def postgres_folder() -> Path | None:
@@ -79,7 +79,7 @@ def cluster() -> Iterator[tuple[str, Path]]:
 
 
 def test_a_deployment_runs_on_a_server_whose_database_is_postgres(tmp_path: Path):
-    project = TinyProject(tmp_path / "project")
+    project = NumbersProject(tmp_path / "project")
     with (
         cluster() as (url, log),
         Server(tmp_path, database=url).running(project.folder) as server,

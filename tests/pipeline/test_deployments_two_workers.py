@@ -5,22 +5,22 @@ from pathlib import Path
 
 import pytest
 
+from tests.pipeline.numbers_project import NumbersProject
 from tests.pipeline.prefect_server import Server
-from tests.pipeline.tiny_project import TinyProject
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 KEY = "experiments.gauss.prior.mi_weight"
 
 
-def clone(project: TinyProject, folder: Path) -> TinyProject:
+def clone(project: NumbersProject, folder: Path) -> NumbersProject:
     """Another machine's clone: nothing built, an empty cache, the same remote."""
-    copy = object.__new__(TinyProject)
+    copy = object.__new__(NumbersProject)
     copy.folder = folder
     project.git("clone", "-q", str(project.folder), str(folder))
     return copy
 
 
-def ran(project: TinyProject) -> list[tuple[str, str]]:
+def ran(project: NumbersProject) -> list[tuple[str, str]]:
     """Every stage command that ran in a worktree of a folder, with the worktree's parameter."""
     found = []
     for log in (project.folder / ".dvc/tmp/runs").glob("*/ran.log"):
@@ -31,7 +31,7 @@ def ran(project: TinyProject) -> list[tuple[str, str]]:
 
 
 def test_each_builds_half_of_a_sweep_and_no_stage_is_built_twice(tmp_path: Path):
-    left = TinyProject(tmp_path / "left")
+    left = NumbersProject(tmp_path / "left")
     left.edit("seeds: [0]\n", "seeds: [0, 1]\n")
     left.dvc("remote", "add", "-d", "team", str(tmp_path / "remote"))
     left.git("add", "-f", "numbers.csv")

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from tests.pipeline.numbers_project import NumbersProject
 from tests.pipeline.prefect_server import ROOT, Server
-from tests.pipeline.tiny_project import TinyProject
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 
@@ -26,9 +26,9 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory) -> TinyProject:
+def first(tmp_path_factory) -> NumbersProject:
     """A project whose first champion was registered by a retraining, with 40 rows of data."""
-    project = TinyProject(tmp_path_factory.mktemp("retrain") / "project", rows=40)
+    project = NumbersProject(tmp_path_factory.mktemp("retrain") / "project", rows=40)
     project.dvc("repro", "-q")
     project.commit("built")
     project.first = pipelines(project, "retrain")
@@ -36,16 +36,16 @@ def first(tmp_path_factory) -> TinyProject:
 
 
 @pytest.fixture
-def project(first: TinyProject, tmp_path: Path) -> TinyProject:
+def project(first: NumbersProject, tmp_path: Path) -> NumbersProject:
     """A copy of it; worktrees know where they lie, so those of the copy are made anew."""
-    copy = object.__new__(TinyProject)
+    copy = object.__new__(NumbersProject)
     copy.folder = tmp_path / "copy"
     shutil.copytree(first.folder, copy.folder, symlinks=True, ignore=shutil.ignore_patterns("runs"))
     copy.git("worktree", "prune")
     return copy
 
 
-def pipelines(project: TinyProject, *arguments: str, code: int = 0) -> SimpleNamespace:
+def pipelines(project: NumbersProject, *arguments: str, code: int = 0) -> SimpleNamespace:
     """Runs a command; the record of the retraining comes with it."""
     done = project.call([sys.executable, "-m", "pipelines", *arguments], code=code)
     folders = sorted((project.folder / "retrain").glob("*"), key=lambda path: path.stat().st_mtime)

@@ -10,15 +10,15 @@ import yaml
 from ldebm.errors import UsageError
 from pipelines import promotion
 from pipelines.promotion import declare_artifact, promote, registered
-from tests.pipeline.tiny_project import ROOT, TinyProject
+from tests.pipeline.numbers_project import ROOT, NumbersProject
 
 pytestmark = pytest.mark.pipeline
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory) -> TinyProject:
+def built(tmp_path_factory) -> NumbersProject:
     """Built with one seed, entered under `artifacts:` and committed."""
-    project = TinyProject(tmp_path_factory.mktemp("registry") / "project")
+    project = NumbersProject(tmp_path_factory.mktemp("registry") / "project")
     project.git("config", "user.name", "test")
     project.git("config", "user.email", "test@example.org")
     project.dvc("repro", "-q")
@@ -28,15 +28,15 @@ def built(tmp_path_factory) -> TinyProject:
 
 
 @pytest.fixture
-def project(built: TinyProject, tmp_path: Path) -> TinyProject:
+def project(built: NumbersProject, tmp_path: Path) -> NumbersProject:
     """A copy of it."""
-    copy = object.__new__(TinyProject)
+    copy = object.__new__(NumbersProject)
     copy.folder = tmp_path / "copy"
     shutil.copytree(built.folder, copy.folder, symlinks=True)
     return copy
 
 
-def reason(project: TinyProject, *arguments: str, **options) -> str:
+def reason(project: NumbersProject, *arguments: str, **options) -> str:
     """Why a promotion was refused; no tag was written."""
     before = project.tags()
     with pytest.raises(UsageError) as caught:
@@ -46,7 +46,7 @@ def reason(project: TinyProject, *arguments: str, **options) -> str:
     return str(caught.value)
 
 
-def test_a_promotion_registers_a_version_and_gives_it_the_stages(project: TinyProject):
+def test_a_promotion_registers_a_version_and_gives_it_the_stages(project: NumbersProject):
     done = promote(project.folder, "gauss", stages=["champion", "production"])
     assert done.version == "v1.0.0"
     tags = ["gauss#champion#1", "gauss#production#2", "gauss@v1.0.0"]
@@ -58,7 +58,7 @@ def test_a_promotion_registers_a_version_and_gives_it_the_stages(project: TinyPr
     assert shown["gauss"]["stage"] == {"champion": "v1.0.0", "production": "v1.0.0"}
 
 
-def test_dvc_finds_the_registered_model_by_its_stage(project: TinyProject):
+def test_dvc_finds_the_registered_model_by_its_stage(project: NumbersProject):
     promote(project.folder, "gauss")
     target = project.folder.parent / "model"
     project.dvc("artifacts", "get", ".", "gauss", "--stage", "champion", "-o", str(target))
@@ -66,7 +66,7 @@ def test_dvc_finds_the_registered_model_by_its_stage(project: TinyProject):
     assert target.read_bytes() == model.read_bytes()
 
 
-def test_promoting_twice_changes_nothing_and_a_new_stage_adds_only_its_tag(project: TinyProject):
+def test_promoting_twice_changes_nothing_and_a_new_stage_adds_only_its_tag(project: NumbersProject):
     promote(project.folder, "gauss")
     again = promote(project.folder, "gauss")
     assert again.created == ()
@@ -75,7 +75,7 @@ def test_promoting_twice_changes_nothing_and_a_new_stage_adds_only_its_tag(proje
     assert more.created == ("gauss#production#2",)
 
 
-def test_the_next_model_gets_the_next_version_and_the_stage_moves_to_it(project: TinyProject):
+def test_the_next_model_gets_the_next_version_and_the_stage_moves_to_it(project: NumbersProject):
     promote(project.folder, "gauss")
     project.edit("mi_weight: 0.0", "mi_weight: 0.1")
     project.dvc("repro", "-q")
@@ -101,14 +101,14 @@ def test_the_way_back_to_an_earlier_version_takes_the_stage_from_the_later_one(p
     assert registered(project.folder, "gauss", "champion").version == "v1.1.0"
 
 
-def test_uncommitted_changes_are_refused_and_named(project: TinyProject):
+def test_uncommitted_changes_are_refused_and_named(project: NumbersProject):
     with (project.folder / "params.yaml").open("a") as stream:
         stream.write("# note\n")
     assert "uncommitted changes (params.yaml)" in reason(project, "gauss")
     assert promote(project.folder, "gauss", project.git("rev-parse", "HEAD").strip()).created
 
 
-def test_a_version_that_is_taken_is_refused(project: TinyProject):
+def test_a_version_that_is_taken_is_refused(project: NumbersProject):
     promote(project.folder, "gauss")
     assert "registered as v1.0.0" in reason(project, "gauss", version="v2.0.0")
     project.edit("mi_weight: 0.0", "mi_weight: 0.1")
@@ -118,7 +118,7 @@ def test_a_version_that_is_taken_is_refused(project: TinyProject):
     assert text == "tag gauss@v1.0.0 exists and is of another commit; give another version"
 
 
-def test_a_commit_that_lacks_what_the_version_promises_is_refused(project: TinyProject):
+def test_a_commit_that_lacks_what_the_version_promises_is_refused(project: NumbersProject):
     assert "not under `artifacts:`" in reason(project, "shifted")
     assert "not in this repository" in reason(project, "gauss", "nowhere")
     assert "not under `artifacts:`" in reason(project, "gauss", "HEAD~1")
@@ -127,20 +127,20 @@ def test_a_commit_that_lacks_what_the_version_promises_is_refused(project: TinyP
     assert "reports/gauss/0/metrics.json" in reason(project, "gauss")
 
 
-def test_names_and_versions_that_make_no_tag_are_refused(project: TinyProject):
+def test_names_and_versions_that_make_no_tag_are_refused(project: NumbersProject):
     assert "starts and ends with a letter or digit" in reason(project, "-gauss")
     assert "expected three numbers as in v1.2.0" in reason(project, "gauss", version="2")
     assert "use letters, digits" in reason(project, "gauss", stages=["the best"])
 
 
-def test_a_lock_file_with_a_model_of_older_data_is_refused(project: TinyProject):
+def test_a_lock_file_with_a_model_of_older_data_is_refused(project: NumbersProject):
     project.numbers(300)
     project.dvc("repro", "-q", "-f", "-s", "fetch@numbers")
     project.commit("fetched, not built")
     assert "prepare@numbers was built from something else" in reason(project, "gauss")
 
 
-def test_data_that_failed_validation_are_never_promoted(project: TinyProject):
+def test_data_that_failed_validation_are_never_promoted(project: NumbersProject):
     path = project.folder / "numbers.csv"
     path.write_text(path.read_text() + "train,5000\n")
     project.dvc("repro", "-q", "-f", "-s", "fetch@numbers")
