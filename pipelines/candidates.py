@@ -20,7 +20,7 @@ import yaml
 from ldebm.errors import UsageError
 from ldebm.results import flatten
 
-__all__ = ["Candidate", "Folder", "Revision", "Tree", "git", "load_candidate"]
+__all__ = ["Candidate", "Folder", "Revision", "Tree", "git", "load_candidate", "lock", "stand_in"]
 
 
 class Tree(Protocol):
@@ -57,6 +57,15 @@ def git(root: Path, *arguments: str, environment: Mapping[str, str] | None = Non
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise UsageError(f"git {arguments[0]}: {lines[-1].removeprefix('fatal: ')}")
     return done.stdout.strip()
+
+
+def stand_in(root: Path) -> tuple[str, str] | None:
+    """Name and address to commit and tag with where git knows nobody, as on a server."""
+    try:
+        git(root, "var", "GIT_COMMITTER_IDENT")
+    except UsageError:
+        return "ldebm retraining", "ldebm@localhost"
+    return None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any
 
 from ldebm.errors import UsageError
 from ldebm.files import read_json, write_json, write_text
-from pipelines.candidates import git
+from pipelines.candidates import git, stand_in
 from pipelines.champion import Difference, Verdict
 from pipelines.changes import Finding
 from pipelines.promotion import Promotion
@@ -146,14 +146,12 @@ def commit_build(root: Path, worktree: Path, branch: str, message: str) -> str:
 
 
 def _identity(root: Path) -> dict[str, str]:
-    """Who commits where git knows nobody, as on a server."""
-    try:
-        git(root, "var", "GIT_COMMITTER_IDENT")
-    except UsageError:
-        names = {"NAME": "ldebm retraining", "EMAIL": "ldebm@localhost"}
-        roles = ("AUTHOR", "COMMITTER")
-        return {f"GIT_{role}_{key}": text for role in roles for key, text in names.items()}
-    return {}
+    """What git is told where it knows nobody."""
+    found = stand_in(root)
+    if found is None:
+        return {}
+    facts = dict(zip(("NAME", "EMAIL"), found, strict=True))
+    return {f"GIT_{r}_{k}": text for r in ("AUTHOR", "COMMITTER") for k, text in facts.items()}
 
 
 def markdown(retraining: Retraining, folder: Path | None) -> str:

@@ -49,6 +49,10 @@ def retrain(
     parts = [part.strip() for part in seeds.split(",") if part.strip()]
     if not all(part.isdecimal() for part in parts):
         raise UsageError(f"seeds {seeds!r}: expected integers separated by commas, as in 0,1,2")
+    params = load_params("params.yaml")
+    for name in experiments or []:
+        if name not in params.groups:
+            params.experiment(name)  # a wrong name is found before a server is started
     from pipelines.retrain import retrain as flow
 
     state: Any = flow(

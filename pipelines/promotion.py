@@ -17,7 +17,7 @@ import yaml
 
 from ldebm.errors import UsageError
 from ldebm.files import write_text
-from pipelines.candidates import Revision, git, load_candidate, lock
+from pipelines.candidates import Revision, git, load_candidate, lock, stand_in
 
 __all__ = ["Promotion", "Registered", "artifact_path", "declare_artifact", "promote", "registered"]
 
@@ -146,23 +146,32 @@ def _write(
     """Writes the tags; takes those written back when one fails."""
     import gto.api
     from gto.exceptions import GTOException
+    from scmrepo.exceptions import SCMError
 
+    name, address = stand_in(root) or (None, None)
+    who: dict[str, Any] = {"author": name, "author_email": address}
     created: list[str] = []
     try:
         if new is not None:
             event = gto.api.register(
-                str(root), artifact, ref=commit, version=new, message=message or None
+                str(root), artifact, ref=commit, version=new, message=message or None, **who
             )
             created.append(event.tag)
         for stage in stages:
             for other in _higher(root, artifact, stage, number):
-                event = gto.api.unassign(str(root), artifact, version=other, stage=stage)
+                event = gto.api.unassign(str(root), artifact, version=other, stage=stage, **who)
                 created.append(event.tag)
             event = gto.api.assign(
-                str(root), artifact, stage, version=number, skip_registration=True, force=True
+                str(root),
+                artifact,
+                stage,
+                version=number,
+                skip_registration=True,
+                force=True,
+                **who,
             )
             created.append(event.tag)
-    except (GTOException, OSError, ValueError) as error:
+    except (GTOException, SCMError, OSError, ValueError) as error:
         for tag in created:
             git(root, "tag", "-d", tag)
         text = " ".join(str(error).split())

@@ -1,5 +1,6 @@
 """The registry: versions and stages as tags, written completely or not at all."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -158,6 +159,15 @@ def test_when_a_later_tag_cannot_be_written_the_earlier_ones_go_away(project, mo
     assert "nothing was registered: disk full" in reason(project, "gauss")
     monkeypatch.undo()
     assert promote(project.folder, "gauss").version == "v1.0.0"
+
+
+def test_where_git_knows_nobody_the_tags_are_written_all_the_same(project, monkeypatch):
+    for name in ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"):
+        monkeypatch.setenv(name, os.devnull)
+    for name in ("user.name", "user.email"):
+        project.git("config", "--unset", name)
+    promote(project.folder, "gauss")
+    assert "ldebm retraining" in project.git("cat-file", "-p", "gauss@v1.0.0")
 
 
 def test_an_entry_is_added_with_the_first_seed_and_the_rest_of_the_file_stays(tmp_path: Path):
