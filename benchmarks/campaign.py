@@ -7,8 +7,10 @@
 checked parameters as JSON, the packed data and the list of jobs. ``--run`` needs the core of the
 project alone (no dvc, prefect, polars, yaml) and does one job after the other with the functions
 that the stages call. It writes one small JSON a run into OUT, in the format of results/, and leaves
-finished jobs out. At the end of ``--minutes`` the job in hand stops as on SIGTERM: its checkpoint
-lies in ``.ckpt``, and the next ``--run`` goes on from there.
+finished jobs out. The lineage records of its stages lie in FOLDER/lineage and, to come back with
+the results, in OUT/lineage: `ldebm lineage evaluate@E-S --in FOLDER` reads them. At the end of
+``--minutes`` the job in hand stops as on SIGTERM: its checkpoint lies in ``.ckpt``, and the next
+``--run`` goes on from there.
 
 Where pydantic or another package of the core is missing, install it beside the jobs:
 ``pip install --target FOLDER/lib pydantic``; ``--run`` looks there.
@@ -17,16 +19,20 @@ Where pydantic or another package of the core is missing, install it beside the 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ldebm.config import Params
 
 __all__ = ["Job", "jobs", "prepare", "run"]
 
@@ -87,11 +93,19 @@ def prepare(folder: Path, runs: Sequence[str], seeds: Sequence[int]) -> list[Job
             )
         open_packed(packed)
         shutil.copytree(packed, folder / "data" / data, dirs_exist_ok=True)
+        report = _validation(data)
+        if report.is_file():  # the verdict belongs to the records
+            (folder / report).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(report, folder / report)
     queue = jobs(experiments, seeds)
     write_json(folder / "params.json", params.model_dump(mode="json"))
     write_json(folder / "jobs.json", [vars(job) for job in queue])
     write_json(folder / "commit.json", _commit())
     return queue
+
+
+def _validation(data: str) -> Path:
+    return Path("reports", "validation", data, "report.json")
 
 
 def _commit() -> dict[str, Any]:
@@ -139,6 +153,8 @@ def run(folder: Path, out: Path, minutes: float = 0.0) -> int:
             )
             return EXIT_INTERRUPTED
         write_json(out / f"{job.name}.json", result)
+        if (folder / "lineage").is_dir():  # what comes back from the machine is `out` alone
+            shutil.copytree(folder / "lineage", out / "lineage", dirs_exist_ok=True)
     return failed
 
 
@@ -161,7 +177,7 @@ def _train_and_evaluate(folder: Path, job: Job) -> dict[str, Any]:
     from ldebm.config import load_params
     from ldebm.data.packed import open_packed
     from ldebm.evaluate.run import evaluate
-    from ldebm.files import hash_json, read_json
+    from ldebm.files import hash_json, read_json, write_json
     from ldebm.first_stage import build_backbone_stage
     from ldebm.labelling import cluster_stage
     from ldebm.model import load
@@ -176,24 +192,26 @@ def _train_and_evaluate(folder: Path, job: Job) -> dict[str, Any]:
     key = hash_json([config.model_dump(mode="json"), epochs])[:12]  # other parameters, other place
     place = folder / "models" / f"{job.experiment}-{key}" / str(job.seed)
     seconds: dict[str, float] = {}
-    clock = time.monotonic()
 
-    def done(stage: str) -> None:
-        nonlocal clock
-        seconds[stage] = round(time.monotonic() - clock, 1)
+    @contextlib.contextmanager
+    def stage(name: str) -> Iterator[None]:
         clock = time.monotonic()
+        with _recorded(folder, job, name, place, params):
+            yield
+        seconds[name] = round(time.monotonic() - clock, 1)
 
     if not (place / "prior" / "model.safetensors").is_file():
-        build_backbone_stage(config, packed, job.seed, place / "backbone", epochs)
-        done("backbone")
-        cluster_stage(config, packed, job.seed, place / "backbone", place / "latents.parquet")
-        done("cluster")
-        prior_stage(config, packed, job.seed, place, job.experiment, epochs)
-        done("prior")
-    configure(config.evaluate.threads)
-    model = load(place / "prior", config.evaluate.device)
-    report = evaluate(model, packed, config.evaluate, place / "prior" / "snapshots.safetensors")
-    done("evaluate")
+        with stage("backbone"):
+            build_backbone_stage(config, packed, job.seed, place / "backbone", epochs)
+        with stage("cluster"):
+            cluster_stage(config, packed, job.seed, place / "backbone", place / "latents.parquet")
+        with stage("prior"):
+            prior_stage(config, packed, job.seed, place, job.experiment, epochs)
+    with stage("evaluate"):
+        configure(config.evaluate.threads)
+        model = load(place / "prior", config.evaluate.device)
+        report = evaluate(model, packed, config.evaluate, place / "prior" / "snapshots.safetensors")
+        write_json(place / "metrics.json", report.metrics)
     facts = numerics(model.device)
     built = read_json(place / "prior" / "config.json")["config"]
     return {
@@ -208,6 +226,43 @@ def _train_and_evaluate(folder: Path, job: Job) -> dict[str, Any]:
         "stage_seconds": seconds,
         "metrics": report.metrics,
     }
+
+
+def _recorded(
+    folder: Path, job: Job, stage: str, place: Path, params: Params
+) -> contextlib.AbstractContextManager[Any]:
+    """The lineage record of one stage of a job, in ``folder/lineage``, as DVC's stages leave it."""
+    from ldebm.files import read_json
+    from ldebm.lineage import recorded
+
+    assert job.experiment is not None
+    mine = place.relative_to(folder)
+    name = params.experiment(job.experiment).data
+    data = Path("data", name)
+    backbone, prior = mine / "backbone", mine / "prior"
+    latents, model = mine / "latents.parquet", prior / "model.safetensors"
+    snapshots = prior / "snapshots.safetensors"
+    reads, writes = {
+        "backbone": ([data], [backbone]),
+        "cluster": ([data, backbone], [latents]),
+        "prior": ([data, backbone, latents], [prior]),
+        "evaluate": ([data, model, snapshots], [mine / "metrics.json"]),
+    }[stage]
+    section = params.model_dump(mode="json")["experiments"][job.experiment]
+    parts = ("cluster", "prior") if stage == "prior" else (stage,)
+    used = {f"experiments.{job.experiment}.{part}": section[part] for part in parts}
+    return recorded(
+        f"{stage}@{job.experiment}-{job.seed}",
+        inputs=[*reads, _validation(name)],
+        outputs=writes,
+        params={**used, "run.epochs": params.run.epochs},
+        seed=job.seed,
+        root=folder,
+        command=f"python -m benchmarks.campaign --run {folder.name}",
+        ran_by="campaign",
+        project=Path(__file__).parents[1],
+        git=read_json(folder / "commit.json"),
+    )  # fmt: skip
 
 
 def _benchmarks(seconds: float | None) -> dict[str, Any] | None:

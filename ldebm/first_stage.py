@@ -26,7 +26,7 @@ from ldebm.devices import choose_device
 from ldebm.errors import UsageError
 from ldebm.files import hash_path, read_json, read_model, write_json, write_model
 from ldebm.latents import batch_noise, make_batch
-from ldebm.lineage import note
+from ldebm.lineage import note, running_stage
 from ldebm.nn.backbone import Backbone, build_backbone
 from ldebm.objectives import Terms, backbone_terms, gaussian_kl, sample_posterior
 from ldebm.parallel import is_main, row_weight, share
@@ -125,10 +125,12 @@ def build_backbone_stage(
         clock = time.perf_counter()
         _train_backbone(config, packed, seed, finished, key, device)
         if is_main():
-            write_json(finished / "trained.json", {"seconds": time.perf_counter() - clock})
+            by = {"seconds": time.perf_counter() - clock, "stage": running_stage()}
+            write_json(finished / "trained.json", by)
     if not is_main():
         return
-    note(reused=reused, trained_seconds=read_json(finished / "trained.json")["seconds"])
+    trained = read_json(finished / "trained.json")
+    note(reused=reused, trained_seconds=trained["seconds"], trained_by=trained.get("stage"))
     out.mkdir(parents=True, exist_ok=True)
     for name in ("model.safetensors", "curve.csv", "validation.csv", "metrics.json"):
         shutil.copyfile(finished / name, out / name)

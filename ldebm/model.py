@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ldebm.config import ExperimentConfig, parse
 from ldebm.data.batches import collate_ids
-from ldebm.data.packed import Tokenizer
+from ldebm.data.tokenizer import Tokenizer
 from ldebm.devices import choose_device
 from ldebm.errors import UsageError
 from ldebm.files import read_model, write_model

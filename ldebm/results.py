@@ -51,6 +51,9 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def record_runs(root: Path = Path(), experiments: Sequence[str] = ()) -> list[Path]:
     """Copies what was evaluated into ``results/``, with where and how it was made.
 
+    A report whose model is not here (git brings the metrics of the default build, not its models)
+    was not evaluated here.
+
     Args:
         root: the project's folder.
         experiments: which; none: all that were evaluated.
@@ -61,7 +64,11 @@ def record_runs(root: Path = Path(), experiments: Sequence[str] = ()) -> list[Pa
     Raises:
         UsageError: one of ``experiments`` was not evaluated.
     """
-    reports = sorted(root.glob("reports/*/*/metrics.json"))
+    reports = [
+        path
+        for path in sorted(root.glob("reports/*/*/metrics.json"))
+        if _config(root, path.parts[-3], path.parts[-2]).is_file()
+    ]
     here = {path.parts[-3] for path in reports}
     for name in experiments:
         if name not in here:
@@ -119,9 +126,13 @@ def _updates(folder: Path) -> int | None:
     return read_json(path).get("updates") if path.is_file() else None
 
 
+def _config(root: Path, experiment: str, seed: int | str) -> Path:
+    return root / "models" / experiment / str(seed) / "prior" / "config.json"
+
+
 def _built_with(root: Path, experiment: str, seed: int) -> dict[str, Any]:
     """The resolved experiment that the model was built with, which the model's folder keeps."""
-    content = read_json(root / "models" / experiment / str(seed) / "prior" / "config.json")
+    content = read_json(_config(root, experiment, seed))
     config: dict[str, Any] = content.get("config", content)
     return config
 

@@ -1,21 +1,25 @@
-"""Walks from any file back to raw data and parameters, and checks the way.
+"""Walks from any file back to raw data and parameters.
 
-dvc.lock says which stage wrote a file from which inputs; the records of :mod:`ldebm.lineage` add
-code, commit, device and times; the files in ``data/bound`` say which data set an experiment read.
+dvc.lock, of the working tree or of any revision, says which stage wrote a file from which inputs;
+the records of :mod:`ldebm.lineage` add code, commit, device and times. Where there is no dvc.lock
+(a GPU queue runs without DVC) the records alone are the way. :mod:`ldebm.verify` checks it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from ldebm.errors import UsageError
-from ldebm.files import hash_path, read_json
-from ldebm.lineage import dvc_md5, records
+from ldebm.files import read_json
+from ldebm.lineage import records
+from ldebm.revisions import file_at
 
-__all__ = ["Step", "Trace", "trace", "verify"]
+__all__ = ["Step", "Trace", "locked_steps", "record_step", "sources", "trace"]
 
 
 @dataclass
@@ -29,6 +33,13 @@ class Step:
     code: dict[str, str]  # path -> md5
     params: dict[str, Any]  # dotted key -> value
     record: dict[str, Any] | None = None
+    locked: bool = True  # False: known from its record alone
+    after: list[str] = field(default_factory=list)  # the stages whose outputs it read
+
+    @property
+    def name(self) -> str:
+        """The stage without its data set, experiment and seed."""
+        return self.stage.split("@")[0]
 
 
 @dataclass
@@ -37,14 +48,31 @@ class Trace:
 
     target: str
     steps: list[Step] = field(default_factory=list)
+    revision: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {"target": self.target, "steps": [vars(step) for step in self.steps]}
+        steps = [vars(step) for step in self.steps]
+        return {"target": self.target, "revision": self.revision, "steps": steps}
+
+    def forwards(self) -> list[Step]:
+        """The steps from raw data to the target, each after the stages whose outputs it reads."""
+        known = {step.stage: step for step in self.steps}
+        done: dict[str, Step] = {}
+
+        def visit(step: Step) -> None:
+            for name in sorted(step.after):
+                if name in known and name not in done and name != step.stage:
+                    visit(known[name])
+            done.setdefault(step.stage, step)
+
+        for step in reversed(self.steps):
+            visit(step)
+        return list(done.values())
 
     def lines(self) -> Iterator[str]:
         """The trace as text, one line a fact."""
-        yield self.target
+        yield self.target if self.revision is None else f"{self.target} at {self.revision}"
         for step in self.steps:
             yield f"  {step.stage}: {step.command}"
             for path, md5 in step.inputs.items():
@@ -60,90 +88,164 @@ class Trace:
 def _run_line(record: Mapping[str, Any] | None) -> str:
     if record is None:
         return "no record on this machine"
-    commit = str(record["git"]["commit"] or "no commit")[:12]
-    dirty = " with changes" if record["git"]["dirty"] else ""
-    verdict = record["validation"]
+    commit = str(record["git"].get("commit") or "no commit")[:12]
+    dirty = " with changes" if record["git"].get("dirty") else ""
+    verdict = record.get("validation")
     checked = "" if verdict is None else f", data {'valid' if verdict['success'] else 'NOT valid'}"
-    seed = "" if record["seed"] is None else f", seed {record['seed']}"
+    seed = "" if record.get("seed") is None else f", seed {record['seed']}"
+    flow = "" if not record.get("flow_run") else f", flow run {record['flow_run']}"
+    reused = ""
+    if record.get("reused"):
+        trainer = record.get("trained_by") or "an earlier run"
+        reused = f", reused what {trainer} trained in {record['trained_seconds']:.1f} s"
     return (
-        f"{record['started']}, {record['seconds']:.1f} s, {record['device']}{seed}, "
-        f"commit {commit}{dirty}{checked} ({record['file']})"
+        f"{record['started']}, {record['seconds']:.1f} s{reused}, {record.get('device')}{seed}, "
+        f"commit {commit}{dirty}{flow}{checked} ({record['file']})"
     )
 
 
-def trace(target: str, root: Path = Path()) -> Trace:
+def trace(target: str, root: Path = Path(), revision: str | None = None) -> Trace:
     """The stages that made ``target``, from the last to the first.
 
     Args:
-        target: a path that a stage wrote (or lies below), a file of ``results/``, or an experiment.
-        root: the project's folder.
+        target: a path that a stage wrote (or lies below), a stage, a file of ``results/`` or of
+            ``lineage/``, or an experiment.
+        root: the project's folder, or that of a GPU queue.
+        revision: a git revision or the name of a `dvc exp` whose dvc.lock is read.
 
     Raises:
-        UsageError: no stage in dvc.lock wrote it.
+        UsageError: no stage in dvc.lock wrote it, or there is no such revision.
     """
-    steps = _locked(root)
-    path = _path(target, steps, root)
     known = records(root)
-    result = Trace(path)
-    waiting = [path]
+    files = (Path(target).as_posix(), _inside(Path(target), root).as_posix())
+    record = next((item for item in known if item["file"] in files), None)
+    if record is not None:
+        return Trace(target, [record_step(record)])
+    steps = locked_steps(root, revision)
+    if steps is None:
+        if not known or revision:
+            where = (
+                f"{revision}: no dvc.lock in it"
+                if revision
+                else f"{root / 'dvc.lock'}: no such file"
+            )
+            raise UsageError(f"{where}; nothing was built here yet (`make repro`)")
+        steps = _newest(known)
+    path, start = _path(target, steps, root)
+    result = Trace(path, revision=revision)
+    waiting = start or [step for step in steps if any(_overlap(path, out) for out in step.outputs)]
     seen: set[str] = set()
     while waiting:
-        current = waiting.pop(0)
-        for step in steps:
-            if step.stage in seen or not any(_overlap(current, out) for out in step.outputs):
-                continue
-            seen.add(step.stage)
-            step.record = _record(step, known)
-            result.steps.append(step)
-            waiting += _sources(step, root)
+        step = waiting.pop(0)
+        if step.stage in seen:
+            continue
+        seen.add(step.stage)
+        step.record = step.record or _record(step, known)
+        before = _producers(sources(step, root), steps)
+        step.after = [item.stage for item in before]
+        result.steps.append(step)
+        waiting += before
     if not result.steps:
+        names = [step.stage for step in steps]
+        near = get_close_matches(target, [*names, *_experiments(steps)], n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise UsageError(
-            f"{target}: not written by any stage in dvc.lock; give a path under data/, models/, "
-            "reports/ or site/, or the name of an experiment that was built"
+            f"{target}: not written by any stage in dvc.lock{hint}; give a path under data/, "
+            "models/, reports/ or site/, a stage, or the name of an experiment that was built"
         )
     return result
 
 
-def _locked(root: Path) -> list[Step]:
+def locked_steps(root: Path = Path(), revision: str | None = None) -> list[Step] | None:
+    """The stages of dvc.lock, of the working tree or of a revision; None if there is no lock.
+
+    Raises:
+        UsageError: the lock is not YAML of DVC's form, or there is no such revision.
+    """
     import yaml  # absent on a machine that has only the core
 
-    path = root / "dvc.lock"
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file; nothing was built here yet (`make repro`)")
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    steps = []
-    for name, stage in content["stages"].items():
-        inputs = {item["path"]: str(item.get("md5")) for item in stage.get("deps", [])}
-        params = {k: v for group in stage.get("params", {}).values() for k, v in group.items()}
-        steps.append(
-            Step(
-                stage=name,
-                command=str(stage["cmd"]),
-                inputs={p: md5 for p, md5 in inputs.items() if not _is_code(p)},
-                outputs={item["path"]: str(item.get("md5")) for item in stage.get("outs", [])},
-                code={p: md5 for p, md5 in inputs.items() if _is_code(p)},
-                params=params,
-            )
-        )
-    return steps
+    if revision is not None:
+        found = file_at(revision, "dvc.lock", root)
+    else:
+        path = root / "dvc.lock"
+        found = path.read_bytes() if path.is_file() else None
+    if found is None:
+        return None
+    try:
+        stages = yaml.load(found, getattr(yaml, "CSafeLoader", yaml.SafeLoader))["stages"]
+        return [_locked_step(name, stage) for name, stage in stages.items()]
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        message = " ".join(str(error).split())[:150]
+        raise UsageError(
+            f"{root / 'dvc.lock'}: cannot be read ({type(error).__name__}: {message}); "
+            "get it back with `git checkout dvc.lock`, or build again (`make repro`)"
+        ) from None
+
+
+def _locked_step(name: str, stage: Mapping[str, Any]) -> Step:
+    inputs = {item["path"]: str(item.get("md5")) for item in stage.get("deps", [])}
+    return Step(
+        stage=name,
+        command=str(stage["cmd"]),
+        inputs={path: md5 for path, md5 in inputs.items() if not _is_code(path)},
+        outputs={item["path"]: str(item.get("md5")) for item in stage.get("outs", [])},
+        code={path: md5 for path, md5 in inputs.items() if _is_code(path)},
+        params={k: v for group in stage.get("params", {}).values() for k, v in group.items()},
+    )
+
+
+def record_step(record: dict[str, Any]) -> Step:
+    """The step that a record alone describes."""
+    return Step(
+        stage=record["stage"],
+        command=str(record.get("command") or ""),
+        inputs={item["path"]: item["md5"] for item in record["inputs"]},
+        outputs={item["path"]: item["md5"] for item in record["outputs"]},
+        code=dict(record.get("code_md5") or record["code"]),
+        params=dict(record["params"]),
+        record=record,
+        locked=False,
+    )
+
+
+def _newest(known: Sequence[dict[str, Any]]) -> list[Step]:
+    """The last execution of every stage, in the order in which they ran."""
+    last: dict[str, Step] = {}
+    for record in known:
+        last.setdefault(record["stage"], record_step(record))
+    return list(reversed(last.values()))
 
 
 def _is_code(path: str) -> bool:
     return path.split("/")[0] in {"ldebm", "stages"}
 
 
-def _path(target: str, steps: list[Step], root: Path) -> str:
-    """The path that the user means, relative to the project."""
+def _experiments(steps: Sequence[Step]) -> list[str]:
+    paths = [out.split("/") for step in steps for out in step.outputs]
+    return sorted({parts[1] for parts in paths if parts[0] == "models" and len(parts) > 1})
+
+
+def _path(target: str, steps: Sequence[Step], root: Path) -> tuple[str, list[Step]]:
+    """The path that the user means, relative to the project, or the stage itself."""
+    stage = [step for step in steps if step.stage == target]
+    if stage:
+        return target, stage
     models = [out for step in steps for out in step.outputs if out.startswith(f"models/{target}/")]
     complete = sorted(out for out in models if out.endswith("/prior/model.safetensors"))
     if complete:
-        return complete[0]
-    full = Path(target)
-    if full.is_absolute() and full.is_relative_to(root.resolve()):
-        full = full.relative_to(root.resolve())
+        return complete[0], []
+    full = _inside(Path(target), root)
     path = full.as_posix().rstrip("/")
     if path.startswith("results/") and full.suffix == ".json":
-        return f"reports/{full.parent.name}/{full.stem}/metrics.json"
+        return f"reports/{full.parent.name}/{full.stem}/metrics.json", []
+    return path, []
+
+
+def _inside(path: Path, root: Path) -> Path:
+    """The path below ``root``, where it was given from outside."""
+    for base in (root, root.resolve()):
+        if path.is_relative_to(base):
+            return path.relative_to(base)
     return path
 
 
@@ -151,93 +253,39 @@ def _overlap(one: str, other: str) -> bool:
     return one == other or one.startswith(other + "/") or other.startswith(one + "/")
 
 
-def _sources(step: Step, root: Path) -> list[str]:
+def _producers(paths: Sequence[str], steps: Sequence[Step]) -> list[Step]:
+    return [
+        step for step in steps if any(_overlap(path, out) for path in paths for out in step.outputs)
+    ]
+
+
+def sources(step: Step, root: Path = Path()) -> list[str]:
     """The inputs to follow: `bind` depends on all data sets, but reads the one that it names."""
-    if step.stage.startswith("bind@"):
-        bound = [root / out for out in step.outputs if (root / out).is_file()]
-        return [str(read_json(path)["path"]) for path in bound]
-    return list(step.inputs)
-
-
-def _record(step: Step, known: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The newest record of the stage that has the outputs of dvc.lock."""
-    for record in known:
-        written = {item["path"]: item["md5"] for item in record["outputs"]}
-        if record["stage"] == step.stage and written == step.outputs:
-            return record
-    return None
-
-
-def verify(result: Trace, root: Path = Path()) -> list[str]:
-    """Hashes everything on the way again.
-
-    Returns:
-        One line for each file, parameter or piece of code that is not what the lock and the records
-        say; empty if all is as it was.
-    """
-    problems: dict[str, None] = {}
-    hashed: dict[str, str | None] = {}
-
-    def current(path: str) -> str | None:
-        if path not in hashed:
-            hashed[path] = dvc_md5(root / path) if (root / path).exists() else None
-        return hashed[path]
-
-    params = _params(root)
-    for step in result.steps:
-        joined = step.stage.startswith("bind@") or step.stage == "report"
-        files = {**({} if joined else step.inputs), **step.outputs, **step.code}
-        for path, md5 in files.items():
-            found = current(path)
-            if found is None:
-                problems[f"{path}: missing ({step.stage})"] = None
-            elif found != md5:
-                problems[f"{path}: differs, md5 {found}, dvc.lock has {md5} ({step.stage})"] = None
-        for key, value in step.params.items():
-            now = _lookup(params, key)
-            if now != value and not key.startswith("run"):
-                problems[f"params.yaml: {key} is {now}, {step.stage} was built with {value}"] = None
-        problems.update(dict.fromkeys(_record_problems(step, root)))
-        if step.stage.startswith("bind@"):
-            problems.update(dict.fromkeys(_bound_problems(step, root)))
-    return list(problems)
-
-
-def _record_problems(step: Step, root: Path) -> Iterator[str]:
-    if step.record is None:
-        return
-    for item in step.record["outputs"]:
-        path = root / item["path"]
-        if path.exists() and hash_path(path) != item["sha256"]:
-            yield f"{item['path']}: sha256 differs from {step.record['file']}"
-    if not all(item in step.code for item in step.record["code"]):
-        extra = sorted(set(step.record["code"]) - set(step.code))
-        yield f"{step.record['file']}: ran code that dvc.lock does not list: {', '.join(extra)}"
-
-
-def _bound_problems(step: Step, root: Path) -> Iterator[str]:
+    if step.name != "bind":
+        return list(step.inputs)
+    named = [str(value) for key, value in step.params.items() if key.endswith(".data")]
+    if named:
+        return [f"data/packed/{name}" for name in named]
+    found = []
     for out in step.outputs:
-        if not (root / out).is_file():
-            continue
-        bound = read_json(root / out)
-        for name, sha256 in bound["files"].items():
-            path = root / bound["path"] / name
-            if not path.is_file():
-                yield f"{bound['path']}/{name}: missing, {out} names it"
-            elif hash_path(path) != sha256:
-                yield f"{bound['path']}/{name}: sha256 differs from {out}"
+        with contextlib.suppress(UsageError, KeyError, TypeError):  # damaged: `verify` names it
+            found.append(str(read_json(root / out)["path"]))
+    return found
 
 
-def _params(root: Path) -> Any:
-    import yaml
+def _record(step: Step, known: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The record of the execution: it has the outputs of dvc.lock, and as much else as can be."""
+    mine = [
+        record
+        for record in known
+        if record["stage"] == step.stage
+        and {item["path"]: item["md5"] for item in record["outputs"]} == step.outputs
+    ]
 
-    path = root / "params.yaml"
-    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    def agreement(record: Mapping[str, Any]) -> int:
+        read = {item["path"]: item["md5"] for item in record["inputs"]}
+        code = record.get("code_md5", {}).items()
+        same_code = all(step.code.get(path) == md5 for path, md5 in code)
+        return sum([read == step.inputs, record["params"] == step.params, 2 * same_code])
 
-
-def _lookup(params: Any, key: str) -> Any:
-    for part in key.split("."):
-        if not isinstance(params, Mapping) or part not in params:
-            return None
-        params = params[part]
-    return params
+    return max(mine, key=agreement, default=None)  # the newest of equal ones: max keeps the first

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from ldebm.config import OptimiserConfig, TrainingConfig
 from ldebm.errors import DivergenceError, UsageError
 from ldebm.files import atomic_path
+from ldebm.lineage import note
 from ldebm.objectives import Terms
 from ldebm.parallel import average_gradients, is_main
 from ldebm.progress import Progress
@@ -356,6 +357,7 @@ class _Loop:
         self.validation = content["validation"]
         self.best, self.best_score = content["best"], content["best_score"]
         self.snapshots = content["snapshots"]
+        note(resumed_at=self.step)
         print(f"{self.title}: continuing at update {self.step} of {self.total}", file=sys.stderr)
 
     def result(self) -> TrainResult:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -77,7 +78,12 @@ def this_stage() -> Iterator[None]:
         return
     seed = int(keys["seed"]) if "seed" in keys else None
     with recorded(
-        mine.name, inputs=mine.inputs, outputs=mine.outputs, params=mine.params, seed=seed
+        mine.name,
+        inputs=mine.inputs,
+        outputs=mine.outputs,
+        params=mine.params,
+        seed=seed,
+        command=shlex.join(["python", "-m", f"stages.{_stage()}", *sys.argv[1:]]),
     ):
         yield
 

@@ -1,7 +1,8 @@
 """The ``ldebm`` command.
 
-Modules by subject: ``project`` (params.yaml and data), ``models`` (using a trained model) and
-``audit`` (lineage, comparison). Heavy imports stay inside the commands: ``ldebm --help`` is quick.
+Modules by subject: ``project`` (params.yaml and data), ``models`` (using a trained model),
+``audit`` (comparison) and ``lineage`` (the way back, checked and run again). Heavy imports stay
+inside the commands: ``ldebm --help`` is quick.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import traceback
 
 import typer
 
-from ldebm.cli import audit, models, project
+from ldebm.cli import audit, lineage, models, project
 from ldebm.errors import LdebmError
 
 __all__ = ["app", "main"]
@@ -26,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(project.data, name="data")
-for module in (project, models, audit):
+for module in (project, models, audit, lineage):
     for command in module.COMMANDS:
         app.command()(command)
 

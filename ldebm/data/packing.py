@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from ldebm.config import DataConfig
-from ldebm.data.packed import SPLITS, Tokenizer, train_tokenizer
+from ldebm.data.packed import SPLITS
+from ldebm.data.tokenizer import Tokenizer, train_tokenizer
 from ldebm.files import atomic_path, read_parquet, write_array, write_json
 
 __all__ = ["label_names", "pack"]

@@ -13,8 +13,9 @@ import numpy as np
 import polars as pl
 
 from ldebm.config import DataConfig
-from ldebm.data.packed import SPLITS, UNK
+from ldebm.data.packed import SPLITS
 from ldebm.data.readers import read_source
+from ldebm.data.tokenizer import UNK
 from ldebm.errors import UsageError
 from ldebm.files import atomic_path, write_json
 from ldebm.seeding import numpy_generator

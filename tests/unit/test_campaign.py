@@ -10,6 +10,9 @@ import pytest
 from benchmarks import campaign
 from ldebm.errors import DivergenceError, UsageError
 from ldebm.files import read_json, write_array, write_json
+from ldebm.lineage import read_records, seal
+from ldebm.trace import trace
+from ldebm.verify import verify
 
 PARAMS = """\
 run: {datasets: [d], experiments: [a], seeds: [0]}
@@ -110,3 +113,61 @@ def test_without_time_left_no_job_is_begun(project: Path, done: list[str]):
     campaign.prepare(Path("f"), ["a"], [0])
     assert campaign.run(Path("f"), Path("out"), minutes=0.01) == campaign.EXIT_INTERRUPTED
     assert done == []
+
+
+TRAINED = """\
+run: {datasets: [d], experiments: [small], seeds: [0]}
+data:
+  d: {kind: points, source: gaussians16}
+experiments:
+  small:
+    data: d
+    backbone: {arch: mlp, latent: 2, hidden: 8, noise: 0.5, training: {updates: 5, batch: 16}}
+    cluster: {labels: none}
+    prior:
+      classes: 4
+      levels: 2
+      class_weight: 0.0
+      energy: {hidden: 8, blocks: 1, spectral_norm: false}
+      sampler: {steps: 1}
+      training: {updates: 3, batch: 16}
+    evaluate: {samples: 40, rows: 10, importance: 4, inner: 4}
+"""
+
+
+def test_a_job_leaves_the_records_of_its_stages_without_dvc(project: Path, monkeypatch):
+    (project / "params.yaml").write_text(TRAINED)
+    stream = np.random.default_rng(0)
+    for split in ("train", "valid", "test"):
+        points = stream.normal(size=(64, 2)).astype(np.float32)
+        write_array(project / f"data/packed/d/{split}.x.npy", points)
+        write_array(project / f"data/packed/d/{split}.id.npy", np.arange(64))
+    write_json(project / "reports/validation/d/report.json", {"success": True})
+    monkeypatch.setattr(campaign, "_benchmarks", lambda seconds: {"figures": []})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    campaign.prepare(Path("f"), ["small"], [0])
+    assert campaign.run(Path("f"), Path("out")) == 0
+
+    records = {record["stage"]: record for record in read_records(Path("f"))[0]}
+    assert set(records) == {f"{s}@small-0" for s in ("backbone", "cluster", "prior", "evaluate")}
+    for record in records.values():
+        assert record["ran_by"] == "campaign"
+        assert record["validation"] == {"data": "d", "success": True}
+        assert record["code"]["ldebm/lineage.py"]
+        assert record["seal"] == seal(record)
+    prior = records["prior@small-0"]
+    assert prior["params"]["experiments.small.prior"]["levels"] == 2
+    assert prior["numerics"]["device"] == prior["device"] == "cpu"
+    read = {Path(item["path"]).name for item in prior["inputs"]}
+    assert read == {"d", "backbone", "latents.parquet", "report.json"}
+
+    found = trace("evaluate@small-0", Path("f"))
+    assert {step.stage for step in found.steps} == set(records)
+    assert verify(found, Path("f")) == []
+    model = next(Path("f").glob("models/*/0/prior/model.safetensors"))
+    model.write_bytes(model.read_bytes() + b"x")
+    problems = verify(found, Path("f"))
+    assert any("model.safetensors" in str(problem) for problem in problems)
+    assert {path.name for path in Path("out/lineage").iterdir()} == {
+        path.name for path in Path("f/lineage").iterdir()
+    }

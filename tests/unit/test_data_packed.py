@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ldebm.config import DataConfig
-from ldebm.data.packed import Tokenizer, open_bound, open_packed, require_valid, train_tokenizer
+from ldebm.data.packed import open_bound, open_packed, require_valid
 from ldebm.data.packing import label_names, pack
+from ldebm.data.tokenizer import Tokenizer, train_tokenizer
 from ldebm.errors import UsageError
 from ldebm.files import hash_path, write_json, write_parquet
 

@@ -12,7 +12,8 @@ import torch
 
 from ldebm.config import BackboneConfig, EvaluateConfig, ExperimentConfig, TrainingConfig
 from ldebm.data import chatter, points
-from ldebm.data.packed import Packed, open_packed, train_tokenizer
+from ldebm.data.packed import Packed, open_packed
+from ldebm.data.tokenizer import train_tokenizer
 from ldebm.evaluate.figures import draw_figures
 from ldebm.evaluate.run import classifiers_for, evaluate
 from ldebm.files import write_model

@@ -1,7 +1,6 @@
 """Records of stage executions, and the way back from a file to raw data."""
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -10,8 +9,8 @@ import yaml
 
 from ldebm.errors import UsageError
 from ldebm.files import hash_path, write_json
-from ldebm.lineage import code_hashes, digest, dvc_md5, recorded, records
-from ldebm.trace import trace, verify
+from ldebm.lineage import code_hashes, digest, dvc_md5, read_records, recorded, records, seal
+from ldebm.trace import trace
 
 
 def execute(root: Path, stage: str, inputs: list[str], outputs: dict[str, str], **params):
@@ -66,14 +65,45 @@ def test_a_record_says_what_where_when_and_with_which_code(project: Path):
     assert record["validation"] == {"data": "mine", "success": True}
     assert record["seconds"] >= 0
     assert {"git", "versions", "numerics", "device", "seed", "started"} <= record.keys()
+    assert record["versions"]["python"].startswith("3.")
+    assert record["ran_by"] == "hand"
+    assert record["seal"] == seal(record)
 
 
-def test_the_same_outputs_have_one_record_and_other_outputs_another(project: Path):
+def test_the_same_execution_has_one_record_and_other_inputs_or_outputs_another(project: Path):
     before = len(records(project))
-    execute(project, "prior@e-0", [], {"models/e/0/prior/model.safetensors": "weights"})
+    again = {"experiments.e.prior.levels": 6}
+    model = "models/e/0/prior/model.safetensors"
+    execute(project, "prior@e-0", ["data/bound/e.json"], {model: "weights"}, **again)
     assert len(records(project)) == before
-    execute(project, "prior@e-0", [], {"models/e/0/prior/model.safetensors": "others"})
+    execute(project, "prior@e-0", ["data/bound/e.json"], {model: "weights"}, other=1)
     assert len(records(project)) == before + 1
+    execute(project, "prior@e-0", ["data/bound/e.json"], {model: "others"}, **again)
+    assert len(records(project)) == before + 2
+
+
+def test_the_record_of_a_folder_names_every_file_in_it(project: Path):
+    record = next(item for item in records(project) if item["stage"] == "bind@e")
+    (read,) = record["inputs"]
+    assert set(read["files"]) == {"mine/meta.json", "other/meta.json"}
+    assert read["sha256"] == hash_path(project / "data/packed")
+
+
+def test_records_go_where_the_environment_says(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("LDEBM_LINEAGE", str(tmp_path / "elsewhere"))
+    execute(tmp_path / "scratch", "x", [], {"out": ""})
+    assert not (tmp_path / "scratch/lineage").exists()
+    (record,) = records(tmp_path)
+    assert record["file"].startswith("elsewhere/x-")
+
+
+def test_a_file_that_is_no_record_is_told_apart(project: Path):
+    (project / "lineage/x-0.json").write_text("{")
+    (project / "lineage/y-0.json").write_text('{"stage": "y"}')
+    found, unreadable = read_records(project)
+    assert {record["stage"] for record in found}.isdisjoint({"x", "y"})
+    assert "not valid JSON" in unreadable["lineage/x-0.json"]
+    assert "inputs" in unreadable["lineage/y-0.json"]
 
 
 def test_a_stage_that_fails_leaves_no_record(tmp_path: Path):
@@ -92,10 +122,18 @@ def test_a_recording_inside_another_belongs_to_it(tmp_path: Path):
     assert [record["stage"] for record in records(tmp_path)] == ["outer"]
 
 
-def test_the_flow_run_is_recorded_when_there_is_one(tmp_path: Path, monkeypatch):
-    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "abc")
+@pytest.mark.parametrize("variable", ["LDEBM_FLOW_RUN_ID", "PREFECT__FLOW_RUN_ID"])
+def test_the_flow_run_is_recorded_when_there_is_one(tmp_path: Path, monkeypatch, variable):
+    monkeypatch.setenv(variable, "abc")
     execute(tmp_path, "x", [], {"out": ""})
-    assert records(tmp_path)[0]["flow_run"] == "abc"
+    (record,) = records(tmp_path)
+    assert (record["flow_run"], record["ran_by"]) == ("abc", "flow")
+
+
+def test_dvc_is_recorded_as_the_runner_of_its_stages(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("DVC_STAGE", "x")
+    execute(tmp_path, "x", [], {"out": ""})
+    assert records(tmp_path)[0]["ran_by"] == "dvc"
 
 
 def test_the_code_is_what_the_process_imported():
@@ -133,34 +171,40 @@ def test_without_a_lock_nothing_was_built(tmp_path: Path):
         trace("e", tmp_path)
 
 
-def test_verify_finds_nothing_in_an_untouched_project(project: Path):
-    assert verify(trace("e", project), project) == []
+def test_a_stage_and_a_record_are_targets_too(project: Path):
+    assert [step.stage for step in trace("pack@mine", project).steps] == ["pack@mine", "fetch@mine"]
+    name = next(item["file"] for item in records(project) if item["stage"] == "bind@e")
+    for given in (name, str(project / name)):
+        (step,) = trace(given, project).steps
+        assert step.stage == "bind@e"
 
 
-@pytest.mark.parametrize(
-    ("path", "text", "named"),
-    [
-        ("data/raw/mine/a.txt", "edited", "data/raw/mine/a.txt: differs"),
-        ("data/packed/mine/meta.json", "[]", "data/packed/mine/meta.json: sha256 differs"),
-        (
-            "models/e/0/prior/model.safetensors",
-            "x",
-            "model.safetensors: sha256 differs from lineage",
-        ),
-        ("params.yaml", "experiments: {e: {prior: {levels: 4}}}", "levels is 4"),
-    ],
-)
-def test_verify_names_what_differs(project: Path, path, text, named):
-    (project / path).write_text(text)
-    assert any(named in line for line in verify(trace("e", project), project))
+def test_a_typing_error_in_a_target_has_a_hint(project: Path):
+    with pytest.raises(UsageError, match="did you mean 'pack@mine'"):
+        trace("pack@mien", project)
 
 
-def test_verify_names_what_is_missing_and_ignores_other_data(project: Path):
-    shutil.rmtree(project / "data/raw/other")
-    assert verify(trace("e", project), project) == []
-    shutil.rmtree(project / "data/raw/mine")
-    lines = verify(trace("e", project), project)
-    assert any("data/raw/mine/a.txt: missing" in line for line in lines)
+def test_without_dvc_the_records_alone_are_the_way(project: Path):
+    (project / "dvc.lock").unlink()
+    found = trace("e", project)
+    assert found.steps[0].stage == "prior@e-0"
+    assert found.steps[0].params == {"experiments.e.prior.levels": 6}
+    assert not found.steps[0].locked
+
+
+def test_forwards_begins_with_raw_data(project: Path):
+    assert [step.stage for step in trace("e", project).forwards()] == [
+        "fetch@mine",
+        "pack@mine",
+        "bind@e",
+        "prior@e-0",
+    ]
+
+
+def test_a_lock_that_is_not_yaml_is_one_line(project: Path):
+    (project / "dvc.lock").write_text("stages: [")
+    with pytest.raises(UsageError, match=r"git checkout dvc\.lock"):
+        trace("e", project)
 
 
 def test_folder_hashes_ignore_byte_code_as_dvc_does(tmp_path: Path):

@@ -71,6 +71,13 @@ def test_recording_what_was_not_evaluated_names_the_nearest(project: Path):
         record_runs(project, ["plan"])
 
 
+def test_metrics_that_git_brought_without_their_model_are_not_recorded(project: Path):
+    write_json(project / "reports/elsewhere/0/metrics.json", {"nll": 1.0})
+    assert all("elsewhere" not in path.parts for path in record_runs(project))
+    with pytest.raises(UsageError, match="elsewhere: not evaluated here"):
+        record_runs(project, ["elsewhere"])
+
+
 def test_the_tables_have_the_median_of_the_seeds_beside_the_papers_rows(project: Path):
     text = markdown(load_results(project))
     ours = next(line for line in text.splitlines() if line.startswith("| plain"))

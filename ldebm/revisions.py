@@ -1,0 +1,86 @@
+"""Reads files of other revisions from git: commits, branches, tags, and `dvc exp` names.
+
+Experiments of DVC are commits under ``refs/exps``; git finds them without DVC.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from ldebm.errors import UsageError
+
+__all__ = ["file_at", "git", "hashes_at", "resolve"]
+
+
+def git(*arguments: str, root: Path = Path(), stdin: bytes | None = None) -> bytes | None:
+    """What git prints, or None if it fails or is not installed."""
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, check=False, input=stdin
+        )
+    except FileNotFoundError:
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def resolve(revision: str, root: Path = Path()) -> str:
+    """The commit that a git revision or the name of a `dvc exp` means.
+
+    Raises:
+        UsageError: there is none, or several experiments have the name.
+    """
+    if not revision.startswith("-"):
+        found = git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", root=root)
+        if found:
+            return found.decode().strip()
+    listing = git("for-each-ref", "refs/exps", "--format=%(objectname) %(refname)", root=root)
+    named = {
+        line.split(" ", 1)[0]
+        for line in (listing or b"").decode().splitlines()
+        if line.endswith(f"/{revision}") and "/celery/" not in line
+    }
+    if len(named) == 1:
+        return named.pop()
+    what = "names several experiments" if named else "neither a git revision nor an experiment"
+    raise UsageError(f"{revision!r}: {what}; see `git log` and `dvc exp list --all-commits`")
+
+
+def file_at(revision: str, path: str, root: Path = Path()) -> bytes | None:
+    """The content of a file of the project at a revision; None if it was not there.
+
+    Raises:
+        UsageError: there is no such revision.
+    """
+    return git("show", f"{resolve(revision, root)}:./{path}", root=root)
+
+
+def hashes_at(
+    commit: str, paths: Sequence[str], root: Path = Path(), algorithm: str = "sha256"
+) -> dict[str, str | None] | None:
+    """The hashes of files at a commit, all in one call of git.
+
+    Returns:
+        None for a file that was not there; None altogether without the commit or without git.
+    """
+    prefix = git("rev-parse", "--show-prefix", root=root)
+    if prefix is None or git("cat-file", "-e", f"{commit}^{{commit}}", root=root) is None:
+        return None
+    place = prefix.decode().strip()
+    asked = "".join(f"{commit}:{place}{path}\n" for path in paths)
+    answer = git("cat-file", "--batch", root=root, stdin=asked.encode()) or b""
+    found: dict[str, str | None] = {}
+    at = 0
+    for path in paths:
+        end = answer.index(b"\n", at)
+        header = answer[at:end].split(b" ")
+        at = end + 1
+        if header[-1] == b"missing":
+            found[path] = None
+            continue
+        size = int(header[-1])
+        found[path] = hashlib.new(algorithm, answer[at : at + size]).hexdigest()
+        at += size + 1
+    return found

@@ -1,0 +1,181 @@
+"""The first difference of two files is named in the terms of their format."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ldebm.differences import Difference, first_difference
+from ldebm.files import write_array, write_csv, write_json, write_model, write_parquet
+
+
+def pair(tmp_path: Path, name: str) -> tuple[Path, Path]:
+    return tmp_path / "old" / name, tmp_path / "new" / name
+
+
+def differs(pair_of_paths: tuple[Path, Path]) -> Difference:
+    found = first_difference(*pair_of_paths)
+    assert found is not None
+    return found
+
+
+def test_equal_bytes_have_no_difference(tmp_path: Path):
+    files = pair(tmp_path, "a.json")
+    for path in files:
+        write_json(path, {"a": 1})
+    assert first_difference(*files) is None
+    assert first_difference(tmp_path / "old", tmp_path / "new") is None
+
+
+def test_of_a_model_the_tensor_the_index_both_values_and_the_largest_gap(tmp_path: Path):
+    files = pair(tmp_path, "model.safetensors")
+    weights = {"a": torch.zeros(3), "b.weight": torch.arange(6.0).reshape(2, 3)}
+    write_model(files[0], weights, {})
+    changed = weights["b.weight"].clone()
+    changed[0, 2] += 0.5
+    changed[1, 1] -= 2
+    write_model(files[1], weights | {"b.weight": changed}, {})
+    found = differs(files)
+    assert (found.where, found.expected, found.found) == ("tensor b.weight[0][2]", "2.0", "2.5")
+    assert found.more == "2 of 6 values differ, by 2 at most"
+
+
+def test_the_last_bit_of_a_bfloat16_counts(tmp_path: Path):
+    files = pair(tmp_path, "model.safetensors")
+    for path, value in zip(files, (1.0, 1.0078125), strict=True):
+        write_model(path, {"x": torch.tensor([0.5, value], dtype=torch.bfloat16)}, {})
+    found = differs(files)
+    assert (found.where, found.found) == ("tensor x[1]", "1.0078125")
+
+
+@pytest.mark.parametrize(
+    ("other", "where"),
+    [
+        ({"a": torch.zeros(2), "b": torch.zeros(1)}, "tensor b"),
+        ({"a": torch.zeros(3)}, "tensor a, shape"),
+        ({"a": torch.zeros(2, dtype=torch.float64)}, "tensor a, dtype"),
+        ({"a": torch.tensor(-0.0).expand(2)}, "tensor a[0]"),
+    ],
+)
+def test_of_models_missing_tensors_shapes_types_and_signs_of_zero(tmp_path: Path, other, where):
+    files = pair(tmp_path, "model.safetensors")
+    write_model(files[0], {"a": torch.zeros(2)}, {})
+    write_model(files[1], other, {})
+    assert differs(files).where == where
+
+
+def test_the_same_nan_is_no_difference_but_the_header_is(tmp_path: Path):
+    files = pair(tmp_path, "model.safetensors")
+    for path, seed in zip(files, (0, 1), strict=True):
+        write_model(path, {"a": torch.tensor([float("nan")])}, {"seed": seed})
+    found = differs(files)
+    assert found.where == "header ldebm.seed"
+    assert (found.expected, found.found) == ("0", "1")
+
+
+def test_of_a_table_the_column_and_row(tmp_path: Path):
+    files = pair(tmp_path, "latents.parquet")
+    rows = {"id": np.arange(3), "mu": np.zeros((3, 2), dtype=np.float32)}
+    write_parquet(files[0], rows)
+    rows["mu"][1, 1] = 0.25
+    write_parquet(files[1], rows)
+    found = differs(files)
+    assert (found.where, found.expected, found.found) == (
+        "column mu, row 1",
+        "[0.0, 0.0]",
+        "[0.0, 0.25]",
+    )
+    assert found.more == "1 of 3 rows differ in this column"
+
+
+def test_of_tables_columns_and_row_counts(tmp_path: Path):
+    files = pair(tmp_path, "latents.parquet")
+    write_parquet(files[0], {"id": np.arange(3)})
+    write_parquet(files[1], {"name": np.arange(3)})
+    assert "id" in differs(files).expected
+    write_parquet(files[1], {"id": np.arange(4)})
+    assert (differs(files).where, differs(files).found) == ("rows", "4")
+
+
+@pytest.mark.parametrize(
+    ("other", "where", "expected", "found"),
+    [
+        ({"nll": {"test": 1.5}, "n": [1, 2]}, "key nll.test", "1.25", "1.5"),
+        ({"nll": {"test": 1.25}, "n": [1, 3]}, "key n[1]", "2", "3"),
+        ({"nll": {"test": 1.25}}, "key n", "[1, 2]", "missing"),
+        ({"nll": {"test": "1.25"}, "n": [1, 2]}, "key nll.test", "1.25", '"1.25"'),
+    ],
+)
+def test_of_json_the_key(tmp_path: Path, other, where, expected, found):
+    files = pair(tmp_path, "metrics.json")
+    write_json(files[0], {"nll": {"test": 1.25}, "n": [1, 2]})
+    write_json(files[1], other)
+    difference = differs(files)
+    assert (difference.where, difference.expected, difference.found) == (where, expected, found)
+
+
+def test_json_of_the_same_content_but_other_bytes_falls_back_to_the_byte(tmp_path: Path):
+    files = pair(tmp_path, "metrics.json")
+    write_json(files[0], {"a": 1})
+    files[1].parent.mkdir()
+    files[1].write_text(json.dumps({"a": 1}))
+    assert differs(files).where == "byte 1"
+
+
+def test_of_a_csv_the_cell(tmp_path: Path):
+    files = pair(tmp_path, "curve.csv")
+    write_csv(files[0], ["update", "loss"], [[1, 0.5], [2, 0.25]])
+    write_csv(files[1], ["update", "loss"], [[1, 0.5], [2, 0.2]])
+    found = differs(files)
+    assert (found.where, found.expected, found.found) == ("row 2, column loss", '"0.25"', '"0.2"')
+    write_csv(files[1], ["update", "loss"], [[1, 0.5]])
+    assert differs(files).found == "missing"
+
+
+def test_of_an_array_the_index(tmp_path: Path):
+    files = pair(tmp_path, "x.npy")
+    write_array(files[0], np.zeros((2, 2), dtype=np.int16))
+    write_array(files[1], np.array([[0, 0], [7, 0]], dtype=np.int16))
+    assert (differs(files).where, differs(files).found) == ("array[1][0]", "7")
+
+
+def test_of_long_lines_what_surrounds_the_difference(tmp_path: Path):
+    files = pair(tmp_path, "index.html")
+    for path, word in zip(files, ("one", "two"), strict=True):
+        path.parent.mkdir()
+        path.write_text("first\n" + "x" * 500 + word + "y" * 500)
+    found = differs(files)
+    assert found.where == "line 2"
+    assert "one" in found.expected
+    assert "two" in found.found
+    assert len(found.found) < 100
+
+
+def test_of_other_files_the_byte_and_of_damaged_ones_too(tmp_path: Path):
+    for name in ("figure.png", "model.safetensors", "latents.parquet"):
+        files = pair(tmp_path, name)
+        for path, content in zip(files, (b"\xff\x00\x01", b"\xff\x00\x02\x03"), strict=True):
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
+        found = differs(files)
+        assert (found.where, found.expected, found.found) == ("byte 2", "0x01", "0x02")
+        assert found.more == "sizes 3 bytes and 4 bytes"
+
+
+def test_of_folders_the_first_file_and_what_is_missing(tmp_path: Path):
+    for folder in ("old", "new"):
+        write_json(tmp_path / folder / "b/metrics.json", {"a": folder})
+    found = differs((tmp_path / "old", tmp_path / "new"))
+    assert (found.file, found.where) == ("b/metrics.json", "key a")
+    write_json(tmp_path / "new/a.json", {})
+    found = differs((tmp_path / "old", tmp_path / "new"))
+    assert (found.file, found.expected, found.found) == ("a.json", "missing", "present")
+    assert str(found) == "a.json: file: missing -> present"
+
+
+def test_a_folder_in_place_of_a_file(tmp_path: Path):
+    write_json(tmp_path / "old", {})
+    (tmp_path / "new").mkdir()
+    assert differs((tmp_path / "old", tmp_path / "new")).found == "a folder"

@@ -1,0 +1,247 @@
+"""Every kind of tampering is found, and what was tampered with is named."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ldebm.files import hash_path, read_json, write_json
+from ldebm.lineage import dvc_md5, recorded
+from ldebm.trace import trace
+from ldebm.verify import Problem, verify
+from tests.unit.lineage_project import (
+    CODE,
+    MODEL,
+    build,
+    edit_record,
+    execute,
+    git,
+    lock,
+    record_of,
+    write_lock,
+)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    return build(tmp_path_factory.mktemp("built"))
+
+
+@pytest.fixture
+def project(built: Path, tmp_path: Path) -> Path:
+    """A copy to tamper with."""
+    return shutil.copytree(built, tmp_path / "project")
+
+
+def check(root: Path, **options) -> list[Problem]:
+    return verify(trace("e", root), root, **options)
+
+
+def named(problems: list[Problem], kind: str, name: str, message: str = "") -> bool:
+    return any(p.kind == kind and name in p.name and message in str(p) for p in problems)
+
+
+def test_an_untouched_project_has_no_problem(project: Path):
+    assert check(project) == []
+
+
+def test_the_walk_at_a_revision_reads_the_lock_of_that_commit(project: Path):
+    git(project, "add", "-f", "dvc.lock")
+    git(project, "commit", "-q", "-m", "built")
+    stages = lock(project)
+    stages["prior@e-0"]["outs"][0]["md5"] = "0" * 32
+    write_lock(project, stages)
+    now, before = trace("e", project), trace("e", project, "HEAD")
+    assert now.steps[0].outputs != before.steps[0].outputs
+    assert before.steps[0].record is not None
+
+
+@pytest.mark.parametrize("path", [MODEL, "data/bound/e.json", "data/packed/mine/meta.json"])
+def test_a_changed_artifact_is_named(project: Path, path: str):
+    (project / path).write_text("tampered")
+    assert named(check(project), "artifact", path, "differs")
+
+
+def test_changed_raw_data_is_named(project: Path):
+    (project / "data/raw/mine/a.txt").write_text("1 3")
+    assert named(check(project), "artifact", "data/raw/mine/a.txt", "differs")
+
+
+def test_a_changed_file_of_the_same_size_and_time_is_named(project: Path):
+    path = project / MODEL
+    before = path.stat()
+    path.write_text("weightz")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+    assert named(check(project), "artifact", MODEL, "differs")
+
+
+def test_a_file_that_grew_with_its_old_time_is_named(project: Path):
+    path = project / MODEL
+    before = path.stat()
+    path.write_text("weights and more")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert named(check(project), "artifact", MODEL, "differs")
+
+
+def test_in_a_folder_the_changed_file_is_named(project: Path):
+    stages = lock(project)
+    stages["fetch@mine"] = execute(project, "fetch@mine", [], {}, **{"data.mine": {"train": 10}})
+    with recorded(
+        "fetch@mine", inputs=[], outputs=["data/raw/mine"], params={"data.mine": {"train": 10}},
+        seed=0, root=project,
+    ):  # fmt: skip
+        pass
+    entry = {"path": "data/raw/mine", "md5": dvc_md5(project / "data/raw/mine")}
+    write_lock(project, stages | {"fetch@mine": stages["fetch@mine"] | {"outs": [entry]}})
+    (project / "data/raw/mine/b").write_text("more")
+    assert named(check(project), "artifact", "data/raw/mine", "differs in b,")
+
+
+def test_missing_data_are_named_and_those_of_others_do_not_matter(project: Path):
+    shutil.rmtree(project / "data/raw/mine")
+    assert named(check(project), "artifact", "data/raw/mine/a.txt", "missing")
+
+
+def test_a_packed_file_that_the_binding_names_is_named(project: Path):
+    (project / "data/packed/mine/meta.json").unlink()
+    assert named(check(project), "data", "data/packed/mine/meta.json", "data/bound/e.json names it")
+
+
+def test_a_parameter_that_was_changed_after_the_run_is_named_by_its_full_key(project: Path):
+    path = project / "params.yaml"
+    path.write_text(path.read_text().replace("levels: 6", "levels: 4"))
+    (problem,) = check(project)
+    assert named(
+        [problem], "param", "experiments.e.prior.levels", "is 4, prior@e-0 was built with 6"
+    )
+
+
+def test_a_parameter_of_the_data_counts_as_well(project: Path):
+    path = project / "params.yaml"
+    path.write_text(path.read_text().replace("train: 10", "train: 11"))
+    assert named(check(project), "param", "data.mine.train")
+
+
+def test_a_changed_code_file_is_named(project: Path):
+    (project / "stages/prior.py").write_text("# other\n")
+    assert named(check(project), "code", "stages/prior.py", "differs")
+
+
+def test_a_deleted_record_is_named_unless_records_are_elsewhere(project: Path):
+    record_of(project, "bind@e").unlink()
+    assert named(check(project), "record", "lineage/bind@e", "missing")
+    assert check(project, need_records=False) == []
+
+
+def test_a_record_that_is_not_json_any_more_is_named(project: Path):
+    path = record_of(project, "bind@e")
+    path.write_text("{")
+    assert named(check(project), "record", path.name, "not valid JSON")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("device", "cuda"),
+        ("seconds", 1e6),
+        ("started", "2001-01-01T00:00:00+00:00"),
+        ("versions", {"torch": "9"}),
+        ("flow_run", "x"),
+        ("numerics", {"threads": 9}),
+    ],
+)
+def test_an_edited_field_of_a_record_breaks_its_seal(project: Path, field: str, value):
+    path = record_of(project, "prior@e-0")
+    write_json(path, read_json(path) | {field: value})
+    assert named(check(project), "record", path.name, "was edited")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r | {"params": {"experiments.e.prior": {"levels": 5}}}, "on the parameters"),
+        (lambda r: r | {"inputs": []}, "what prior@e-0 read: data/bound/e.json"),
+        (lambda r: r | {"command": "python x", "ran_by": "dvc"}, "on the command"),
+        (lambda r: r | {"code_md5": {CODE[0]: "0" * 32}}, "other code than dvc.lock lists"),
+        (lambda r: r | {"code": r["code"] | {"ldebm/new.py": ""}}, "that dvc.lock does not list"),
+        (lambda r: r | {"seed": 1}, "says seed 1"),
+        (lambda r: r | {"validation": {"data": "mine", "success": False}}, "was not valid"),
+        (lambda r: r | {"git": {"commit": "0" * 40, "dirty": False}}, "not in this repository"),
+    ],
+)
+def test_a_record_that_fits_itself_but_not_the_rest_is_named(project: Path, change, message):
+    path = edit_record(project, "prior@e-0", change)
+    assert named(check(project), "record", path.name, message)
+
+
+def test_a_resealed_record_with_other_outputs_does_not_agree_with_the_lock(project: Path):
+    def change(record: dict) -> dict:
+        (output,) = record["outputs"]
+        return record | {"outputs": [output | {"md5": "0" * 32, "sha256": "0" * 64}]}
+
+    path = edit_record(project, "prior@e-0", change)
+    assert named(
+        check(project),
+        "record",
+        path.name,
+        f"does not agree with dvc.lock on what prior@e-0 wrote: {MODEL}",
+    )
+
+
+def test_a_resealed_sha256_is_held_against_the_file(project: Path):
+    def change(record: dict) -> dict:
+        (output,) = record["outputs"]
+        return record | {"outputs": [output | {"sha256": "0" * 64}]}
+
+    edit_record(project, "prior@e-0", change)
+    assert named(check(project), "record", MODEL, "sha256 differs from lineage/prior@e-0")
+
+
+def test_a_renamed_record_is_named(project: Path):
+    path = record_of(project, "prior@e-0")
+    path.rename(path.with_name("prior@e-0-0000.json"))
+    assert named(check(project), "record", "prior@e-0-0000.json", "name of its content")
+
+
+def test_an_artifact_and_lock_edited_together_do_not_agree_with_the_record(project: Path):
+    (project / MODEL).write_text("tampered")
+    stages = lock(project)
+    stages["prior@e-0"]["outs"][0]["md5"] = dvc_md5(project / MODEL)
+    write_lock(project, stages)
+    assert named(check(project), "record", "lineage/prior@e-0", MODEL)
+
+
+def test_a_stage_that_read_other_bytes_than_the_one_before_wrote_is_named(project: Path):
+    (project / "data/raw/mine/a.txt").write_text("new")
+    stages = lock(project)
+    outs = stages["fetch@mine"]["outs"]
+    outs[0]["md5"] = dvc_md5(project / "data/raw/mine/a.txt")
+    write_lock(project, stages)
+    assert named(check(project), "lock", "data/raw/mine/a.txt", "pack@mine read")
+
+
+def test_code_that_its_commit_does_not_have_is_named(project: Path):
+    path = project / "stages/prior.py"
+    path.write_text("# edited\n")
+    stages = lock(project)
+    for stage in stages.values():
+        for dep in stage["deps"]:
+            if dep["path"] == "stages/prior.py":
+                dep["md5"] = dvc_md5(path)
+    write_lock(project, stages)
+    for stage in stages:
+        edit_record(project, stage, lambda r: r | {
+            "code": r["code"] | {"stages/prior.py": hash_path(path)},
+            "code_md5": r["code_md5"] | {"stages/prior.py": dvc_md5(path)},
+            "git": r["git"] | {"dirty": False},
+        })  # fmt: skip
+    assert named(check(project), "record", "prior@e-0", "other code than its commit")
+
+
+def test_records_of_a_queue_without_dvc_are_verified_too(project: Path):
+    (project / "dvc.lock").unlink()
+    assert check(project) == []
+    (project / MODEL).write_text("tampered")
+    assert named(check(project), "artifact", MODEL, "lineage/prior@e-0")
