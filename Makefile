@@ -24,7 +24,7 @@ unexport PYTHONHOME VIRTUAL_ENV
 
 SELECT := $(strip $(subst $(comma), ,$(RUN)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(EPOCHS),--epochs $(EPOCHS)))
 
-.PHONY: help setup repro select test lint types unit bench report results docs closure gpu-campaign clean
+.PHONY: help setup repro select test lint types unit bench report results docs closure gpu-campaign server worker clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/' | \
@@ -82,6 +82,12 @@ MINUTES  ?= 0
 gpu-campaign: setup ## Queue of the PTB runs and benchmarks for a GPU machine; resumable; CAMPAIGN=folder MINUTES=n
 	@python -m benchmarks.campaign --prepare $(CAMPAIGN)
 	@python -m benchmarks.campaign --run $(CAMPAIGN) --out $(CAMPAIGN)/out --minutes $(MINUTES)
+
+server: setup ## Start Prefect's server on this machine (http://127.0.0.1:4200); docs/operations.md
+	@prefect server start
+
+worker: setup ## Register prefect.yaml with the server and work on its runs
+	@deploy/worker.sh
 
 clean: ## Remove stage outputs and half-finished work, not the DVC cache and not .venv
 	@git clean -qfdX -- data models reports site lineage .ckpt dvc_plots

@@ -1,0 +1,106 @@
+"""What a flow shows in Prefect: one progress bar, a table and a page of text per run.
+
+An artifact that cannot be written (a server that has gone) never fails a build.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+
+from pipelines.reporting import report_lines, stage_rows
+from pipelines.types import BuildReport, StageOutcome
+
+__all__ = ["ProgressBar", "publish", "publish_report"]
+
+UPDATE_SECONDS = 2.0
+logger = logging.getLogger(__name__)
+
+
+class ProgressBar:
+    """The progress artifact of a build: the share of its estimated time that is done.
+
+    Args:
+        key: lower-case letters, numbers and dashes.
+        weights: seconds by stage, for those that may run.
+    """
+
+    def __init__(self, key: str, weights: Mapping[str, float | None]) -> None:
+        known = [value for value in weights.values() if value]
+        usual = sum(known) / len(known) if known else 1.0
+        self.weights = {name: value or usual for name, value in weights.items()}
+        self.lines: dict[str, str] = {}
+        self.done: set[str] = set()
+        self._shown: tuple[float, str] | None = None
+        self._at = 0.0
+        self._id: UUID | None = None
+        if self.weights:
+            made = _quietly(lambda: create_progress_artifact(0.0, key, "starting"))
+            self._id = made if isinstance(made, UUID) else None
+
+    def line(self, name: str, text: str) -> None:
+        """Takes the newest line of a running stage's log."""
+        self.lines[name] = text
+
+    def finished(self, outcome: StageOutcome) -> None:
+        """Takes the end of a stage."""
+        self.done.add(outcome.name)
+        self.lines.pop(outcome.name, None)
+
+    def update(self, force: bool = False) -> None:
+        """Writes the artifact, at most every two seconds (C18)."""
+        now = time.monotonic()
+        if self._id is None or (now - self._at < UPDATE_SECONDS and not force):
+            return
+        self._at = now
+        part = sum(weight for name, weight in self.weights.items() if name in self.done)
+        percent = round(100.0 * part / sum(self.weights.values()), 1)
+        count = f"{len(self.done & self.weights.keys())} of {len(self.weights)} stages"
+        text = "; ".join([count, *(f"{name}: {line}" for name, line in self.lines.copy().items())])
+        if (percent, text) != self._shown:
+            self._shown = (percent, text)
+            artifact = self._id
+            _quietly(lambda: update_progress_artifact(artifact, percent, text))
+
+
+def _quietly(write: Callable[[], Any]) -> Any:
+    try:
+        return write()
+    except Exception as error:
+        logger.warning("an artifact could not be written: %s", error)
+        return None
+
+
+def publish(key: str, table: Sequence[Mapping[str, Any]], markdown: str, title: str) -> None:
+    """Writes a table and a page of text."""
+    slug = re.sub(r"[^a-z0-9-]+", "-", key.lower()).strip("-")
+    rows = [dict(row) for row in table]
+    if rows:
+        _quietly(lambda: create_table_artifact(rows, f"{slug}-table", title))
+    _quietly(lambda: create_markdown_artifact(markdown, f"{slug}-report", title))
+
+
+def publish_report(report: BuildReport) -> None:
+    """Writes the artifacts of a build."""
+    failures = report.having("failed")
+    text = ["# Build", ""]
+    text += [f"- {line}" for line in report_lines(report)[:3]]
+    for stage in failures:
+        text += ["", f"## {stage.name} failed", "", "```text", stage.message, "```"]
+    text += ["", "| stage | status | seconds | attempts |", "| --- | --- | --- | --- |"]
+    text += [
+        f"| {row['stage']} | {row['status']} | {row['seconds']} | {row['attempts']} |"
+        for row in stage_rows(report.stages)
+    ]
+    publish("build", stage_rows(report.stages), "\n".join(text) + "\n", "Build")

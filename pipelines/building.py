@@ -1,0 +1,292 @@
+"""One build from selection to report, without Prefect: prepare a place, dispatch, bring home.
+
+The flows in ``build`` and ``sweep`` say how a stage is submitted and where its progress goes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ldebm.errors import UsageError
+from pipelines.dag import Dag, ask_dvc, read_dag
+from pipelines.dispatch import POLL, Dispatcher, Landed, Options, Place, Submit
+from pipelines.estimate import Estimate, estimate, recorded_seconds
+from pipelines.slots import Need, Slots, need_of
+from pipelines.types import BuildReport, Selection, StageOutcome
+from pipelines.worktree import State, Workspace
+
+__all__ = ["Job", "opened", "planned", "read_params", "run_jobs", "select"]
+
+WORKSPACE = "workspace"  # name of the worktree of builds that land in the workspace
+
+
+@dataclass
+class Job:
+    """A build with its place prepared.
+
+    Attributes:
+        workspace: the user's project.
+        selection: what was asked for.
+        dag: the stages of the selection.
+        stale: those that may have to run.
+        estimate: their cost.
+        slots: of the machine.
+        needs: what each stage occupies.
+        place: where they run; its project is the workspace itself when nothing is stale.
+        state: what is built.
+        options: how stages are run.
+        lock_before: dvc.lock of that state.
+    """
+
+    workspace: Workspace
+    selection: Selection
+    dag: Dag
+    stale: list[str]
+    estimate: Estimate
+    slots: Slots
+    needs: dict[str, Need]
+    place: Place
+    state: State
+    options: Options
+    lock_before: str = ""
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def lands(self) -> bool:
+        """Whether the result goes into the workspace."""
+        return not self.selection.in_worktree
+
+    def start(self, names: Collection[str] | None = None) -> Dispatcher:
+        """A dispatcher of the stages, or of some with all that they need."""
+        dag = self.dag if names is None else self.dag.part(names)
+        known = {name: value or 0.0 for name, value in self.estimate.seconds.items()}
+        return Dispatcher(
+            dag,
+            self.place.project,
+            self.slots,
+            self.workspace.runs / "work",
+            self.needs,
+            known,
+            self.options.keep_going,
+        )
+
+    def home(self, dispatcher: Dispatcher) -> None:
+        """Brings home what was built: dvc.lock in its order, outputs where they are wanted."""
+        outcomes = dispatcher.outcomes
+        order = list(self.dag.stages)
+        done = [
+            name
+            for name in self.stale
+            if name in outcomes and outcomes[name].status in ("built", "cached")
+        ]
+        self.workspace.order_lock(self.place.project, self.lock_before, order)
+        if self.lands and done:
+            self.workspace.land(self.place.project, order, done)
+
+    def settle(self, names: Collection[str]) -> None:
+        """Takes note that stages are up to date now, though they were not."""
+        stages = {
+            name: replace(stage, changes=()) if name in names else stage
+            for name, stage in self.dag.stages.items()
+        }
+        self.dag = Dag(stages)
+        self.stale = self.dag.stale()
+
+    def report(self, stages: Sequence[StageOutcome]) -> BuildReport:
+        """What became of it."""
+        where = self.workspace.root if self.lands else self.place.project
+        return BuildReport(
+            worktree=where,
+            commit=self.state.commit,
+            dirty=self.state.dirty or bool(self.selection.overrides),
+            dvc_lock=where / "dvc.lock",
+            stages=tuple(stages),
+            seconds=time.monotonic() - self.started,
+            flow_run=self.place.flow_run,
+        )
+
+
+def run_jobs(
+    jobs: Mapping[Dispatcher, tuple[Job, Submit, Landed]],
+    tick: Callable[[], None] | None = None,
+) -> None:
+    """Runs dispatchers side by side to their end, and brings home what was built, in any case.
+
+    When it is interrupted (a signal, an error), the running stages are told to stop first, so that
+    a training writes its checkpoint, and this waits for their end.
+    """
+    try:
+        while not all(dispatcher.finished for dispatcher in jobs):
+            for dispatcher, (job, submit, landed) in jobs.items():
+                dispatcher.step(submit, job.place.cancel.is_set(), landed)
+            if tick is not None:
+                tick()
+            time.sleep(POLL)
+    except BaseException:
+        for job, _, _ in jobs.values():
+            job.place.cancel.set()
+        for dispatcher in jobs:
+            dispatcher.drain()
+        raise
+    finally:
+        for dispatcher, (job, _, _) in jobs.items():
+            job.home(dispatcher)
+
+
+def select(path: Path, selection: Selection) -> None:
+    """Writes experiments, seeds and length into a parameter file, then the overrides.
+
+    Raises:
+        UsageError: an unknown experiment or parameter, or a value that is none.
+    """
+    from ldebm.selection import select_run
+
+    if selection.experiments or selection.seeds or selection.epochs is not None:
+        seeds = ",".join(str(seed) for seed in selection.seeds) or None
+        epochs = None if selection.epochs is None else str(selection.epochs)
+        select_run(path, list(selection.experiments), seeds, epochs)
+    if selection.overrides:
+        try:
+            ask_dvc(path.parent, "--set", *selection.overrides)
+        except UsageError as error:
+            said = str(error).partition("this project: ")[2]
+            text = ", ".join(selection.overrides)
+            raise UsageError(f"override {text}: expected dotted.key=value; {said}") from None
+
+
+def name_of(selection: Selection, state: State) -> str:
+    """Name of the worktree: the same for the same build, so that it goes on where it was."""
+    if not selection.in_worktree:
+        return WORKSPACE
+    facts = [state.tree, selection.experiments, selection.seeds, selection.epochs]
+    text = json.dumps([*facts, selection.overrides], default=str)
+    return f"{state.commit[:8]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+@contextlib.contextmanager
+def opened(
+    selection: Selection,
+    root: Path | Workspace = Path(),
+    *,
+    slots: Slots | None = None,
+    options: Options | None = None,
+    flow_run: str | None = None,
+) -> Iterator[Job]:
+    """Prepares a build and holds its place until the block ends.
+
+    Raises:
+        UsageError: the selection or the project is wrong.
+        Busy: the same is being built already.
+    """
+    started = time.monotonic()
+    workspace = root if isinstance(root, Workspace) else Workspace(root)
+    slots = slots or Slots()
+    options = options or Options()
+    state = workspace.state(selection.revision) if selection.in_worktree else None
+    name = WORKSPACE if state is None else name_of(selection, state)
+    with workspace.locked(name) as fd:
+        if state is None:
+            select(workspace.root / "params.yaml", selection)
+            state = workspace.state()
+            dag = read_dag(workspace.root, selection.targets)
+            project, lock_before = workspace.root, ""
+            if dag.stale():
+                project = workspace.checkout(name, state)
+                lock_before = _text(project / "dvc.lock")
+                _fill(workspace, project, dag)
+        else:
+            project = workspace.checkout(name, state)
+            lock_before = _text(project / "dvc.lock")
+            select(project / "params.yaml", selection)
+            workspace.bring(project, _user_files(project))
+            workspace.dvc("checkout", "--force", "-q", cwd=project)
+            dag = read_dag(project, selection.targets)
+        params = read_params(project, strict=selection.revision is None)
+        needs = {item: need_of(stage, params, slots.gpus) for item, stage in dag.stages.items()}
+        stale = dag.stale()
+        width = max(1, slots.cpu)
+        logs = workspace.runs / "logs" / name
+        yield Job(
+            workspace=workspace,
+            selection=selection,
+            dag=dag,
+            stale=stale,
+            estimate=estimate(dag, stale, recorded_seconds(workspace.root), width),
+            slots=slots,
+            needs=needs,
+            place=Place(project, logs, (fd,), flow_run),
+            state=state,
+            options=options,
+            lock_before=lock_before,
+            started=started,
+        )
+
+
+def _fill(workspace: Workspace, project: Path, dag: Dag) -> None:
+    """Puts what is up to date into a worktree: the stages that run read it."""
+    workspace.bring(project, _user_files(project))
+    fresh = [name for name, stage in dag.stages.items() if not stage.changes]
+    if fresh:
+        workspace.land(workspace.root, list(dag.stages), fresh, target=project)
+
+
+def planned(
+    selection: Selection, root: Path = Path(), slots: int | None = None
+) -> tuple[Dag, Estimate, State]:
+    """What a build would do, without changing the workspace."""
+    chosen = bool(selection.experiments or selection.seeds or selection.epochs is not None)
+    if chosen or selection.in_worktree:
+        with opened(replace(selection, isolated=True), root, slots=Slots(slots)) as job:
+            return job.dag, job.estimate, job.state
+    workspace = Workspace(root)
+    dag = read_dag(workspace.root, selection.targets)
+    known = recorded_seconds(workspace.root)
+    return dag, estimate(dag, dag.stale(), known, Slots(slots).cpu), workspace.state()
+
+
+def read_params(project: Path, strict: bool) -> Any:
+    """The typed parameters of a project; None if it is of another kind.
+
+    Args:
+        project: its folder.
+        strict: parameters that this version does not know are an error, else None too.
+
+    Raises:
+        UsageError: params.yaml is wrong.
+    """
+    import yaml
+
+    from ldebm.config import load_params
+
+    path = project / "params.yaml"
+    if not path.is_file():
+        return None
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path}: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict) or "experiments" not in content:
+        return None
+    try:
+        return load_params(path)
+    except UsageError:
+        if strict:
+            raise
+        return None  # a revision with other parameters than this version knows
+
+
+def _user_files(project: Path) -> list[str]:
+    """Data files of the user that params.yaml names."""
+    params = read_params(project, strict=False)
+    return [] if params is None else [data.path for data in params.data.values() if data.path]
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""

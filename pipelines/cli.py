@@ -1,0 +1,249 @@
+"""``python -m pipelines``: the flows from the command line.
+
+    python -m pipelines build [RUN ...] [--seeds 0,1] [-S key=value ...] [--rev REVISION]
+    python -m pipelines sweep 'key=a,b,c' ['key=x,y' ...] [--run NAME] [--seeds 0,1,2]
+    python -m pipelines audit STAGE ...
+    python -m pipelines clean [--days 7] [--cache] [--delete]
+    python -m pipelines changes | retrain | champion | promote    (model_commands)
+
+Prefect is loaded only where a flow runs: a build of what is up to date ends without it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ldebm.errors import LdebmError, UsageError
+from pipelines import model_commands
+from pipelines.types import BuildReport, Selection, StageOutcome
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="pipelines",
+    help="Flows over the DAG of DVC. They need no server, and use one that is configured.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for _command in model_commands.COMMANDS:
+    app.command()(_command)
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Seeds = Annotated[str, typer.Option(help="Comma-separated.")]
+Epochs = Annotated[float | None, typer.Option(help="Length of every training.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set-param", "-S", help="key=value, as for dvc exp run.")
+]
+Revision = Annotated[str | None, typer.Option("--rev", help="Build this commit, branch or tag.")]
+Target = Annotated[list[str] | None, typer.Option("--target", help="Stage or output; repeatable.")]
+SlotCount = Annotated[int | None, typer.Option("--slots", min=1, help="CPU slots.")]
+Retries = Annotated[int, typer.Option(min=0, help="After infrastructure errors.")]
+Pull = Annotated[bool, typer.Option("--pull", help="Take from the DVC remote what it has.")]
+
+
+@app.command("build")
+def build_command(
+    run: Annotated[list[str] | None, typer.Argument(help="Groups or experiments.")] = None,
+    seeds: Seeds = "",
+    epochs: Epochs = None,
+    overrides: Sets = None,
+    revision: Revision = None,
+    targets: Target = None,
+    isolated: Annotated[
+        bool, typer.Option("--isolated", help="Keep the result in a worktree of its own.")
+    ] = False,
+    slots: SlotCount = None,
+    retries: Retries = 2,
+    timeout: Annotated[float | None, typer.Option(help="Seconds for a stage.")] = None,
+    stop: Annotated[bool, typer.Option("--stop", help="Start nothing after a failure.")] = False,
+    pull: Pull = False,
+    push: Annotated[bool, typer.Option("--push", help="Give the result to the remote.")] = False,
+    dry: Annotated[bool, typer.Option("--dry", help="Only say what would run.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Build a selection: as `dvc repro`, but independent stages run at the same time.
+
+    With -S or --rev the result stays in a worktree, and the workspace is left as it is.
+    """
+    selection = Selection(
+        revision=revision,
+        experiments=tuple(run or ()),
+        seeds=_seeds(seeds),
+        epochs=epochs,
+        overrides=tuple(overrides or ()),
+        targets=tuple(targets or ()),
+        isolated=isolated,
+    )
+    _check(selection)
+    plain = not (selection.in_worktree or selection.experiments or seeds or epochs or push)
+    report = _up_to_date(selection, slots, dry, as_json) if dry or plain else None
+    if dry:
+        return
+    if report is None:
+        from pipelines.build import build
+
+        report = build(
+            selection,
+            cpu_slots=slots,
+            retries=retries,
+            stage_timeout=timeout,
+            keep_going=not stop,
+            pull=pull,
+            push=push,
+        )
+    if as_json:
+        typer.echo(json.dumps(report.to_json(), indent=1))
+    else:
+        from pipelines.reporting import report_lines
+
+        typer.echo("\n".join(report_lines(report)))
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def _up_to_date(
+    selection: Selection, slots: int | None, dry: bool, as_json: bool
+) -> BuildReport | None:
+    """The report of a build that has nothing to do; None if it has. ``dry`` prints the plan."""
+    from pipelines.building import planned
+
+    dag, estimate, state = planned(selection, Path(), slots)
+    if dry:
+        seconds = {name: estimate.seconds[name] for name in estimate.seconds}
+        if as_json:
+            total = {"elapsed": estimate.elapsed, "total": estimate.total}
+            typer.echo(json.dumps({"stages": seconds, **total}, indent=1))
+            return None
+        for name, value in seconds.items():
+            reasons = dag.stages[name].changes
+            why = reasons[0] if reasons else "needs one of those above"
+            more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
+            known = "  ?" if value is None else f"{value:.0f} s"
+            typer.echo(f"{name:<40} {known:>8}  {why}{more}")
+        typer.echo(estimate.line())
+        return None
+    if estimate.seconds:
+        return None
+    root = Path().resolve()
+    stages = tuple(StageOutcome(name, "cached") for name in dag.stages)
+    return BuildReport(root, state.commit, state.dirty, root / "dvc.lock", stages)
+
+
+@app.command("sweep")
+def sweep_command(
+    axes: Annotated[list[str], typer.Argument(help="key=a,b,c; every combination is built.")],
+    run: Annotated[list[str] | None, typer.Option(help="Group or experiment; repeatable.")] = None,
+    seeds: Seeds = "",
+    epochs: Epochs = None,
+    overrides: Sets = None,
+    revision: Revision = None,
+    targets: Target = None,
+    slots: SlotCount = None,
+    retries: Retries = 2,
+    pull: Pull = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for the tables.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Build every combination of parameters, with all seeds, and write a table."""
+    from pipelines.sweep import sweep
+
+    selection = Selection(
+        revision=revision,
+        experiments=tuple(run or ()),
+        seeds=_seeds(seeds),
+        epochs=epochs,
+        overrides=tuple(overrides or ()),
+        targets=tuple(targets or ()),
+    )
+    _check(selection)
+    report = sweep(axes, selection, cpu_slots=slots, retries=retries, pull=pull, out=out)
+    if as_json:
+        typer.echo((report.folder / "sweep.json").read_text(), nl=False)
+    else:
+        typer.echo((report.folder / "report.md").read_text(), nl=False)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command("audit")
+def audit_command(
+    stages: Annotated[list[str], typer.Argument(help="Stages, or patterns such as 'prior@*'.")],
+    slots: SlotCount = None,
+    as_json: AsJson = False,
+) -> None:
+    """Execute stages again and compare the bytes."""
+    from pipelines.audit import audit
+
+    report = audit(stages, cpu_slots=slots)
+    typer.echo(json.dumps(report.to_json(), indent=1) if as_json else "\n".join(report.lines()))
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command("clean")
+def clean_command(
+    days: Annotated[float, typer.Option(min=0, help="Younger things are kept.")] = 7.0,
+    cache: Annotated[bool, typer.Option("--cache", help="Collect DVC's cache too.")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Do it; else only say it.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove what finished builds have left; says what would go, until --delete."""
+    from pipelines.clean import clean
+
+    report = clean(days=days, cache=cache, delete=delete)
+    typer.echo(json.dumps(report.to_json(), indent=1) if as_json else "\n".join(report.lines()))
+
+
+def _check(selection: Selection) -> None:
+    """Finds a wrong folder or revision before a server is started for the flow."""
+    from pipelines.worktree import Workspace
+
+    workspace = Workspace()
+    if selection.revision is not None:
+        workspace.state(selection.revision)
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() for part in parts):
+        raise UsageError(f"seeds {text!r}: expected integers separated by commas, as in 0,1,2")
+    return tuple(int(part) for part in parts)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line and exits: 2 for wrong usage, 1 for a failure, 130 when interrupted."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    debug = "--debug" in given
+    code: Any
+    try:
+        code = app(
+            args=[item for item in given if item != "--debug"],
+            prog_name="python -m pipelines",
+            standalone_mode=False,
+        )
+    except KeyboardInterrupt:
+        code = _failed("interrupted; the stages that ran have been stopped", 130)
+    except LdebmError as error:
+        if debug:
+            raise
+        code = _failed(str(error), error.exit_code)
+    except Exception as error:
+        message = getattr(error, "format_message", None)  # usage errors of the parser have one
+        if debug:
+            raise
+        if message is None:
+            code = _failed(f"{type(error).__name__}: {error}; `--debug` shows where", 1)
+        else:
+            code = _failed(f"{message()} (see `python -m pipelines --help`)", 2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _failed(message: str, code: int) -> int:
+    print("pipelines:", message, file=sys.stderr)
+    return code

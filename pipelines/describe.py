@@ -1,0 +1,99 @@
+"""Asks DVC for its DAG and prints it as JSON; ``pipelines.dag`` runs this file as a process.
+
+The templates of dvc.yaml are resolved, targets expanded, stages ordered and compared with the
+workspace by DVC itself (C1), in a process of its own because a ``Repo`` belongs to one thread.
+With ``--set`` it writes parameters instead, with ``--grid`` it lists the points of a sweep: both
+with the grammar and the code of ``dvc exp run -S``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import Any
+
+
+def describe(targets: list[str]) -> dict[str, Any]:
+    """Stages in the order of ``dvc repro``, with what DVC knows of each.
+
+    Args:
+        targets: stages or outputs; none: all of dvc.yaml.
+    """
+    from dvc.dependency import ParamsDependency
+    from dvc.repo import Repo
+    from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
+
+    repo = Repo(_wait_for_lock=True)
+    with repo.lock:
+        graph = get_active_graph(repo.index.graph)
+        wanted = [stage for target in targets for stage in _named(repo, target)]
+        planned = plan_repro(graph, wanted or collect_stages(repo, ["dvc.yaml"]))
+    names = [stage.addressing for stage in planned]
+    changed = repo.status(targets=names) if names else {}
+    stages = []
+    for stage in planned:
+        params: dict[str, Any] = {}
+        for dep in stage.deps:
+            if isinstance(dep, ParamsDependency):
+                params |= dep.read_params()
+        stages.append(
+            {
+                "name": stage.addressing,
+                "cmd": stage.cmd,
+                "deps": [d.def_path for d in stage.deps if not isinstance(d, ParamsDependency)],
+                "params": params,
+                "outs": [out.def_path for out in stage.outs],
+                "metrics": [out.def_path for out in stage.outs if out.metric],
+                "parents": sorted(parent.addressing for parent in graph.successors(stage)),
+                "changes": changed.get(stage.addressing, []),
+            }
+        )
+    return {"stages": stages}
+
+
+def _named(repo: Any, target: str) -> list[Any]:
+    """The stages that a name, or an output, stands for."""
+    from dvc.exceptions import OutputNotFoundError
+    from dvc.repo.reproduce import collect_stages
+
+    try:
+        return [out.stage for out in repo.find_outs_by_path(target)]
+    except OutputNotFoundError:
+        return list(collect_stages(repo, [target]))
+
+
+def override(settings: list[str]) -> dict[str, Any]:
+    """Writes parameters into their files (params.yaml where none is named)."""
+    from dvc.utils.cli_parse import to_path_overrides
+    from dvc.utils.hydra import apply_overrides
+
+    files = to_path_overrides(settings)
+    for path, values in files.items():
+        apply_overrides(path, values)
+    return {"files": sorted(files)}
+
+
+def grid(settings: list[str]) -> dict[str, Any]:
+    """Every combination of ``key=a,b,c``, as ``dvc exp run --queue -S`` makes them."""
+    from dvc.utils.hydra import get_hydra_sweeps
+
+    return {"points": [point[""] for point in get_hydra_sweeps({"": settings})]}
+
+
+def main() -> None:
+    """Answers on stdout; an error is its text on stderr and exit code 1."""
+    logging.getLogger("dvc").setLevel(logging.CRITICAL)
+    words = sys.argv[1:]
+    try:
+        action = {"--set": override, "--grid": grid}.get(words[0] if words else "")
+        content = action(words[1:]) if action else describe(words)
+    except Exception as error:  # whatever DVC or a user's dvc.yaml comes up with
+        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        print(" ".join(f"{error or type(error).__name__}{cause}".split()), file=sys.stderr)
+        sys.exit(1)
+    print(json.dumps(content))
+
+
+if __name__ == "__main__":
+    main()

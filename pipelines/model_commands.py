@@ -1,0 +1,129 @@
+"""Commands of ``python -m pipelines`` on models: changes, retrain, champion, promote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ldebm.config import load_params
+from ldebm.errors import LdebmError, UsageError
+
+__all__ = ["COMMANDS"]
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Experiment = Annotated[str, typer.Argument(help="An experiment of params.yaml.")]
+
+
+def changes(
+    datasets: Annotated[list[str] | None, typer.Argument(help="Default: those of `run:`.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say which data sets differ from what was built: the user's file, the mirror, parameters."""
+    from pipelines.changes import find_changes
+    from pipelines.evidence import handled
+
+    found = find_changes(Path(), datasets or (), handled=handled(Path()))
+    if as_json:
+        typer.echo(json.dumps([item.to_json() for item in found], indent=1))
+        return
+    for item in found:
+        typer.echo(f"{item.data:<16} {item.state:<8} {item.words}")
+
+
+def retrain(
+    experiments: Annotated[
+        list[str] | None, typer.Argument(help="Experiments or groups; default: `retrain:`.")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Comma-separated; default: `retrain:`.")] = "",
+    on_change: Annotated[
+        bool, typer.Option("--on-change", help="Only where the data changed.")
+    ] = False,
+    push: Annotated[bool, typer.Option("--push", help="Give the result to the remote.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Build challengers from HEAD, compare them with the champions, promote or refuse."""
+    parts = [part.strip() for part in seeds.split(",") if part.strip()]
+    if not all(part.isdecimal() for part in parts):
+        raise UsageError(f"seeds {seeds!r}: expected integers separated by commas, as in 0,1,2")
+    params = load_params("params.yaml")
+    for name in experiments or []:
+        if name not in params.groups:
+            params.experiment(name)  # a wrong name is found before a server is started
+    from pipelines.retrain import retrain as flow
+
+    state: Any = flow(
+        experiments or [], [int(part) for part in parts], on_change, push, return_state=True
+    )
+    found = state.result(raise_on_failure=False)
+    if isinstance(found, LdebmError):
+        raise found
+    if not isinstance(found, dict):
+        raise LdebmError(f"retraining ended as {state.type.value}: {state.message}")
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+    else:
+        typer.echo(found["summary"])
+        for verdict in found["verdicts"]:
+            typer.echo(f"  {verdict['experiment']}: {'; '.join(verdict['reasons'])}")
+        if found["name"]:
+            typer.echo(f"  retrain/{found['name']}/verdict.md")
+    if not state.is_completed():
+        raise typer.Exit(1)
+
+
+def champion(
+    experiment: Experiment,
+    revision: Annotated[str, typer.Argument(help="Where the challenger was built.")] = "HEAD",
+    as_json: AsJson = False,
+) -> None:
+    """Compare what is built at a revision with the registered champion; promotes nothing."""
+    import yaml
+
+    from pipelines.candidates import Revision, load_candidate
+    from pipelines.judging import against_champion
+
+    config = load_params("params.yaml").retrain
+    place = Revision(Path(), revision)
+    run = (yaml.safe_load(place.read("params.yaml") or b"{}") or {}).get("run") or {}
+    seeds = [int(seed) for seed in run.get("seeds", [])]
+    challenger = load_candidate(place, experiment, seeds)
+    verdict = against_champion(Path(), challenger, seeds, config)
+    if as_json:
+        typer.echo(json.dumps(verdict.to_json(), indent=1))
+        return
+    typer.echo(f"{verdict.champion or 'no champion'}  against  {verdict.challenger}")
+    typer.echo(f"{verdict.decision}: {'; '.join(verdict.reasons)}")
+    for note in verdict.notes:
+        typer.echo(f"note: {note}")
+
+
+def promote(
+    experiment: Experiment,
+    revision: Annotated[str, typer.Argument(help="The commit with the model.")] = "HEAD",
+    stage: Annotated[
+        list[str] | None, typer.Option(help="Registry stage; repeatable; default: `retrain:`.")
+    ] = None,
+    version: Annotated[str | None, typer.Option(help="v2.0.0; default: the next minor.")] = None,
+    message: Annotated[str, typer.Option(help="What the version's tag says.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Register the model of a commit and give it stages, by hand: no comparison is made."""
+    from pipelines.promotion import promote as register
+
+    stages = stage or load_params("params.yaml").retrain.stages
+    done = register(Path(), experiment, revision, stages=stages, version=version, message=message)
+    if as_json:
+        typer.echo(json.dumps(done.to_json(), indent=1))
+        return
+    created = ", ".join(done.created) or "nothing new"
+    typer.echo(
+        f"{done.artifact} {done.version} at {done.commit[:10]} holds {', '.join(done.stages)} "
+        f"({created})"
+    )
+
+
+COMMANDS: list[Callable[..., None]] = [changes, retrain, champion, promote]

@@ -1,0 +1,39 @@
+"""Reports of builds as lines and rows; needs no Prefect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pipelines.estimate import words
+from pipelines.types import BuildReport, StageOutcome, Status
+
+__all__ = ["report_lines", "stage_rows"]
+
+STATUSES: tuple[Status, ...] = ("built", "cached", "failed", "skipped")
+END = "\n"
+
+
+def stage_rows(stages: Sequence[StageOutcome]) -> list[dict[str, Any]]:
+    """The table of a build."""
+    return [
+        {
+            "stage": stage.name,
+            "status": stage.status,
+            "seconds": round(stage.seconds, 1),
+            "attempts": stage.attempts,
+            "message": stage.message.partition("\n")[0],
+        }
+        for stage in stages
+    ]
+
+
+def report_lines(report: BuildReport) -> list[str]:
+    """A build in a few lines; failures with the end of their logs."""
+    counts = [f"{len(found)} {status}" for status in STATUSES if (found := report.having(status))]
+    head = f"{', '.join(counts) or 'nothing to do'} in {words(report.seconds)}"
+    lines = [head, f"commit {report.commit[:10]}{' with changes' if report.dirty else ''}"]
+    lines.append(f"result in {report.worktree}")
+    lines += [f"{stage.name} failed: {stage.message}" for stage in report.having("failed")]
+    skipped = report.having("skipped")
+    return lines + [f"{stage.name} skipped: {stage.message.split(END)[0]}" for stage in skipped]

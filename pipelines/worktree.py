@@ -1,0 +1,374 @@
+"""The user's project, and worktrees beside it that share its DVC cache.
+
+A build runs in a git worktree (C2, C24), so that editing goes on while it runs. The worktree has
+the state that was asked for: a commit, or the workspace with its uncommitted changes. It lies in
+``.dvc/tmp/runs``, which git and DVC ignore, on the file system of the cache, so that outputs can be
+links. Checkpoints and lineage records are shared with the workspace by links.
+"""
+
+from __future__ import annotations
+
+import configparser
+import contextlib
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ldebm.errors import LdebmError, UsageError
+from ldebm.files import write_text
+from pipelines.dag import environment
+from pipelines.lockfile import lock_blocks, merge_lock, read_outs
+from pipelines.runner import GRACE
+from pipelines.slots import lock_file
+
+__all__ = ["Busy", "State", "Workspace"]
+
+SHARED = (".ckpt", "lineage")
+RUNS = Path(".dvc", "tmp", "runs")
+
+
+class Busy(LdebmError):
+    """Another build works in the same place."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What is built.
+
+    Attributes:
+        commit: full hash.
+        tree: hash of the git tree: that of the commit, or of the workspace as it is.
+        dirty: whether the two differ.
+    """
+
+    commit: str
+    tree: str
+    dirty: bool
+
+
+class Workspace:
+    """A DVC project under git, as the user sees it.
+
+    Args:
+        root: the project's folder.
+
+    Raises:
+        UsageError: no git repository with a commit, or no DVC project.
+    """
+
+    def __init__(self, root: Path = Path()) -> None:
+        self.root = root.resolve()
+        if not (self.root / ".dvc").is_dir():
+            raise UsageError(f"{self.root}: no DVC project here; run from the project's folder")
+        self.runs = self.root / RUNS
+        top = self._git_or_none("rev-parse", "--show-toplevel")
+        if top is None or self._git_or_none("rev-parse", "-q", "--verify", "HEAD") is None:
+            raise UsageError(
+                f"{self.root}: flows need a git repository with a commit, for their worktrees; "
+                "`git init`, `git add -A`, `git commit`, or build with `dvc repro`"
+            )
+        self.inside = self.root.relative_to(Path(top).resolve())
+        self._git_lock = threading.Lock()
+
+    def git(
+        self, *words: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> str:
+        """Output of a git command.
+
+        Raises:
+            LdebmError: it failed; with what it said.
+        """
+        done = subprocess.run(
+            ["git", *words],
+            cwd=cwd or self.root,
+            env={**os.environ, **(env or {})},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            said = " ".join(done.stderr.split())
+            raise LdebmError(f"git {' '.join(words[:2])}: {said or done.returncode}")
+        return done.stdout.strip()
+
+    def _git_or_none(self, *words: str) -> str | None:
+        try:
+            return self.git(*words)
+        except (LdebmError, FileNotFoundError):
+            return None
+
+    def dvc(self, *words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Runs a dvc command; the caller looks at its exit code."""
+        return subprocess.run(
+            [sys.executable, "-m", "dvc", *words],
+            cwd=cwd or self.root,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def state(self, revision: str | None = None) -> State:
+        """The state of a revision, or of the workspace with what is not committed.
+
+        Files that git ignores are left out. Neither the index nor any branch changes.
+
+        Raises:
+            UsageError: there is no such revision.
+        """
+        commit = self._git_or_none(
+            "rev-parse", "-q", "--verify", f"{revision or 'HEAD'}^{{commit}}"
+        )
+        if commit is None:
+            raise UsageError(f"revision {revision!r}: git does not know it; see `git log`")
+        committed = self.git("rev-parse", f"{commit}^{{tree}}")
+        if revision is not None:
+            return State(commit, committed, dirty=False)
+        self.runs.mkdir(parents=True, exist_ok=True)
+        index = self.runs / f".index-{os.getpid()}-{threading.get_ident()}"
+        try:
+            with contextlib.suppress(FileNotFoundError):  # keeps what git knows of unchanged files
+                shutil.copyfile(self.root / self.git("rev-parse", "--git-path", "index"), index)
+            env = {"GIT_INDEX_FILE": str(index)}
+            top = self.git("rev-parse", "--show-toplevel")
+            self.git("add", "-A", cwd=Path(top), env=env)
+            tree = self.git("write-tree", env=env)
+        finally:
+            index.unlink(missing_ok=True)
+            index.with_name(f"{index.name}.lock").unlink(missing_ok=True)
+        return State(commit, tree, dirty=tree != committed)
+
+    @contextlib.contextmanager
+    def locked(self, name: str) -> Iterator[int]:
+        """Holds the lock of a worktree; its stages hold it too, until their last process ends.
+
+        Yields:
+            The open lock file.
+
+        Raises:
+            Busy: another build works there.
+        """
+        path = self.runs / f"{name}.lock"
+        deadline = time.monotonic() + GRACE + 10
+        while (fd := lock_file(path)) is None:
+            owner = _owner(path)
+            if owner is not None:
+                raise Busy(
+                    f"a build of this already runs here: process {owner}; wait for it, "
+                    f"or stop it with `kill {owner}`"
+                )
+            if time.monotonic() > deadline:
+                raise Busy(f"{path}: stages of a build that was killed have not ended yet")
+            time.sleep(0.1)  # what a killed build left is just being ended
+        try:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, json.dumps([os.getpid(), _birth(os.getpid())]).encode(), 0)
+            yield fd
+        finally:
+            os.ftruncate(fd, 0)
+            os.close(fd)
+
+    def place(self, name: str) -> Path:
+        """Where the project of worktree ``name`` lies."""
+        return self.runs / name / self.inside
+
+    def checkout(self, name: str, state: State) -> Path:
+        """Makes worktree ``name``, or brings it to ``state``; outputs that it has stay.
+
+        Returns:
+            The project's folder in it.
+        """
+        with self._git_lock:
+            self._files(self.runs / name, state)
+        project = self.place(name)
+        self._share(project)
+        return project
+
+    def _files(self, folder: Path, state: State) -> None:
+        """Makes the files of a worktree those of ``state``."""
+        known = (folder / ".git").is_file() and self._git_or_none(
+            "-C", str(folder), "rev-parse", "--git-dir"
+        )
+        if not known:
+            shutil.rmtree(folder, ignore_errors=True)
+            self.git("worktree", "prune")
+            self.git(
+                "worktree",
+                "add",
+                "-q",
+                "-f",
+                "--detach",
+                "--no-checkout",
+                str(folder),
+                state.commit,
+            )
+        lock = Path(self.git("rev-parse", "--absolute-git-dir", cwd=folder), "index.lock")
+        lock.unlink(missing_ok=True)  # of a build that was killed: this one holds the worktree
+        self.git("update-ref", "--no-deref", "HEAD", state.commit, cwd=folder)
+        self.git("read-tree", "--reset", "-u", state.tree, cwd=folder)
+        self.git("checkout-index", "-a", "-f", cwd=folder)
+        self.git("clean", "-fdq", "-e", ".ckpt", "-e", "lineage", cwd=folder)
+        if state.dirty:
+            self.git("reset", "-q", "--mixed", cwd=folder)
+
+    def _share(self, project: Path) -> None:
+        """Points the worktree at the workspace's cache, remotes, checkpoints and records."""
+        local = self.root / ".dvc" / "config.local"
+        target = project / ".dvc" / "config.local"
+        if local.is_file():
+            shutil.copyfile(local, target)
+            target.chmod(0o600)  # may hold passwords of remotes
+        else:
+            target.unlink(missing_ok=True)
+        settings = [("cache.dir", str(self.cache))]
+        settings += [(f"remote.{name}.url", path) for name, path in self.folders.items()]
+        config = configparser.RawConfigParser()
+        config.optionxform = str  # type: ignore[assignment,method-assign]
+        config.read(target, encoding="utf-8")
+        for key, value in settings:
+            section, _, option = key.rpartition(".")
+            section = f"'remote \"{section[7:]}\"'" if section.startswith("remote.") else section
+            if not config.has_section(section):
+                config.add_section(section)
+            config.set(section, option, value)
+        with target.open("w", encoding="utf-8") as stream:
+            config.write(stream)
+        for name in SHARED:
+            mine, theirs = project / name, self.root / name
+            theirs.mkdir(exist_ok=True)
+            if not mine.is_symlink():
+                shutil.rmtree(mine, ignore_errors=True)
+                mine.symlink_to(theirs, target_is_directory=True)
+
+    @functools.cached_property
+    def folders(self) -> dict[str, str]:
+        """Remotes that are folders, by name: their paths may be relative to the workspace."""
+        found = {}
+        for line in self.dvc("remote", "list").stdout.splitlines():
+            name, _, url = line.partition("\t")
+            if url and "://" not in url:
+                url = url.split(" ")[0]  # `(default)` may follow
+                found[name] = str((self.root / url).resolve())
+        return found
+
+    @functools.cached_property
+    def cache(self) -> Path:
+        """DVC's cache folder.
+
+        Raises:
+            LdebmError: DVC does not say.
+        """
+        done = self.dvc("cache", "dir")
+        if done.returncode:
+            raise LdebmError(f"dvc cache dir: {' '.join(done.stderr.split())}")
+        return Path(self.root, done.stdout.strip().splitlines()[-1])
+
+    def bring(self, project: Path, paths: Iterable[str]) -> None:
+        """Copies files that git ignores into a worktree (data that params.yaml names)."""
+        for name in paths:
+            source, target = self.root / name, project / name
+            if Path(name).is_absolute() or not source.is_file() or target.exists():
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target)
+
+    def land(
+        self, source: Path, order: Sequence[str], names: Sequence[str], target: Path | None = None
+    ) -> None:
+        """Puts results of a worktree into the workspace, as if ``dvc repro`` had run there.
+
+        Args:
+            source: the worktree where the stages were built.
+            order: all stages, in DVC's order.
+            names: those that are built.
+            target: another worktree, in place of the workspace.
+
+        Raises:
+            LdebmError: an output could not be put in place; dvc.lock is written all the same.
+        """
+        target = target or self.root
+        built = lock_blocks(_text(source / "dvc.lock"))
+        blocks = {name: built[name] for name in names if name in built}
+        if not blocks:
+            return
+        before = _text(target / "dvc.lock")
+        after = merge_lock(before, blocks, order)
+        if after != before:
+            write_text(target / "dvc.lock", after)
+        done = self.dvc("--wait-for-lock", "checkout", "--force", "-q", *blocks, cwd=target)
+        outs = [path for block in blocks.values() for path in read_outs(block)]
+        for name in outs:
+            _copy_if_different(source / name, target / name)
+            _add_ignored(source / name, target / name)
+        missing = [name for name in outs if not (target / name).exists()]
+        if missing:
+            said = " ".join(done.stderr.split()) or "no reason given"
+            raise LdebmError(f"could not check out {', '.join(missing[:3])}: {said}")
+
+    def order_lock(self, project: Path, before: str, order: Sequence[str]) -> None:
+        """Brings dvc.lock of a worktree into the order that a serial build gives it."""
+        now = _text(project / "dvc.lock")
+        after = merge_lock(before, lock_blocks(now), order)
+        if after != now:
+            write_text(project / "dvc.lock", after)
+
+    def remove(self, name: str) -> None:
+        """Removes a worktree and its lock."""
+        with contextlib.suppress(LdebmError):
+            self.git("worktree", "remove", "--force", "--force", str(self.runs / name))
+        shutil.rmtree(self.runs / name, ignore_errors=True)
+        self.git("worktree", "prune")
+        (self.runs / f"{name}.lock").unlink(missing_ok=True)
+
+
+def _copy_if_different(source: Path, target: Path) -> None:
+    """Copies an output that is not in the cache (metrics, `cache: false`)."""
+    if not source.is_file():
+        return
+    content = source.read_bytes() if source.stat().st_size < 1 << 24 else None
+    if target.is_file() and (content is None or target.read_bytes() == content):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    shutil.copyfile(source, part)
+    os.replace(part, target)
+
+
+def _add_ignored(source: Path, target: Path) -> None:
+    """Takes over lines that DVC has added to the .gitignore beside an output."""
+    theirs, mine = source.parent / ".gitignore", target.parent / ".gitignore"
+    if not theirs.is_file():
+        return
+    old = _text(mine)
+    new = [line for line in _text(theirs).splitlines() if line not in old.splitlines()]
+    if new:
+        mine.write_text(old + "".join(f"{line}\n" for line in new), encoding="utf-8")
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _birth(pid: int) -> str:
+    """When a process was born: a number that is used again is another process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def _owner(path: Path) -> int | None:
+    """The living process that wrote its number into a lock file."""
+    try:
+        pid, birth = json.loads(path.read_text() or "[0, null]")
+    except (OSError, ValueError):
+        return None
+    return pid if pid and birth == _birth(pid) else None

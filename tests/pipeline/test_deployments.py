@@ -1,0 +1,153 @@
+"""Server, worker and the deployments of prefect.yaml on one machine."""
+
+import inspect
+import json
+import re
+import subprocess
+import urllib.error
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.pipeline.numbers_project import ROOT, NumbersProject
+from tests.pipeline.prefect_server import BIN, Server
+
+PREFECT = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+NAMES = ["build", "retrain", "retrain-on-change", "sweep", "audit", "clean"]
+
+
+def entry(deployment: dict) -> object:
+    """The flow that a deployment runs."""
+    path, _, name = deployment["entrypoint"].partition(":")
+    return getattr(import_module(path.removesuffix(".py").replace("/", ".")), name)
+
+
+def test_every_deployment_names_a_flow_and_gives_it_parameters_that_it_has():
+    assert [item["name"] for item in PREFECT["deployments"]] == NAMES
+    for item in PREFECT["deployments"]:
+        flow = entry(item)
+        known = inspect.signature(flow.fn).parameters
+        assert set(item.get("parameters", {})) <= set(known), item["name"]
+        assert item["work_pool"]["name"] == "ldebm"
+        assert item["work_pool"]["job_variables"] == {"working_dir": "."}
+        required = [name for name, p in known.items() if p.default is inspect.Parameter.empty]
+        scheduled = bool(item.get("schedules"))
+        assert not scheduled or set(required) <= set(item.get("parameters", {}))
+
+
+def test_retraining_is_on_a_schedule_and_does_not_overlap_itself():
+    found = {item["name"]: item for item in PREFECT["deployments"]}
+    for name in ("retrain", "retrain-on-change"):
+        assert found[name]["schedules"][0]["timezone"] == "UTC"
+        assert found[name]["concurrency_limit"]["collision_strategy"] == "CANCEL_NEW"
+    assert found["retrain-on-change"]["parameters"] == {"only_on_change": True}
+
+
+@pytest.mark.parametrize("kind", ["docker", "kubernetes"])
+def test_a_job_template_declares_what_it_uses_and_sets_what_its_worker_knows(kind):
+    template = json.loads((ROOT / f"deploy/{kind}-pool.json").read_text())
+    used = set(re.findall(r"\{\{ (\w+) \}\}", json.dumps(template["job_configuration"])))
+    assert used == set(template["variables"]["properties"])
+    folder = Path(import_module("prefect").__file__).parent
+    path = folder / "server/api/collections_data/views/aggregate-worker-metadata.json"
+    workers = json.loads(path.read_text())[f"prefect-{kind}"][kind]
+    known = workers["default_base_job_configuration"]
+    assert set(template["job_configuration"]) <= set(known["job_configuration"])
+    assert {"command", "env", "image"} <= used
+
+
+def test_published_ports_and_the_server_of_the_examples_stay_on_the_loopback():
+    services = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())["services"]
+    ports = [port for service in services.values() for port in service.get("ports", [])]
+    assert ports == ["127.0.0.1:4200:4200"]
+    assert "ports" not in services["database"]
+    assert "--host 127.0.0.1" in (ROOT / "deploy/ldebm-server.service").read_text()
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> NumbersProject:
+    """Built and committed."""
+    made = NumbersProject(tmp_path_factory.mktemp("deployed") / "project")
+    made.dvc("repro", "-q")
+    made.commit("built")
+    return made
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, project: NumbersProject):
+    """One server with a password for all tests of this file."""
+    with Server(tmp_path_factory.mktemp("server")).running(project.folder) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def worker(server: Server, project: NumbersProject):
+    """A worker that has registered prefect.yaml."""
+    with server.worker(project.folder) as log:
+        yield log
+
+
+@pytest.mark.pipeline
+@pytest.mark.slow
+class TestOnOneMachine:
+    """The two commands of docs/operations.md: server, worker."""
+
+    def test_without_the_password_the_api_answers_401(self, server: Server):
+        for password in (None, "operator:wrong"):
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                server.get("/deployments/filter", {}, password)
+            assert caught.value.code == 401
+        assert server.get("/deployments/filter", {}) is not None
+
+    def test_the_server_listens_on_the_loopback_alone(self, server: Server):
+        table = Path("/proc/net/tcp").read_text().splitlines()[1:]
+        rows = [line.split() for line in table]
+        listening = {row[1] for row in rows if row[3] == "0A"}
+        mine = {address for address in listening if int(address.split(":")[1], 16) == server.port}
+        assert mine == {f"0100007F:{server.port:04X}"}
+
+    def test_telemetry_is_off_by_the_projects_own_settings(self, server: Server):
+        assert server.get("/admin/settings")["server"]["analytics_enabled"] is False
+
+    def test_starting_a_worker_registers_every_deployment(self, server: Server, worker: Path):
+        found = {item["name"]: item for item in server.get("/deployments/filter", {})}
+        assert sorted(found) == sorted(NAMES)
+        for item in PREFECT["deployments"]:
+            assert found[item["name"]]["entrypoint"] == item["entrypoint"]
+            crons = [s["schedule"]["cron"] for s in found[item["name"]]["schedules"]]
+            assert crons == [s["cron"] for s in item.get("schedules", [])]
+
+    def test_a_build_runs_in_the_folder_of_the_worker(self, server, worker, project):
+        path = project.folder / "params.yaml"
+        path.write_text(path.read_text().replace("seeds: [0]\n", "seeds: [0, 7]\n"))
+        state = server.finished(server.run("build/build"))
+        assert state["type"] == "COMPLETED", worker.read_text()[-3000:]
+        assert (project.folder / "reports/gauss/7/metrics.json").is_file()
+        assert project.dvc("status").strip() == "Data and pipelines are up to date."
+
+    def test_retraining_on_change_with_nothing_changed_says_so(self, server, worker, project):
+        state = server.finished(server.run("retrain/retrain-on-change", only_on_change=True))
+        assert state["message"] == "nothing changed in numbers: nothing was built"
+        found = server.get(
+            "/artifacts/filter", {"artifacts": {"key": {"any_": ["retrain-verdict"]}}}
+        )
+        assert "numbers.csv is what dvc.lock has" in found[0]["data"]
+
+    def test_an_unknown_experiment_fails_the_run_with_one_line(self, server, worker):
+        state = server.finished(server.run("retrain/retrain", experiments=["gaus"]))
+        assert state["type"] == "FAILED"
+        assert "did you mean 'gauss'" in state["message"]
+
+    @pytest.mark.parametrize("kind", ["docker", "kubernetes"])
+    def test_a_pool_can_be_made_from_each_job_template(self, server, kind):
+        template = str(ROOT / f"deploy/{kind}-pool.json")
+        command = [str(BIN / "prefect"), "--no-prompt", "work-pool", "create", f"on-{kind}"]
+        command += ["--type", kind, "--base-job-template", template]
+        done = subprocess.run(
+            command, env=server.environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        pool = server.get(f"/work_pools/on-{kind}")
+        assert pool["base_job_template"] == json.loads(Path(template).read_text())

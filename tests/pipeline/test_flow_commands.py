@@ -1,0 +1,160 @@
+"""The flows as a user starts them: ``python -m pipelines``, with Prefect's own local server."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pipelines.runner import strays
+from pipelines.worktree import Workspace
+from tests.pipeline.tiny_project import Tiny
+
+pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Tiny:
+    """The project, built by the flow and committed."""
+    project = Tiny(tmp_path_factory.mktemp("commands"))
+    report = json.loads(project.flows("build", "--slots", "3", "--json").stdout)
+    assert report["ok"]
+    assert {stage["status"] for stage in report["stages"]} == {"built"}
+    project.commit()
+    project.first = report
+    return project
+
+
+@pytest.fixture
+def edited(tiny):
+    """Undoes what a test does to the project's files."""
+    yield tiny
+    tiny.call("git", "checkout", "-q", ".")
+
+
+def test_the_flow_gives_the_dvc_lock_of_dvc_repro(tiny, tmp_path):
+    assert tiny.lock() == tiny.twin(tmp_path).lock()
+    assert tiny.dvc("status").strip() == "Data and pipelines are up to date."
+
+
+def test_every_stage_knows_its_flow_run(tiny):
+    runs = {line.split()[2] for line in tiny.log.read_text().splitlines()}
+    assert runs == {tiny.first["flow_run"]}
+
+
+def test_what_is_up_to_date_needs_no_server(tiny):
+    done = tiny.flows("build")
+    assert done.stdout.startswith("8 cached")
+    assert "server" not in done.stderr
+
+
+def test_a_dry_build_says_what_would_run_and_why_and_changes_nothing(edited):
+    edited.edit("c: 3", "c: 30")
+    before = edited.call("git", "status", "--porcelain").stdout
+    lines = edited.flows("build", "--dry").stdout.splitlines()
+    assert lines[0].split()[0] == "part@c"
+    assert "parts.c: modified" in lines[0]
+    assert lines[-1].startswith("at most 2 stages")
+    assert edited.call("git", "status", "--porcelain").stdout == before
+
+
+def test_a_failure_is_exit_code_1_with_the_log_and_no_traceback(edited):
+    edited.env["TINY_DO"] = json.dumps({"part-d": {"print": "no such thing", "exit": 2}})
+    edited.edit("d: 4", "d: 40")
+    done = edited.flows("build", code=1)
+    edited.env["TINY_DO"] = "{}"
+    assert "part@d failed: wrong parameters or data" in done.stdout
+    assert "no such thing" in done.stdout
+    assert "end skipped: needs part@d" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["build", "--rev", "nope"], "revision 'nope': git does not know it"),
+        (["build", "--seeds", "x"], "seeds 'x': expected integers"),
+        (["build", "--target", "nope"], "'nope' not found"),
+        (["build", "-S", "parts.z=3", "--dry"], "override parts.z=3"),
+        (["build", "--slots", "0"], "0 is not in the range"),
+        (["build", "--nope"], "No such option"),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_code_2(tiny, words, text):
+    done = tiny.flows(*words, code=2)
+    assert text in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_sweep_builds_the_grid_once_and_writes_its_table(edited):
+    before = edited.ran()
+    done = edited.flows("sweep", "parts.a=10,11,12", "parts.b=5,6", "--slots", "3", "--json")
+    content = json.loads(done.stdout)
+    assert content["ok"]
+    values = [
+        (point["metrics"]["part@a"]["value"], point["metrics"]["part@b"]["value"])
+        for point in content["points"]
+    ]
+    assert values == [(a, b) for a in (10, 11, 12) for b in (5, 6)]
+    ran = edited.ran() - before
+    assert ran == {"part-a": 3, "part-b": 2, "end": 6}, "what points share is built once"
+    folders = list((edited.root / "sweeps").iterdir())
+    assert {path.name for path in folders[0].iterdir()} == {
+        "table.csv",
+        "summary.csv",
+        "sweep.json",
+        "report.md",
+    }
+    assert edited.call("git", "status", "--porcelain").stdout == ""
+    again = json.loads(edited.flows("sweep", "parts.a=10,11,12", "parts.b=5,6", "--json").stdout)
+    assert again["summary"] == content["summary"]
+    assert edited.ran() - before == ran, "a second sweep runs nothing"
+
+
+def test_clean_says_what_would_go_and_deletes_only_when_told(tiny):
+    tiny.flows("build", "--isolated", "-S", "parts.a=77")
+    report = json.loads(tiny.flows("clean", "--days", "0", "--cache", "--json").stdout)
+    kinds = {item["kind"] for item in report["items"]}
+    assert "worktree" in kinds
+    assert not report["deleted"]
+    runs = Workspace(tiny.root).runs
+    assert any((path / ".git").exists() for path in runs.iterdir())
+    young = json.loads(tiny.flows("clean", "--json").stdout)
+    assert young["items"] == []
+    tiny.flows("clean", "--days", "0", "--cache", "--delete")
+    assert not any((path / ".git").exists() for path in runs.iterdir())
+    assert len(tiny.call("git", "worktree", "list").stdout.splitlines()) == 1
+    assert tiny.flows("build").stdout.startswith("8 cached"), "what commits name is kept"
+    assert tiny.dvc("status").strip() == "Data and pipelines are up to date."
+
+
+def test_clean_leaves_what_a_build_works_on(tiny):
+    tiny.flows("build", "--isolated", "-S", "parts.a=78")
+    workspace = Workspace(tiny.root)
+    name = next(path.name for path in workspace.runs.iterdir() if (path / ".git").exists())
+    with workspace.locked(name):
+        report = json.loads(tiny.flows("clean", "--days", "0", "--delete", "--json").stdout)
+        done = tiny.flows("clean", "--days", "0", "--cache", "--delete", code=2)
+    assert report["kept"] == [f"{name}: a build works there"]
+    assert "not collected while a build runs" in done.stderr
+    assert workspace.place(name).is_dir()
+
+
+def test_interrupting_the_command_ends_its_stages(tmp_path):
+    tiny = Tiny(tmp_path, seconds=30.0)
+    command = [sys.executable, "-m", "pipelines", "build"]
+    flow = subprocess.Popen(command, cwd=tiny.root, env=tiny.env, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 180
+    while not tiny.ran():
+        assert time.monotonic() < deadline
+        assert flow.poll() is None
+        time.sleep(0.05)
+    flow.send_signal(signal.SIGINT)
+    _, said = flow.communicate(timeout=60)
+    assert flow.returncode != 0
+    assert strays(Workspace(tiny.root).place("workspace")) == []
+    assert "interrupted" in said
+    assert os.path.exists(tiny.root / ".dvc/tmp/runs/logs/workspace/base.log")

@@ -1,0 +1,136 @@
+"""The DAG is DVC's own: order, needs, and what is out of date."""
+
+import pytest
+
+from ldebm.errors import UsageError
+from pipelines.dag import fingerprints, read_dag, work_key
+from pipelines.estimate import estimate
+from pipelines.lockfile import lock_blocks, merge_lock, read_outs
+from pipelines.sweep import grid
+from tests.pipeline.tiny_project import Tiny, names
+
+pytestmark = pytest.mark.pipeline
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Tiny:
+    project = Tiny(tmp_path_factory.mktemp("dag"))
+    project.dvc("repro", "-q")
+    project.commit()
+    return project
+
+
+@pytest.fixture
+def edited(tiny):
+    """Undoes what a test does to the project's files."""
+    yield tiny
+    tiny.call("git", "checkout", "-q", ".")
+
+
+def test_the_order_is_that_of_dvc_repro(tiny):
+    lines = tiny.dvc("repro", "--dry", "--force").splitlines()
+    order = [line.split("'")[1] for line in lines if line.startswith("Running stage")]
+    assert list(read_dag(tiny.root).stages) == order == names()
+
+
+def test_nothing_is_stale_after_a_build(tiny):
+    assert read_dag(tiny.root).stale() == []
+
+
+def test_a_parameter_makes_its_stage_and_all_below_stale_and_says_why(edited):
+    edited.edit("c: 3", "c: 30")
+    dag = read_dag(edited.root)
+    assert dag.stale() == ["part@c", "end"]
+    assert dag.stages["part@c"].changes == ("parts.c: modified",)
+
+
+def test_an_edited_output_and_edited_code_are_noticed(edited):
+    (edited.root / "out/end").unlink()
+    (edited.root / "out/end").write_text("edited")
+    assert read_dag(edited.root).stale() == ["end"]
+    edited.edit("note(", "note (", "work.py")
+    assert read_dag(edited.root).stale() == names()
+    edited.call("git", "checkout", "-q", ".")
+    edited.dvc("checkout", "-f", "-q")
+
+
+def test_a_target_brings_what_it_needs_and_nothing_else(tiny):
+    assert list(read_dag(tiny.root, ["part@b"]).stages) == ["base", "part@b"]
+    assert list(read_dag(tiny.root, ["out/part/b"]).stages) == ["base", "part@b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("run: [\n", "params.yaml"), ("", "run.parts")],
+)
+def test_wrong_parameters_are_one_line_in_the_words_of_dvc(edited, text, words):
+    (edited.root / "params.yaml").write_text(text)
+    with pytest.raises(UsageError, match=words) as caught:
+        read_dag(edited.root)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_target_and_a_folder_without_a_project_are_one_line(tiny, tmp_path):
+    with pytest.raises(UsageError, match="'nope' not found"):
+        read_dag(tiny.root, ["nope"])
+    with pytest.raises(UsageError, match=r"no dvc\.yaml here"):
+        read_dag(tmp_path)
+
+
+def test_fingerprints_differ_exactly_from_the_changed_parameter_downwards(edited):
+    before = fingerprints(read_dag(edited.root), edited.root)
+    edited.edit("c: 3", "c: 30")
+    after = fingerprints(read_dag(edited.root), edited.root)
+    assert [name for name in before if before[name] != after[name]] == ["part@c", "end"]
+
+
+def test_the_key_of_work_follows_the_content_of_its_inputs(tiny):
+    dag, lock = read_dag(tiny.root), lock_blocks(tiny.lock())
+    key = work_key(dag.stages["end"], tiny.root, lock)
+    md5 = read_outs(lock["part@a"])["out/part/a"]
+    other = {**lock, "part@a": lock["part@a"].replace(md5, "0" * 32)}
+    assert work_key(dag.stages["end"], tiny.root, lock) == key
+    assert work_key(dag.stages["end"], tiny.root, other) != key
+
+
+def test_entries_of_dvc_lock_survive_a_round_trip_byte_by_byte(tiny):
+    text = tiny.lock()
+    blocks = lock_blocks(text)
+    assert set(blocks) == set(names())
+    assert merge_lock("", blocks, names()) == text
+    assert merge_lock(text, {}, names()) == text
+
+
+def test_new_entries_come_in_dvcs_order_and_old_ones_keep_their_place(tiny):
+    blocks = lock_blocks(tiny.lock())
+    start = merge_lock("", {"end": blocks["end"]}, names())
+    backwards = dict(reversed(blocks.items()))
+    assert list(lock_blocks(merge_lock(start, backwards, names()))) == ["end", *names()[:-1]]
+
+
+def test_what_stands_behind_the_stages_in_dvc_lock_is_kept(tiny):
+    text = tiny.lock() + "datasets:\n- name: x\n"
+    assert merge_lock(text, {}, names()) == text
+
+
+def test_an_estimate_counts_the_chain_the_slots_and_what_is_unknown(tiny):
+    dag = read_dag(tiny.root)
+    known = {"base": 8.0, "end": 18.0} | {f"part@{x}": 28.0 for x in "abcde"}
+    found = estimate(dag, names(), known, slots=2)
+    assert found.unknown == ("part@f",)
+    assert found.total == pytest.approx(10 + 20 + 5 * 30 + 2)
+    assert found.elapsed == pytest.approx(found.total / 2)
+    assert estimate(dag, names(), known, slots=100).elapsed == pytest.approx(10 + 30 + 20)
+    assert "1 never ran" in found.line()
+
+
+def test_a_grid_has_every_combination_and_keeps_lists_whole(tiny):
+    points = grid(tiny.root, ["parts.a=1,2", "run.parts=[a,b],[c]"])
+    assert points == [
+        ("parts.a=1", "run.parts=[a,b]"),
+        ("parts.a=1", "run.parts=[c]"),
+        ("parts.a=2", "run.parts=[a,b]"),
+        ("parts.a=2", "run.parts=[c]"),
+    ]
+    with pytest.raises(UsageError, match=r"expected dotted\.key=a,b,c"):
+        grid(tiny.root, ["parts.a"])

@@ -1,0 +1,107 @@
+"""Slots belong to the process that works, and go with it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from ldebm.config import load_params
+from ldebm.errors import UsageError
+from pipelines.dag import Stage
+from pipelines.slots import Need, Slots, need_of, visible_gpus
+
+ROOT = Path(__file__).parents[2]
+
+
+def stage(name: str) -> Stage:
+    return Stage(name, "x", (), {}, (), ())
+
+
+def test_no_more_than_there_are_and_again_after_release(tmp_path):
+    slots = Slots(2, [], tmp_path)
+    first, second = slots.take(Need()), slots.take(Need())
+    assert {*first.names, *second.names} == {"cpu-0", "cpu-1"}
+    assert slots.take(Need()) is None
+    first.release()
+    assert slots.take(Need()).names == first.names
+
+
+def test_another_process_of_the_machine_counts_too(tmp_path):
+    held = Slots(1, [], tmp_path).take(Need())
+    script = (
+        "from pathlib import Path; from pipelines.slots import Need, Slots\n"
+        f"print(Slots(1, [], Path({str(tmp_path)!r})).take(Need()))"
+    )
+    command = [sys.executable, "-c", script]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.check_output(command, env=env, text=True).strip() == "None"
+    held.release()
+    assert "cpu-0" in subprocess.check_output(command, env=env, text=True)
+
+
+def test_a_slot_handed_to_a_process_is_free_when_that_is_killed(tmp_path):
+    slots = Slots(1, [], tmp_path)
+    held = slots.take(Need())
+    worker = subprocess.Popen(["sleep", "60"], pass_fds=held.fds)
+    held.release()
+    assert slots.take(Need()) is None
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+    deadline = time.monotonic() + 10
+    while (again := slots.take(Need())) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    again.release()
+
+
+def test_a_stage_of_two_threads_takes_two_slots_or_none(tmp_path):
+    slots = Slots(3, [], tmp_path)
+    wide = slots.take(Need(cpu=2))
+    assert len(wide.fds) == 2
+    assert slots.take(Need(cpu=2)) is None
+    assert slots.take(Need()).names == ("cpu-2",), "a failed attempt keeps nothing"
+    assert len(Slots(2, [], tmp_path / "other").take(Need(cpu=9)).fds) == 2
+
+
+def test_a_gpu_is_one_stages_and_its_environment_names_it(tmp_path):
+    slots = Slots(1, ["0", "1"], tmp_path)
+    first, second = slots.take(Need(gpu=True)), slots.take(Need(gpu=True))
+    assert first.env == {"CUDA_VISIBLE_DEVICES": "0"}
+    assert second.env == {"CUDA_VISIBLE_DEVICES": "1"}
+    assert slots.take(Need(gpu=True)) is None
+    assert slots.take(Need()) is not None, "the CPU is free"
+
+
+def test_needs_come_from_the_parameters_of_the_experiment():
+    params = load_params(ROOT / "params.yaml")
+    name = "chatter-ldebm-0"
+    assert params.experiment("chatter-ldebm").backbone.training.threads == 2
+    assert need_of(stage(f"backbone@{name}"), params, []) == Need(cpu=2)
+    assert need_of(stage(f"prior@{name}"), params, []) == Need(cpu=1)
+    assert need_of(stage(f"backbone@{name}"), params, ["0"]) == Need(gpu=True)
+    assert need_of(stage("pack@chatter"), params, ["0"]) == Need()
+    assert need_of(stage("anything"), None, ["0"]) == Need()
+
+
+def test_the_machine_is_asked_for_its_gpus_only_where_nobody_says(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    assert visible_gpus() == ["2", "3"]
+    monkeypatch.setenv("LDEBM_GPU_SLOTS", "")
+    assert visible_gpus() == []
+    monkeypatch.delenv("LDEBM_GPU_SLOTS")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    listing = SimpleNamespace(returncode=0, stdout="0\n1\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: listing)
+    assert visible_gpus() == ["0", "1"]
+
+
+@pytest.mark.parametrize("text", ["0", "two", "-1"])
+def test_a_wrong_number_of_slots_is_one_line(monkeypatch, text):
+    monkeypatch.setenv("LDEBM_CPU_SLOTS", text)
+    with pytest.raises(UsageError, match="LDEBM_CPU_SLOTS"):
+        Slots()

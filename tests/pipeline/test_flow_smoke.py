@@ -1,0 +1,54 @@
+"""The real stages through the flow: the bytes of ``dvc repro``, and records that name the run."""
+
+import json
+import shutil
+import sys
+
+import pytest
+
+from tests.pipeline.test_smoke import ROOT, Project
+
+pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Project:
+    """The small problem, built by the flow."""
+    folder = tmp_path_factory.mktemp("flow")
+    project = Project(folder / "first")
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "pipelines", project.folder / "pipelines", ignore=ignore)
+    project.commit("flows")
+    words = ["env", f"PREFECT_HOME={folder / 'prefect'}", f"LDEBM_SLOTS={folder / 'slots'}"]
+    words += [sys.executable, "-m", "pipelines", "build", "--slots", "2", "--json"]
+    project.report = json.loads(project.call(words).out)
+    return project
+
+
+def test_the_flow_and_dvc_repro_write_the_same_dvc_lock(built, tmp_path):
+    assert built.report["ok"]
+    serial = Project(tmp_path / "serial")
+    serial.dvc("repro", "-q")
+    assert (built.folder / "dvc.lock").read_bytes() == (serial.folder / "dvc.lock").read_bytes()
+    assert built.ran() == set(), "for dvc repro nothing is left to do"
+
+
+def test_every_record_names_the_flow_run_and_the_way_back_verifies(built):
+    records = [json.loads(path.read_text()) for path in (built.folder / "lineage").glob("*.json")]
+    assert len(records) == len(built.report["stages"])
+    assert {record["flow_run"] for record in records} == {built.report["flow_run"]}
+    assert "nothing differs" in built.ldebm("lineage", "verify", "small").out
+
+
+def test_the_next_estimate_knows_what_the_stages_took(built):
+    text = (built.folder / "params.yaml").read_text()
+    (built.folder / "params.yaml").write_text(text.replace("levels: 3", "levels: 4"))
+    words = [sys.executable, "-m", "pipelines", "build", "--dry"]
+    lines = built.call(words).out.splitlines()
+    (built.folder / "params.yaml").write_text(text)
+    assert [line.split()[0] for line in lines[:-1]] == [
+        "prior@small-0",
+        "evaluate@small-0",
+        "report",
+    ]
+    assert "?" not in "".join(lines)
