@@ -40,22 +40,16 @@ class Reader:
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(folder),
+            "MAKEFLAGS": "STAMP=.venv/bin/python",  # there: `make setup` has nothing to do
             "DVC_NO_ANALYTICS": "1",
             "OMP_NUM_THREADS": "1",
         }
-        self._lend_environment()
+        (folder / ".venv").symlink_to(sys.prefix)
         self.shorten()
         self.type(
             "git init -q && git config user.name reader && git config user.email r@example.org"
         )
         self.type("git add -A && git commit -q -m start")
-
-    def _lend_environment(self) -> None:
-        """.venv is the environment that runs the tests, so that `make setup` has nothing to do."""
-        (self.folder / ".venv").mkdir()
-        (self.folder / ".venv/bin").symlink_to(Path(sys.executable).parent)
-        done = self.type("cat constraints.txt pyproject.toml | cksum | tr ' ' '-'")
-        (self.folder / f".venv/.stamp-{done.strip()}").touch()
 
     def shorten(self) -> None:
         """Trainings of seconds, in every experiment."""
