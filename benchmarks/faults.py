@@ -3,7 +3,7 @@
     python -m benchmarks.faults [--rounds 20] [--kinds stage flow server worker disk cache remote]
         [--out results/faults.json]
 
-Each round builds a small project through the ``build`` flow, kills one part with SIGKILL at a random
+Each round builds a small project through the ``build`` flow, kills one part (SIGKILL) at a random
 moment, and looks: does any process outlive it, does the next start finish, with the bytes of ``dvc
 repro``, does anything run again that had finished, is every file of the cache what its name says.
 """
@@ -140,7 +140,7 @@ def server(home: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 
 
 def start(tiny: Tiny, *words: str, limit: int | None = None) -> subprocess.Popen[bytes]:
-    """Starts ``python -m pipelines build``; ``limit`` is the largest file it may write, in bytes."""
+    """Starts ``python -m pipelines build``; ``limit``: bytes of its largest file."""
 
     def in_child() -> None:
         if limit is not None:

@@ -10,12 +10,14 @@ __all__ = ["Failure", "explain"]
 
 INTERRUPTED = 75  # a training's exit code after SIGTERM, with its checkpoint written
 _LOCK = re.compile(
-    r"Unable to acquire lock|is busy, it is being blocked by|database is locked|LockTimeout", re.I
+    r"Unable to acquire lock|is busy, it is being blocked by|RWLock-file|database is locked|LockTimeout",
+    re.I,
 )
 _MEMORY = re.compile(r"out of memory|MemoryError|Cannot allocate memory|bad_alloc", re.I)
 _DEVICE = re.compile(r"CUDA error: (device|unspecified|unknown)|GPU is lost|NCCL .*error", re.I)
 _FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large|Errno 27|Errno 28")
 _READ_ONLY = re.compile(r"Read-only file system|Permission denied|Errno 30|Errno 13")
+_DVC = re.compile(r"ERROR: unexpected error( -)?\s*$|is corrupted|AssertionError", re.M)
 _EXITED = re.compile(r"exited with (-?\d+)")
 
 
@@ -55,6 +57,8 @@ def explain(code: int, lines: Sequence[str]) -> Failure:
         return Failure("the disk is full", False, hint)
     if _READ_ONLY.search(text):
         return Failure("a folder cannot be written to", False, "check owner, mode and mount")
+    if not found and _DVC.search(text):
+        return Failure("dvc was disturbed by the death of another one", True)
     if _LOCK.search(text):
         return Failure("a lock of dvc was busy", True)
     if _MEMORY.search(text):

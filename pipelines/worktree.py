@@ -14,6 +14,7 @@ import functools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -26,13 +27,14 @@ from ldebm.errors import LdebmError, UsageError
 from ldebm.files import write_text
 from pipelines.dag import environment
 from pipelines.lockfile import lock_blocks, merge_lock, read_outs
-from pipelines.runner import GRACE
+from pipelines.runner import GRACE, strays
 from pipelines.slots import lock_file
 
 __all__ = ["Busy", "State", "Workspace"]
 
 SHARED = (".ckpt", "lineage")
 RUNS = Path(".dvc", "tmp", "runs")
+RWLOCK = Path(".dvc", "tmp", "rwlock")
 
 
 class Busy(LdebmError):
@@ -186,9 +188,13 @@ class Workspace:
         Returns:
             The project's folder in it.
         """
+        project = self.place(name)
+        for pid in strays(project):  # of a build that was killed together with its supervisors
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         with self._git_lock:
             self._files(self.runs / name, state)
-        project = self.place(name)
+        (project / RWLOCK).unlink(missing_ok=True)  # DVC's, maybe half-written: nobody is here
         self._share(project)
         return project
 
