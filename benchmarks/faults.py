@@ -125,7 +125,7 @@ def server(home: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 
     def answers() -> bool:
         try:
-            return urllib.request.urlopen(f"{url}/health", timeout=2).status == 200
+            return bool(urllib.request.urlopen(f"{url}/health", timeout=2).status == 200)
         except OSError:
             return False
 

@@ -175,7 +175,7 @@ def test_the_command_holds_its_locks_until_its_last_process_has_ended(tmp_path):
         (255, ["ERROR: 'x' is busy, it is being blocked by:"], True, "a lock of dvc"),
         (
             255,
-            ["ERROR: failed to reproduce 'x': Unable to read RWLock-file"],
+            ["ERROR: Unable to read RWLock-file"],
             True,
             "a lock of dvc",
         ),
