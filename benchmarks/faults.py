@@ -168,6 +168,15 @@ def working(tiny: Tiny) -> list[int]:
     return strays(tiny.root / ".dvc/tmp/runs/workspace")
 
 
+def lives(pid: int) -> bool:
+    """Whether a process is there and has not ended (a machine whose init reaps nobody keeps it)."""
+    try:
+        facts = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return False
+    return facts.rpartition(")")[2].split()[0] != "Z"
+
+
 def victim(kind: str, tiny: Tiny, flow: subprocess.Popen[bytes]) -> list[int]:
     """Whom to kill now."""
     if kind == "flow":
@@ -210,7 +219,7 @@ def killed(kind: str, reference: Tiny, chance: random.Random, folder: Path) -> R
             flow.kill()
         flow.wait()
         wait_for(lambda: not working(tiny), 40)
-        alive = len(working(tiny)) + sum(Path(f"/proc/{pid}").exists() for pid in children)
+        alive = len(working(tiny)) + sum(lives(pid) for pid in children)
     return finish(kind, after, tiny, reference, alive, folder)
 
 

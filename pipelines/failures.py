@@ -6,11 +6,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Failure", "explain"]
+__all__ = ["Failure", "dvc_said", "explain"]
 
 INTERRUPTED = 75  # a training's exit code after SIGTERM, with its checkpoint written
 _LOCK = re.compile(
-    r"Unable to acquire lock|is busy, it is being blocked by|RWLock-file|database is locked|LockTimeout",
+    r"Unable to acquire lock|is busy, it is being blocked by|RWLock-file|database is locked",
     re.I,
 )
 _MEMORY = re.compile(r"out of memory|MemoryError|Cannot allocate memory|bad_alloc", re.I)
@@ -34,6 +34,17 @@ class Failure:
     reason: str
     retry: bool
     hint: str = ""
+
+
+def dvc_said(stderr: str) -> str:
+    """The errors in what a dvc command printed, as one line.
+
+    Example:
+        >>> dvc_said("WARNING: x\\nERROR: no such remote\\n\\nHaving any troubles? Ask us")
+        'no such remote'
+    """
+    lines = [line.partition("ERROR: ")[2] for line in stderr.splitlines() if "ERROR: " in line]
+    return " ".join(" ".join(lines or [stderr]).split()) or "no reason given"
 
 
 def explain(code: int, lines: Sequence[str]) -> Failure:

@@ -26,6 +26,7 @@ from pathlib import Path
 from ldebm.errors import LdebmError, UsageError
 from ldebm.files import write_text
 from pipelines.dag import environment
+from pipelines.failures import dvc_said
 from pipelines.lockfile import lock_blocks, merge_lock, read_outs
 from pipelines.runner import GRACE, strays
 from pipelines.slots import lock_file
@@ -274,7 +275,7 @@ class Workspace:
         """
         done = self.dvc("cache", "dir")
         if done.returncode:
-            raise LdebmError(f"dvc cache dir: {' '.join(done.stderr.split())}")
+            raise LdebmError(f"dvc cache dir: {dvc_said(done.stderr)}")
         return Path(self.root, done.stdout.strip().splitlines()[-1])
 
     def bring(self, project: Path, paths: Iterable[str]) -> None:
@@ -309,14 +310,14 @@ class Workspace:
         after = merge_lock(before, blocks, order)
         if after != before:
             write_text(target / "dvc.lock", after)
-        done = self.dvc("--wait-for-lock", "checkout", "--force", "-q", *blocks, cwd=target)
+        done = self.dvc("--wait-for-lock", "checkout", "--force", *blocks, cwd=target)
         outs = [path for block in blocks.values() for path in read_outs(block)]
         for name in outs:
             _copy_if_different(source / name, target / name)
             _add_ignored(source / name, target / name)
         missing = [name for name in outs if not (target / name).exists()]
         if missing:
-            said = " ".join(done.stderr.split()) or "no reason given"
+            said = dvc_said(done.stderr)
             raise LdebmError(f"could not check out {', '.join(missing[:3])}: {said}")
 
     def order_lock(self, project: Path, before: str, order: Sequence[str]) -> None:
