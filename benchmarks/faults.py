@@ -80,11 +80,15 @@ class Round:
 
 
 def outputs(tiny: Tiny) -> dict[str, bytes]:
-    """dvc.lock and everything that stages write."""
-    files = [tiny.root / "dvc.lock"]
-    for name in ("out", "metrics"):
-        files += sorted((tiny.root / name).rglob("*"))
-    return {str(f.relative_to(tiny.root)): f.read_bytes() for f in files if f.is_file()}
+    """The entries of dvc.lock and everything that stages write.
+
+    After a failure the entries stand in another order, as after ``dvc repro --keep-going``.
+    """
+    files = [path for name in ("out", "metrics") for path in (tiny.root / name).rglob("*")]
+    found = {str(f.relative_to(tiny.root)): f.read_bytes() for f in files if f.is_file()}
+    lock = tiny.root / "dvc.lock"
+    blocks = lock_blocks(lock.read_text()) if lock.is_file() else {}
+    return found | {f"dvc.lock {name}": text.encode() for name, text in blocks.items()}
 
 
 def corrupt(tiny: Tiny) -> int:
@@ -273,7 +277,9 @@ def disk(reference: Tiny, folder: Path) -> Round:
     with server(folder / "prefect") as (url, _):
         tiny.env["PREFECT_API_URL"] = url
         code = start(tiny, limit=16 * MEGABYTE).wait(PATIENCE)
-    told = [line for line in log_of(tiny).splitlines() if "disk is full" in line]
+    told = [
+        line for line in log_of(tiny).splitlines() if line.startswith("part@c failed: the disk")
+    ]
     alive = len(working(tiny)) + (code != 1)
     tiny.env["TINY_DO"] = "{}"
     return finish("disk", 0.0, tiny, reference, alive, folder, told[0] if told else "NOT TOLD")
