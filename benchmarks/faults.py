@@ -44,8 +44,8 @@ MEGABYTE = 1 << 20
 DEPLOY = """\
 from pathlib import Path
 from prefect import flow
-flow.from_source(source=PROJECT, entrypoint="pipelines/build.py:build").deploy(
-    name="faults", work_pool_name="faults", build=False, push=False, print_next_steps=False)
+made = flow.from_source(source=PROJECT, entrypoint="pipelines/build.py:build")
+made.to_deployment(name="faults").apply(work_pool_name="faults")
 """
 
 
@@ -222,7 +222,7 @@ def killed(kind: str, reference: Tiny, chance: random.Random, folder: Path) -> R
         if flow.poll() is None:
             flow.kill()
         flow.wait()
-        wait_for(lambda: not working(tiny), 40)
+        wait_for(lambda: not working(tiny) and not any(lives(pid) for pid in children), 40)
         alive = len(working(tiny)) + sum(lives(pid) for pid in children)
     return finish(kind, after, tiny, reference, alive, folder)
 

@@ -30,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+INTERRUPTED = 130
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Seeds = Annotated[str, typer.Option(help="Comma-separated.")]
 Epochs = Annotated[float | None, typer.Option(help="Length of every training.")]
@@ -223,8 +224,10 @@ def main(arguments: list[str] | None = None) -> None:
             prog_name="python -m pipelines",
             standalone_mode=False,
         )
+        if code == INTERRUPTED:  # the parser has caught the signal
+            raise KeyboardInterrupt
     except KeyboardInterrupt:
-        code = _failed("interrupted; the stages that ran have been stopped", 130)
+        code = _failed("interrupted; the stages that ran have been stopped", INTERRUPTED)
     except LdebmError as error:
         if debug:
             raise
