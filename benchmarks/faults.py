@@ -3,7 +3,7 @@
     python -m benchmarks.faults [--rounds 20] [--kinds stage flow server worker disk cache remote]
         [--out results/faults.json]
 
-Each round builds a small project through the ``build`` flow, kills one part with SIGKILL at a random
+Each round builds a small project through the ``build`` flow, kills one part (SIGKILL) at a random
 moment, and looks: does any process outlive it, does the next start finish, with the bytes of ``dvc
 repro``, does anything run again that had finished, is every file of the cache what its name says.
 """
@@ -44,8 +44,8 @@ MEGABYTE = 1 << 20
 DEPLOY = """\
 from pathlib import Path
 from prefect import flow
-flow.from_source(source=PROJECT, entrypoint="pipelines/build.py:build").deploy(
-    name="faults", work_pool_name="faults", build=False, push=False, print_next_steps=False)
+made = flow.from_source(source=PROJECT, entrypoint="pipelines/build.py:build")
+made.to_deployment(name="faults").apply(work_pool_name="faults")
 """
 
 
@@ -80,11 +80,15 @@ class Round:
 
 
 def outputs(tiny: Tiny) -> dict[str, bytes]:
-    """dvc.lock and everything that stages write."""
-    files = [tiny.root / "dvc.lock"]
-    for name in ("out", "metrics"):
-        files += sorted((tiny.root / name).rglob("*"))
-    return {str(f.relative_to(tiny.root)): f.read_bytes() for f in files if f.is_file()}
+    """The entries of dvc.lock and everything that stages write.
+
+    After a failure the entries stand in another order, as after ``dvc repro --keep-going``.
+    """
+    files = [path for name in ("out", "metrics") for path in (tiny.root / name).rglob("*")]
+    found = {str(f.relative_to(tiny.root)): f.read_bytes() for f in files if f.is_file()}
+    lock = tiny.root / "dvc.lock"
+    blocks = lock_blocks(lock.read_text()) if lock.is_file() else {}
+    return found | {f"dvc.lock {name}": text.encode() for name, text in blocks.items()}
 
 
 def corrupt(tiny: Tiny) -> int:
@@ -125,7 +129,7 @@ def server(home: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 
     def answers() -> bool:
         try:
-            return urllib.request.urlopen(f"{url}/health", timeout=2).status == 200
+            return bool(urllib.request.urlopen(f"{url}/health", timeout=2).status == 200)
         except OSError:
             return False
 
@@ -140,7 +144,7 @@ def server(home: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 
 
 def start(tiny: Tiny, *words: str, limit: int | None = None) -> subprocess.Popen[bytes]:
-    """Starts ``python -m pipelines build``; ``limit`` is the largest file it may write, in bytes."""
+    """Starts ``python -m pipelines build``; ``limit``: bytes of its largest file."""
 
     def in_child() -> None:
         if limit is not None:
@@ -166,6 +170,15 @@ def log_of(tiny: Tiny) -> str:
 def working(tiny: Tiny) -> list[int]:
     """The processes of stages of the project's build."""
     return strays(tiny.root / ".dvc/tmp/runs/workspace")
+
+
+def lives(pid: int) -> bool:
+    """Whether a process is there and has not ended (a machine whose init reaps nobody keeps it)."""
+    try:
+        facts = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return False
+    return facts.rpartition(")")[2].split()[0] != "Z"
 
 
 def victim(kind: str, tiny: Tiny, flow: subprocess.Popen[bytes]) -> list[int]:
@@ -209,8 +222,8 @@ def killed(kind: str, reference: Tiny, chance: random.Random, folder: Path) -> R
         if flow.poll() is None:
             flow.kill()
         flow.wait()
-        wait_for(lambda: not working(tiny), 40)
-        alive = len(working(tiny)) + sum(Path(f"/proc/{pid}").exists() for pid in children)
+        wait_for(lambda: not working(tiny) and not any(lives(pid) for pid in children), 40)
+        alive = len(working(tiny)) + sum(lives(pid) for pid in children)
     return finish(kind, after, tiny, reference, alive, folder)
 
 
@@ -264,7 +277,9 @@ def disk(reference: Tiny, folder: Path) -> Round:
     with server(folder / "prefect") as (url, _):
         tiny.env["PREFECT_API_URL"] = url
         code = start(tiny, limit=16 * MEGABYTE).wait(PATIENCE)
-    told = [line for line in log_of(tiny).splitlines() if "disk is full" in line]
+    told = [
+        line for line in log_of(tiny).splitlines() if line.startswith("part@c failed: the disk")
+    ]
     alive = len(working(tiny)) + (code != 1)
     tiny.env["TINY_DO"] = "{}"
     return finish("disk", 0.0, tiny, reference, alive, folder, told[0] if told else "NOT TOLD")

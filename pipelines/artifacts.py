@@ -71,7 +71,8 @@ class ProgressBar:
         if (percent, text) != self._shown:
             self._shown = (percent, text)
             artifact = self._id
-            _quietly(lambda: update_progress_artifact(artifact, percent, text))
+            if _quietly(lambda: update_progress_artifact(artifact, percent, text)) is None:
+                self._id = None  # a server that has gone must not hold up the build again
 
 
 def _quietly(write: Callable[[], Any]) -> Any:

@@ -24,6 +24,7 @@ from pipelines.artifacts import ProgressBar, publish_report
 from pipelines.building import Job, opened, run_jobs
 from pipelines.dag import Stage
 from pipelines.dispatch import Options, Submit, run_stage
+from pipelines.failures import dvc_said
 from pipelines.reporting import report_lines
 from pipelines.runner import end_with_parent
 from pipelines.slots import Held, Slots, shares
@@ -199,11 +200,10 @@ def as_tasks(job: Job, bar: ProgressBar, prefix: str = "") -> Submit:
 def _push(workspace: Workspace, report: BuildReport) -> None:
     """Pushes what was built; from the workspace, whose settings name the remote."""
     names = [stage.name for stage in report.stages if stage.status in ("built", "cached")]
-    done = workspace.dvc("push", "-q", "--run-cache", *names, cwd=report.worktree)
+    done = workspace.dvc("push", "--run-cache", *names, cwd=report.worktree)
     if done.returncode:
-        said = " ".join(done.stderr.split())
         raise LdebmError(
-            f"everything is built, but the DVC remote did not take it: {said}; "
+            f"all is built, but the DVC remote did not take it: {dvc_said(done.stderr)}; "
             "try `dvc push --run-cache` when it is back"
         )
 

@@ -18,6 +18,7 @@ from ldebm.errors import UsageError
 from pipelines.dag import Dag, ask_dvc, read_dag
 from pipelines.dispatch import POLL, Dispatcher, Landed, Options, Place, Submit
 from pipelines.estimate import Estimate, estimate, recorded_seconds
+from pipelines.lockfile import lock_blocks, whole
 from pipelines.slots import Need, Slots, need_of
 from pipelines.types import BuildReport, Selection, StageOutcome
 from pipelines.worktree import State, Workspace
@@ -81,14 +82,20 @@ class Job:
         """Brings home what was built: dvc.lock in its order, outputs where they are wanted."""
         outcomes = dispatcher.outcomes
         order = list(self.dag.stages)
+        blocks = lock_blocks(_text(self.place.project / "dvc.lock"))
+        good = {name for name in blocks.keys() & order if whole(blocks[name], self._outs(name))}
         done = [
             name
             for name in self.stale
-            if name in outcomes and outcomes[name].status in ("built", "cached")
+            if name in good and name in outcomes and outcomes[name].status in ("built", "cached")
         ]
-        self.workspace.order_lock(self.place.project, self.lock_before, order)
         if self.lands and done:
             self.workspace.land(self.place.project, order, done)
+        elif not self.lands and len(good) == len(blocks.keys() & order):
+            self.workspace.order_lock(self.place.project, self.lock_before, order)
+
+    def _outs(self, name: str) -> Sequence[str]:
+        return self.dag.stages[name].outs
 
     def settle(self, names: Collection[str]) -> None:
         """Takes note that stages are up to date now, though they were not."""

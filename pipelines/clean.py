@@ -20,6 +20,7 @@ from prefect import flow
 from ldebm.errors import LdebmError, UsageError
 from pipelines.artifacts import publish
 from pipelines.build import say
+from pipelines.failures import dvc_said
 from pipelines.slots import lock_file
 from pipelines.worktree import Workspace
 
@@ -182,14 +183,14 @@ def _collect(workspace: Workspace, delete: bool) -> Iterator[Item]:
     words = ["gc", *keep, *names]
     dry = workspace.dvc(*words, "--dry", "--force")
     if dry.returncode:
-        raise LdebmError(f"dvc gc: {' '.join(dry.stderr.split())}")
+        raise LdebmError(f"dvc gc: {dvc_said(dry.stderr)}")
     count = _number(dry.stdout + dry.stderr)
     if count:
         yield Item("cache", f"{count} objects", 0, "no commit, experiment or worktree has them")
     if delete and count:
         done = workspace.dvc(*words, "--force")
         if done.returncode:
-            raise LdebmError(f"dvc gc: {' '.join(done.stderr.split())}")
+            raise LdebmError(f"dvc gc: {dvc_said(done.stderr)}")
 
 
 def _number(text: str) -> int:

@@ -34,6 +34,7 @@ app = typer.Typer(
 )
 for _command in model_commands.COMMANDS:
     app.command()(_command)
+INTERRUPTED = 130
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Seeds = Annotated[str, typer.Option(help="Comma-separated.")]
 Epochs = Annotated[float | None, typer.Option(help="Length of every training.")]
@@ -227,8 +228,10 @@ def main(arguments: list[str] | None = None) -> None:
             prog_name="python -m pipelines",
             standalone_mode=False,
         )
+        if code == INTERRUPTED:  # the parser has caught the signal
+            raise KeyboardInterrupt
     except KeyboardInterrupt:
-        code = _failed("interrupted; the stages that ran have been stopped", 130)
+        code = _failed("interrupted; the stages that ran have been stopped", INTERRUPTED)
     except LdebmError as error:
         if debug:
             raise

@@ -7,6 +7,7 @@ stage is submitted, tests hand in a thread pool.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
@@ -126,6 +127,7 @@ def _attempt(
     log: Path,
     progress: Callable[[str], None] | None,
 ) -> Finished:
+    mend(place.project)
     if log.exists():
         log.replace(log.with_suffix(".log.1"))
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "-s", stage.name]
@@ -145,6 +147,31 @@ def _attempt(
         grace=options.grace,
         progress=progress,
     )
+
+
+def mend(project: Path) -> None:
+    """Removes DVC's file of path locks if a dvc that was killed has left half of it.
+
+    Only under DVC's own lock, so that nobody is writing it.
+    """
+    path = project / ".dvc" / "tmp" / "rwlock"
+    if _is_json(path) or (fd := lock_file(path.with_name("lock"))) is None:
+        return
+    try:
+        if not _is_json(path):
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(fd)
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return True
+    except ValueError:
+        return False
+    return True
 
 
 def _ran(log: Path) -> bool:

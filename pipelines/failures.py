@@ -6,16 +6,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Failure", "explain"]
+__all__ = ["Failure", "dvc_said", "explain"]
 
 INTERRUPTED = 75  # a training's exit code after SIGTERM, with its checkpoint written
 _LOCK = re.compile(
-    r"Unable to acquire lock|is busy, it is being blocked by|database is locked|LockTimeout", re.I
+    r"Unable to acquire lock|is busy, it is being blocked by|RWLock-file|database is locked",
+    re.I,
 )
 _MEMORY = re.compile(r"out of memory|MemoryError|Cannot allocate memory|bad_alloc", re.I)
 _DEVICE = re.compile(r"CUDA error: (device|unspecified|unknown)|GPU is lost|NCCL .*error", re.I)
 _FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large|Errno 27|Errno 28")
 _READ_ONLY = re.compile(r"Read-only file system|Permission denied|Errno 30|Errno 13")
+_DVC = re.compile(r"ERROR: unexpected error( -)?\s*$|is corrupted|AssertionError", re.M)
 _EXITED = re.compile(r"exited with (-?\d+)")
 
 
@@ -32,6 +34,17 @@ class Failure:
     reason: str
     retry: bool
     hint: str = ""
+
+
+def dvc_said(stderr: str) -> str:
+    """The errors in what a dvc command printed, as one line.
+
+    Example:
+        >>> dvc_said("WARNING: x\\nERROR: no such remote\\n\\nHaving any troubles? Ask us")
+        'no such remote'
+    """
+    lines = [line.partition("ERROR: ")[2] for line in stderr.splitlines() if "ERROR: " in line]
+    return " ".join(" ".join(lines or [stderr]).split()) or "no reason given"
 
 
 def explain(code: int, lines: Sequence[str]) -> Failure:
@@ -55,6 +68,8 @@ def explain(code: int, lines: Sequence[str]) -> Failure:
         return Failure("the disk is full", False, hint)
     if _READ_ONLY.search(text):
         return Failure("a folder cannot be written to", False, "check owner, mode and mount")
+    if not found and _DVC.search(text):
+        return Failure("dvc was disturbed by the death of another one", True)
     if _LOCK.search(text):
         return Failure("a lock of dvc was busy", True)
     if _MEMORY.search(text):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["lock_blocks", "merge_lock", "read_outs"]
+__all__ = ["lock_blocks", "merge_lock", "read_outs", "whole"]
 
 HEADER = "schema: '2.0'\nstages:\n"
 
@@ -41,6 +41,17 @@ def read_outs(block: str) -> dict[str, str]:
 
     content = next(iter((yaml.safe_load(block) or {"": {}}).values()))
     return {str(out["path"]): str(out.get("md5")) for out in content.get("outs", [])}
+
+
+def whole(block: str, outs: Sequence[str]) -> bool:
+    """Whether an entry has a hash for every output; DVC's writing may have been cut short."""
+    import yaml
+
+    try:
+        found = read_outs(block)
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError):
+        return False
+    return set(found) == set(outs) and "None" not in found.values()
 
 
 def merge_lock(text: str, blocks: Mapping[str, str], order: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ import functools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -25,14 +26,16 @@ from pathlib import Path
 from ldebm.errors import LdebmError, UsageError
 from ldebm.files import write_text
 from pipelines.dag import environment
+from pipelines.failures import dvc_said
 from pipelines.lockfile import lock_blocks, merge_lock, read_outs
-from pipelines.runner import GRACE
+from pipelines.runner import GRACE, strays
 from pipelines.slots import lock_file
 
 __all__ = ["Busy", "State", "Workspace"]
 
 SHARED = (".ckpt", "lineage")
 RUNS = Path(".dvc", "tmp", "runs")
+RWLOCK = Path(".dvc", "tmp", "rwlock")
 
 
 class Busy(LdebmError):
@@ -186,9 +189,13 @@ class Workspace:
         Returns:
             The project's folder in it.
         """
+        project = self.place(name)
+        for pid in strays(project):  # of a build that was killed together with its supervisors
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         with self._git_lock:
             self._files(self.runs / name, state)
-        project = self.place(name)
+        (project / RWLOCK).unlink(missing_ok=True)  # DVC's, maybe half-written: nobody is here
         self._share(project)
         return project
 
@@ -268,7 +275,7 @@ class Workspace:
         """
         done = self.dvc("cache", "dir")
         if done.returncode:
-            raise LdebmError(f"dvc cache dir: {' '.join(done.stderr.split())}")
+            raise LdebmError(f"dvc cache dir: {dvc_said(done.stderr)}")
         return Path(self.root, done.stdout.strip().splitlines()[-1])
 
     def bring(self, project: Path, paths: Iterable[str]) -> None:
@@ -303,14 +310,14 @@ class Workspace:
         after = merge_lock(before, blocks, order)
         if after != before:
             write_text(target / "dvc.lock", after)
-        done = self.dvc("--wait-for-lock", "checkout", "--force", "-q", *blocks, cwd=target)
+        done = self.dvc("--wait-for-lock", "checkout", "--force", *blocks, cwd=target)
         outs = [path for block in blocks.values() for path in read_outs(block)]
         for name in outs:
             _copy_if_different(source / name, target / name)
             _add_ignored(source / name, target / name)
         missing = [name for name in outs if not (target / name).exists()]
         if missing:
-            said = " ".join(done.stderr.split()) or "no reason given"
+            said = dvc_said(done.stderr)
             raise LdebmError(f"could not check out {', '.join(missing[:3])}: {said}")
 
     def order_lock(self, project: Path, before: str, order: Sequence[str]) -> None:

@@ -79,7 +79,7 @@ def test_a_failure_is_exit_code_1_with_the_log_and_no_traceback(edited):
         (["build", "--seeds", "x"], "seeds 'x': expected integers"),
         (["build", "--target", "nope"], "'nope' not found"),
         (["build", "-S", "parts.z=3", "--dry"], "override parts.z=3"),
-        (["build", "--slots", "0"], "0 is not in the range"),
+        (["build", "--slots", "0"], "Invalid value for '--slots'"),
         (["build", "--nope"], "No such option"),
     ],
 )

@@ -5,7 +5,7 @@ import pytest
 from ldebm.errors import UsageError
 from pipelines.dag import fingerprints, read_dag, work_key
 from pipelines.estimate import estimate
-from pipelines.lockfile import lock_blocks, merge_lock, read_outs
+from pipelines.lockfile import lock_blocks, merge_lock, read_outs, whole
 from pipelines.sweep import grid
 from tests.pipeline.tiny_project import Tiny, names
 
@@ -106,6 +106,16 @@ def test_new_entries_come_in_dvcs_order_and_old_ones_keep_their_place(tiny):
     start = merge_lock("", {"end": blocks["end"]}, names())
     backwards = dict(reversed(blocks.items()))
     assert list(lock_blocks(merge_lock(start, backwards, names()))) == ["end", *names()[:-1]]
+
+
+def test_an_entry_that_was_cut_short_is_not_whole(tiny):
+    block = lock_blocks(tiny.lock())["part@a"]
+    outs = ["out/part/a", "metrics/a.json"]
+    assert whole(block, outs)
+    lines = block.splitlines(keepends=True)
+    for length in range(len(lines) - 1):
+        cut = "".join(lines[:length])
+        assert not whole(cut, outs) or "size" not in lines[length]
 
 
 def test_what_stands_behind_the_stages_in_dvc_lock_is_kept(tiny):

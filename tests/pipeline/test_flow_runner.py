@@ -173,6 +173,13 @@ def test_the_command_holds_its_locks_until_its_last_process_has_ended(tmp_path):
         (1, ["torch.OutOfMemoryError: CUDA out of memory.", "exited with 1"], True, "out of mem"),
         (255, ["ERROR: Unable to acquire lock. Most likely"], True, "a lock of dvc"),
         (255, ["ERROR: 'x' is busy, it is being blocked by:"], True, "a lock of dvc"),
+        (
+            255,
+            ["ERROR: Unable to read RWLock-file"],
+            True,
+            "a lock of dvc",
+        ),
+        (255, ["ERROR: unexpected error"], True, "dvc was disturbed"),
         (1, ["error: text: wrong", "ERROR: failed to run: x, exited with 2"], False, "wrong para"),
         (1, ["ERROR: failed to run: x, exited with 1"], False, "exit code 1"),
         (1, ["OSError: [Errno 28] No space left on device"], False, "the disk is full"),
