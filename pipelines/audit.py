@@ -194,11 +194,14 @@ def _json(text: str) -> Any:
 
 
 def _first(details: Any) -> str:
-    """The most telling line of what an audit said."""
+    """The first difference in what ``ldebm audit --json`` said, or the last line of its log."""
     if isinstance(details, str):
         return f": {details.splitlines()[-1]}" if details else ""
-    if isinstance(details, dict):
-        for key in ("first_difference", "first", "difference", "message", "error"):
-            if details.get(key):
-                return f": {details[key]}"
+    outputs = details.get("outputs", []) if isinstance(details, dict) else []
+    for output in outputs:
+        if not output["same"]:
+            found = output["difference"] or {}
+            place = ": ".join(filter(None, [output["path"], found.get("file"), found.get("where")]))
+            values = f": {found['expected']} -> {found['found']}" if found else ""
+            return f": {place}{values}"
     return ""

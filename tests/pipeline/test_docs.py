@@ -112,3 +112,13 @@ def test_the_first_hour_goes_as_written(reader: Reader):
     assert "prior.levels" in compared
     assert len(said["ldebm generate chatter-ldebm -n 5"].splitlines()) == 5
     assert "nothing differs" in said["ldebm lineage verify chatter-ldebm"]
+
+
+def test_the_documentation_builds_and_its_links_lead_somewhere(tmp_path: Path):
+    """Strict: a missing page, a broken link or an unknown name in the reference is an error."""
+    command = [sys.executable, "-m", "mkdocs", "build", "-q", "-d", str(tmp_path / "site")]
+    quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=quiet, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "site/reference/priors.html").read_text()
+    assert "ldebm.priors.DiffusionPrior" in page

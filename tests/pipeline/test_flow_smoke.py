@@ -6,6 +6,9 @@ import sys
 
 import pytest
 
+from ldebm.audit import Audit, Output
+from ldebm.differences import Difference
+from pipelines.audit import AuditReport, Verdict
 from tests.pipeline.test_smoke import ROOT, Project
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
@@ -52,3 +55,22 @@ def test_the_next_estimate_knows_what_the_stages_took(built):
         "report",
     ]
     assert "?" not in "".join(lines)
+
+
+def test_stages_that_are_audited_through_the_flow_give_the_same_bytes(built):
+    words = [sys.executable, "-m", "pipelines", "audit", "bind@small", "cluster@small-0", "--json"]
+    report = json.loads(built.call(words).out)
+    assert report["ok"]
+    assert {stage["stage"]: stage["verdict"] for stage in report["stages"]} == {
+        "bind@small": "same",
+        "cluster@small-0": "same",
+    }
+
+
+def test_an_audit_that_differs_is_summed_up_by_its_first_difference():
+    difference = Difference("model.safetensors", "tensor a[0]", "1.0", "2.0", "3 of 4 differ")
+    found = Audit("prior@small-0", "commit", 1.0, [Output("models/x", "1", "2", difference)])
+    line = Verdict("prior@small-0", "differ", 1.0, found.to_json())
+    assert AuditReport((line,)).lines() == [
+        "prior@small-0: differ (1 s): models/x: model.safetensors: tensor a[0]: 1.0 -> 2.0"
+    ]
