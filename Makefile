@@ -24,7 +24,7 @@ unexport PYTHONHOME VIRTUAL_ENV
 
 SELECT := $(strip $(subst $(comma), ,$(RUN)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(EPOCHS),--epochs $(EPOCHS)))
 
-.PHONY: help setup repro select test lint types unit bench report results docs closure gpu-campaign server worker clean
+.PHONY: help setup repro select test test-all lint types unit bench report results docs closure gpu-campaign server worker clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/' | \
@@ -48,6 +48,9 @@ repro: setup ## Build what params.yaml selects; RUN=group or experiment, SEEDS=0
 	@echo "report: site/index.html"
 
 test: setup lint types ## Lint, strict types, and all tests (the smoke pipeline is one of them)
+	@python -m pytest -q -n $(JOBS) --dist loadfile -m "not long"
+
+test-all: setup lint types ## The same with the long tests: Postgres, two workers, every command of the guides
 	@python -m pytest -q -n $(JOBS) --dist loadfile
 
 unit: setup ## Only the quick tests

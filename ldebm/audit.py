@@ -157,6 +157,7 @@ def audit_stage(stage: str, root: Path = Path(), *, use_workspace: bool = False)
             result.notes += [f"{path} is not the folder that dvc.lock names" for path in other]
         result.notes += _set_params(step, scratch)
         result.notes += _put_inputs(step, steps, scratch, objects)
+        shutil.copyfile(root / "dvc.lock", scratch / "dvc.lock")  # the report draws its graph
         clock = time.perf_counter()
         _run(step, root, scratch)
         result.seconds = time.perf_counter() - clock

@@ -28,6 +28,7 @@ POSTGRES = postgres_folder()
 pytestmark = [
     pytest.mark.pipeline,
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(
         POSTGRES is None, reason="no Postgres is installed (apt install postgresql)"
     ),

@@ -8,7 +8,7 @@ import pytest
 from tests.pipeline.numbers_project import NumbersProject
 from tests.pipeline.prefect_server import Server
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
+pytestmark = [pytest.mark.pipeline, pytest.mark.slow, pytest.mark.long]
 KEY = "experiments.gauss.prior.mi_weight"
 
 

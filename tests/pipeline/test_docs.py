@@ -104,6 +104,7 @@ def reader(tmp_path_factory) -> Reader:
     return reader
 
 
+@pytest.mark.long
 def test_the_first_hour_goes_as_written(reader: Reader):
     said = reader.follow("tutorial.md")
     assert "reports/gaussians16-ldebm/0/metrics.json" in said["dvc metrics show"]
