@@ -12,8 +12,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ldebm.files import read_json
-
 __all__ = ["Node", "layers", "lineage_nodes", "lineage_svg", "nearest_parents"]
 
 BOX, ROW, COLUMN, PAD = 152, 34, 190, 12
@@ -71,10 +69,9 @@ def lineage_nodes(root: Path, runs: Sequence[str]) -> list[Node]:
     writers = {out: node.stage for node in nodes.values() for out in node.outputs}
     for node in nodes.values():
         reads = list(node.inputs)
-        if node.stage.startswith("bind@"):  # it hashes all data sets, and reads the one it names
-            reads = [
-                str(read_json(root / out)["path"]) for out in node.outputs if (root / out).is_file()
-            ]
+        if node.stage.startswith("bind@"):  # it hashes all data sets for the one of its experiment
+            data = node.params.get(f"experiments.{node.stage.removeprefix('bind@')}.data")
+            reads = [f"data/packed/{data}"]
         found = {_writer(item, writers) for item in reads} - {None, node.stage}
         node.parents = sorted(str(stage) for stage in found)
     wanted: dict[str, Node] = {}
