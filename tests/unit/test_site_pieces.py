@@ -40,8 +40,8 @@ def project(tmp_path: Path) -> Path:
         "evaluate@old-0": stage(["data/bound/e.json"], "reports/old/0/m"),
         "report": stage(["reports"], "site"),
     }
+    stages["bind@e"]["params"]["params.yaml"]["experiments.e.data"] = "a"
     write_json(tmp_path / "dvc.lock", {"stages": stages})
-    write_json(tmp_path / "data/bound/e.json", {"path": "data/packed/a", "files": {}})
     return tmp_path
 
 
