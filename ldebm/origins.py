@@ -15,6 +15,7 @@ from typing import Any
 
 from ldebm.files import json_text
 from ldebm.targets import Run
+from ldebm.yaml_text import parse_yaml
 
 __all__ = ["Origin", "changed_code", "changed_data", "origin"]
 
@@ -98,12 +99,9 @@ def _from_lock(found: Origin, run: Run, path: str, md5: str) -> str | None:
     if content is None:
         return None
     try:
-        import yaml  # absent on a machine that has only the core
+        stages = parse_yaml(content).get("stages", {})
     except ImportError:
         return None
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    stages = yaml.load(content, Loader=loader).get("stages", {})
     instance = f"{run.experiment}-{run.seed}"
     evaluated = stages.get(f"evaluate@{instance}", {})
     outputs = evaluated.get("outs", [])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ldebm.errors import UsageError
 
-__all__ = ["file_at", "git", "hashes_at", "resolve"]
+__all__ = ["file_at", "find_commit", "git", "hashes_at", "resolve"]
 
 
 def git(*arguments: str, root: Path = Path(), stdin: bytes | None = None) -> bytes | None:
@@ -26,26 +26,49 @@ def git(*arguments: str, root: Path = Path(), stdin: bytes | None = None) -> byt
     return done.stdout if done.returncode == 0 else None
 
 
+def find_commit(name: str, root: Path = Path()) -> str | None:
+    """The commit of a git revision or of a ``dvc exp`` name; ``None`` where there is none.
+
+    Raises:
+        UsageError: several experiments have that name.
+    """
+    if name.startswith("-") or not name.strip():
+        return None
+    found = git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", root=root)
+    return found.decode().strip() if found else _experiment(name, root)
+
+
+def _experiment(name: str, root: Path) -> str | None:
+    """The commit of a ``dvc exp`` name: DVC keeps them as refs/exps/<2>/<38>/<name>."""
+    listed = git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps", root=root)
+    commits = {}
+    for line in (listed or b"").decode(errors="replace").splitlines():
+        commit, _, ref = line.partition(" ")
+        parts = ref.split("/", 4)
+        if len(parts) == 5 and len(parts[2]) == 2 and parts[4] == name:
+            commits[f"{parts[2]}{parts[3]}"[:7]] = commit
+    if len(commits) > 1:
+        bases = ", ".join(sorted(commits))
+        raise UsageError(
+            f"{name}: experiments on several commits ({bases}) have this name; give the hash that "
+            "`dvc exp show` prints"
+        )
+    return next(iter(commits.values()), None)
+
+
 def resolve(revision: str, root: Path = Path()) -> str:
     """The commit that a git revision or the name of a `dvc exp` means.
 
     Raises:
         UsageError: there is none, or several experiments have the name.
     """
-    if not revision.startswith("-"):
-        found = git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", root=root)
-        if found:
-            return found.decode().strip()
-    listing = git("for-each-ref", "refs/exps", "--format=%(objectname) %(refname)", root=root)
-    named = {
-        line.split(" ", 1)[0]
-        for line in (listing or b"").decode().splitlines()
-        if line.endswith(f"/{revision}") and "/celery/" not in line
-    }
-    if len(named) == 1:
-        return named.pop()
-    what = "names several experiments" if named else "neither a git revision nor an experiment"
-    raise UsageError(f"{revision!r}: {what}; see `git log` and `dvc exp list --all-commits`")
+    commit = find_commit(revision, root)
+    if commit is None:
+        raise UsageError(
+            f"{revision!r}: neither a git revision nor an experiment; see `git log` and "
+            "`dvc exp list --all-commits`"
+        )
+    return commit
 
 
 def file_at(revision: str, path: str, root: Path = Path()) -> bytes | None:

@@ -14,7 +14,15 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["LEVEL", "Difference", "difference", "holm"]
+__all__ = [
+    "LEVEL",
+    "Difference",
+    "difference",
+    "half_width",
+    "holm",
+    "mean_error",
+    "welch_error",
+]
 
 LEVEL = 0.95
 ENOUGH = 3  # seeds in common to leave the others out and pair
@@ -76,14 +84,31 @@ def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Diffe
     if len(one) < 2 or len(other) < 2:
         method = "equal" if len(one) == len(other) and one == other else "one seed"
         return Difference(*means, value, None, None, None, method, seeds)
-    parts = [statistics.variance(item) / len(item) for item in (one, other)]
-    error = math.sqrt(sum(parts))
+    error, freedom = welch_error(one, other)
     if error <= _NO_SPREAD * max(map(abs, means)):
         return Difference(*means, value, None, None, None, _still(value, means), seeds)
-    freedom = sum(parts) ** 2 / sum(
-        part**2 / (len(item) - 1) for part, item in zip(parts, (one, other), strict=True)
-    )
     return _judged(means, value, error, freedom, "welch", seeds)
+
+
+def mean_error(values: Sequence[float]) -> tuple[float, float]:
+    """Standard error of a mean, and its degrees of freedom."""
+    return statistics.stdev(values) / math.sqrt(len(values)), float(len(values) - 1)
+
+
+def welch_error(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
+    """Standard error of the difference of two means with unequal variances, and its freedom."""
+    parts = [statistics.variance(item) / len(item) for item in (first, second)]
+    squares = [p**2 / (len(i) - 1) for p, i in zip(parts, (first, second), strict=True)]
+    if not sum(squares):
+        return math.sqrt(sum(parts)), math.inf
+    return math.sqrt(sum(parts)), sum(parts) ** 2 / sum(squares)
+
+
+def half_width(error: float, freedom: float) -> float:
+    """Half of the 95% interval that a standard error makes (Student's t)."""
+    from scipy.special import stdtrit  # comes with scikit-learn; slow to load
+
+    return float(stdtrit(freedom, 0.5 + LEVEL / 2)) * error if error else 0.0
 
 
 def _paired(first: Sequence[float], second: Sequence[float], seeds: Sequence[int]) -> Difference:
@@ -91,10 +116,10 @@ def _paired(first: Sequence[float], second: Sequence[float], seeds: Sequence[int
     means = statistics.fmean(first), statistics.fmean(second)
     value = statistics.fmean(changes)
     both = tuple(seeds), tuple(seeds)
-    error = statistics.stdev(changes) / math.sqrt(len(changes))
+    error, freedom = mean_error(changes)
     if error <= _NO_SPREAD * max(map(abs, means)):
         return Difference(*means, value, None, None, None, _still(value, means), both)
-    return _judged(means, value, error, float(len(changes) - 1), "paired", both)
+    return _judged(means, value, error, freedom, "paired", both)
 
 
 def _still(value: float, means: tuple[float, float]) -> str:
@@ -110,9 +135,9 @@ def _judged(
     method: str,
     seeds: tuple[tuple[int, ...], tuple[int, ...]],
 ) -> Difference:
-    from scipy.special import stdtr, stdtrit  # comes with scikit-learn; slow to load
+    from scipy.special import stdtr  # comes with scikit-learn; slow to load
 
-    half = float(stdtrit(freedom, 0.5 + LEVEL / 2)) * error
+    half = half_width(error, freedom)
     p = 2 * float(stdtr(freedom, -abs(value) / error))
     return Difference(*means, value, half, p, freedom, method, seeds)
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import configparser
 import json
-import subprocess
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from ldebm.errors import UsageError
+from ldebm.revisions import git
+from ldebm.yaml_text import parse_yaml
 
-__all__ = ["Revision", "Snapshot", "WorkingTree", "experiment_ref", "resolve_commit"]
+__all__ = ["Revision", "Snapshot", "WorkingTree"]
 
 
 class Snapshot(Protocol):
@@ -66,8 +66,7 @@ class Revision:
 
     def read(self, path: str) -> bytes | None:
         if path in self._tree:
-            shown = _git(self.root, "show", f"{self.commit}:./{path}")
-            return shown.stdout if shown.returncode == 0 else None
+            return git("show", f"{self.commit}:./{path}", root=self.root)
         return self._cached(path)
 
     def paths(self, folder: str) -> list[str]:
@@ -76,8 +75,8 @@ class Revision:
 
     @cached_property
     def _tree(self) -> frozenset[str]:
-        listed = _git(self.root, "ls-tree", "-r", "-z", "--name-only", self.commit)
-        return frozenset(listed.stdout.decode(errors="replace").split("\0"))
+        listed = git("ls-tree", "-r", "-z", "--name-only", self.commit, root=self.root) or b""
+        return frozenset(listed.decode(errors="replace").split("\0"))
 
     @cached_property
     def _locked(self) -> dict[str, str]:
@@ -85,10 +84,7 @@ class Revision:
         content = self.read("dvc.lock") if "dvc.lock" in self._tree else None
         if content is None:
             return {}
-        import yaml  # absent on a machine that has only the core
-
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        stages = yaml.load(content, Loader=loader).get("stages", {})
+        stages = parse_yaml(content).get("stages", {})
         outputs = (out for stage in stages.values() for out in stage.get("outs", []))
         return {str(out["path"]): str(out["md5"]) for out in outputs if "md5" in out}
 
@@ -123,48 +119,3 @@ class Revision:
                 if parser.has_option("cache", "dir"):
                     return folder / parser.get("cache", "dir").strip("\"'")
         return folder / "cache"
-
-
-def resolve_commit(name: str, root: Path) -> str | None:
-    """The commit of a git revision or of a ``dvc exp`` name; ``None`` where there is none.
-
-    Raises:
-        UsageError: several experiments have that name.
-    """
-    if name.startswith("-") or not name.strip():
-        return None
-    found = _git(root, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
-    if found.returncode == 0:
-        return found.stdout.decode().strip()
-    return experiment_ref(name, root)
-
-
-def experiment_ref(name: str, root: Path) -> str | None:
-    """The commit of a ``dvc exp`` name: DVC keeps them as refs/exps/<2>/<38>/<name>.
-
-    Raises:
-        UsageError: experiments on several commits have that name.
-    """
-    listed = _git(root, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps")
-    commits = {}
-    for line in listed.stdout.decode(errors="replace").splitlines():
-        commit, _, ref = line.partition(" ")
-        parts = ref.split("/", 4)
-        if len(parts) == 5 and len(parts[2]) == 2 and parts[4] == name:
-            commits[f"{parts[2]}{parts[3]}"[:7]] = commit
-    if len(commits) > 1:
-        bases = ", ".join(sorted(commits))
-        raise UsageError(
-            f"{name}: experiments on several commits ({bases}) have this name; give the hash that "
-            "`dvc exp show` prints"
-        )
-    return next(iter(commits.values()), None)
-
-
-def _git(root: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    """Runs git in the project; without git, or outside a repository, nothing is found."""
-    command = ["git", "-C", str(root), *arguments]
-    try:
-        return subprocess.run(command, capture_output=True, check=False)
-    except FileNotFoundError:
-        return subprocess.CompletedProcess(command, 127, b"", b"")

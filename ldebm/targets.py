@@ -17,7 +17,8 @@ from ldebm.config import nearest
 from ldebm.errors import UsageError
 from ldebm.files import read_json
 from ldebm.results import RESULTS, flatten
-from ldebm.snapshots import Revision, Snapshot, WorkingTree, resolve_commit
+from ldebm.revisions import find_commit
+from ldebm.snapshots import Revision, Snapshot, WorkingTree
 
 __all__ = ["Run", "Side", "evaluated_runs", "find", "recorded_runs"]
 
@@ -94,7 +95,7 @@ def find(target: str, root: Path = Path()) -> Side:
             return Side(target, {target: runs[target]}, chosen=True)
     if target == WORKSPACE:
         return _side(target, here)
-    commit = resolve_commit(target, root)
+    commit = find_commit(target, root)
     if commit is not None:
         return _side(target, Revision(root, commit, target))
     experiment, _, revision = target.partition("@")
@@ -109,7 +110,7 @@ def find(target: str, root: Path = Path()) -> Side:
 
 def _one(target: str, experiment: str, revision: str, root: Path) -> Side:
     """One experiment of a revision, or of the workspace."""
-    commit = None if revision == WORKSPACE else resolve_commit(revision, root)
+    commit = None if revision == WORKSPACE else find_commit(revision, root)
     if commit is None and revision != WORKSPACE:
         raise UsageError(f"{target}: {revision} is no git revision and no dvc experiment here")
     state = WorkingTree(root) if commit is None else Revision(root, commit, revision)

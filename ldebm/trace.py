@@ -18,6 +18,7 @@ from ldebm.errors import UsageError
 from ldebm.files import read_json
 from ldebm.lineage import records
 from ldebm.revisions import file_at
+from ldebm.yaml_text import parse_yaml
 
 __all__ = ["Step", "Trace", "locked_steps", "record_step", "sources", "trace"]
 
@@ -172,7 +173,7 @@ def locked_steps(root: Path = Path(), revision: str | None = None) -> list[Step]
     if found is None:
         return None
     try:
-        stages = yaml.load(found, getattr(yaml, "CSafeLoader", yaml.SafeLoader))["stages"]
+        stages = parse_yaml(found)["stages"]
         return [_locked_step(name, stage) for name, stage in stages.items()]
     except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         message = " ".join(str(error).split())[:150]

@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import yaml
-
 from ldebm.errors import UsageError
 from ldebm.results import flatten
+from ldebm.yaml_text import parse_yaml
 
 __all__ = ["Candidate", "Folder", "Revision", "Tree", "git", "load_candidate", "lock", "stand_in"]
 
@@ -151,12 +150,8 @@ def _outputs(tree: Tree) -> set[str]:
 def lock(tree: Tree) -> dict[str, Any]:
     """The stages of dvc.lock; empty where there is none."""
     text = tree.read("dvc.lock")
-    content = yaml.load(text, Loader=_LOADER) if text else None
+    content = parse_yaml(text) if text else None
     return dict((content or {}).get("stages") or {})
-
-
-# dvc.lock has thousands of lines: libyaml reads it ten times faster where it is there
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -235,7 +230,7 @@ def load_candidate(tree: Tree, experiment: str, seeds: Sequence[int]) -> Candida
 
 def _experiment(tree: Tree, name: str) -> dict[str, Any]:
     text = tree.read("params.yaml")
-    content = yaml.load(text, Loader=_LOADER) if text else None
+    content = parse_yaml(text) if text else None
     section = ((content or {}).get("experiments") or {}).get(name)
     if not isinstance(section, dict) or "data" not in section:
         raise UsageError(f"experiment {name!r} is not in params.yaml of {tree.words}")

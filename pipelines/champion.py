@@ -16,12 +16,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from ldebm.config import RuleConfig
+from ldebm.significance import half_width, mean_error, welch_error
 from pipelines.candidates import Candidate
 
 __all__ = ["Difference", "Verdict", "decide", "improvement", "incomparable"]
 
 Decision = Literal["promote", "refuse"]
-LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -221,10 +221,10 @@ def improvement(
     better = sign * (statistics.fmean(new.values()) - statistics.fmean(old.values()))
     half: float | None
     if len(old) > 1 and old.keys() == new.keys():
-        half = _paired([new[seed] - old[seed] for seed in sorted(new)])
+        half = half_width(*mean_error([new[seed] - old[seed] for seed in sorted(new)]))
         how = f"paired over {_seeds('seeds', sorted(new))}"
     elif len(old) > 1 and len(new) > 1:
-        half = _welch(list(old.values()), list(new.values()))
+        half = half_width(*welch_error(list(old.values()), list(new.values())))
         how = f"over {len(old)} and {len(new)} seeds, unpaired (Welch)"
     else:
         halves = [_own(metric, champion), _own(metric, challenger)]
@@ -243,27 +243,6 @@ def improvement(
         high=None if half is None else better + half,
         how=how,
     )
-
-
-def _paired(differences: Sequence[float]) -> float:
-    """Half-width of the interval of a mean of differences."""
-    count = len(differences)
-    return _quantile(count - 1) * statistics.stdev(differences) / math.sqrt(count)
-
-
-def _welch(first: Sequence[float], second: Sequence[float]) -> float:
-    """Half-width for two means with unequal variances."""
-    parts = [statistics.variance(item) / len(item) for item in (first, second)]
-    squares = [p**2 / (len(i) - 1) for p, i in zip(parts, (first, second), strict=True)]
-    if not sum(squares):
-        return 0.0
-    return _quantile(sum(parts) ** 2 / sum(squares)) * math.sqrt(sum(parts))
-
-
-def _quantile(freedom: float) -> float:
-    from scipy.stats import t  # comes with scikit-learn; slow to load
-
-    return float(t.ppf(0.5 + LEVEL / 2, freedom))
 
 
 def _own(metric: str, candidate: Candidate) -> float | None:

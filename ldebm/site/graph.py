@@ -12,6 +12,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ldebm.yaml_text import parse_yaml
+
 __all__ = ["Node", "layers", "lineage_nodes", "lineage_svg", "nearest_parents"]
 
 BOX, ROW, COLUMN, PAD = 152, 34, 190, 12
@@ -57,10 +59,7 @@ def lineage_nodes(root: Path, runs: Sequence[str]) -> list[Node]:
     path = root / "dvc.lock"
     if not path.is_file():
         return []
-    import yaml  # absent on a machine that has only the core
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    content = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+    content = parse_yaml(path.read_text(encoding="utf-8"))
     nodes = {
         name: _node(name, stage)
         for name, stage in (content or {}).get("stages", {}).items()

@@ -14,7 +14,8 @@ from ldebm.errors import UsageError
 from ldebm.files import write_csv, write_json
 from ldebm.lineage import recorded
 from ldebm.results import record_runs
-from ldebm.snapshots import Revision, resolve_commit
+from ldebm.revisions import find_commit
+from ldebm.snapshots import Revision
 
 METRICS = {"nll": 100.0, "nll_low": 98.0, "nll_high": 102.0, "bleu": 11.0, "mi": 2.0}
 
@@ -226,7 +227,7 @@ def test_experiments_that_one_revision_lacks_are_named(repository: Path):
 def test_a_dvc_experiment_is_found_by_its_name(repository: Path):
     head, first = git(repository, "rev-parse", "HEAD"), git(repository, "rev-parse", "HEAD~1")
     git(repository, "update-ref", f"refs/exps/{head[:2]}/{head[2:]}/sunny-beam", first)
-    assert resolve_commit("sunny-beam", repository) == first
+    assert find_commit("sunny-beam", repository) == first
     assert compare("sunny-beam", "HEAD", repository).pairs[0].params == {"prior.levels": (4, 5)}
     git(repository, "update-ref", f"refs/exps/{first[:2]}/{first[2:]}/sunny-beam", head)
     with pytest.raises(UsageError, match="experiments on several commits"):
