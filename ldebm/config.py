@@ -11,11 +11,21 @@ import difflib
 import json
 import re
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from ldebm.errors import UsageError
+from ldebm.image_config import HVAEConfig, NVAEConfig
+from ldebm.sections import Section
 
 __all__ = [
     "BackboneConfig",
@@ -36,12 +46,6 @@ __all__ = [
     "nearest",
     "parse",
 ]
-
-
-class Section(BaseModel):
-    """A frozen group of parameters in which an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
 class DataConfig(Section):
@@ -68,8 +72,11 @@ class DataConfig(Section):
 class OptimiserConfig(Section):
     """Adam with clipping, a schedule and (off by default) an average of the weights."""
 
+    added: ClassVar[frozenset[str]] = frozenset({"name", "eps"})
+    name: Literal["adam", "adamax"] = "adam"
     lr: float = Field(1e-3, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     clip: float | None = Field(None, gt=0)  # global L2 norm
     schedule: Literal["constant", "one_cycle", "linear", "cosine"] = "constant"
@@ -102,8 +109,11 @@ class TrainingConfig(Section):
 class BackboneConfig(Section):
     """First stage: encoder, decoder and the variational objective against N(0, I)."""
 
-    arch: Literal["mlp", "gru"]
-    latent: int = Field(gt=0)
+    added: ClassVar[frozenset[str]] = frozenset({"hvae", "nvae"})
+    arch: Literal["mlp", "gru", "hvae", "nvae"]
+    latent: int = Field(default=None, gt=0, validate_default=True)  # hvae, nvae: left out
+    hvae: HVAEConfig | None = None
+    nvae: NVAEConfig | None = None
     hidden: int = Field(512, gt=0)
     layers: int = Field(1, gt=0)  # hidden layers of the MLP encoder and decoder
     embed: int = Field(512, gt=0)
@@ -118,6 +128,25 @@ class BackboneConfig(Section):
     objective: Literal["kl", "entropy"] = "kl"  # "entropy": the masked entropy term of MR 2.6 (ii)
     entropy_mask: float | None = 1.0
     training: TrainingConfig
+
+    @field_validator("latent", mode="wrap")
+    @classmethod
+    def _latent_or_groups(
+        cls, value: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo
+    ) -> int:
+        if info.data.get("arch") in ("hvae", "nvae") and value in (None, 0):
+            return 0
+        if value is None:
+            raise PydanticCustomError("missing", "Field required")
+        return int(check(value))
+
+    @model_validator(mode="after")
+    def _own_section(self) -> BackboneConfig:
+        for arch in ("hvae", "nvae"):
+            if (getattr(self, arch) is not None) != (self.arch == arch):
+                given = "is missing" if self.arch == arch else f"needs arch '{arch}'"
+                raise ValueError(f"section '{arch}' {given} (arch is {self.arch!r})")
+        return self
 
 
 class ClusterConfig(Section):

@@ -65,5 +65,9 @@ def build_backbone(
         from ldebm.nn.text import TextVAE
 
         return TextVAE(config, meta, generator)
-    wanted = "mlp" if kind == "points" else "gru"
-    raise UsageError(f"backbone.arch {config.arch!r} does not model {kind}: set it to {wanted!r}")
+    if config.arch == "hvae" and kind == "images":
+        from ldebm.nn.hvae import HVAE
+
+        return HVAE(config, meta, generator)
+    wanted = {"points": "'mlp'", "images": "'hvae' or 'nvae'"}.get(kind, "'gru'")
+    raise UsageError(f"backbone.arch {config.arch!r} does not model {kind}: set it to {wanted}")

@@ -60,7 +60,7 @@ def test_an_unknown_key_names_the_nearest_known_one(section, typo, meant):
     [
         ("backbone", {"latent": 0}, "greater than 0"),
         ("backbone", {"latent": "many"}, "valid integer"),
-        ("backbone", {"arch": "cnn"}, "'mlp' or 'gru'"),
+        ("backbone", {"arch": "cnn"}, "'mlp', 'gru'"),
         ("backbone", {"training": {}}, "exactly one of 'epochs' and 'updates'"),
         ("cluster", {"labels": "given"}, "needs cluster.column"),
         ("prior", {"scheme": "joint"}, "needs prior.standardise 'none'"),
@@ -122,3 +122,33 @@ def test_json_reads_the_same_as_yaml(tmp_path: Path):
     path = tmp_path / "params.json"
     path.write_text(json.dumps(CONTENT))
     assert load_params(path) == parse(Params, CONTENT, "")
+
+
+def test_keys_that_came_later_do_not_change_what_older_models_say_of_themselves():
+    backbone = parse(ExperimentConfig, EXPERIMENT, "").backbone
+    dumped = backbone.model_dump(mode="json")
+    assert not {"hvae", "nvae"} & dumped.keys()
+    assert "name" not in dumped["training"]["optimiser"]
+    content = changed(backbone={"training": {"epochs": 1, "optimiser": {"name": "adamax"}}})
+    changed_one = parse(ExperimentConfig, content, "").backbone
+    assert changed_one.model_dump(mode="json")["training"]["optimiser"]["name"] == "adamax"
+    assert parse(type(backbone), dumped, "") == backbone
+
+
+def test_a_hierarchical_backbone_has_its_own_section_and_no_latent():
+    content = changed()
+    content["backbone"] = {"arch": "hvae", "training": {"epochs": 1}}
+    with pytest.raises(UsageError, match="section 'hvae' is missing"):
+        parse(ExperimentConfig, content, "experiments.first")
+    content["backbone"]["hvae"] = {"layers": [{"dense": 4}], "widths": [8]}
+    backbone = parse(ExperimentConfig, content, "").backbone
+    assert parse(type(backbone), backbone.model_dump(mode="json"), "") == backbone
+    content["backbone"]["hvae"]["layers"] = [{"dense": 4, "conv": [2, 2]}]
+    with pytest.raises(UsageError, match="exactly one of 'dense' and 'conv'"):
+        parse(ExperimentConfig, content, "experiments.first")
+    with pytest.raises(UsageError, match="needs arch 'hvae'"):
+        parse(
+            ExperimentConfig,
+            changed(backbone={"hvae": {"layers": [{"dense": 1}], "widths": [1]}}),
+            "",
+        )

@@ -1,0 +1,77 @@
+"""Parameters of the hierarchical image models: section 6 of MR, NVAE's Table 6.
+
+Sizes are pixels of a side; groups of latent variables are listed from the top.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from ldebm.sections import Section
+
+__all__ = ["HVAEConfig", "ImageModelConfig", "LayerConfig", "NVAEConfig"]
+
+
+class LayerConfig(Section):
+    """One group of latent variables: ``{dense: 16}``, or ``{conv: [channels, size]}``."""
+
+    dense: int | None = Field(None, gt=0)
+    conv: tuple[int, int] | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> LayerConfig:
+        if (self.dense is None) == (self.conv is None):
+            raise ValueError("give exactly one of 'dense' and 'conv'")
+        if self.conv is not None and min(self.conv) < 1:
+            raise ValueError("conv: expected [channels, size], both at least 1")
+        return self
+
+
+class ImageModelConfig(Section):
+    """What both hierarchical backbones have: the likelihood of the pixels."""
+
+    likelihood: Literal["bernoulli", "logistic", "normal"] = "logistic"
+    mixtures: int = Field(10, gt=0)  # "logistic": components of a pixel
+    bits: int = Field(8, ge=1, le=8)  # of a pixel's value; below 8 the images are quantised
+
+
+class HVAEConfig(ImageModelConfig):
+    """A hierarchical VAE of a few groups (MR 6.9, 10.23)."""
+
+    layers: list[LayerConfig] = Field(min_length=1)  # groups, top first
+    widths: list[int] = Field(min_length=1)  # channels after one, two, ... halvings of the image
+    hidden: int = Field(256, gt=0)  # of the dense part
+    blocks: int = Field(1, ge=0)  # residual blocks per resolution, on either side
+
+
+class NVAEConfig(ImageModelConfig):
+    """NVAE (Vahdat and Kautz 2020) under the names of its Table 6."""
+
+    channels: int = Field(128, gt=0)  # of the stem; doubled at every halving
+    scales: int = Field(1, gt=0)  # spatial sizes with latent variables
+    groups: list[int] = Field(min_length=1)  # groups of every scale, top first
+    latents: int = Field(20, gt=0)  # channels of a group
+    flows: int = Field(0, ge=0)  # pairs of autoregressive cells in every posterior
+    blocks: int = Field(1, ge=0)  # halvings before the first scale, and doublings after the last
+    cells: int = Field(2, gt=0)  # residual cells per such block
+    cells_per_group: int = Field(2, gt=0)
+    squeeze_excitation: bool = True
+    residual_posterior: bool = True
+    pad: int = Field(0, ge=0)  # pixels added on every side (MNIST: 2, as published)
+    spectral: float = Field(1e-2, ge=0)  # weight of the spectral and BN-scale regularisation
+    spectral_init: float | None = Field(None, gt=0)  # annealed from here with the KL's weight
+    kl_start: float = Field(1e-4, ge=0, le=1)  # weight of the KL at the beginning of its warm-up
+    kl_balance: bool = True  # while the KL's weight is below its last value
+    bn_readjust: Literal["none", "prior", "data"] = "none"  # statistics after training, from
+    bn_passes: int = Field(500, gt=0)  # so many batches
+    checkpointing: bool = False  # recompute cells in the backward pass: a third slower, less memory
+
+    @model_validator(mode="after")
+    def _coherent(self) -> NVAEConfig:
+        if len(self.groups) != self.scales:
+            raise ValueError(f"groups: expected {self.scales} numbers, one per scale, top first")
+        if min(self.groups) < 1:
+            raise ValueError("groups: every scale needs at least one")
+        return self

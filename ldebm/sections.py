@@ -1,0 +1,33 @@
+"""The base of every group of parameters: frozen, strict, and stable when written down.
+
+A model file holds its resolved parameters, and its bytes may not change because a later version
+knows more keys. Such keys are named in ``added`` and left out while they have their default.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+
+__all__ = ["Section"]
+
+
+class Section(BaseModel):
+    """A frozen group of parameters in which an unknown key is an error.
+
+    Attributes:
+        added: keys that came after the first model files were written.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    added: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _without_added(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialise(self)
+        fields = type(self).model_fields
+        for name in self.added:
+            if getattr(self, name) == fields[name].get_default(call_default_factory=True):
+                del content[name]
+        return content
