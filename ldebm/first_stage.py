@@ -25,9 +25,11 @@ from ldebm.data.packed import Packed, Split
 from ldebm.devices import choose_device
 from ldebm.errors import UsageError
 from ldebm.files import hash_path, read_json, read_model, write_json, write_model
+from ldebm.image_first_stage import ImageTask
 from ldebm.latents import batch_noise, make_batch
 from ldebm.lineage import note, running_stage
-from ldebm.nn.backbone import Backbone, build_backbone
+from ldebm.nn.backbone import Backbone, architecture, build_backbone
+from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.objectives import Terms, backbone_terms, gaussian_kl, sample_posterior
 from ldebm.parallel import is_main, row_weight, share
 from ldebm.runs import CHECKPOINTS, run_key, with_length, write_curves
@@ -103,6 +105,9 @@ class BackboneTask:
     def load_state(self, state: dict[str, Any]) -> None:
         """There is none."""
 
+    def finish(self) -> None:
+        """Nothing is left to do."""
+
 
 def build_backbone_stage(
     config: ExperimentConfig, packed: Packed, seed: int, out: Path, epochs: float | None = None
@@ -117,6 +122,7 @@ def build_backbone_stage(
     config = config.model_copy(update={"backbone": section})
     device = choose_device(section.training.device)
     configure(section.training.threads)
+    architecture(section, packed.kind)  # imports it: the key holds the code that is imported
     data_hash = hash_path(packed.path)
     key = run_key("backbone", section.model_dump(mode="json"), data_hash, seed, device.type)
     finished = CHECKPOINTS / "done" / key
@@ -146,19 +152,31 @@ def _train_backbone(
 ) -> None:
     section = config.backbone
     model = build_backbone(section, packed.meta, generator(seed, "backbone-init")).to(device)
-    task = BackboneTask(model, packed.split("train"), packed.split("valid"), config, seed, device)
+    task = _task(model, packed, config, seed, device)
     checkpoint = CHECKPOINTS / f"backbone-{key}.pt"
     result = train(task, section.training, checkpoint, title="backbone")
+    model.load_state_dict(result.state)
+    task.finish()
     if not is_main():
         return
-    model.load_state_dict(result.state)
     model.eval()
     metrics = {name: value for name, value in task.validate(result.updates).items()}
     write_curves(out, result)
     write_json(out / "metrics.json", {**metrics, "updates": result.updates})
     header = {"config": section.model_dump(mode="json"), "meta": packed.meta, "seed": seed}
-    write_model(out / "model.safetensors", result.state, header)
+    write_model(out / "model.safetensors", model.state_dict(), header)
     checkpoint.unlink(missing_ok=True)
+
+
+def _task(
+    model: Backbone, packed: Packed, config: ExperimentConfig, seed: int, device: torch.device
+) -> BackboneTask | ImageTask:
+    """The training of one kind of backbone."""
+    train, valid = packed.split("train"), packed.split("valid")
+    if isinstance(model, HierarchicalBackbone):
+        model.load_initial()
+        return ImageTask(model, train, valid, config, seed, device)
+    return BackboneTask(model, train, valid, config, seed, device)
 
 
 def load_backbone(path: Path, config: ExperimentConfig, packed: Packed) -> Backbone:

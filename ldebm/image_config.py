@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from ldebm.sections import Section
 
-__all__ = ["HVAEConfig", "ImageModelConfig", "LayerConfig", "NVAEConfig"]
+__all__ = ["HVAEConfig", "ImageModelConfig", "LayerConfig", "NVAEConfig", "PublishedConfig"]
 
 
 class LayerConfig(Section):
@@ -44,6 +44,20 @@ class HVAEConfig(ImageModelConfig):
     widths: list[int] = Field(min_length=1)  # channels after one, two, ... halvings of the image
     hidden: int = Field(256, gt=0)  # of the dense part
     blocks: int = Field(1, ge=0)  # residual blocks per resolution, on either side
+    free_nats: list[float] = []  # per group: KL that costs nothing, so that the group is used
+
+    @model_validator(mode="after")
+    def _coherent(self) -> HVAEConfig:
+        if self.free_nats and len(self.free_nats) != len(self.layers):
+            raise ValueError(f"free_nats: expected {len(self.layers)} numbers, one per layer")
+        return self
+
+
+class PublishedConfig(Section):
+    """A checkpoint of the public NVAE code, which takes the place of the initial weights."""
+
+    path: str  # relative to the project
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")  # so that the model's lineage holds its content
 
 
 class NVAEConfig(ImageModelConfig):
@@ -66,6 +80,7 @@ class NVAEConfig(ImageModelConfig):
     kl_balance: bool = True  # while the KL's weight is below its last value
     bn_readjust: Literal["none", "prior", "data"] = "none"  # statistics after training, from
     bn_passes: int = Field(500, gt=0)  # so many batches
+    published: PublishedConfig | None = None
     checkpointing: bool = False  # recompute cells in the backward pass: a third slower, less memory
 
     @model_validator(mode="after")
@@ -74,4 +89,6 @@ class NVAEConfig(ImageModelConfig):
             raise ValueError(f"groups: expected {self.scales} numbers, one per scale, top first")
         if min(self.groups) < 1:
             raise ValueError("groups: every scale needs at least one")
+        if sum(self.groups) < 2:
+            raise ValueError("groups: expected two or more in all")
         return self

@@ -11,9 +11,18 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 
-__all__ = ["average_gradients", "is_main", "parallel", "rank", "row_weight", "share", "world"]
+__all__ = [
+    "average",
+    "average_gradients",
+    "is_main",
+    "parallel",
+    "rank",
+    "row_weight",
+    "share",
+    "world",
+]
 
 
 def rank() -> int:
@@ -62,6 +71,15 @@ def parallel() -> Iterator[None]:
         distributed.barrier()
     finally:
         distributed.destroy_process_group()
+
+
+def average(value: Tensor) -> Tensor:
+    """The mean of a detached tensor over the processes."""
+    if not distributed.is_initialized():
+        return value.detach()
+    total = value.detach().clone()
+    distributed.all_reduce(total)
+    return total.div_(world())
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:

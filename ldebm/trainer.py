@@ -181,9 +181,9 @@ class _Loop:
     ) -> None:
         self.task, self.config, self.checkpoint, self.title = task, config, checkpoint, title
         per_epoch = task.steps_per_epoch
-        self.total = config.updates or max(1, round((config.epochs or 1.0) * per_epoch))
+        self.total = _length(config, per_epoch)
         self.groups = task.groups()
-        self.optimisers = [_adam(group) for group in self.groups]
+        self.optimisers = [_optimiser(group) for group in self.groups]
         self.ema = self.groups[0].config.ema
         self.averaged: dict[str, Tensor] | None = None
         if self.ema is not None:
@@ -365,15 +365,25 @@ class _Loop:
         return TrainResult(state, self.curve, self.validation, self.step, self.snapshots)
 
 
-def _adam(group: Group) -> torch.optim.Adam:
+def _length(config: TrainingConfig, per_epoch: int) -> int:
+    """Updates of a training; none where the configuration says so."""
+    if config.updates is not None:
+        return config.updates
+    assert config.epochs is not None
+    return max(1, round(config.epochs * per_epoch)) if config.epochs else 0
+
+
+def _optimiser(group: Group) -> torch.optim.Optimizer:
     config = group.config
-    return torch.optim.Adam(
-        group.parameters,
-        lr=config.lr,
-        betas=config.betas,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+    shared: dict[str, Any] = {
+        "lr": config.lr,
+        "betas": config.betas,
+        "eps": config.eps,
+        "weight_decay": config.weight_decay,
+    }
+    if config.name == "adamax":
+        return torch.optim.Adamax(group.parameters, **shared, foreach=True)
+    return torch.optim.Adam(group.parameters, **shared, fused=True)
 
 
 def _check_sums(checkpoint: Path) -> None:

@@ -6,7 +6,7 @@ Shapes: B batch, D latent dimension.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ldebm.config import BackboneConfig
 from ldebm.errors import UsageError
 
-__all__ = ["Backbone", "build_backbone"]
+__all__ = ["Backbone", "architecture", "build_backbone"]
 
 
 class Backbone(nn.Module, ABC):
@@ -48,6 +48,36 @@ class Backbone(nn.Module, ABC):
         """-log p(x|z) in nats per row, shape (B,)."""
 
 
+def architecture(config: BackboneConfig, kind: str) -> Callable[..., Backbone]:
+    """Makes a backbone of (config, a packed set's meta, generator) for data of ``kind``.
+
+    Only the module that is asked for is imported.
+
+    Raises:
+        UsageError: the architecture cannot model this kind of data.
+    """
+    if config.arch == "mlp" and kind == "points":
+        from ldebm.nn.mlp import PointVAE
+
+        return lambda config, meta, generator: PointVAE(
+            config, generator, meta.get("shift", 0.0), meta.get("scale")
+        )
+    if config.arch == "gru" and kind in ("sentences", "dialogues"):
+        from ldebm.nn.text import TextVAE
+
+        return TextVAE
+    if config.arch == "hvae" and kind == "images":
+        from ldebm.nn.hvae import HVAE
+
+        return HVAE
+    if config.arch == "nvae" and kind == "images":
+        from ldebm.nn.nvae import NVAE
+
+        return NVAE
+    wanted = {"points": "'mlp'", "images": "'hvae' or 'nvae'"}.get(kind, "'gru'")
+    raise UsageError(f"backbone.arch {config.arch!r} does not model {kind}: set it to {wanted}")
+
+
 def build_backbone(
     config: BackboneConfig, meta: Mapping[str, Any], generator: torch.Generator | None = None
 ) -> Backbone:
@@ -56,18 +86,4 @@ def build_backbone(
     Raises:
         UsageError: the architecture cannot model this kind of data.
     """
-    kind = meta["kind"]
-    if config.arch == "mlp" and kind == "points":
-        from ldebm.nn.mlp import PointVAE
-
-        return PointVAE(config, generator, meta.get("shift", 0.0), meta.get("scale"))
-    if config.arch == "gru" and kind in ("sentences", "dialogues"):
-        from ldebm.nn.text import TextVAE
-
-        return TextVAE(config, meta, generator)
-    if config.arch == "hvae" and kind == "images":
-        from ldebm.nn.hvae import HVAE
-
-        return HVAE(config, meta, generator)
-    wanted = {"points": "'mlp'", "images": "'hvae' or 'nvae'"}.get(kind, "'gru'")
-    raise UsageError(f"backbone.arch {config.arch!r} does not model {kind}: set it to {wanted}")
+    return architecture(config, str(meta["kind"]))(config, meta, generator)

@@ -98,10 +98,18 @@ class HierarchicalBackbone(Backbone):
         groups: of latent variables, top first.
         latent: D, the sum of their sizes.
         likelihood: p(x | parameters of the pixels).
+        has_flows: whether the posterior of a group is a Gaussian only before its flows.
+        kl_start: weight of the KL at the beginning of its warm-up, over its last one.
+        kl_free: (G) nats of every group that cost nothing; ``None``: all cost.
+        kl_share: (G) what a group should hold while the KL is balanced; ``None``: it is not.
     """
 
     groups: tuple[Group, ...]
     likelihood: PixelLikelihood
+    has_flows: bool = False
+    kl_start: float = 0.0
+    kl_free: Tensor | None = None
+    kl_share: Tensor | None = None
 
     @abstractmethod
     def features(self, x_BCHW: Tensor) -> list[Tensor]:
@@ -133,7 +141,32 @@ class HierarchicalBackbone(Backbone):
         del g, feature
         return z
 
-    has_flows = False
+    def load_initial(self) -> None:
+        """Replaces the initial weights by published ones, where the configuration names some."""
+
+    def penalty(self, progress: float) -> Tensor | None:
+        """What training adds to the loss for the model's own sake, a scalar.
+
+        Args:
+            progress: of the KL's warm-up, 0 to 1.
+        """
+        del progress
+        return None
+
+    def training_state(self) -> dict[str, Tensor]:
+        """What a resumed training needs beside the weights."""
+        return {}
+
+    def load_training_state(self, state: dict[str, Tensor]) -> None:
+        """Takes back what :meth:`training_state` gave."""
+
+    def settle(self, batch: Callable[[int], Tensor], noise: Callable[[int], Tensor]) -> None:
+        """Done once with the weights that training keeps.
+
+        Args:
+            batch: training images of a step.
+            noise: (B, D) standard normal numbers of a step.
+        """
 
     def posterior(self, x_BCHW: Tensor, noise_BD: Tensor | None) -> Posterior:
         """Draws from q(z|x).

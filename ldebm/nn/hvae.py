@@ -58,6 +58,7 @@ class HVAE(HierarchicalBackbone):
         self.sizes = _sizes(size, len(section.widths))
         self.groups, self.levels = _groups(section.layers, self.sizes)
         self.latent = sum(group.size for group in self.groups)
+        self.kl_free = torch.tensor(section.free_nats) if section.free_nats else None
         widths, hidden = section.widths, section.hidden
         self.dense = sum(level is None for level in self.levels)
         self.encoder = _Encoder(colours, widths, section.blocks)
