@@ -51,7 +51,7 @@ __all__ = [
 class DataConfig(Section):
     """One data set: where it comes from and how it is prepared and packed."""
 
-    kind: Literal["points", "sentences", "dialogues"]
+    kind: Literal["points", "sentences", "dialogues", "images"]
     source: str  # a name of the source registry, or "file"
     path: str | None = None  # source "file": the user's file, relative to the project
     sha256: str | None = None  # source "file": checked when given
@@ -67,6 +67,9 @@ class DataConfig(Section):
     vocab_size: int = Field(10001, ge=8)  # with the four control tokens
     max_len: int = Field(40, ge=3)  # tokens with BOS and EOS; longer rows keep EOS (MR 3.2)
     context_turns: int = Field(0, ge=0)
+    size: int | None = Field(None, ge=4, le=1024)  # images: pixels of a side; None: as they are
+    channels: Literal[1, 3] | None = None  # images: grey or colour; None: as the first image is
+    labels_path: str | None = None  # images of a user: a csv with a column "image" and the labels
 
 
 class OptimiserConfig(Section):

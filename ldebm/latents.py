@@ -20,7 +20,14 @@ __all__ = ["batch_noise", "encode_split", "make_batch"]
 
 
 def make_batch(split: Split, rows: np.ndarray, device: torch.device) -> Any:
-    """The rows of a split as the backbone reads them: a TextBatch, or x of shape (B, 2)."""
+    """The rows of a split as the backbone reads them.
+
+    A TextBatch; points x of shape (B, 2); or images x of shape (B, C, H, W), whose values 0 to 255
+    become -1 to 1.
+    """
+    if split.meta["kind"] == "images":
+        pixels = torch.from_numpy(split.x[rows]).to(device)
+        return pixels.float().div_(127.5).sub_(1)
     if split.meta["kind"] == "points":
         return torch.from_numpy(np.asarray(split.x[rows], dtype=np.float32)).to(device)
     return collate(split, rows, device)
@@ -48,8 +55,8 @@ def encode_split(
             spread, at two thirds of the time.
     """
     backbone.eval()
-    points = split.meta["kind"] == "points"
-    order = np.arange(split.n) if points else np.argsort(split.lengths, kind="stable")
+    arrays = split.meta["kind"] in ("points", "images")
+    order = np.arange(split.n) if arrays else np.argsort(split.lengths, kind="stable")
     mu = np.empty((split.n, backbone.latent), dtype=np.float32)
     logvar = np.empty_like(mu)
     with backbone.tables(bfloat16=bfloat16):
