@@ -180,8 +180,9 @@ class EnergyConfig(Section):
 class SamplerConfig(Section):
     """Langevin dynamics."""
 
-    method: Literal["mala", "ula"] = "mala"
+    method: Literal["mala", "pcnl", "ula"] = "mala"
     steps: int = Field(12, gt=0)  # per level and sample
+    level_steps: list[int] = []  # instead, when sampling the whole prior: one number a level
     step: float = Field(0.5, gt=0)  # squared step size over the level's kernel variance
     rule: Literal["kernel", "published"] = "kernel"  # "published": MR 2.4, with delta
     delta: float = Field(2e-3, gt=0)
@@ -249,9 +250,15 @@ class ExperimentConfig(Section):
             raise ValueError("cluster.labels 'given' needs cluster.column")
         if self.prior.scheme == "joint" and self.prior.standardise != "none":
             raise ValueError("prior.scheme 'joint' needs prior.standardise 'none'")
-        if self.prior.energy_scale != "paper" and self.prior.sampler.method == "mala":
+        if self.prior.energy_scale != "paper" and self.prior.sampler.method != "ula":
             raise ValueError(
                 "prior.energy_scale other than 'paper' needs prior.sampler.method 'ula'"
+            )
+        levels = self.prior.sampler.level_steps
+        if levels and (len(levels) != self.prior.levels or min(levels) < 1):
+            raise ValueError(
+                f"prior.sampler.level_steps {levels}: expected one number from 1 on for each of "
+                f"the {self.prior.levels} levels"
             )
         return self
 
