@@ -169,7 +169,7 @@ def ptb_cluster_features(repeats: int) -> list[Record]:
 
 
 def _prior(published: bool, small: bool = False) -> DiffusionPrior:
-    config = experiment(published=published, small=small)
+    config = experiment(published=published, small=small, sampling=True)
     prior = build_prior(40, config.prior, generator(0, "bench-prior"))
     assert isinstance(prior, DiffusionPrior)
     return prior.eval()

@@ -50,6 +50,8 @@ LENGTH_SHARES = (0.0396, 0.1044, 0.1726, 0.1953, 0.1801, 0.1400, 0.0826, 0.0854)
 # The network that params.yaml trains on text (preset ptb_prior); the published one is the default.
 PROJECT_ENERGY = {"hidden": 128, "blocks": 3, "activation": "silu", "spectral_norm": False}
 PUBLISHED = {"method": "ula", "steps": 50, "rule": "published", "start": "previous"}
+SAMPLING = {"method": "pcnl", "steps": 6}  # of the same preset
+TRAINING = SAMPLING | {"steps": 12}  # of ptb-ldebm-joint
 
 
 @dataclass
@@ -69,7 +71,11 @@ class SyntheticSplit:
 
 
 def experiment(
-    kind: str = "text", precision: str = "bfloat16", published: bool = False, small: bool = False
+    kind: str = "text",
+    precision: str = "bfloat16",
+    published: bool = False,
+    small: bool = False,
+    sampling: bool = False,
 ) -> Any:
     """The joint LDEBM of the papers' sizes, with the project's sampler or the published one.
 
@@ -78,6 +84,7 @@ def experiment(
         precision: of the text model's training products.
         published: the public code's sampler and density.
         small: the energy network of the project's own text models.
+        sampling: the number of moves that samples need, not the larger one of training.
     """
     text = kind == "text"
     backbone = {"arch": "gru" if text else "mlp", "latent": 40 if text else 2, "init": "uniform"}
@@ -87,6 +94,8 @@ def experiment(
     prior["classes"] = 20 if text else 16
     if small:
         prior["energy"] = PROJECT_ENERGY
+    if text:
+        prior["sampler"] = SAMPLING if sampling else TRAINING
     if published:
         prior |= {"sampler": PUBLISHED, "t_sampling": "published", "t_weight": "published"}
         prior |= {"base": False, "energy_scale": "code", "log_normaliser": False}

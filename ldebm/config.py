@@ -51,7 +51,7 @@ __all__ = [
 class DataConfig(Section):
     """One data set: where it comes from and how it is prepared and packed."""
 
-    kind: Literal["points", "sentences", "dialogues"]
+    kind: Literal["points", "sentences", "dialogues", "images"]
     source: str  # a name of the source registry, or "file"
     path: str | None = None  # source "file": the user's file, relative to the project
     sha256: str | None = None  # source "file": checked when given
@@ -67,6 +67,9 @@ class DataConfig(Section):
     vocab_size: int = Field(10001, ge=8)  # with the four control tokens
     max_len: int = Field(40, ge=3)  # tokens with BOS and EOS; longer rows keep EOS (MR 3.2)
     context_turns: int = Field(0, ge=0)
+    size: int | None = Field(None, ge=4, le=1024)  # images: pixels of a side; None: as they are
+    channels: Literal[1, 3] | None = None  # images: grey or colour; None: as the first image is
+    labels_path: str | None = None  # images of a user: a csv with a column "image" and the labels
 
 
 class OptimiserConfig(Section):
@@ -177,8 +180,9 @@ class EnergyConfig(Section):
 class SamplerConfig(Section):
     """Langevin dynamics."""
 
-    method: Literal["mala", "ula"] = "mala"
+    method: Literal["mala", "pcnl", "ula"] = "mala"
     steps: int = Field(12, gt=0)  # per level and sample
+    level_steps: list[int] = []  # instead, when sampling the whole prior: one number a level
     step: float = Field(0.5, gt=0)  # squared step size over the level's kernel variance
     rule: Literal["kernel", "published"] = "kernel"  # "published": MR 2.4, with delta
     delta: float = Field(2e-3, gt=0)
@@ -246,9 +250,15 @@ class ExperimentConfig(Section):
             raise ValueError("cluster.labels 'given' needs cluster.column")
         if self.prior.scheme == "joint" and self.prior.standardise != "none":
             raise ValueError("prior.scheme 'joint' needs prior.standardise 'none'")
-        if self.prior.energy_scale != "paper" and self.prior.sampler.method == "mala":
+        if self.prior.energy_scale != "paper" and self.prior.sampler.method != "ula":
             raise ValueError(
                 "prior.energy_scale other than 'paper' needs prior.sampler.method 'ula'"
+            )
+        levels = self.prior.sampler.level_steps
+        if levels and (len(levels) != self.prior.levels or min(levels) < 1):
+            raise ValueError(
+                f"prior.sampler.level_steps {levels}: expected one number from 1 on for each of "
+                f"the {self.prior.levels} levels"
             )
         return self
 

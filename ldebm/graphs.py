@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ldebm.langevin import Chain, Conditional, Noise, draw_noise, mala, ula
+from ldebm.langevin import Chain, Conditional, Noise, draw_noise
 from ldebm.nn.packed_energy import PackedEnergy
 
 __all__ = ["ChainGraph", "replay_chain"]
@@ -39,7 +39,7 @@ class ChainGraph:
         energy: weights of the same sizes as those of every later call.
         problem: start, kernel and steps of the same shapes.
         noise: draws of the same shape.
-        method: ``mala`` or ``ula``.
+        method: ``mala``, ``pcnl`` or ``ula``.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class ChainGraph:
         self.energy = copy.deepcopy(energy)
         self.problem = Conditional(*(value.clone() for value in _values(problem)))
         self.noise = Noise(*(value.clone() for value in _values(noise)))
-        self.move = mala if method == "mala" else ula
+        self.method = method
         self.result = self._run()
         self.replay = _capture(self._write)
 
@@ -62,10 +62,9 @@ class ChainGraph:
         return Chain(self.result.x_BD.clone(), self.result.acceptance_B.clone())
 
     def _run(self) -> Chain:
-        problem = self.problem
-        target = problem.target(self.energy.value_and_gradient)
         steps = len(self.noise.normal_SBD)
-        return self.move(target, problem.start_BD, problem.step2_B1, steps, None, self.noise)
+        energy = self.energy.value_and_gradient
+        return self.problem.run(self.method, energy, steps, None, self.noise)
 
     def _write(self) -> None:
         chain = self._run()
@@ -106,7 +105,7 @@ def replay_chain(
         prior: whose graphs these are.
         energy: its present weights.
         problem: the chains.
-        method: ``mala`` or ``ula``.
+        method: ``mala``, ``pcnl`` or ``ula``.
         steps: moves.
         generator: source of the noise.
     """

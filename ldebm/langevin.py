@@ -1,7 +1,9 @@
 """Langevin dynamics as pure functions with an explicit generator.
 
-``ula`` is the unadjusted chain of the papers (LDEBM eq. A2; MR 2.4); ``mala`` accepts or rejects
-each move by Metropolis-Hastings, so that the chain's stationary density is exactly the one given.
+``ula`` is the unadjusted chain of the papers (LDEBM eq. A2; MR 2.4); ``mala`` and ``pcnl`` accept
+or reject each move by Metropolis-Hastings, so that the chain's stationary density is exactly the
+one given. ``pcnl`` knows the Gaussian factor of the density and leaves that exactly invariant: its
+step is limited by the energy alone, not by the number of dimensions.
 
 Shapes: B chains, D dimensions.
 """
@@ -14,7 +16,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Chain", "Conditional", "Evaluate", "Noise", "Target", "draw_noise", "mala", "ula"]
+__all__ = [
+    "Chain",
+    "Conditional",
+    "Evaluate",
+    "Noise",
+    "Target",
+    "draw_noise",
+    "mala",
+    "pcnl",
+    "ula",
+]
 
 Target = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Maps x_BD to (log density up to a constant per row, shape B; its gradient, shape B D)."""
@@ -54,6 +66,22 @@ class Conditional:
             return value * self.cold_B1.squeeze(-1) + log_kernel, gradient * self.cold_B1 - away
 
         return log_density
+
+    def run(
+        self,
+        method: str,
+        evaluate: Evaluate,
+        steps: int,
+        generator: torch.Generator | None,
+        noise: Noise | None = None,
+    ) -> Chain:
+        """The chains by ``method``: mala, pcnl or ula."""
+        target, start = self.target(evaluate), self.start_BD
+        if method == "pcnl":
+            kernel = self.mean_BD, self.variance_B1
+            return pcnl(target, start, kernel, self.step2_B1, steps, generator, noise)
+        move = mala if method == "mala" else ula
+        return move(target, start, self.step2_B1, steps, generator, noise)
 
 
 @dataclass(frozen=True)
@@ -130,8 +158,71 @@ def mala(
     One evaluation of ``target`` a move: the gradient at the proposal is that of the next state.
     A proposal with a non-finite density is rejected.
     """
-    x = start_BD
-    size = step2.sqrt()
+
+    def drift(x: Tensor, gradient: Tensor) -> Tensor:
+        return x + 0.5 * step2 * gradient
+
+    def away(x: Tensor, proposal: Tensor, gradient: Tensor) -> Tensor:
+        return x - proposal - 0.5 * step2 * gradient
+
+    return _adjusted(target, start_BD, (drift, away), step2.sqrt(), steps, generator, noise)
+
+
+def pcnl(
+    target: Target,
+    start_BD: Tensor,
+    kernel: tuple[Tensor, Tensor],
+    step2: Tensor,
+    steps: int,
+    generator: torch.Generator | None,
+    noise: Noise | None = None,
+) -> Chain:
+    """Preconditioned Crank-Nicolson Langevin (Cotter et al. 2013), Metropolis-adjusted.
+
+    For p(x) proportional to exp(E(x)) N(x; m, v I), with k = sqrt(1 - s^2 / v):
+    ``x <- m + k (x - m) + (1 - k) v grad E + s e``. Without E every move is accepted, and at
+    s^2 = v the states are independent.
+
+    Args:
+        target: log density, Gaussian factor included, and gradient.
+        start_BD: initial states.
+        kernel: m (B, D) and v (B, 1).
+        step2: squared step size s^2, at most v; shape (B, 1).
+        steps: number of moves.
+        generator: source of the noise (``None``: the default one).
+        noise: draws made beforehand, as CUDA graphs need; ``generator`` is then unused.
+    """
+    mean, variance = kernel
+    keep = (1 - step2 / variance).clamp(min=0).sqrt()
+
+    def drift(x: Tensor, gradient: Tensor) -> Tensor:
+        centred = x - mean
+        return mean + keep * centred + (1 - keep) * (variance * gradient + centred)
+
+    def away(x: Tensor, proposal: Tensor, gradient: Tensor) -> Tensor:
+        return x - drift(proposal, gradient)
+
+    return _adjusted(target, start_BD, (drift, away), step2.sqrt(), steps, generator, noise)
+
+
+Drift = Callable[[Tensor, Tensor], Tensor]
+"""(state, gradient there) to the mean of the proposal."""
+
+Away = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(x, state, gradient there): x less the mean of the proposal."""
+
+
+def _adjusted(
+    target: Target,
+    x: Tensor,
+    proposal_of: tuple[Drift, Away],
+    size: Tensor,
+    steps: int,
+    generator: torch.Generator | None,
+    noise: Noise | None,
+) -> Chain:
+    """Metropolis-Hastings with proposals N(drift(x, gradient), size^2 I)."""
+    drift, away = proposal_of
     log_density, gradient = target(x)
     accepted = torch.zeros_like(log_density)
     for step in range(steps):
@@ -140,9 +231,9 @@ def mala(
             uniform = torch.rand(len(x), generator=generator, device=x.device, dtype=x.dtype)
         else:
             normal, uniform = noise.normal_SBD[step], noise.uniform_SB[step]
-        proposal = x + 0.5 * step2 * gradient + size * normal
+        proposal = drift(x, gradient) + size * normal
         new_log_density, new_gradient = target(proposal)
-        backward = (x - proposal - 0.5 * step2 * new_gradient) / size
+        backward = away(x, proposal, new_gradient) / size
         log_ratio = (
             new_log_density - log_density + 0.5 * (normal.square() - backward.square()).sum(-1)
         )

@@ -44,7 +44,7 @@ class _AcceptanceGuard:
 
     def check(self, chain: Chain, step: int, averaged: dict[str, Tensor] | None, at: str) -> None:
         config = self.prior.config
-        if config.sampler.method != "mala":
+        if config.sampler.method == "ula":
             return
         acceptance = float(chain.acceptance_B.mean())
         if step < 20 or acceptance >= config.rollback_acceptance:

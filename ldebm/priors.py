@@ -27,7 +27,7 @@ from ldebm.config import PriorConfig
 from ldebm.diffusion import Schedule, make_schedule
 from ldebm.errors import UsageError
 from ldebm.graphs import replay_chain
-from ldebm.langevin import Chain, Conditional, mala, ula
+from ldebm.langevin import Chain, Conditional
 from ldebm.nn.energy import EnergyNet, FoldedEnergy
 
 __all__ = [
@@ -245,9 +245,7 @@ class EnergyPrior(Prior):
             replayed = replay_chain(self, folded.packed, problem, sampler.method, moves, generator)
             if replayed is not None:
                 return replayed
-        move = mala if sampler.method == "mala" else ula
-        target = problem.target(folded.value_and_gradient)
-        return move(target, start_BD, step2, moves, generator)
+        return problem.run(sampler.method, folded.value_and_gradient, moves, generator)
 
     def chain_start(self, u_next_BD: Tensor, t_B: Tensor, generator: torch.Generator) -> Tensor:
         """Initial states of the chains."""
@@ -270,11 +268,11 @@ class EnergyPrior(Prior):
         seen = count_T > 0
         self.acceptance_T.lerp_(torch.where(seen, mean_T, self.acceptance_T), 0.05)
         sampler = self.config.sampler
-        if sampler.adapt and sampler.method == "mala":
+        if sampler.adapt and sampler.method != "ula":
             rate = 0.2 / math.sqrt(1 + update / 50)
             change = torch.exp(rate * (mean_T - sampler.target))
             self.step_T.mul_(torch.where(seen, change, torch.ones_like(change)))
-            self.step_T.clamp_(1e-4, 4.0)
+            self.step_T.clamp_(1e-4, 1.0 if sampler.method == "pcnl" else 4.0)
 
 
 class SymbolPrior(EnergyPrior):
@@ -374,13 +372,14 @@ class DiffusionPrior(EnergyPrior):
     @torch.no_grad()
     def sample_levels(self, n: int, generator: torch.Generator) -> list[Tensor]:
         """[u_0, ..., u_{T-1}] of n reverse trajectories, each (n, D)."""
-        folded = self.net.fold()
+        folded, sampler = self.net.fold(), self.config.sampler
         device = self.shift_D.device
         u = torch.randn(n, self.latent, generator=generator, device=device)
         states: list[Tensor] = []
         for t in reversed(range(self.levels)):
             t_B = torch.full((n,), t, dtype=torch.long, device=device)
-            v = self.chain(u, t_B, generator, folded).x_BD
+            moves = sampler.level_steps[t] if sampler.level_steps else None
+            v = self.chain(u, t_B, generator, folded, steps=moves).x_BD
             u = v / float(self.schedule.scale[t + 1])
             states.append(u)
         return states[::-1]

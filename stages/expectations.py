@@ -14,8 +14,10 @@ from typing import Any
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
 
 import great_expectations as gx
+import numpy as np
 import pandas as pd  # type: ignore[import-untyped]
 import polars as pl
+import pyarrow.parquet as pq
 from great_expectations.core.expectation_suite import ExpectationSuite
 from great_expectations.core.validation_definition import ValidationDefinition
 from great_expectations.data_context.types.base import ProgressBarsConfig
@@ -34,13 +36,14 @@ SHARES = {  # of rows, at most
     "in_train": 0.5,  # valid or test rows that the training split has as well
 }
 UNKNOWN = 0.3  # of words
+CONSTANT = 0.01  # of images, with one value everywhere
+SHIFT = 1.0  # of a split's mean colour from that of training, in standard deviations of a pixel
 
 
 def validate(prepared: str | Path) -> dict[str, Any]:
     """Checks ``data/prepared/<name>``: the report, free of times and identifiers (C32)."""
     prepared = Path(prepared)
     profile = read_json(prepared / "profile.json")
-    tables = {split: pl.read_parquet(prepared / f"{split}.parquet") for split in SPLITS}
     labels = list(profile["labels"])
     classes = {label: sorted(profile["splits"]["train"]["labels"][label]) for label in labels}
     context = gx.get_context(mode="ephemeral")
@@ -48,9 +51,14 @@ def validate(prepared: str | Path) -> dict[str, Any]:
     results = _check(
         context, "profile", _profile_frame(profile), profile_expectations(profile["kind"], labels)
     )
-    for split, table in tables.items():
-        frame = _split_frame(profile["kind"], table, labels)
-        checks = split_expectations(profile["kind"], list(frame.columns), classes)
+    for split in SPLITS:
+        path = prepared / f"{split}.parquet"
+        if profile["kind"] == "images":
+            frame = _image_frame(path, labels)
+            checks = image_expectations(profile["splits"]["train"], classes)
+        else:
+            frame = _split_frame(profile["kind"], pl.read_parquet(path), labels)
+            checks = split_expectations(profile["kind"], list(frame.columns), classes)
         results += _check(context, split, frame, checks)
     return {
         "success": all(item["success"] for item in results),
@@ -72,6 +80,10 @@ def profile_expectations(kind: str, labels: list[str]) -> list[Any]:
     if kind == "points":
         checks.append(between(column="smallest_std", min_value=1e-6))
         checks.append(between(column="largest", max_value=LARGEST))
+    elif kind == "images":
+        checks.append(between(column="smallest_std", min_value=1))
+        checks.append(between(column="constant", max_value=CONSTANT))
+        checks.append(between(column="shift", max_value=SHIFT))
     else:
         checks.append(between(column="unknown", max_value=UNKNOWN))
         checks.append(between(column="words_mean", min_value=1, max_value=1000))
@@ -83,12 +95,7 @@ def profile_expectations(kind: str, labels: list[str]) -> list[Any]:
 
 def split_expectations(kind: str, columns: list[str], classes: dict[str, list[str]]) -> list[Any]:
     """What the rows of a split must be; labels of every split have to be classes of training."""
-    checks: list[Any] = [
-        gxe.ExpectColumnValuesToNotBeNull(column="id"),
-        gxe.ExpectColumnValuesToBeUnique(column="id"),
-    ]
-    for label, names in classes.items():
-        checks.append(gxe.ExpectColumnValuesToBeInSet(column=label, value_set=names))
+    checks = _row_expectations(classes)
     if kind == "points":
         axes = [column for column in columns if column.startswith("x")]
         return checks + [gxe.ExpectColumnValuesToNotBeNull(column=axis) for axis in axes]
@@ -101,6 +108,29 @@ def split_expectations(kind: str, columns: list[str], classes: dict[str, list[st
     checks.append(gxe.ExpectColumnValuesToNotMatchRegex(column="text", regex=r"^\s|\s$|\s\s"))
     if kind == "dialogues":
         checks.append(gxe.ExpectColumnValuesToBeBetween(column="turn", min_value=0, max_value=1000))
+    return checks
+
+
+def image_expectations(facts: dict[str, Any], classes: dict[str, list[str]]) -> list[Any]:
+    """What the images of a split must be: all of the size that ``facts`` (of training) states."""
+    checks = _row_expectations(classes)
+    for side in ("height", "width", "channels"):
+        checks.append(gxe.ExpectColumnValuesToBeInSet(column=side, value_set=[facts[side]]))
+    size = facts["height"] * facts["width"] * facts["channels"]
+    checks.append(gxe.ExpectColumnValuesToBeInSet(column="bytes", value_set=[size]))
+    checks.append(
+        gxe.ExpectColumnValuesToBeBetween(column="range", min_value=1, mostly=1 - CONSTANT)
+    )
+    return checks
+
+
+def _row_expectations(classes: dict[str, list[str]]) -> list[Any]:
+    checks: list[Any] = [
+        gxe.ExpectColumnValuesToNotBeNull(column="id"),
+        gxe.ExpectColumnValuesToBeUnique(column="id"),
+    ]
+    for label, names in classes.items():
+        checks.append(gxe.ExpectColumnValuesToBeInSet(column=label, value_set=names))
     return checks
 
 
@@ -123,8 +153,36 @@ def _profile_frame(profile: dict[str, Any]) -> pd.DataFrame:
                 row[name] = facts[name]
         if "unknown" in facts:
             row["unknown"] = facts["unknown"] / facts["words"]
+        if "constant" in facts:
+            row["constant"] = facts["constant"] / facts["rows"]
+            row["shift"] = _shift(facts, profile["splits"]["train"])
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _shift(facts: dict[str, Any], train: dict[str, Any]) -> float:
+    """The largest difference of a channel's mean from training over the spread of training."""
+    difference = np.abs(np.array(facts["mean"]) - np.array(train["mean"]))
+    return float((difference / np.maximum(train["std"], 1e-6)).max())
+
+
+def _image_frame(path: Path, labels: list[str]) -> pd.DataFrame:
+    """Facts of every image, read a row group at a time."""
+    parts = []
+    with pq.ParquetFile(path) as file:
+        for number in range(file.num_row_groups):
+            table = file.read_row_group(number)
+            columns = {n: table.column(n).to_numpy() for n in ("id", "height", "width", "channels")}
+            images = [np.frombuffer(image, np.uint8) for image in table.column("image").to_pylist()]
+            columns["bytes"] = np.array([image.size for image in images])
+            columns["range"] = np.array(
+                [int(np.ptp(image)) if image.size else 0 for image in images]
+            )
+            for label in labels:
+                values = table.column(label).to_pylist()
+                columns[label] = [None if value is None else str(value) for value in values]
+            parts.append(pd.DataFrame(columns))
+    return pd.concat(parts, ignore_index=True)
 
 
 def _split_frame(kind: str, table: pl.DataFrame, labels: list[str]) -> pd.DataFrame:

@@ -64,10 +64,12 @@ def fetch(
     if source.generator:
         _generate(source, config, target)
         return
-    if not source.files:
+    given = [SourceFile(name, sha256) for name, sha256 in sorted(config.checksums.items())]
+    files = source.files or given
+    if not files or not source.folder:
         raise UsageError(f"source {source.name!r}: no file to fetch: {source.supply}")
     with _all_or_nothing(target):
-        for file in source.files:
+        for file in files:
             found = mirror_path(source, file, mirror)
             if found is not None:
                 _copy(found, target / file.name, config.checksums.get(file.name, file.sha256))

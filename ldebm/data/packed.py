@@ -1,10 +1,11 @@
-"""Packed data sets: memory-mapped arrays of points or token ids.
+"""Packed data sets: memory-mapped arrays of points, images or token ids.
 
-A packed folder holds ``meta.json``, and per split ``<split>.x.npy`` (points) or the flat
-``<split>.ids.npy`` with ``<split>.offsets.npy`` (text), with ids and labels beside them. This
-module is all that training needs: it reads with numpy and sentencepiece alone.
+A packed folder holds ``meta.json``, and per split ``<split>.x.npy`` (points, images) or the flat
+``<split>.ids.npy`` with ``<split>.offsets.npy`` (text), with ids and labels beside them. The labels
+of images, which may be many, are the rows of one array ``<split>.labels.npy``. This module is all
+that training needs: it reads with numpy and sentencepiece alone.
 
-Shapes: B rows, N tokens of all rows, V vocabulary.
+Shapes: B rows, N tokens of all rows, V vocabulary; images have C channels, height H and width W.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Split:
 
     @cached_property
     def x(self) -> np.ndarray:
-        """Points, float32 (B, 2)."""
+        """Points, float32 (B, 2), or images, uint8 (B, C, H, W)."""
         return self._array("x")
 
     @cached_property
@@ -118,7 +119,9 @@ class Split:
         if column not in known:
             there = ", ".join(known) or "none"
             raise UsageError(f"{self.path}: no label column {column!r}; label columns: {there}")
-        return self._array(f"label.{column}")
+        if self.meta["kind"] != "images":
+            return self._array(f"label.{column}")
+        return np.asarray(self._array("labels")[sorted(known).index(column)])
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ class Packed:
 
     @property
     def kind(self) -> str:
-        """``points``, ``sentences`` or ``dialogues``."""
+        """``points``, ``sentences``, ``dialogues`` or ``images``."""
         return str(self.meta["kind"])
 
     def split(self, name: str) -> Split:
@@ -148,10 +151,10 @@ class Packed:
         """The tokenizer of a text data set.
 
         Raises:
-            UsageError: the data are points, or the file is missing or damaged.
+            UsageError: the data are no text, or the file is missing or damaged.
         """
-        if self.kind == "points":
-            raise UsageError(f"{self.path}: points have no tokenizer")
+        if self.kind in ("points", "images"):
+            raise UsageError(f"{self.path}: {self.kind} have no tokenizer")
         file = self.path / "tokenizer.model"
         if not file.is_file():
             raise UsageError(f"{file}: no such file; build it first (`dvc repro`)")

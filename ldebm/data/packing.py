@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ldebm.config import DataConfig
+from ldebm.data.images import batches, table_columns
 from ldebm.data.packed import SPLITS
 from ldebm.data.tokenizer import Tokenizer, train_tokenizer
 from ldebm.files import atomic_path, read_parquet, write_array, write_json
@@ -26,6 +27,8 @@ def pack(config: DataConfig, prepared: str | Path, target: str | Path) -> dict[s
         UsageError: the prepared data are missing or damaged, or no tokenizer can be trained.
     """
     prepared, target = Path(prepared), Path(target)
+    if config.kind == "images":
+        return _pack_images(config, prepared, target)
     tables = {split: read_parquet(prepared / f"{split}.parquet") for split in SPLITS}
     base = {"id", "x", "text", "context", "dialogue", "turn"}
     labels = {
@@ -52,11 +55,43 @@ def pack(config: DataConfig, prepared: str | Path, target: str | Path) -> dict[s
     for split, table in tables.items():
         write_array(target / f"{split}.id.npy", table["id"].astype(np.int64))
         for column, names in labels.items():
-            numbers = {name: number for number, name in enumerate(names)}
-            values = [numbers.get(_label_text(value), -1) for value in list(table[column])]
-            write_array(target / f"{split}.label.{column}.npy", np.array(values, dtype=np.int16))
+            numbers = _label_numbers(table[column], names)
+            write_array(target / f"{split}.label.{column}.npy", numbers)
     write_json(target / "meta.json", meta)
     return meta
+
+
+def _pack_images(config: DataConfig, prepared: Path, target: Path) -> dict[str, Any]:
+    """Images go from one file to the other in parts, since all may be more than memory holds."""
+    names = table_columns(prepared / "train.parquet")
+    tables = {split: read_parquet(prepared / f"{split}.parquet", names) for split in SPLITS}
+    height, width, channels = (int(tables["train"][n][0]) for n in ("height", "width", "channels"))
+    base = {"id", "height", "width", "channels"}
+    labels = {name: label_names(tables["train"][name]) for name in names if name not in base}
+    rows = {split: len(table["id"]) for split, table in tables.items()}
+    meta: dict[str, Any] = {"kind": config.kind, "source": config.source, "labels": labels}
+    meta |= {"rows": rows, "channels": channels, "size": height}
+    for split, table in tables.items():
+        write_array(target / f"{split}.id.npy", table["id"].astype(np.int64))
+        if labels:
+            numbers = [_label_numbers(table[name], labels[name]) for name in sorted(labels)]
+            write_array(target / f"{split}.labels.npy", np.stack(numbers))
+        shape = (rows[split], channels, height, width)
+        with atomic_path(target / f"{split}.x.npy") as path:
+            packed = np.lib.format.open_memmap(path, "w+", dtype=np.uint8, shape=shape)
+            start = 0
+            for part in batches(prepared / f"{split}.parquet"):
+                packed[start : start + len(part.pixels)] = part.pixels.transpose(0, 3, 1, 2)
+                start += len(part.pixels)
+            packed.flush()
+    write_json(target / "meta.json", meta)
+    return meta
+
+
+def _label_numbers(values: Any, names: list[str]) -> np.ndarray:
+    """Labels as indices into ``names``, -1 for none, int16."""
+    numbers = {name: number for number, name in enumerate(names)}
+    return np.array([numbers.get(_label_text(v), -1) for v in list(values)], dtype=np.int16)
 
 
 def label_names(values: Any) -> list[str]:

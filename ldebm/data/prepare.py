@@ -6,6 +6,7 @@ that was left out, with the reason) and ``profile.json`` (what validation looks 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import polars as pl
 
 from ldebm.config import DataConfig
 from ldebm.data.packed import SPLITS
+from ldebm.data.prepare_images import ImageStore, read_images
 from ldebm.data.readers import read_source
 from ldebm.data.tokenizer import UNK
 from ldebm.errors import UsageError
@@ -30,7 +32,9 @@ BASE_COLUMNS = {
     "points": ["x"],
     "sentences": ["text"],
     "dialogues": ["text", "context", "dialogue", "turn"],
+    "images": ["number", "digest"],
 }
+CONTENT = {"points": "x", "images": "digest"}  # what makes rows equal; text where not named
 
 
 def prepare(config: DataConfig, raw: str | Path, target: str | Path) -> dict[str, Any]:
@@ -40,13 +44,23 @@ def prepare(config: DataConfig, raw: str | Path, target: str | Path) -> dict[str
         UsageError: the source does not hold what the parameters say, or too little of it.
     """
     target = Path(target)
-    frame = read_source(config, Path(raw))
+    if config.kind != "images":
+        return _prepare(config, read_source(config, Path(raw)), Path(raw), target, None)
+    with ImageStore(target.parent) as store:
+        return _prepare(config, read_images(config, Path(raw), store), Path(raw), target, store)
+
+
+def _prepare(
+    config: DataConfig, frame: pl.DataFrame, raw: Path, target: Path, store: ImageStore | None
+) -> dict[str, Any]:
     labels = _label_columns(config, frame)
-    frame, rejects = _clean_points(frame) if config.kind == "points" else _clean(config, frame)
+    frame, rejects = CLEANERS.get(config.kind, _clean_text)(config, frame)
     if frame.height < MIN_ROWS:
+        reasons = _counts(rejects["reason"])
+        why = "".join(f"; {count} {reason}" for reason, count in reasons.items())
         raise UsageError(
-            f"{raw}: {frame.height} usable rows ({rejects.height} left out); at least {MIN_ROWS} "
-            "are needed"
+            f"{raw}: {frame.height} usable rows ({rejects.height} left out{why}); at least "
+            f"{MIN_ROWS} are needed"
         )
     frame = _limit(config, _with_splits(config, frame))
     order = pl.col("split").replace_strict({name: i for i, name in enumerate(SPLITS)})
@@ -61,16 +75,19 @@ def prepare(config: DataConfig, raw: str | Path, target: str | Path) -> dict[str
         if table.height == 0:
             raise UsageError(f"{raw}: the {split} split has no usable row")
     _check_labels(tables["train"], labels, raw)
-    profile = _profile(config, tables, labels, rejects)
+    profile = _profile(config, tables, labels, rejects, store)
     for split, table in tables.items():
-        _write(target / f"{split}.parquet", table)
+        if store is None:
+            _write(target / f"{split}.parquet", table)
+        else:
+            store.write(target / f"{split}.parquet", table)
     _write(target / "rejects.parquet", rejects)
     write_json(target / "profile.json", profile)
     return profile
 
 
 def _label_columns(config: DataConfig, frame: pl.DataFrame) -> list[str]:
-    base = {"split", "line", *BASE_COLUMNS[config.kind]}
+    base = {"split", "line", "place", "reason", *BASE_COLUMNS[config.kind]}
     there = [name for name in frame.columns if name not in base]
     for name in config.labels:
         if name not in there:
@@ -81,7 +98,7 @@ def _label_columns(config: DataConfig, frame: pl.DataFrame) -> list[str]:
     return list(config.labels) or there
 
 
-def _clean(config: DataConfig, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _clean_text(config: DataConfig, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Normalises white space (and case), and takes out rows without usable text."""
 
     def tidy(text: pl.Expr) -> pl.Expr:
@@ -102,13 +119,25 @@ def _clean(config: DataConfig, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.Da
     return _divide(frame.with_columns(reason=reason), pl.col("text").str.slice(0, 200))
 
 
-def _clean_points(frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _clean_points(_: DataConfig, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Takes out points with coordinates that are missing or not finite."""
     finite = np.isfinite(frame["x"].to_numpy().astype(np.float64)).all(axis=1)
     usable = pl.Series("usable", finite, dtype=pl.Boolean)
     reason = pl.when(usable).then(None).otherwise(pl.lit("not finite"))
     shown = pl.col("x").cast(pl.List(pl.String)).list.join(" ", ignore_nulls=True)
     return _divide(frame.with_columns(reason=reason), shown)
+
+
+def _clean_images(_: DataConfig, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Takes out the images for which decoding gave a reason."""
+    kept, left_out = _divide(frame, pl.col("place"))
+    return kept.drop("place"), left_out
+
+
+CLEANERS: dict[str, Callable[[DataConfig, pl.DataFrame], tuple[pl.DataFrame, pl.DataFrame]]] = {
+    "points": _clean_points,
+    "images": _clean_images,
+}
 
 
 def _divide(frame: pl.DataFrame, shown: pl.Expr) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -119,8 +148,14 @@ def _divide(frame: pl.DataFrame, shown: pl.Expr) -> tuple[pl.DataFrame, pl.DataF
 
 
 def _with_splits(config: DataConfig, frame: pl.DataFrame) -> pl.DataFrame:
-    """Splits 90/5/5 by the seed where the source has no split; dialogues stay in one piece."""
+    """Splits 90/5/5 by the seed where the source has no split; dialogues stay in one piece.
+
+    A source of images that has training and test rows alone gives up some of the training rows.
+    """
     if frame["split"].null_count() == 0:
+        there = set(frame["split"].unique())
+        if config.kind == "images" and there == {"train", "test"}:
+            return _with_valid(config, frame)
         return frame
     group = "dialogue" if config.kind == "dialogues" else "line"
     sizes = frame.group_by(group).len().sort(group)
@@ -144,6 +179,21 @@ def _with_splits(config: DataConfig, frame: pl.DataFrame) -> pl.DataFrame:
     names[:first], names[first:second] = "valid", "test"
     table = sizes.select(group).with_columns(split=pl.Series(names.tolist()))
     return frame.drop("split").join(table, on=group, how="left", maintain_order="left")
+
+
+def _with_valid(config: DataConfig, frame: pl.DataFrame) -> pl.DataFrame:
+    """Makes random training rows, by default one in twenty, the validation split."""
+    train = np.flatnonzero((frame["split"] == "train").to_numpy())
+    rows = config.valid or max(1, round(SHARES["valid"] * len(train)))
+    if rows >= len(train):
+        raise UsageError(
+            f"valid {rows} takes all {len(train)} training rows; lower it in the data set's "
+            "section of params.yaml"
+        )
+    stream = numpy_generator(config.seed, "valid", len(train))
+    names = frame["split"].to_numpy().astype(object)
+    names[train[stream.permutation(len(train))[:rows]]] = "valid"
+    return frame.with_columns(split=pl.Series(names.tolist(), dtype=pl.String))
 
 
 def _limit(config: DataConfig, frame: pl.DataFrame) -> pl.DataFrame:
@@ -176,9 +226,13 @@ def _check_labels(train: pl.DataFrame, labels: list[str], raw: str | Path) -> No
 
 
 def _profile(
-    config: DataConfig, tables: dict[str, pl.DataFrame], labels: list[str], rejects: pl.DataFrame
+    config: DataConfig,
+    tables: dict[str, pl.DataFrame],
+    labels: list[str],
+    rejects: pl.DataFrame,
+    store: ImageStore | None,
 ) -> dict[str, Any]:
-    content = "x" if config.kind == "points" else "text"
+    content = CONTENT.get(config.kind, "text")
     train_rows = tables["train"].select(content).unique()
     splits = {}
     for split, table in tables.items():
@@ -189,7 +243,10 @@ def _profile(
         }
         if split != "train":
             facts["in_train"] = table.join(train_rows, on=content, how="semi").height
-        facts |= _point_facts(table) if config.kind == "points" else _text_facts(table)
+        if store is not None:
+            facts |= store.facts(table)
+        else:
+            facts |= _point_facts(table) if config.kind == "points" else _text_facts(table)
         if config.kind == "dialogues":
             facts["dialogues"] = table["dialogue"].n_unique()
             facts["mean_context"] = float(np.mean(table["context"].list.len().to_numpy()))

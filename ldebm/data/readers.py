@@ -49,8 +49,9 @@ def read_source(config: DataConfig, raw: Path) -> pl.DataFrame:
             parts.append(_numbered(part).with_columns(split=pl.lit(split)))
         return pl.concat(parts)
     raise UsageError(
-        f"source {config.source!r}: its files can be fetched but not yet prepared; prepared are "
-        "gaussians16, pinwheel10, chatter, ptb and file (`ldebm new NAME --from FILE`)"
+        f"source {config.source!r}: its files can be fetched but not prepared as {config.kind}; "
+        "prepared are gaussians16, pinwheel10, chatter, ptb, those of kind images, and file "
+        "(`ldebm new NAME --from FILE`)"
     )
 
 

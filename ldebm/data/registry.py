@@ -18,6 +18,10 @@ from ldebm.errors import UsageError
 __all__ = ["SOURCES", "Download", "Kind", "Source", "SourceFile", "find_source"]
 
 Kind = Literal["points", "sentences", "dialogues", "documents", "images", "embeddings"]
+SHARDS = (  # of sources without registered files
+    "{} as parquet shards in a mirror, with a column 'image' of encoded files, named with their sha256 "
+    "as checksums in the data set's section of params.yaml"
+)
 RAW = "https://raw.githubusercontent.com"
 
 
@@ -338,13 +342,12 @@ def _images() -> list[Source]:
         Source(
             "celebahq256", "images", "30,000 faces at 256 x 256", "CC BY-NC 4.0",
             "Karras et al., Progressive Growing of GANs, 2018", "celebahq256",
-            supply="the images, made from CelebA by the authors' procedure, as parquet shards in a mirror",
+            supply=SHARDS.format("the images, made from CelebA by the authors' procedure,"),
         ),
         Source(
             "lsun_church", "images", "outdoor churches of LSUN", "not stated",
             "Yu et al., LSUN, 2015", "lsun_church",
-            supply="church_outdoor_train_lmdb.zip, which its authors do not serve by HTTPS, "
-            "as parquet shards in a mirror",
+            supply=SHARDS.format("the images of church_outdoor_train_lmdb.zip"),
         ),
         Source(
             "svhn", "images", "32 x 32 house numbers", "for non-commercial use only",

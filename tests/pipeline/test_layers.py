@@ -15,6 +15,7 @@ TOOLS = ("dvc", "prefect", "great_expectations", "polars", "matplotlib", "yaml",
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 STAGE_ONLY = {  # modules that only stages import, and may therefore need more than the core
     "ldebm.data.prepare",
+    "ldebm.data.prepare_images",
     "ldebm.data.readers",
 }
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldebm.langevin import mala, ula
+from ldebm.langevin import mala, pcnl, ula
 from ldebm.seeding import generator
 
 VARIANCE = 0.5
@@ -68,3 +68,40 @@ def test_equal_generators_give_equal_chains() -> None:
     first = mala(gaussian, torch.zeros(8, 2), torch.tensor(0.3), 7, generator(3, "a"))
     again = mala(gaussian, torch.zeros(8, 2), torch.tensor(0.3), 7, generator(3, "a"))
     assert torch.equal(first.x_BD, again.x_BD)
+
+
+KERNEL = torch.tensor([[0.2]]), torch.tensor([[0.5]])
+
+
+def tilted(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The double well times N(0.2, 0.5)."""
+    mean, variance = KERNEL
+    value, gradient = double_well(x)
+    away = (x - mean) / variance
+    return value - 0.5 * ((x - mean) * away).sum(-1), gradient - away
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_pcnl_matches_quadrature_on_a_tilted_double_well(share: float) -> None:
+    start = torch.randn(20_000, 1, generator=generator(1, "start")).clamp(-1.2, 1.2)
+    chain = pcnl(tilted, start, KERNEL, share * KERNEL[1], 150, generator(1, "well"))
+    grid = torch.linspace(-4, 4, 4001).unsqueeze(1)
+    weight = torch.softmax(tilted(grid)[0], 0)
+    for power in (1, 2):
+        exact = float((weight * grid.squeeze() ** power).sum())
+        assert float((chain.x_BD**power).mean()) == pytest.approx(exact, abs=0.02)
+    assert 0.3 < float(chain.acceptance_B.mean()) < 0.98
+
+
+def test_pcnl_accepts_every_move_where_there_is_no_energy() -> None:
+    kernel = torch.full((5000, 3), 2.0), torch.full((5000, 1), VARIANCE)
+
+    def base(x: Tensor) -> tuple[Tensor, Tensor]:
+        away = (x - kernel[0]) / VARIANCE
+        return -0.5 * ((x - kernel[0]) * away).sum(-1), -away
+
+    far = torch.full((5000, 3), 9.0)
+    one = pcnl(base, far, kernel, torch.tensor([[VARIANCE]]), 1, generator(0, "base"))
+    assert float(one.acceptance_B.mean()) == 1.0
+    assert float(one.x_BD.mean()) == pytest.approx(2.0, abs=0.03)  # one move forgets the start
+    assert float(one.x_BD.var()) == pytest.approx(VARIANCE, rel=0.05)

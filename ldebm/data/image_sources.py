@@ -1,0 +1,211 @@
+"""The image sources: every image in turn, with its split and labels, not yet decoded."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from ldebm.config import DataConfig
+from ldebm.data.image_files import (
+    LABELS_FILE,
+    ImageSource,
+    RawImage,
+    open_npz,
+    open_shards,
+    open_zip,
+)
+from ldebm.errors import UsageError
+
+__all__ = ["open_images", "open_user_file"]
+
+CIFAR_CLASSES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+CIFAR_ROW = 1 + 3 * 32 * 32
+
+
+def open_images(config: DataConfig, raw: Path) -> ImageSource:
+    """Opens the images of ``data/raw/<name>``.
+
+    Raises:
+        UsageError: a file is missing or is not what the parameters say.
+    """
+    if config.source == "file":
+        return _user_images(config, raw)
+    if config.source not in READERS:
+        raise UsageError(f"source {config.source!r} holds no images; correct kind or source")
+    return READERS[config.source](raw)
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file; fetch it first (`dvc repro`)")
+    return path
+
+
+def _digits(raw: Path) -> ImageSource:
+    """Counts of 0 to 16 ink pixels in each of 8 x 8 cells become 0 to 255."""
+    table = pq.read_table(_existing(raw / "digits.parquet"))
+    values = np.stack(table.column("image").to_pylist()).reshape(-1, 8, 8)
+    pixels = np.rint(values * (255 / 16)).astype(np.uint8)
+    labels = table.column("label").to_pylist()
+    found = zip(pixels, labels, strict=True)
+    images = (RawImage(None, f"digit {i}", x, (y,)) for i, (x, y) in enumerate(found))
+    return ImageSource(("digit",), images)
+
+
+def _mnist(raw: Path) -> ImageSource:
+    def rows() -> Iterator[RawImage]:
+        for split, prefix in (("train", "train"), ("test", "t10k")):
+            pixels = _idx(raw / f"{prefix}-images-idx3-ubyte.gz")
+            labels = _idx(raw / f"{prefix}-labels-idx1-ubyte.gz")
+            if len(pixels) != len(labels):
+                raise UsageError(f"{raw}: {len(pixels)} images, {len(labels)} labels of {split}")
+            for i, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+                yield RawImage(split, f"{prefix} {i}", image, (int(label),))
+
+    return ImageSource(("digit",), rows())
+
+
+def _idx(path: Path) -> np.ndarray:
+    """An array of bytes in the IDX format: a magic number, the sizes, the bytes."""
+    try:
+        data = gzip.decompress(_existing(path).read_bytes())
+        zeros, kind, dimensions = struct.unpack(">HBB", data[:4])
+        shape = struct.unpack(f">{dimensions}I", data[4 : 4 + 4 * dimensions])
+        if (zeros, kind) != (0, 8):
+            raise ValueError("not an array of bytes")
+        return np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+    except (OSError, EOFError, ValueError, struct.error) as error:
+        raise UsageError(f"{path}: damaged ({error}); delete it and fetch it again") from None
+
+
+def _cifar_binary(raw: Path) -> ImageSource:
+    """The lossless edition: rows of one label byte and three planes of 32 x 32."""
+    path = _existing(raw / "cifar-10-binary.tar.gz")
+    names = [(f"data_batch_{i}.bin", "train") for i in range(1, 6)] + [("test_batch.bin", "test")]
+
+    def rows() -> Iterator[RawImage]:
+        with tarfile.open(path) as archive:
+            for name, split in names:
+                member = archive.extractfile(f"cifar-10-batches-bin/{name}")
+                data = np.frombuffer(member.read() if member else b"", dtype=np.uint8)
+                if not data.size or data.size % CIFAR_ROW:
+                    raise UsageError(f"{path}: {name} is not in rows of {CIFAR_ROW} bytes")
+                for i, row in enumerate(data.reshape(-1, CIFAR_ROW)):
+                    image = row[1:].reshape(3, 32, 32).transpose(1, 2, 0)
+                    yield RawImage(split, f"{name} {i}", image, (CIFAR_CLASSES[row[0]],))
+
+    def checked() -> Iterator[RawImage]:
+        try:
+            yield from rows()
+        except (tarfile.TarError, EOFError, OSError, KeyError, IndexError) as error:
+            raise UsageError(f"{path}: damaged ({error}); delete it and fetch it again") from None
+
+    return ImageSource(("class",), checked())
+
+
+def _svhn(raw: Path) -> ImageSource:
+    """House numbers as MATLAB arrays (H, W, C, images); the label 10 is the digit 0."""
+    from scipy.io import loadmat
+
+    def rows() -> Iterator[RawImage]:
+        for split in ("train", "test"):
+            path = _existing(raw / f"{split}_32x32.mat")
+            try:
+                content = loadmat(path)
+                pixels, labels = content["X"].transpose(3, 0, 1, 2), content["y"].reshape(-1)
+            except (OSError, ValueError, KeyError, TypeError, NotImplementedError) as error:
+                raise UsageError(f"{path}: damaged ({error}); fetch it again") from None
+            for i, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+                yield RawImage(split, f"{path.name} {i}", image, (int(label) % 10,))
+
+    return ImageSource(("digit",), rows())
+
+
+def _cifar_shards(raw: Path) -> ImageSource:
+    source = _shards(raw)
+
+    def rows() -> Iterator[RawImage]:
+        for image in source.images:
+            yield RawImage(
+                image.split, image.place, image.content, (CIFAR_CLASSES[image.labels[0]],)
+            )
+
+    return ImageSource(("class",), rows())
+
+
+def _shards(raw: Path) -> ImageSource:
+    paths = sorted(raw.glob("*.parquet"))
+    if not paths:
+        raise UsageError(f"{raw}: no parquet file; fetch the data set first (`dvc repro`)")
+    return open_shards(paths)
+
+
+def _attribute_shards(raw: Path) -> ImageSource:
+    """Shards whose labels are attributes of 1 or -1, which become 1 and 0."""
+    source = _shards(raw)
+
+    def rows() -> Iterator[RawImage]:
+        for image in source.images:
+            labels = tuple(0 if value == -1 else value for value in image.labels)
+            yield RawImage(image.split, image.place, image.content, labels)
+
+    return ImageSource(source.names, rows())
+
+
+def _user_images(config: DataConfig, raw: Path) -> ImageSource:
+    files = sorted(p for p in raw.glob("*") if p.suffix.lower() in READERS_OF_FILES)
+    if len(files) != 1:
+        raise UsageError(
+            f"{raw}: expected one file of {', '.join(READERS_OF_FILES)}, found {len(files)}"
+        )
+    source = open_user_file(files[0])
+    for name in config.labels:
+        if name not in source.names:
+            there = ", ".join(source.names) or "none"
+            raise UsageError(f"{files[0]}: no label column {name!r}; label columns there: {there}")
+    return source
+
+
+def open_user_file(path: Path) -> ImageSource:
+    """The images of a user's zip (or zipped folder), npz or parquet file.
+
+    The labels of a zip may lie beside it in ``labels.csv``.
+
+    Raises:
+        UsageError: it is damaged or holds no image, or the labels do not fit.
+    """
+    return READERS_OF_FILES[path.suffix.lower()](path)
+
+
+def _zip(path: Path) -> ImageSource:
+    table = path.with_name(LABELS_FILE)
+    return open_zip(path, table.read_bytes() if table.is_file() else None)
+
+
+def _parquet(path: Path) -> ImageSource:
+    return open_shards([path])
+
+
+READERS: dict[str, Callable[[Path], ImageSource]] = {
+    "digits": _digits,
+    "mnist": _mnist,
+    "cifar10": _cifar_shards,
+    "cifar10_lossless": _cifar_binary,
+    "celeba64": _attribute_shards,
+    "celebahq256": _attribute_shards,
+    "lsun_church": _shards,
+    "svhn": _svhn,
+}
+READERS_OF_FILES: dict[str, Callable[[Path], ImageSource]] = {
+    ".zip": _zip,
+    ".npz": open_npz,
+    ".parquet": _parquet,
+}

@@ -1,0 +1,329 @@
+"""Images: decoding, the forms a source can have, preparing, packing, batches, bad input."""
+
+import gzip
+import io
+import struct
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from ldebm.config import DataConfig
+from ldebm.data.fetch import fetch
+from ldebm.data.image_sources import open_images
+from ldebm.data.images import ImageError, as_array, batches, resized
+from ldebm.data.packed import open_packed
+from ldebm.data.packing import pack
+from ldebm.data.prepare import prepare
+from ldebm.errors import UsageError
+from ldebm.files import hash_path, read_parquet
+from ldebm.latents import make_batch
+
+COLOUR = np.arange(6 * 6 * 3, dtype=np.uint8).reshape(6, 6, 3)
+GREY = COLOUR[:, :, 0]
+
+
+def encoded(
+    pixels: np.ndarray, form: str = "PNG", mode: str | None = None, **options: Any
+) -> bytes:
+    image = Image.fromarray(pixels)
+    stream = io.BytesIO()
+    (image.convert(mode) if mode else image).save(stream, form, **options)
+    return stream.getvalue()
+
+
+def noise(i: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(i).integers(0, 256, shape, dtype=np.uint8)
+
+
+def parquet(path: Path, contents: list[bytes], **columns: list[Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = {"image": pa.array(contents, pa.binary()), **columns}
+    pq.write_table(pa.table(table), path)
+
+
+def images_config(source: str, **options: Any) -> DataConfig:
+    return DataConfig(kind="images", source=source, **options)
+
+
+def prepared(config: DataConfig, tmp_path: Path) -> dict[str, Any]:
+    return prepare(config, tmp_path / "raw", tmp_path / "prepared")
+
+
+# Decoding
+
+
+def test_lossless_files_give_back_their_pixels() -> None:
+    for form in ("PNG", "BMP", "TIFF", "WEBP"):
+        options = {"lossless": True} if form == "WEBP" else {}
+        assert (as_array(encoded(COLOUR, form, **options), None) == COLOUR).all()
+    assert as_array(encoded(GREY), None).shape == (6, 6, 1)
+    assert (as_array(encoded(GREY), 1)[:, :, 0] == GREY).all()
+    assert (as_array(encoded(COLOUR, mode="RGBA"), 3) == COLOUR).all()
+
+
+def test_colour_becomes_its_luminance_where_grey_is_wanted() -> None:
+    red = np.zeros((4, 4, 3), dtype=np.uint8)
+    red[..., 0] = 255
+    assert (as_array(red, 1) == 76).all()  # 0.299 * 255 (ITU-R 601)
+
+
+def test_a_turned_photograph_is_put_upright() -> None:
+    tall = noise(0, 8, 4, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying, to be turned by 90 degrees
+    lying = encoded(np.ascontiguousarray(np.rot90(tall)), exif=exif)
+    assert (as_array(lying, None) == tall).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "channels", "reason"),
+    [
+        (b"", None, "corrupt image"),
+        (encoded(COLOUR)[:50], None, "corrupt image"),
+        (encoded(noise(0, 64, 64, 3), "JPEG")[:800], None, "corrupt image"),
+        (encoded(GREY), 3, "greyscale where colour is wanted"),
+        (encoded(COLOUR, "TIFF", "CMYK"), None, "mode CMYK, expected 8-bit grey or RGB"),
+        (encoded(np.zeros((4, 4, 4), dtype=np.uint8)), None, "transparent pixels"),
+        (np.zeros((4, 4, 2), dtype=np.uint8), None, "array of 4 x 4 x 2 uint8"),
+        (np.zeros((4, 4)), None, "array of 4 x 4 float64"),
+    ],
+)
+def test_an_unusable_image_has_a_reason(content: Any, channels: int | None, reason: str) -> None:
+    with pytest.raises(ImageError, match=reason):
+        as_array(content, channels)
+
+
+def test_a_small_file_that_unpacks_to_gigabytes_is_refused_unread() -> None:
+    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", len(header)) + b"IHDR" + header
+    chunk += struct.pack(">I", zipfile.crc32(b"IHDR" + header))
+    with pytest.raises(ImageError, match="more than 50000000 pixels"):
+        as_array(b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\x10IDAT" + b"\0" * 64, None)
+
+
+def test_resizing_takes_the_centred_square_and_keeps_what_fits() -> None:
+    wide = noise(1, 6, 10, 3)
+    assert (resized(wide, 6) == wide[:, 2:8]).all()
+    assert resized(COLOUR, 6) is COLOUR
+    flat = np.full((20, 30, 1), 77, dtype=np.uint8)
+    assert (resized(flat, 8) == np.full((8, 8, 1), 77)).all()
+
+
+# Sources
+
+
+def _write_idx(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
+    path.write_bytes(gzip.compress(head + array.tobytes()))
+
+
+def test_idx_files_keep_pixels_and_labels_and_give_validation_rows(tmp_path: Path) -> None:
+    for prefix, rows in (("train", 40), ("t10k", 12)):
+        _write_idx(tmp_path / f"raw/{prefix}-images-idx3-ubyte.gz", noise(rows, rows, 9, 9))
+        labels = np.arange(rows, dtype=np.uint8) % 10
+        _write_idx(tmp_path / f"raw/{prefix}-labels-idx1-ubyte.gz", labels)
+    config = images_config("mnist", valid=8, labels=["digit"])
+    profile = prepared(config, tmp_path)
+    sizes = {split: facts["rows"] for split, facts in profile["splits"].items()}
+    assert sizes == {"train": 32, "valid": 8, "test": 12}
+    (test,) = batches(tmp_path / "prepared/test.parquet")
+    assert (test.pixels[..., 0] == noise(12, 12, 9, 9)).all()
+    assert test.columns["digit"] == [i % 10 for i in range(12)]
+    parts = [next(batches(tmp_path / f"prepared/{s}.parquet")) for s in ("train", "valid")]
+    together = np.concatenate([part.pixels[..., 0] for part in parts])
+    assert {row.tobytes() for row in together} == {row.tobytes() for row in noise(40, 40, 9, 9)}
+
+
+def test_the_lossless_cifar_archive_is_read_in_planes(tmp_path: Path) -> None:
+    pixels = noise(0, 2, 3, 32, 32)
+    rows = b"".join(bytes([i]) + image.tobytes() for i, image in enumerate(pixels))
+    (tmp_path / "raw").mkdir()
+    with tarfile.open(tmp_path / "raw/cifar-10-binary.tar.gz", "w:gz") as archive:
+        for name in [f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"]:
+            entry = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+            entry.size = len(rows)
+            archive.addfile(entry, io.BytesIO(rows))
+    found = list(open_images(images_config("cifar10_lossless"), tmp_path / "raw").images)
+    assert [image.split for image in found] == ["train"] * 10 + ["test"] * 2
+    assert [image.labels for image in found[:2]] == [("airplane",), ("automobile",)]
+    assert (found[1].content == pixels[1].transpose(1, 2, 0)).all()
+
+
+def test_the_matlab_house_numbers_have_zero_for_ten(tmp_path: Path) -> None:
+    from scipy.io import savemat
+
+    pixels = noise(0, 32, 32, 3, 4)
+    (tmp_path / "raw").mkdir()
+    for split in ("train", "test"):
+        savemat(tmp_path / f"raw/{split}_32x32.mat", {"X": pixels, "y": [[1], [10], [9], [2]]})
+    found = list(open_images(images_config("svhn"), tmp_path / "raw").images)
+    assert [image.labels[0] for image in found] == [1, 0, 9, 2] * 2
+    assert (found[2].content == pixels[..., 2]).all()
+
+
+def test_shards_have_splits_classes_and_attributes(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    contents = [encoded(noise(i, 8, 8, 3)) for i in range(4)]
+    parquet(raw / "train-0.parquet", contents, label=[0, 9, 3, 1], split=["train"] * 4)
+    parquet(raw / "test-0.parquet", contents[:1], label=[2], split=["test"])
+    found = list(open_images(images_config("cifar10"), raw).images)
+    names = ["airplane", "truck", "cat", "automobile", "bird"]
+    assert sorted(image.labels[0] for image in found) == sorted(names)
+    assert sum(image.split == "test" for image in found) == 1
+    for path in raw.glob("*"):
+        path.unlink()
+    parquet(raw / "valid-0.parquet", contents[:2], Male=[1, -1], Young=[-1, 1], name=["a", "b"])
+    source = open_images(images_config("celeba64"), raw)
+    assert source.names == ("Male", "Young")
+    assert [image.labels for image in source.images] == [(1, 0), (0, 1)]
+
+
+def test_digits_are_prepared_and_packed_with_the_same_bytes_every_time(tmp_path: Path) -> None:
+    config = images_config("digits", valid=180, test=360, labels=["digit"])
+    fetch(None, config, tmp_path / "raw")
+    for name in ("one", "two"):
+        prepare(config, tmp_path / "raw", tmp_path / name / "prepared")
+        pack(config, tmp_path / name / "prepared", tmp_path / name / "packed")
+    assert hash_path(tmp_path / "one") == hash_path(tmp_path / "two")
+    packed = open_packed(tmp_path / "one/packed")
+    assert {**packed.meta, "labels": None} == {
+        "kind": "images",
+        "source": "digits",
+        "rows": {"train": 1257, "valid": 180, "test": 360},
+        "channels": 1,
+        "size": 8,
+        "labels": None,
+    }
+    assert packed.meta["labels"] == {"digit": [str(i) for i in range(10)]}
+    train = packed.split("train")
+    assert train.x.shape == (1257, 1, 8, 8)
+    assert set(np.unique(train.x)) == set(np.rint(np.arange(17) * 255 / 16))
+    rows = read_parquet(tmp_path / "one/prepared/train.parquet", ["digit"])
+    assert (train.labels("digit") == rows["digit"]).all()
+
+
+def test_batches_run_from_minus_one_to_one(tmp_path: Path) -> None:
+    ramp = np.tile(np.arange(256, dtype=np.uint8).reshape(16, 16), (3, 1, 1)).transpose(1, 2, 0)
+    images = np.stack([ramp] + [noise(i, 16, 16, 3) for i in range(29)])
+    (tmp_path / "raw").mkdir()
+    split = np.array((["train"] * 10) + ["valid"] * 10 + ["test"] * 10)
+    np.savez(tmp_path / "raw/mine.npz", images=images, split=split)
+    config = images_config("file")
+    prepared(config, tmp_path)
+    pack(config, tmp_path / "prepared", tmp_path / "packed")
+    train = open_packed(tmp_path / "packed").split("train")
+    x = make_batch(train, np.array([3, 0]), torch.device("cpu"))
+    assert x.shape == (2, 3, 16, 16)
+    assert x.dtype == torch.float32
+    assert x[1].min() == -1
+    assert x[1].max() == 1
+    back = ((x + 1) * 127.5).round().to(torch.uint8)
+    assert (back.numpy() == images[[3, 0]].transpose(0, 3, 1, 2)).all()
+    with pytest.raises(UsageError, match="images have no tokenizer"):
+        _ = open_packed(tmp_path / "packed").tokenizer
+
+
+def test_many_label_columns_are_one_array(tmp_path: Path) -> None:
+    names = [f"attribute {i}" for i in range(40)]
+    values = noise(0, 40, 30) % 2 * 2 - np.int8(1)
+    values[:, :2] = [-1, 1]  # both classes in training
+    contents = [encoded(noise(i, 8, 8, 3)) for i in range(30)]
+    for split, part in (("train", slice(20)), ("valid", slice(20, 25)), ("test", slice(25, 30))):
+        columns = {name: row[part] for name, row in zip(names, values.tolist(), strict=True)}
+        parquet(tmp_path / f"raw/{split}-0.parquet", contents[part], **columns)
+    config = images_config("celeba64", size=8)
+    prepared(config, tmp_path)
+    pack(config, tmp_path / "prepared", tmp_path / "packed")
+    assert len(list((tmp_path / "packed").iterdir())) < 12
+    test = open_packed(tmp_path / "packed").split("test")
+    for name, row in zip(names, values, strict=True):
+        assert (test.labels(name) == (row[25:] > 0)).all()
+    with pytest.raises(UsageError, match="no label column 'Male'"):
+        test.labels("Male")
+
+
+def test_rejected_images_are_listed_with_their_place_and_reason(tmp_path: Path) -> None:
+    contents = [encoded(noise(i, 8, 8, 3)) for i in range(30)]
+    contents[4], contents[7] = b"no image", encoded(noise(0, 8, 8))
+    parquet(tmp_path / "raw/mine.parquet", contents)
+    profile = prepared(images_config("file", size=8), tmp_path)
+    assert profile["rejects"]["reasons"] == {
+        "corrupt image": 1,
+        "greyscale where colour is wanted": 1,
+    }
+    rejects = read_parquet(tmp_path / "prepared/rejects.parquet")
+    assert rejects["row"] == ["mine.parquet row 4", "mine.parquet row 7"]
+    assert rejects["line"].tolist() == [5, 8]
+    assert sum(facts["rows"] for facts in profile["splits"].values()) == 28
+
+
+def test_equal_images_are_counted_and_statistics_are_those_of_numpy(tmp_path: Path) -> None:
+    images = noise(3, 30, 8, 8, 3)
+    images[1], images[25], images[5] = images[0], images[2], 9
+    split = np.array((["train"] * 20) + ["valid"] * 5 + ["test"] * 5)
+    (tmp_path / "raw").mkdir()
+    np.savez(tmp_path / "raw/mine.npz", images=images, split=split)
+    splits = prepared(images_config("file"), tmp_path)["splits"]
+    assert splits["train"]["duplicates"] == 1
+    assert splits["test"]["in_train"] == 1
+    assert splits["train"]["constant"] == 1
+    train = images[:20].astype(np.float64)
+    assert np.allclose(splits["train"]["mean"], train.mean((0, 1, 2)))
+    assert np.allclose(splits["train"]["std"], train.std((0, 1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "options", "message"),
+    [
+        ([(8, 8, 3)] * 20 + [(9, 9, 3)], {}, "mine.parquet row 20: 9 x 9 pixels; other images have "
+         "8 x 8: set size"),
+        ([(8, 6, 3)] * 20, {}, "8 x 6 pixels; images have to be square: set size"),
+        ([(8, 8)] * 20, {"channels": 3}, "0 usable rows .20 left out; 20 greyscale where colour"),
+        ([(8, 8, 3)] * 20, {"labels": ["Male"]}, "no label column 'Male'; label columns there: y"),
+    ],
+    ids=["other size", "not square", "grey", "no attribute"],
+)  # fmt: skip
+def test_bad_images_are_one_clear_line_and_write_nothing(
+    shapes: list[tuple[int, ...]], options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    contents = [encoded(noise(i, *shape)) for i, shape in enumerate(shapes)]
+    parquet(tmp_path / "raw/mine.parquet", contents, y=[i % 2 for i in range(len(shapes))])
+    with pytest.raises(UsageError, match=message) as error:
+        prepared(images_config("file", **options), tmp_path)
+    assert "\n" not in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+def test_a_source_without_registered_files_takes_those_that_the_parameters_name(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "mirror/celebahq256/train-00000.parquet"
+    parquet(path, [encoded(noise(i, 10, 10, 3)) for i in range(20)])
+    config = images_config("celebahq256", size=8)
+    with pytest.raises(UsageError, match=r"no file to fetch: .* as checksums"):
+        fetch(None, config, tmp_path / "raw", tmp_path / "mirror")
+    named = config.model_copy(update={"checksums": {path.name: hash_path(path)}})
+    fetch(None, named, tmp_path / "raw", tmp_path / "mirror")
+    found = list(open_images(named, tmp_path / "raw").images)
+    assert len(found) == 20
+    assert found[0].split == "train"
+
+
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"])
+def test_a_damaged_idx_file_is_named(name: str, tmp_path: Path) -> None:
+    for prefix in ("train", "t10k"):
+        _write_idx(tmp_path / f"raw/{prefix}-images-idx3-ubyte.gz", noise(0, 20, 8, 8))
+        _write_idx(tmp_path / f"raw/{prefix}-labels-idx1-ubyte.gz", noise(0, 20) % 10)
+    path = tmp_path / "raw" / name
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UsageError, match=rf"{name}: damaged"):
+        prepared(images_config("mnist"), tmp_path)
