@@ -1,4 +1,4 @@
-"""The noise-contrastive prior of hierarchical models (NCP-VAE, Aneja et al. 2021; MR 11, 004 Table 1).
+"""The noise-contrastive prior of hierarchical models (NCP-VAE, Aneja et al. 2021; 004 Table 1).
 
 The networks F_g are classifiers between q and p of one group, given what is above it in q:
 
@@ -53,9 +53,7 @@ class ContrastivePrior(GroupSymbolPrior):
         """Draws of the reference by group, in u."""
         return self.backbone.split(self.from_standard(noise_BD))
 
-    def terms(
-        self, u_BD: Tensor, label_B: Tensor | None, generator: torch.Generator
-    ) -> Terms:
+    def terms(self, u_BD: Tensor, label_B: Tensor | None, generator: torch.Generator) -> Terms:
         """Sum over the groups of the classifiers' loss, and the cross-entropy of the labels.
 
         Args:
@@ -100,9 +98,7 @@ class ContrastivePrior(GroupSymbolPrior):
         return Terms(loss + self.config.class_weight * classes, parts)
 
     @torch.no_grad()
-    def _sample_part(
-        self, n: int, generator: torch.Generator, labels: list[int] | None
-    ) -> Tensor:
+    def _sample_part(self, n: int, generator: torch.Generator, labels: list[int] | None) -> Tensor:
         if self.section.nce_sampler == "langevin":
             return super()._sample_part(n, generator, labels)
         folded = self.net.fold()

@@ -1,9 +1,9 @@
-"""Priors of the latents u of a hierarchical model, whose energies look at z = T(u) (004 section 3).
+"""Priors of the latents u of a hierarchical model; their energies see z = T(u) (004 section 3).
 
-    diffusion   p(u_t | u_{t+1}) = exp(sum_g F_g(z_g, t) - |u_t|^2 / 2) N(u_{t+1}; a u_t, sigma^2 I) / Z_t
-    svebm       p(u)             = exp(sum_g F_g(z_g)) N(u; 0, I) / Z     the paper's joint EBM
-    nce         the same density, with F_g learnt as classifiers: :mod:`ldebm.contrastive_prior`
-    gaussian    N(0, I), or the Gaussian fitted to the aggregate posterior
+    diffusion  p(u_t|u_{t+1}) = exp(sum_g F_g(z_g, t)) N(u_t; 0, I) N(u_{t+1}; a u_t, sigma^2 I) / Z
+    svebm      p(u)           = exp(sum_g F_g(z_g)) N(u; 0, I) / Z       the paper's joint EBM
+    nce        the same density, with F_g learnt as classifiers: :mod:`ldebm.contrastive_prior`
+    gaussian   N(0, I), or the Gaussian fitted to the aggregate posterior
 
 The reference N(0, I) stands at every level, as :mod:`ldebm.priors` has it with ``base``; with
 ``energy_scale: code`` and the published rule the chain is the public code's (MR 6.3). In
@@ -14,6 +14,8 @@ Shapes: B batch, D latent dimension, T levels, N draws of the aggregate posterio
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -112,7 +114,8 @@ class OnGroups(Prior):
         """The groups of a scaled, standardised variable: T, differentiable in it."""
         scale = self.level_scale_T()[t_B]
         u = self.from_standard(v_BD / (scale.unsqueeze(-1) if scale.ndim else scale))
-        return Placed(self.backbone.to_z(u), self.backbone.split(u))
+        z = [] if self.section.inputs == "u" else self.backbone.to_z(u)
+        return Placed(z, self.backbone.split(u))
 
     def sample_standard(self, n: int, generator: torch.Generator) -> Tensor:
         """n draws of u, in parts that fit the memory."""
@@ -122,9 +125,7 @@ class OnGroups(Prior):
         ]
         return torch.cat(parts) if parts else torch.zeros(0, self.latent)
 
-    def _sample_part(
-        self, n: int, generator: torch.Generator, labels: list[int] | None
-    ) -> Tensor:
+    def _sample_part(self, n: int, generator: torch.Generator, labels: list[int] | None) -> Tensor:
         """n standardised draws of p(u), or, by the classes' logits, of p(u | labels)."""
         del labels
         return torch.randn(n, self.latent, generator=generator, device=self.shift_D.device)
@@ -142,7 +143,9 @@ class _WithEnergies(OnGroups, EnergyPrior):
 
     def _make_net(self, generator: torch.Generator | None) -> Energies:
         groups = self.backbone.groups
-        return GroupEnergies(groups, self.config, self.levels, self.place, generator)
+        net = GroupEnergies(groups, self.config, self.levels, self.place, generator)
+        self.classes = math.prod(classes for _, classes in net.labels)
+        return net
 
     @torch.no_grad()
     def fit_draws(self, u_ND: Tensor) -> None:
@@ -176,9 +179,7 @@ class GroupSymbolPrior(_WithEnergies, SymbolPrior):
     """The joint EBM on all groups, one level: exp(sum_g F_g(z_g)) N(u; 0, I) / Z."""
 
     @torch.no_grad()
-    def _sample_part(
-        self, n: int, generator: torch.Generator, labels: list[int] | None
-    ) -> Tensor:
+    def _sample_part(self, n: int, generator: torch.Generator, labels: list[int] | None) -> Tensor:
         zeros = torch.zeros(n, self.latent, device=self.shift_D.device)
         t_B = torch.zeros(n, dtype=torch.long, device=zeros.device)
         folded = self.net.fold()
@@ -204,9 +205,7 @@ class GroupDiffusionPrior(_WithEnergies, DiffusionPrior):
         return start
 
     @torch.no_grad()
-    def _sample_part(
-        self, n: int, generator: torch.Generator, labels: list[int] | None
-    ) -> Tensor:
+    def _sample_part(self, n: int, generator: torch.Generator, labels: list[int] | None) -> Tensor:
         free = self.net.fold()
         folded_T: list[Folded] = [free] * self.levels
         if labels is not None:

@@ -107,7 +107,7 @@ class HierarchyConfig(Section):
     Dense groups have the network of section ``energy``, convolutional ones that of MR 6.4.
     """
 
-    inputs: Literal["z", "context"] = "z"  # F_g sees z_g (published), or what is above it as well
+    inputs: Literal["z", "context", "u"] = "z"  # of F_g: z_g (published), z_<=g, or u_<=g
     channels: int = Field(128, gt=0)  # of the convolutional energies
     label_groups: list[int] = []  # groups with a logit per class of cluster.column
     attributes: dict[str, list[int]] = {}  # label columns of two classes, each with its groups

@@ -71,7 +71,7 @@ def _labels(config: ExperimentConfig, split: Split, mu: np.ndarray, seed: int) -
 
 
 def _given(config: ExperimentConfig, split: Split) -> np.ndarray:
-    """Classes of all rows from one column, or from the attributes together (the first counts most)."""
+    """Classes of all rows from one column, or those of all combinations of the attributes."""
     hierarchy = config.prior.hierarchy
     if hierarchy is not None and hierarchy.attributes:
         joint = np.zeros(split.n, dtype=np.int16)
@@ -85,12 +85,12 @@ def _given(config: ExperimentConfig, split: Split) -> np.ndarray:
                 )
             joint, unknown = 2 * joint + values.clip(min=0), unknown | (values < 0)
         return np.where(unknown, np.int16(-1), joint)
-    column = config.cluster.column
-    assert column is not None
-    given = np.asarray(split.labels(column), dtype=np.int16)
+    name = config.cluster.column
+    assert name is not None
+    given = np.asarray(split.labels(name), dtype=np.int16)
     if int(given.max(initial=-1)) >= config.prior.classes:
         raise UsageError(
-            f"prior.classes {config.prior.classes}: label column {column!r} has "
+            f"prior.classes {config.prior.classes}: label column {name!r} has "
             f"{int(given.max()) + 1} classes; set prior.classes to at least that"
         )
     return given

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from ldebm.langevin import Chain
-from ldebm.nn.energy import FoldedEnergy
 from ldebm.objectives import Terms, gaussian_kl, masked_entropy, mutual_information
 from ldebm.priors import DiffusionPrior, EnergyPrior, Pairs
 
@@ -216,7 +215,7 @@ def score_matching_terms(
     variance_v = c.square() * (abar.square() * variance + 1 - abar.square())
     noise = torch.randn(shape, generator=generator, device=device)
     v = mean_v + variance_v.sqrt() * noise
-    folded: FoldedEnergy = prior.net.fold()
+    folded = prior.net.fold()
     value, gradient = folded.value_and_gradient(v, t_B)
     score = -noise / variance_v.sqrt()
     top = (t_B == prior.levels - 1).unsqueeze(-1)
@@ -249,8 +248,8 @@ def noised_score_terms(
 ) -> Terms:
     """Warm start where q has no closed form at the noisier levels: denoising score matching.
 
-    Like :func:`score_matching_terms` with draws of q in place of its densities. The noise of level 0
-    is tiny and its score nearly all noise, so that level learns the density of draws with noise
+    Like :func:`score_matching_terms` with draws of q in place of its densities. At level 0 the
+    noise is tiny and its score nearly all noise: that level learns the density of draws with noise
     ``noise_zero``, and what is finer from the contrastive updates that follow.
 
     Args:

@@ -129,9 +129,7 @@ class Prior(nn.Module):
         labels = [label] if isinstance(label, int) else list(label)
         for item in labels:
             if not 0 <= item < self.classes:
-                raise UsageError(
-                    f"label {item}: expected a class from 0 to {self.classes - 1}"
-                )
+                raise UsageError(f"label {item}: expected a class from 0 to {self.classes - 1}")
         return self.sample_class(n, labels, generator)
 
     def sample_standard(self, n: int, generator: torch.Generator) -> Tensor:

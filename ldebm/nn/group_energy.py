@@ -2,7 +2,8 @@
 
 Dense groups have the network of :mod:`ldebm.nn.energy`, convolutional ones that of the public code
 (004 section 3; MR 6.4). With ``inputs: context`` F_g also sees what is above its group: a dense
-group all z_<=g, a convolutional one z_g and u_g, which tells where z_g lies in p(z_g | z_<g).
+group all z_<=g, a convolutional one z_g and u_g, which tells where z_g lies in p(z_g | z_<g). With
+``inputs: u`` it sees u_<=g, a convolutional group u_g, and chains need no T.
 
 Some groups may carry labels: their outputs are logits of the classes, which add up over the groups
 of a label. What comes out is one logit per class, sum_g f_g[y] + sum_h F_h, so that the logsumexp
@@ -35,7 +36,7 @@ SMALLEST = 3  # side up to which the maps are halved: a group of powers of two e
 
 @dataclass(frozen=True)
 class Placed:
-    """A point of u-space by group: z = T(u), and the same in u."""
+    """A point of u-space by group: z = T(u), and the same in u (``z`` may be left out)."""
 
     z: list[Tensor]
     u: list[Tensor]
@@ -145,13 +146,14 @@ class _FoldedConv:
         e_TE = F.silu(F.linear(F.silu(F.linear(net.time_TE, time[0])), time[1]))
         self.blocks = []
         for block in net.blocks:
-            first, second, skip, moment = block  # type: ignore[misc]
-            added_TC = F.linear(e_TE, moment.effective_weight())
-            self.blocks.append((first.kernel(), second.kernel(), skip.kernel(), added_TC))
+            *maps, moment = block.children()
+            first, second, skip = (conv.kernel() for conv in maps)  # type: ignore[operator]
+            added_TC = F.linear(e_TE, moment.effective_weight())  # type: ignore[operator]
+            self.blocks.append((first, second, skip, added_TC))
         self.layers = []
         for layer in net.layers:
-            first, second, skip, moment = _weights(layer)
-            self.layers.append((first, second, skip, F.linear(e_TE, moment)))
+            first, second, skip, added = _weights(layer)
+            self.layers.append((first, second, skip, F.linear(e_TE, added)))
         self.output = net.output.effective_weight()
 
     def logits(self, x_BCHW: Tensor, t_B: Tensor | int) -> Tensor:
@@ -206,15 +208,15 @@ class GroupEnergies(Energies):
         above = 0
         for group, classes in zip(groups, self.outputs, strict=True):
             above += group.size
-            context = self.inputs == "context"
             if len(group.shape) == 3 and group.shape[1] > 1:
-                shape = ((2 if context else 1) * group.shape[0], *group.shape[1:])
+                twice = 2 if self.inputs == "context" else 1
+                shape = (twice * group.shape[0], *group.shape[1:])
                 net: Energies = ConvEnergy(
                     shape, classes, levels, section.channels, config.energy, generator
                 )
                 size = shape[0]
             else:
-                size = above if context else group.size
+                size = group.size if self.inputs == "z" else above
                 net = EnergyNet(size, classes, levels, config.energy, generator)
             nets.append(net)
             self.register_buffer(f"mean_{len(nets) - 1}", torch.zeros(size))
@@ -237,12 +239,12 @@ class GroupEnergies(Energies):
         return (x - mean) / spread
 
     def _raw(self, g: int, placed: Placed) -> Tensor:
-        context = self.inputs == "context"
+        own = placed.u if self.inputs == "u" else placed.z
         if isinstance(self.nets[g], ConvEnergy):
-            return torch.cat([placed.z[g], placed.u[g]], 1) if context else placed.z[g]
-        if context:
-            return torch.cat([z.flatten(1) for z in placed.z[: g + 1]], 1)
-        return placed.z[g].flatten(1)
+            return torch.cat([own[g], placed.u[g]], 1) if self.inputs == "context" else own[g]
+        if self.inputs == "z":
+            return own[g].flatten(1)
+        return torch.cat([part.flatten(1) for part in own[: g + 1]], 1)
 
     def standard(self, g: int) -> tuple[Tensor, Tensor]:
         """Mean and spread of what the network of group g sees, per variable or channel."""
