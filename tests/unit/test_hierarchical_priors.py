@@ -75,13 +75,13 @@ def test_the_gradient_of_a_chain_is_that_of_the_energies_through_t(
 
 
 def test_a_constant_network_samples_the_reference() -> None:
-    prior = make(tiny_hvae([{"dense": 3}, {"dense": 2}]))
+    prior = make(LinearGaussian(), sampler={"steps": 6}, levels=3)
     with torch.no_grad():
         for net in prior.net.nets:
             net.output.weight.zero_()
     shifted(prior)
-    u = prior.sample(20_000, generator(1, "sample"))
-    torch.testing.assert_close(u.mean(0), prior.shift_D, atol=0.05, rtol=0)
+    u = prior.sample(6000, generator(1, "sample"))
+    torch.testing.assert_close(u.mean(0), prior.shift_D, atol=0.06, rtol=0)
     torch.testing.assert_close(u.std(0), prior.scale_D, atol=0, rtol=0.03)
 
 
@@ -153,7 +153,7 @@ def mixture_images() -> tuple[np.ndarray, np.ndarray]:
     """300 pictures of 1 x 2 pixels in two heaps, and which heap each is in."""
     stream = np.random.default_rng(0)
     heap = np.arange(300) % 2
-    centre = np.where(heap[:, None] == 0, [-0.35, 0.25], [0.3, -0.1])
+    centre = np.where(heap[:, None] == 0, [-0.22, 0.12], [0.2, 0.02])
     x = centre + 0.06 * stream.standard_normal((300, 2))
     return ((x + 1) * 127.5).round().clip(0, 255).astype(np.uint8).reshape(300, 1, 1, 2), heap
 
@@ -162,19 +162,19 @@ def experiment(updates: int, **prior: Any) -> ExperimentConfig:
     section: dict[str, Any] = {
         "levels": 3,
         "classes": 2,
-        "energy": ENERGY | {"hidden": 48, "blocks": 2},
+        "energy": ENERGY | {"hidden": 32, "blocks": 2},
         "standardise": "diagonal",
         "mi_weight": 0.0,
         "class_weight": 0.5,
         "sampler": {"steps": 10},
         "hierarchy": {"inputs": "context", "label_groups": [0], "cached_draws": 4},
-        "score_matching": 0.5,
+        "score_matching": 0.75,
         "training": {
             "updates": updates,
-            "batch": 300,
+            "batch": 256,
             "validate_every": None,
             "optimiser": {
-                "lr": 4e-3,
+                "lr": 2e-3,
                 "betas": [0.9, 0.99],
                 "clip": 1.0,
                 "schedule": "linear",
@@ -227,14 +227,14 @@ def _draws(prior: Any, images: np.ndarray) -> Tensor:
 
 
 def test_the_learnt_prior_is_the_exact_aggregate_posterior(tmp_path: Path) -> None:
-    prior, images = trained(tmp_path, 1200)
+    prior, images = trained(tmp_path, 600)
     reference: Any = build_prior(
         LinearGaussian(), PriorConfig.model_validate({"kind": "gaussian", "standardise": "none",
                                                       "training": {"updates": 1}})
     )  # fmt: skip
-    assert divergence(reference, images) > 0.5
+    assert divergence(reference, images) > 0.3
     assert divergence(prior, images) < 0.05
-    drawn = prior.sample(4000, generator(1, "sample"))
+    drawn = prior.sample(2000, generator(1, "sample"))
     again = torch.cat([_draws(prior, images) for _ in range(4)])
     torch.testing.assert_close(drawn.mean(0), again.mean(0), atol=0.1, rtol=0)
     torch.testing.assert_close(drawn.std(0), again.std(0), atol=0.1, rtol=0)
@@ -243,7 +243,7 @@ def test_the_learnt_prior_is_the_exact_aggregate_posterior(tmp_path: Path) -> No
 def test_conditional_samples_fall_into_their_heap(tmp_path: Path) -> None:
     prior, images = trained(
         tmp_path,
-        800,
+        400,
         hierarchy={
             "inputs": "context",
             "label_groups": [0],
@@ -254,7 +254,7 @@ def test_conditional_samples_fall_into_their_heap(tmp_path: Path) -> None:
     )
     centre = [_draws(prior, images[heap::2]).mean(0) for heap in (0, 1)]
     for heap in (0, 1):
-        u = prior.sample(500, generator(heap, "class"), label=heap)
+        u = prior.sample(300, generator(heap, "class"), label=heap)
         own, other = ((u - centre[k]).norm(dim=1) for k in (heap, 1 - heap))
         assert float((own < other).float().mean()) > 0.95
 
@@ -265,14 +265,14 @@ def test_the_contrastive_prior_resamples_towards_the_aggregate_posterior(
 ) -> None:
     prior, images = trained(
         tmp_path,
-        500,
+        300,
         kind="nce",
         score_matching=0.0,
-        sampler={"steps": 60},
+        sampler={"steps": 40},
         standardise="none",
         hierarchy={"inputs": "context", "nce_sampler": sampler, "cached_draws": 4},
     )
-    drawn = prior.sample(3000, generator(0, "sample"))
+    drawn = prior.sample(2000, generator(0, "sample"))
     wanted = torch.cat([_draws(prior, images) for _ in range(4)])
     assert float((drawn.mean(0) - wanted.mean(0)).abs().max()) < 0.15
     assert float((torch.cov(drawn.t()) - torch.cov(wanted.t())).abs().max()) < 0.25
