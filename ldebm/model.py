@@ -97,7 +97,7 @@ class Model:
                     f"images: expected uint8 of shape (n, {', '.join(map(str, shape))}), got "
                     f"{images.dtype} {images.shape}"
                 )
-            return torch.from_numpy(images).to(self.device).float().div_(127.5).sub_(1)
+            return torch.from_numpy(images.copy()).to(self.device).float().div_(127.5).sub_(1)
         if self.tokenizer is None:
             points = np.asarray(rows, dtype=np.float32)
             if points.ndim != 2 or points.shape[1] != 2:

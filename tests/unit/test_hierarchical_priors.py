@@ -149,12 +149,12 @@ def test_the_backbone_is_no_part_of_the_priors_tensors() -> None:
 # --- A two-layer linear-Gaussian generator, where the aggregate posterior is known exactly.
 
 
-def mixture_images() -> tuple[np.ndarray, np.ndarray]:
+def mixture_images(apart: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """300 pictures of 1 x 2 pixels in two heaps, and which heap each is in."""
     stream = np.random.default_rng(0)
     heap = np.arange(300) % 2
     centre = np.where(heap[:, None] == 0, [-0.22, 0.12], [0.2, 0.02])
-    x = centre + 0.06 * stream.standard_normal((300, 2))
+    x = apart * centre + 0.06 * stream.standard_normal((300, 2))
     return ((x + 1) * 127.5).round().clip(0, 255).astype(np.uint8).reshape(300, 1, 1, 2), heap
 
 
@@ -195,8 +195,10 @@ def experiment(updates: int, **prior: Any) -> ExperimentConfig:
     return ExperimentConfig.model_validate(content)
 
 
-def trained(tmp_path: Path, updates: int, **prior: Any) -> tuple[Any, np.ndarray]:
-    images, heap = mixture_images()
+def trained(
+    tmp_path: Path, updates: int, apart: float = 1.0, **prior: Any
+) -> tuple[Any, np.ndarray]:
+    images, heap = mixture_images(apart)
     split = packed_images(tmp_path / "packed", images, {"heap": heap}).split("train")
     config = experiment(updates, **prior)
     learnt: Any = build_prior(LinearGaussian(), config.prior, generator(0, "prior-init"))
@@ -244,9 +246,10 @@ def test_conditional_samples_fall_into_their_heap(tmp_path: Path) -> None:
     prior, images = trained(
         tmp_path,
         400,
+        apart=2.0,
         hierarchy={
             "inputs": "context",
-            "label_groups": [0],
+            "label_groups": [0, 1],
             "label_levels": "all",
             "label_sampling": "langevin",
             "cached_draws": 4,
