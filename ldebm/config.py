@@ -24,7 +24,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from ldebm.errors import UsageError
-from ldebm.image_config import HVAEConfig, NVAEConfig
+from ldebm.image_config import HierarchyConfig, HVAEConfig, NVAEConfig
 from ldebm.sections import Section
 
 __all__ = [
@@ -197,7 +197,8 @@ class SamplerConfig(Section):
 class PriorConfig(Section):
     """Second stage: the density of z, and what is trained with it."""
 
-    kind: Literal["gaussian", "svebm", "diffusion"] = "diffusion"
+    added: ClassVar[frozenset[str]] = frozenset({"hierarchy"})
+    kind: Literal["gaussian", "svebm", "diffusion", "nce"] = "diffusion"
     scheme: Literal["two_stage", "joint"] = "two_stage"
     classes: int = Field(20, gt=0)
     levels: int = Field(6, ge=2)  # T
@@ -209,12 +210,13 @@ class PriorConfig(Section):
     level_noise: bool = True  # the prior models z_0 = abar_0 z + sbar_0 eps (MR 10.2)
     log_normaliser: bool = True  # joint: the term of MR 2.7
     t_sampling: Literal["uniform", "published"] = "uniform"
-    t_weight: Literal["one", "published"] = "one"
+    t_weight: Literal["one", "published", "step"] = "one"  # "step": 1 / s_t^2 (images; MR 10.19)
     score_matching: float = Field(0.0, ge=0, lt=1)  # share of the updates that warm up by it
     rollback_acceptance: float = Field(0.3, ge=0, lt=1)  # below: back to the averaged weights
     kl_weight: float = Field(1.0, ge=0)  # lambda_1 (joint)
     mi_weight: float = Field(0.05, ge=0)  # lambda_2: the information bottleneck; 0: without IB
     class_weight: float = Field(0.05, ge=0)  # lambda_3
+    hierarchy: HierarchyConfig | None = None  # of hierarchical backbones; None: its defaults
     training: TrainingConfig
 
 
@@ -246,7 +248,8 @@ class ExperimentConfig(Section):
 
     @model_validator(mode="after")
     def _coherent(self) -> ExperimentConfig:
-        if self.cluster.labels == "given" and self.cluster.column is None:
+        attributes = self.prior.hierarchy is not None and self.prior.hierarchy.attributes
+        if self.cluster.labels == "given" and self.cluster.column is None and not attributes:
             raise ValueError("cluster.labels 'given' needs cluster.column")
         if self.prior.scheme == "joint" and self.prior.standardise != "none":
             raise ValueError("prior.scheme 'joint' needs prior.standardise 'none'")
@@ -260,7 +263,31 @@ class ExperimentConfig(Section):
                 f"prior.sampler.level_steps {levels}: expected one number from 1 on for each of "
                 f"the {self.prior.levels} levels"
             )
+        self._coherent_hierarchy()
         return self
+
+    def _coherent_hierarchy(self) -> None:
+        prior, images = self.prior, self.backbone.arch in ("hvae", "nvae")
+        hierarchy = prior.hierarchy
+        if not images:
+            if hierarchy is not None or prior.kind == "nce":
+                raise ValueError(
+                    "prior.hierarchy and prior.kind 'nce' need backbone.arch 'hvae' or 'nvae'"
+                )
+            return
+        if prior.scheme == "joint":
+            raise ValueError("prior.scheme 'joint' is not for images: use 'two_stage'")
+        if hierarchy is None:
+            return
+        if hierarchy.label_levels == "all" and prior.t_sampling == "published":
+            raise ValueError("prior.hierarchy.label_levels 'all' needs prior.t_sampling 'uniform'")
+        if hierarchy.attributes:
+            wanted = 2 ** len(hierarchy.attributes)
+            if prior.classes != wanted or self.cluster.labels != "given":
+                raise ValueError(
+                    f"prior.hierarchy.attributes: {len(hierarchy.attributes)} of them need "
+                    f"prior.classes {wanted} and cluster.labels 'given'"
+                )
 
 
 class RunConfig(Section):

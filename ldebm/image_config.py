@@ -11,7 +11,14 @@ from pydantic import Field, model_validator
 
 from ldebm.sections import Section
 
-__all__ = ["HVAEConfig", "ImageModelConfig", "LayerConfig", "NVAEConfig", "PublishedConfig"]
+__all__ = [
+    "HVAEConfig",
+    "HierarchyConfig",
+    "ImageModelConfig",
+    "LayerConfig",
+    "NVAEConfig",
+    "PublishedConfig",
+]
 
 
 class LayerConfig(Section):
@@ -91,4 +98,33 @@ class NVAEConfig(ImageModelConfig):
             raise ValueError("groups: every scale needs at least one")
         if sum(self.groups) < 2:
             raise ValueError("groups: expected two or more in all")
+        return self
+
+
+class HierarchyConfig(Section):
+    """The energies of a prior on the groups of a hierarchical model (004 section 3; MR 6.4, 6.8).
+
+    Dense groups have the network of section ``energy``, convolutional ones that of MR 6.4.
+    """
+
+    inputs: Literal["z", "context", "u"] = "z"  # of F_g: z_g (published), z_<=g, or u_<=g
+    channels: int = Field(128, gt=0)  # of the convolutional energies
+    label_groups: list[int] = []  # groups with a logit per class of cluster.column
+    attributes: dict[str, list[int]] = {}  # label columns of two classes, each with its groups
+    label_levels: Literal["zero", "all"] = "zero"  # levels t where labels are learnt
+    label_sampling: Literal["rejection", "langevin"] = "rejection"  # "langevin": MR 6.8
+    score_noise: float = Field(0.15, gt=0)  # score matching: noise of level 0, as of u's spread
+    cached_draws: int = Field(0, ge=0)  # posterior draws per training row kept in memory; 0: fresh
+    nce_sampler: Literal["sir", "langevin"] = "sir"  # kind "nce"
+    proposals: int = Field(200, gt=1)  # "sir": candidates per group and sample
+
+    @model_validator(mode="after")
+    def _one_kind_of_label(self) -> HierarchyConfig:
+        if self.label_groups and self.attributes:
+            raise ValueError("give at most one of 'label_groups' and 'attributes'")
+        for groups in (self.label_groups, *self.attributes.values()):
+            if len(set(groups)) < len(groups) or min(groups, default=0) < 0:
+                raise ValueError("groups of a label: expected different numbers from 0 (the top)")
+        if not all(self.attributes.values()):
+            raise ValueError("attributes: every column needs at least one group")
         return self

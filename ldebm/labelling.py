@@ -14,7 +14,8 @@ from ldebm.devices import choose_device
 from ldebm.errors import UsageError
 from ldebm.files import write_parquet
 from ldebm.first_stage import load_backbone
-from ldebm.latents import encode_split
+from ldebm.latents import encode_split, encode_top
+from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.seeding import configure, generator
 
 __all__ = ["cluster_stage"]
@@ -26,7 +27,8 @@ def cluster_stage(
     """Writes ``latents.parquet``: posterior means and log-variances of all rows, and labels.
 
     Labels are -1 where there are none: on valid and test with geometric clustering, on the rows
-    that ``cluster.share`` leaves out with given ones.
+    that ``cluster.share`` leaves out with given ones. Of hierarchical models only the top group is
+    written, a convolutional one as its mean over the places: all latents would be too many.
     """
     training = config.backbone.training
     device = choose_device(training.device)
@@ -37,7 +39,10 @@ def cluster_stage(
     }
     for index, name in enumerate(SPLITS):
         split = packed.split(name)
-        mu, logvar = encode_split(backbone, split, device)
+        if isinstance(backbone, HierarchicalBackbone):
+            mu, logvar = encode_top(backbone, split, device)
+        else:
+            mu, logvar = encode_split(backbone, split, device)
         columns["id"].append(np.asarray(split.id))
         columns["split"].append(np.full(split.n, index, dtype=np.int8))
         columns["mu"].append(mu)
@@ -50,13 +55,7 @@ def _labels(config: ExperimentConfig, split: Split, mu: np.ndarray, seed: int) -
     cluster = config.cluster
     none = np.full(split.n, -1, dtype=np.int16)
     if cluster.labels == "given":
-        assert cluster.column is not None
-        given = np.asarray(split.labels(cluster.column), dtype=np.int16)
-        if int(given.max(initial=-1)) >= config.prior.classes:
-            raise UsageError(
-                f"prior.classes {config.prior.classes}: label column {cluster.column!r} has "
-                f"{int(given.max()) + 1} classes; set prior.classes to at least that"
-            )
+        given = _given(config, split)
         if split.name != "train" or cluster.share == 1.0:
             return given
         hidden = torch.rand(split.n, generator=generator(seed, "hidden-labels")).numpy()
@@ -69,3 +68,29 @@ def _labels(config: ExperimentConfig, split: Split, mu: np.ndarray, seed: int) -
             )
         return geometric_clusters(mu, classes, cluster, seed).astype(np.int16)
     return none
+
+
+def _given(config: ExperimentConfig, split: Split) -> np.ndarray:
+    """Classes of all rows from one column, or those of all combinations of the attributes."""
+    hierarchy = config.prior.hierarchy
+    if hierarchy is not None and hierarchy.attributes:
+        joint = np.zeros(split.n, dtype=np.int16)
+        unknown = np.zeros(split.n, dtype=bool)
+        for column in sorted(hierarchy.attributes):
+            values = np.asarray(split.labels(column), dtype=np.int16)
+            if int(values.max(initial=-1)) > 1:
+                raise UsageError(
+                    f"prior.hierarchy.attributes: column {column!r} has {int(values.max()) + 1} "
+                    "classes; expected 2"
+                )
+            joint, unknown = 2 * joint + values.clip(min=0), unknown | (values < 0)
+        return np.where(unknown, np.int16(-1), joint)
+    name = config.cluster.column
+    assert name is not None
+    given = np.asarray(split.labels(name), dtype=np.int16)
+    if int(given.max(initial=-1)) >= config.prior.classes:
+        raise UsageError(
+            f"prior.classes {config.prior.classes}: label column {name!r} has "
+            f"{int(given.max()) + 1} classes; set prior.classes to at least that"
+        )
+    return given

@@ -14,9 +14,10 @@ from torch import Tensor
 from ldebm.data.batches import collate
 from ldebm.data.packed import Split
 from ldebm.nn.backbone import Backbone
+from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.parallel import share
 
-__all__ = ["batch_noise", "encode_split", "make_batch"]
+__all__ = ["batch_noise", "encode_split", "encode_top", "make_batch"]
 
 
 def make_batch(split: Split, rows: np.ndarray, device: torch.device) -> Any:
@@ -65,6 +66,29 @@ def encode_split(
             mean, log_variance = backbone.encode(make_batch(split, rows, device))
             mu[rows] = mean.float().cpu().numpy()
             logvar[rows] = log_variance.float().cpu().numpy()
+    return mu, logvar
+
+
+@torch.no_grad()
+def encode_top(
+    backbone: HierarchicalBackbone, split: Split, device: torch.device, batch: int = 250
+) -> tuple[np.ndarray, np.ndarray]:
+    """Posterior mean and log-variance of the top group of every image, in u, float32 (n, C).
+
+    A convolutional group counts with its mean over the places.
+    """
+    backbone.eval()
+    shape = backbone.groups[0].shape
+
+    def top(x_BD: Tensor) -> np.ndarray:
+        values = x_BD[:, : backbone.groups[0].size].reshape(len(x_BD), shape[0], -1).mean(2)
+        return np.asarray(values.float().cpu().numpy())
+
+    mu, logvar = np.empty((2, split.n, shape[0]), dtype=np.float32)
+    for start in range(0, split.n, batch):
+        rows = np.arange(start, min(start + batch, split.n))
+        mean, log_variance = backbone.encode(make_batch(split, rows, device))
+        mu[rows], logvar[rows] = top(mean), top(log_variance)
     return mu, logvar
 
 

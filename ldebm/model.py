@@ -27,10 +27,13 @@ from ldebm.devices import choose_device
 from ldebm.errors import UsageError
 from ldebm.files import read_model, write_model
 from ldebm.nn.backbone import Backbone, build_backbone
+from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.priors import Prior, build_prior
 from ldebm.seeding import generator
 
 __all__ = ["Model", "load", "save"]
+
+IMAGES = 250  # decoded at a time
 
 
 class Model:
@@ -74,12 +77,27 @@ class Model:
         """Whether rows are sentences."""
         return self.tokenizer is not None
 
+    @property
+    def is_image(self) -> bool:
+        """Whether rows are images."""
+        return bool(self.meta["kind"] == "images")
+
     def batch(self, rows: Sequence[str] | np.ndarray) -> Any:
-        """Rows as the backbone reads them: sentences, or points of shape (B, 2).
+        """Rows as the backbone reads them: sentences, points (B, 2), or uint8 images (B, C, H, W).
 
         Raises:
-            UsageError: a sentence is empty or the points have another shape.
+            UsageError: a sentence is empty, or points or images have another shape.
         """
+        if self.is_image:
+            images = np.asarray(rows)
+            side = int(self.meta["size"])
+            shape = (int(self.meta["channels"]), side, side)
+            if images.dtype != np.uint8 or images.shape[1:] != shape:
+                raise UsageError(
+                    f"images: expected uint8 of shape (n, {', '.join(map(str, shape))}), got "
+                    f"{images.dtype} {images.shape}"
+                )
+            return torch.from_numpy(images.copy()).to(self.device).float().div_(127.5).sub_(1)
         if self.tokenizer is None:
             points = np.asarray(rows, dtype=np.float32)
             if points.ndim != 2 or points.shape[1] != 2:
@@ -97,15 +115,18 @@ class Model:
 
     @torch.no_grad()
     def decode(self, z_BD: Tensor, mode: str = "greedy", seed: int = 0) -> list[str] | np.ndarray:
-        """Sentences, or points, of latents.
+        """Sentences, points, or images (uint8, (B, C, H, W)), of latents.
 
         Args:
             z_BD: latents in the backbone's coordinates.
             mode: ``greedy`` or ``sample`` (text); ``greedy`` is the mean and ``sample`` adds the
-                decoder's noise (points).
+                decoder's noise (points, images).
             seed: of the sampling.
         """
         stream = generator(seed, "decode", device=self.device)
+        if isinstance(self.backbone, HierarchicalBackbone):
+            parts = [self.backbone.decode(part, mode, stream) for part in torch.split(z_BD, IMAGES)]
+            return np.asarray(torch.cat(parts).cpu().numpy())
         if self.tokenizer is None:
             x = self.backbone.decode(z_BD)  # type: ignore[operator]
             if mode == "sample":
@@ -137,17 +158,58 @@ class Model:
         named = f"one of {', '.join(names)}, or " if names else ""
         raise UsageError(f"label {label!r}: expected {named}{numbers}")
 
+    def attribute_classes(self, attributes: Mapping[str, int | str]) -> list[int]:
+        """The classes in which attributes have the given values, 0 or 1; others are left open.
+
+        Raises:
+            UsageError: the prior knows no such attribute, or the value is none of its two.
+        """
+        hierarchy = self.config.prior.hierarchy
+        known = sorted(hierarchy.attributes) if hierarchy is not None else []
+        classes = list(range(self.prior.classes))
+        for name, value in attributes.items():
+            if name not in known:
+                there = ", ".join(known) or "none"
+                raise UsageError(f"attribute {name!r}: expected one of the model's ({there})")
+            names = [str(item) for item in self.meta["labels"][name]]
+            if str(value) not in names:
+                raise UsageError(f"attribute {name}={value}: expected {' or '.join(names)}")
+            bit = len(known) - 1 - known.index(name)
+            wanted = names.index(str(value))
+            classes = [item for item in classes if item >> bit & 1 == wanted]
+        return classes
+
     @torch.no_grad()
-    def sample_latents(self, n: int, label: int | str | None = None, seed: int = 0) -> Tensor:
-        """n latents from the prior, or from p(z | label), shape (n, D)."""
+    def sample_latents(
+        self,
+        n: int,
+        label: int | str | None = None,
+        seed: int = 0,
+        attributes: Mapping[str, int | str] | None = None,
+    ) -> Tensor:
+        """n latents from the prior, or from p(z | label), shape (n, D).
+
+        Args:
+            n: how many.
+            label: class, by name or number.
+            seed: of the draws.
+            attributes: values of label columns (``hierarchy.attributes``) that samples shall have.
+        """
         stream = generator(seed, "prior-samples", device=self.device)
+        if attributes:
+            return self.prior.sample(n, stream, self.attribute_classes(attributes))
         return self.prior.sample(n, stream, self.label_index(label))
 
     def generate(
-        self, n: int = 10, label: int | str | None = None, seed: int = 0, mode: str = "sample"
+        self,
+        n: int = 10,
+        label: int | str | None = None,
+        seed: int = 0,
+        mode: str = "sample",
+        attributes: Mapping[str, int | str] | None = None,
     ) -> list[str] | np.ndarray:
-        """n sentences or points from the model; the same seed gives the same ones."""
-        return self.decode(self.sample_latents(n, label, seed), mode, seed)
+        """n sentences, points or images from the model; the same seed gives the same ones."""
+        return self.decode(self.sample_latents(n, label, seed, attributes), mode, seed)
 
     def reconstruct(self, rows: Sequence[str] | np.ndarray) -> list[str] | np.ndarray:
         """Rows decoded greedily from their posterior means."""
@@ -211,7 +273,7 @@ def load(path: str | Path, device: str = "auto") -> Model:
         config = parse(ExperimentConfig, header["config"], str(candidate))
         meta, experiment, seed = header["meta"], header["experiment"], int(header["seed"])
         backbone = build_backbone(config.backbone, meta)
-        prior = build_prior(backbone.latent, config.prior)
+        prior = build_prior(backbone, config.prior)
         backbone.load_state_dict(_part(tensors, "backbone."))
         prior.load_state_dict(_part(tensors, "prior."))
     except (KeyError, RuntimeError) as error:

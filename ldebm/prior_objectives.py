@@ -1,7 +1,7 @@
 """Loss terms of the second stage: contrastive, class and information terms (MR 2.6, 2.7).
 
 ``prior_terms`` trains the energies on a frozen encoder, ``joint_terms`` everything together,
-``score_matching_terms`` warms the energies up.
+``score_matching_terms`` and ``noised_score_terms`` warm the energies up.
 
 Shapes: B batch, D latent dimension, K classes, R rows of all levels together.
 """
@@ -13,11 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from ldebm.langevin import Chain
-from ldebm.nn.energy import FoldedEnergy
 from ldebm.objectives import Terms, gaussian_kl, masked_entropy, mutual_information
 from ldebm.priors import DiffusionPrior, EnergyPrior, Pairs
 
-__all__ = ["joint_terms", "prior_terms", "score_matching_terms"]
+__all__ = ["joint_terms", "noised_score_terms", "prior_terms", "score_matching_terms"]
 
 
 def prior_terms(
@@ -46,15 +45,15 @@ def prior_terms(
         frozen = prior.net.fold()
     chain = prior.chain(pairs.u_next_BD, pairs.t_B, generator, frozen, start_BD)
     rows = len(pairs.t_B)
-    zero_B = torch.zeros(len(u0_BD), dtype=torch.long, device=u0_BD.device)
+    asked, asked_t = prior.class_rows(pairs, u0_BD, unlabelled=label_B is None)
     logits = prior.net(
-        torch.cat([pairs.v_BD, chain.x_BD, prior.scale_zero() * u0_BD]),
-        torch.cat([pairs.t_B, pairs.t_B, zero_B]),
+        torch.cat([pairs.v_BD, chain.x_BD, *asked]), torch.cat([pairs.t_B, pairs.t_B, *asked_t])
     )
     energy = torch.logsumexp(logits[: 2 * rows], -1)
     gap_B = energy[rows:] - energy[:rows]
     contrastive = _batch_mean(pairs.weight_B * gap_B, len(u0_BD))
-    information, classes = _class_terms(logits[2 * rows :], label_B)
+    known = logits[2 * rows :] if asked else logits[:rows]
+    information, classes = _class_terms(known, label_B)
     total = contrastive - config.mi_weight * information + config.class_weight * classes
     parts = _energy_parts(contrastive, information, classes, energy, chain)
     return Terms(total, parts), chain, pairs
@@ -216,7 +215,7 @@ def score_matching_terms(
     variance_v = c.square() * (abar.square() * variance + 1 - abar.square())
     noise = torch.randn(shape, generator=generator, device=device)
     v = mean_v + variance_v.sqrt() * noise
-    folded: FoldedEnergy = prior.net.fold()
+    folded = prior.net.fold()
     value, gradient = folded.value_and_gradient(v, t_B)
     score = -noise / variance_v.sqrt()
     top = (t_B == prior.levels - 1).unsqueeze(-1)
@@ -228,6 +227,64 @@ def score_matching_terms(
     u0 = mean + variance.sqrt() * torch.randn(shape, generator=generator, device=device)
     zero_B = torch.zeros_like(t_B)
     logits = folded.logits(prior.scale_zero() * prior.level_zero(u0, generator), zero_B)
+    information, classes = _class_terms(logits, label_B)
+    total = matching - config.mi_weight * information + config.class_weight * classes
+    parts = {
+        "contrastive": matching.detach(),
+        "mutual_information": information.detach(),
+        "class": classes.detach(),
+        "energy_size": value.detach().abs().max(),
+        "acceptance": torch.ones_like(matching),
+    }
+    return Terms(total, parts)
+
+
+def noised_score_terms(
+    prior: DiffusionPrior,
+    u_BD: Tensor,
+    label_B: Tensor | None,
+    noise_zero: float,
+    generator: torch.Generator,
+) -> Terms:
+    """Warm start where q has no closed form at the noisier levels: denoising score matching.
+
+    Like :func:`score_matching_terms` with draws of q in place of its densities. At level 0 the
+    noise is tiny and its score nearly all noise: that level learns the density of draws with noise
+    ``noise_zero``, and what is finer from the contrastive updates that follow.
+
+    Args:
+        prior: the energies.
+        u_BD: standardised draws of the aggregate posterior.
+        label_B: classes, for the class term.
+        noise_zero: standard deviation of the noise of level 0.
+        generator: source of all noise.
+    """
+    config, schedule = prior.config, prior.schedule
+    rows, device = len(u_BD), u_BD.device
+    t_B = torch.randint(0, prior.levels, (rows,), generator=generator, device=device)
+
+    def table(values: object) -> Tensor:
+        return torch.as_tensor(values, dtype=u_BD.dtype, device=device)[t_B].unsqueeze(-1)
+
+    sbar = schedule.sbar[:-1].copy()
+    sbar[0] = noise_zero
+    scale = table(schedule.scale[1:])
+    spread = scale * table(sbar)
+    noise = torch.randn(u_BD.shape, generator=generator, device=device)
+    v = scale * table(schedule.abar[:-1]) * u_BD + spread * noise
+    v.requires_grad_()
+    logits = prior.net(v, t_B)
+    value = torch.logsumexp(logits, -1)
+    (gradient,) = torch.autograd.grad(value.sum(), v, create_graph=True)
+    top = (t_B == prior.levels - 1).unsqueeze(-1)
+    flat = torch.zeros_like(scale)
+    variance = prior.kernel_tables()[1][-1]
+    away = torch.where(top, 1 / variance, 1 / scale.square() if config.base else flat)
+    wanted = away * v.detach() - noise / spread
+    matching = (0.5 * spread.square() * (gradient - wanted).square()).sum(-1).mean()
+    if prior.labels_at_zero:
+        u0 = prior.level_zero(u_BD, generator)
+        logits = prior.net(prior.scale_zero() * u0, torch.zeros_like(t_B))
     information, classes = _class_terms(logits, label_B)
     total = matching - config.mi_weight * information + config.class_weight * classes
     parts = {

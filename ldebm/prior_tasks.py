@@ -5,6 +5,7 @@ Shapes: B batch, D latent dimension, n rows of the training split.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -27,7 +28,7 @@ from ldebm.priors import DiffusionPrior, EnergyPrior, Pairs
 from ldebm.seeding import generator
 from ldebm.trainer import Group
 
-__all__ = ["JointTask", "PriorTask"]
+__all__ = ["FrozenTask", "JointTask", "PriorTask"]
 
 MAX_ROLLBACKS = 200
 
@@ -69,13 +70,12 @@ def _sampler_metrics(prior: EnergyPrior) -> dict[str, float]:
     return acceptance | {f"step_{t}": float(s) for t, s in enumerate(prior.step_T)}
 
 
-class PriorTask:
-    """Second stage on a frozen backbone: z is a fresh posterior sample of stored latents.
+class FrozenTask(ABC):
+    """Second stage on a frozen backbone: energies on fresh draws of the aggregate posterior.
 
     Args:
-        prior: the energies; their standardisation is fitted here.
-        mu: posterior means of the training rows, (n, D).
-        logvar: posterior log-variances.
+        prior: the energies, already standardised.
+        rows: training rows, n.
         labels: class of every row or -1; ``None`` without labels.
         config: the experiment.
         seed: of the run.
@@ -85,8 +85,7 @@ class PriorTask:
     def __init__(
         self,
         prior: EnergyPrior,
-        mu: np.ndarray,
-        logvar: np.ndarray,
+        rows: int,
         labels: np.ndarray | None,
         config: ExperimentConfig,
         seed: int,
@@ -95,11 +94,10 @@ class PriorTask:
         self.module: nn.Module = prior
         self.prior, self.config, self.seed, self.device = prior, config.prior, seed, device
         self.sampler = config.cluster.sampler if labels is not None else "natural"
-        self.mu, self.logvar = torch.from_numpy(mu).to(device), torch.from_numpy(logvar).to(device)
-        prior.fit_standardisation(self.mu, self.logvar)
         self.labels_np = labels
         self.labels = None if labels is None else torch.from_numpy(labels).to(device)
-        self.steps_per_epoch = steps_per_epoch(len(mu), self.config.training.batch)
+        self.count = rows
+        self.steps_per_epoch = steps_per_epoch(rows, self.config.training.batch)
         warm = self.config.score_matching
         total = self.config.training.updates or round(
             (self.config.training.epochs or 0) * self.steps_per_epoch
@@ -109,6 +107,14 @@ class PriorTask:
         self.rows: np.ndarray | None = None
         self.chain: tuple[Chain, Pairs] | None = None
         self.persistent: Tensor | None = None
+
+    @abstractmethod
+    def draw(self, rows: np.ndarray, stream: torch.Generator) -> Tensor:
+        """Standardised draws of q for training rows, (B, D)."""
+
+    @abstractmethod
+    def warm_up(self, rows: np.ndarray, labels: Tensor | None, stream: torch.Generator) -> Terms:
+        """Loss of an update that warms up by score matching."""
 
     def groups(self) -> list[Group]:
         return [Group("prior", list(self.prior.parameters()), self.config.training.optimiser)]
@@ -120,7 +126,7 @@ class PriorTask:
     def _batch(self, step: int) -> np.ndarray:
         size = self.config.training.batch
         if self.rows is None:
-            return batch_rows(len(self.mu), size, self.seed, step)
+            return batch_rows(self.count, size, self.seed, step)
         position = step % self.steps_per_epoch * size
         return self.rows[position : position + size]
 
@@ -129,15 +135,18 @@ class PriorTask:
             self.prior.net.power_iterate()
         stream = generator(self.seed, "prior", step, *_rank_path(), device=self.device)
         batch = self._batch(step)
-        rows = torch.from_numpy(batch[share(len(batch))].copy()).to(self.device)
-        mu, logvar = self.mu[rows], self.logvar[rows]
-        labels = None if self.labels is None else self.labels[rows]
+        rows = batch[share(len(batch))].copy()
+        labels = None
+        if self.labels is not None:
+            labels = self.labels[torch.from_numpy(rows).to(self.device)]
         if step < self.warm_updates and isinstance(self.prior, DiffusionPrior):
             self.chain = None
-            return score_matching_terms(self.prior, mu, logvar, labels, stream)
-        noise = torch.randn(mu.shape, generator=stream, device=self.device)
-        u = self.prior.to_standard(sample_posterior(mu, logvar, noise))
-        u0 = self.prior.level_zero(u, stream)
+            return self.warm_up(rows, labels, stream)
+        return self.contrast(rows, labels, stream)
+
+    def contrast(self, rows: np.ndarray, labels: Tensor | None, stream: torch.Generator) -> Terms:
+        """Loss of an update against samples of the prior itself."""
+        u0 = self.prior.level_zero(self.draw(rows, stream), stream)
         start = self._persistent_start(len(u0), stream)
         terms, chain, pairs = prior_terms(self.prior, u0, labels, stream, start)
         self.chain = (chain, pairs)
@@ -178,6 +187,47 @@ class PriorTask:
         if self.persistent is not None:
             self.persistent = self.persistent.to(self.device)
         self.guard.rollbacks = state["rollbacks"]
+
+
+class PriorTask(FrozenTask):
+    """Second stage on stored latents: z is a fresh posterior sample of them.
+
+    Args:
+        prior: the energies; their standardisation is fitted here.
+        mu: posterior means of the training rows, (n, D).
+        logvar: posterior log-variances.
+        labels: class of every row or -1; ``None`` without labels.
+        config: the experiment.
+        seed: of the run.
+        device: where to train.
+    """
+
+    def __init__(
+        self,
+        prior: EnergyPrior,
+        mu: np.ndarray,
+        logvar: np.ndarray,
+        labels: np.ndarray | None,
+        config: ExperimentConfig,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        super().__init__(prior, len(mu), labels, config, seed, device)
+        self.mu, self.logvar = torch.from_numpy(mu).to(device), torch.from_numpy(logvar).to(device)
+        prior.fit_standardisation(self.mu, self.logvar)
+
+    def _latents(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        index = torch.from_numpy(rows).to(self.device)
+        return self.mu[index], self.logvar[index]
+
+    def draw(self, rows: np.ndarray, stream: torch.Generator) -> Tensor:
+        mu, logvar = self._latents(rows)
+        noise = torch.randn(mu.shape, generator=stream, device=self.device)
+        return self.prior.to_standard(sample_posterior(mu, logvar, noise))
+
+    def warm_up(self, rows: np.ndarray, labels: Tensor | None, stream: torch.Generator) -> Terms:
+        assert isinstance(self.prior, DiffusionPrior)
+        return score_matching_terms(self.prior, *self._latents(rows), labels, stream)
 
 
 def _rank_path() -> tuple[str, ...]:

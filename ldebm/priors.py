@@ -18,6 +18,7 @@ Shapes: B batch, D latent dimension, K classes, T levels.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +29,8 @@ from ldebm.diffusion import Schedule, make_schedule
 from ldebm.errors import UsageError
 from ldebm.graphs import replay_chain
 from ldebm.langevin import Chain, Conditional
-from ldebm.nn.energy import EnergyNet, FoldedEnergy
+from ldebm.nn.backbone import Backbone
+from ldebm.nn.energy import Energies, EnergyNet, Folded, FoldedEnergy
 
 __all__ = [
     "DiffusionPrior",
@@ -72,11 +74,14 @@ class Prior(nn.Module):
         super().__init__()
         self.latent, self.classes, self.config = latent, config.classes, config
         self.register_buffer("shift_D", torch.zeros(latent))
-        self.register_buffer("scale_DD", torch.eye(latent))
-        self.register_buffer("inverse_DD", torch.eye(latent))
         self.shift_D: Tensor
         self.scale_DD: Tensor
         self.inverse_DD: Tensor
+        self._add_scale()
+
+    def _add_scale(self) -> None:
+        self.register_buffer("scale_DD", torch.eye(self.latent))
+        self.register_buffer("inverse_DD", torch.eye(self.latent))
 
     @torch.no_grad()
     def fit_standardisation(self, mu_BD: Tensor, logvar_BD: Tensor) -> None:
@@ -109,41 +114,44 @@ class Prior(nn.Module):
         """Unnormalised log p(y|z), shape (B, K)."""
         return z_BD.new_zeros(len(z_BD), self.classes)
 
-    def sample(self, n: int, generator: torch.Generator, label: int | None = None) -> Tensor:
+    def sample(
+        self, n: int, generator: torch.Generator, label: int | Sequence[int] | None = None
+    ) -> Tensor:
         """n latents in the backbone's coordinates, shape (n, D).
 
         Args:
             n: how many.
             generator: source of all noise.
-            label: draw from p(z | y = label) instead of p(z).
+            label: draw from p(z | y = label) instead of p(z), or from p(z | y is one of several).
         """
-        u = self.sample_standard(n, generator)
         if label is None:
-            return self.from_standard(u)
-        return self._sample_class(n, label, generator)
+            return self.from_standard(self.sample_standard(n, generator))
+        labels = [label] if isinstance(label, int) else list(label)
+        for item in labels:
+            if not 0 <= item < self.classes:
+                raise UsageError(f"label {item}: expected a class from 0 to {self.classes - 1}")
+        return self.sample_class(n, labels, generator)
 
     def sample_standard(self, n: int, generator: torch.Generator) -> Tensor:
         """n draws of u, shape (n, D)."""
         device = self.shift_D.device
         return torch.randn(n, self.latent, generator=generator, device=device)
 
-    def _sample_class(self, n: int, label: int, generator: torch.Generator) -> Tensor:
+    def sample_class(self, n: int, labels: list[int], generator: torch.Generator) -> Tensor:
         """Exact draws from p(z|y) by rejection: a draw of p(z) is kept with probability p(y|z)."""
-        if not 0 <= label < self.classes:
-            raise UsageError(f"label {label}: expected a class from 0 to {self.classes - 1}")
         kept: list[Tensor] = []
         have, tried = 0, 0
         while have < n:
             batch = max(4 * n, 256)
             z = self.from_standard(self.sample_standard(batch, generator))
-            probability = torch.softmax(self.class_logits(z), -1)[:, label]
+            probability = torch.softmax(self.class_logits(z), -1)[:, labels].sum(-1)
             uniform = torch.rand(batch, generator=generator, device=z.device)
             accepted = z[uniform < probability]
             kept.append(accepted)
             have, tried = have + len(accepted), tried + batch
             if tried > 2000 * n + 100_000:
                 raise UsageError(
-                    f"label {label}: the model gives this class a probability below "
+                    f"label {labels[0]}: the model gives this class a probability below "
                     f"{(have + 1) / tried:.1e}; it was never discovered, choose another"
                 )
         return torch.cat(kept)[:n]
@@ -168,11 +176,15 @@ class EnergyPrior(Prior):
     ) -> None:
         super().__init__(latent, config)
         self.levels = levels
-        self.net = EnergyNet(latent, config.classes, levels, config.energy, generator)
+        self.net = self._make_net(generator)
         self.register_buffer("step_T", torch.full((levels,), config.sampler.step))
         self.register_buffer("acceptance_T", torch.ones(levels))
         self.step_T: Tensor
         self.acceptance_T: Tensor
+
+    def _make_net(self, generator: torch.Generator | None) -> Energies:
+        config = self.config
+        return EnergyNet(self.latent, config.classes, self.levels, config.energy, generator)
 
     def kernel_tables(self) -> tuple[Tensor, Tensor]:
         """(factor_T, variance_T): the kernel at level t is N(v; factor_t u_{t+1}, variance_t I)."""
@@ -195,6 +207,19 @@ class EnergyPrior(Prior):
     def scale_zero(self) -> float:
         """c_1, between u_0 and the argument v_0 of the class logits."""
         return 1.0
+
+    @property
+    def labels_at_zero(self) -> bool:
+        """Whether the classes are learnt at level 0 alone, as published, or at every level."""
+        return True
+
+    def class_rows(
+        self, pairs: Pairs, u0_BD: Tensor, *, unlabelled: bool
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Further (v, t) at which the class terms are asked; none: at the positive examples."""
+        del pairs, unlabelled
+        zero_B = torch.zeros(len(u0_BD), dtype=torch.long, device=u0_BD.device)
+        return [self.scale_zero() * u0_BD], [zero_B]
 
     def negative_energy(self, v_BD: Tensor, t_B: Tensor | int) -> Tensor:
         """F(v, t), shape (B,)."""
@@ -219,7 +244,7 @@ class EnergyPrior(Prior):
         u_next_BD: Tensor,
         t_B: Tensor,
         generator: torch.Generator,
-        folded: FoldedEnergy | None = None,
+        folded: Folded | None = None,
         start_BD: Tensor | None = None,
         steps: int | None = None,
     ) -> Chain:
@@ -241,7 +266,8 @@ class EnergyPrior(Prior):
         cold = 1.0 / self.temperature_T(of_sampler=True)[t_B].unsqueeze(-1)
         step2 = self.step2_T()[t_B].unsqueeze(-1)
         problem = Conditional(start_BD, mean, variance, cold, step2, t_B)
-        if sampler.graph and u_next_BD.is_cuda and folded.merge is not None:
+        graph = sampler.graph and u_next_BD.is_cuda
+        if graph and isinstance(folded, FoldedEnergy) and folded.merge is not None:
             replayed = replay_chain(self, folded.packed, problem, sampler.method, moves, generator)
             if replayed is not None:
                 return replayed
@@ -360,26 +386,40 @@ class DiffusionPrior(EnergyPrior):
         )
         u_next = schedule.step(u_t, t_B + 1, _noise_like(u0_BD, generator))
         v = self._tensor(schedule.scale[1:])[t_B].unsqueeze(-1) * u_t
-        weight_T = torch.ones(self.levels, device=v.device)
+        return Pairs(v, t_B, u_next, self.weight_T()[t_B])
+
+    def weight_T(self) -> Tensor:
+        """What the loss of every level is multiplied by."""
         if self.config.t_weight == "published":
-            weight_T = self._tensor(schedule.published_weight())
-        return Pairs(v, t_B, u_next, weight_T[t_B])
+            return self._tensor(self.schedule.published_weight())
+        if self.config.t_weight == "step":
+            return self._tensor(1 / self.schedule.published_step(self.config.sampler.delta))
+        return torch.ones(self.levels, device=self.shift_D.device)
 
     @torch.no_grad()
     def sample_standard(self, n: int, generator: torch.Generator) -> Tensor:
         return self.sample_levels(n, generator)[0]
 
     @torch.no_grad()
-    def sample_levels(self, n: int, generator: torch.Generator) -> list[Tensor]:
-        """[u_0, ..., u_{T-1}] of n reverse trajectories, each (n, D)."""
-        folded, sampler = self.net.fold(), self.config.sampler
+    def sample_levels(
+        self, n: int, generator: torch.Generator, folded_T: Sequence[Folded] | None = None
+    ) -> list[Tensor]:
+        """[u_0, ..., u_{T-1}] of n reverse trajectories, each (n, D).
+
+        Args:
+            n: how many.
+            generator: source of all noise.
+            folded_T: the energies of every level; by default those of p(z).
+        """
+        folded_T = folded_T or [self.net.fold()] * self.levels
+        sampler = self.config.sampler
         device = self.shift_D.device
         u = torch.randn(n, self.latent, generator=generator, device=device)
         states: list[Tensor] = []
         for t in reversed(range(self.levels)):
             t_B = torch.full((n,), t, dtype=torch.long, device=device)
             moves = sampler.level_steps[t] if sampler.level_steps else None
-            v = self.chain(u, t_B, generator, folded, steps=moves).x_BD
+            v = self.chain(u, t_B, generator, folded_T[t], steps=moves).x_BD
             u = v / float(self.schedule.scale[t + 1])
             states.append(u)
         return states[::-1]
@@ -390,9 +430,23 @@ def _noise_like(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def build_prior(
-    latent: int, config: PriorConfig, generator: torch.Generator | None = None
+    backbone: Backbone | int, config: PriorConfig, generator: torch.Generator | None = None
 ) -> Prior:
-    """The prior that ``config.kind`` names, with initial weights from ``generator``."""
+    """The prior that ``config.kind`` names, with initial weights from ``generator``.
+
+    Args:
+        backbone: whose latents they are, or only their dimension D. A hierarchical one is held by
+            its prior, frozen.
+        config: the experiment's prior section.
+        generator: initial weights.
+    """
+    from ldebm.nn.hierarchy import HierarchicalBackbone
+
+    if isinstance(backbone, HierarchicalBackbone):
+        from ldebm.hierarchical_priors import build_hierarchical
+
+        return build_hierarchical(backbone, config, generator)
+    latent = backbone if isinstance(backbone, int) else backbone.latent
     if config.kind == "gaussian":
         return GaussianPrior(latent, config)
     if config.kind == "svebm":

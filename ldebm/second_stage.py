@@ -15,10 +15,12 @@ from ldebm.data.packed import Packed
 from ldebm.devices import choose_device
 from ldebm.files import hash_path, read_parquet, write_json, write_model
 from ldebm.first_stage import load_backbone
+from ldebm.hierarchical_priors import OnGroups
+from ldebm.image_prior_task import ImagePriorTask, draws_to_fit
 from ldebm.model import save
 from ldebm.nn.backbone import Backbone
 from ldebm.parallel import is_main
-from ldebm.prior_tasks import JointTask, PriorTask
+from ldebm.prior_tasks import FrozenTask, JointTask, PriorTask
 from ldebm.priors import EnergyPrior, Prior, build_prior
 from ldebm.runs import CHECKPOINTS, run_key, with_length, write_curves
 from ldebm.seeding import configure, generator
@@ -52,7 +54,7 @@ def prior_stage(
     if labels is not None and (labels < 0).all():
         labels = None
     backbone = load_backbone(folder / "backbone", config, packed).to(device)
-    prior = build_prior(backbone.latent, section, generator(seed, "prior-init")).to(device)
+    prior = build_prior(backbone, section, generator(seed, "prior-init")).to(device)
     inputs = [hash_path(folder / "backbone"), hash_path(folder / "latents.parquet")]
     dumped = config.model_dump(mode="json")
     key = run_key("prior", dumped["prior"], dumped["cluster"], inputs, seed, device.type)
@@ -60,7 +62,11 @@ def prior_stage(
     out = folder / "prior"
     result: TrainResult | None = None
     if isinstance(prior, EnergyPrior) and section.scheme == "two_stage":
-        task = PriorTask(prior, mu, logvar, labels, config, seed, device)
+        task: FrozenTask
+        if isinstance(prior, OnGroups):
+            task = ImagePriorTask(prior, packed.split("train"), labels, config, seed, device)
+        else:
+            task = PriorTask(prior, mu, logvar, labels, config, seed, device)
         points = packed.kind == "points"
         shares: Sequence[float] = SNAPSHOT_SHARES if points else ()
         result = train(task, section.training, checkpoint, title="prior", snapshots=shares)
@@ -71,6 +77,8 @@ def prior_stage(
         )
         result = train(both, section.training, checkpoint, title="joint")
         both.module.load_state_dict(result.state)
+    elif isinstance(prior, OnGroups):
+        prior.fit_draws(draws_to_fit(prior.backbone, packed.split("train"), seed, device))
     else:
         prior.fit_standardisation(
             torch.from_numpy(mu).to(device), torch.from_numpy(logvar).to(device)
@@ -92,7 +100,7 @@ def _write_prior(
 ) -> None:
     state: dict[str, Tensor] = {f"backbone.{k}": v for k, v in backbone.state_dict().items()}
     state |= {f"prior.{k}": v for k, v in prior.state_dict().items()}
-    tokenizer = None if packed.kind == "points" else packed.tokenizer
+    tokenizer = None if packed.kind in ("points", "images") else packed.tokenizer
     save(out / "model.safetensors", state, header, tokenizer)
     write_json(out / "config.json", header)
     metrics: dict[str, Any] = {"updates": result.updates if result else 0}

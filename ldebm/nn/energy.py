@@ -10,9 +10,11 @@ Shapes: B batch, D latent dimension, H hidden size, K classes, T levels.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +23,7 @@ from torch.nn import functional
 from ldebm.config import EnergyConfig
 from ldebm.nn.packed_energy import SLOPE, PackedEnergy
 
-__all__ = ["EnergyNet", "FoldedEnergy"]
+__all__ = ["Energies", "EnergyNet", "Folded", "FoldedEnergy", "SpectralLinear"]
 
 
 def _activation(name: str) -> Callable[[Tensor], Tensor]:
@@ -76,6 +78,32 @@ class SpectralLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.linear(x, self.effective_weight(), self.bias)
+
+
+class Folded(Protocol):
+    """Energies at fixed weights, as chains need them."""
+
+    def logits(self, z_BD: Tensor, t_B: Tensor | int) -> Tensor:
+        """f(z, t), shape (B, K)."""
+
+    def value_and_gradient(self, z_BD: Tensor, t_B: Tensor | int) -> tuple[Tensor, Tensor]:
+        """F(z, t) and dF/dz, shapes (B,) and (B, D)."""
+
+
+class Energies(nn.Module, ABC):
+    """What a prior needs of its network: logits f(z, t), whose logsumexp is F(z, t)."""
+
+    @abstractmethod
+    def power_iterate(self, rounds: int = 1) -> None:
+        """Updates the spectral norms; called once before every training step (MR 9.10)."""
+
+    @abstractmethod
+    def fold(self) -> Folded:
+        """The effective weights, computed once; differentiable in the parameters."""
+
+    def forward(self, z_BD: Tensor, t_B: Tensor | int) -> Tensor:
+        """Logits f(z, t), shape (B, K)."""
+        return self.fold().logits(z_BD, t_B)
 
 
 @dataclass(frozen=True)
@@ -157,7 +185,7 @@ class FoldedEnergy:
         return h, stem, inputs
 
 
-class EnergyNet(nn.Module):
+class EnergyNet(Energies):
     """f(z, t): logits over K classes for every level t.
 
     ``residual`` is Table A1 (time embedding, input MLP, merge, residual blocks); ``mlp`` the
@@ -247,10 +275,6 @@ class EnergyNet(nn.Module):
         time = self.time2(act(self.time1(self.time_TH)))
         time = functional.linear(act(time), merge[:, hidden:], self.merge.bias)
         return FoldedEnergy(self.config.activation, folded, merge[:, :hidden], time, True)
-
-    def forward(self, z_BD: Tensor, t_B: Tensor | int) -> Tensor:
-        """Logits f(z, t), shape (B, K)."""
-        return self.fold().logits(z_BD, t_B)
 
 
 def _sinusoids(levels: int, size: int) -> Tensor:

@@ -1,0 +1,366 @@
+"""Energies of the groups of a hierarchical model, F(u, t) = sum_g F_g(z_g, t) with z = T(u).
+
+Dense groups have the network of :mod:`ldebm.nn.energy`, convolutional ones that of the public code
+(004 section 3; MR 6.4). With ``inputs: context`` F_g also sees what is above its group: a dense
+group all z_<=g, a convolutional one z_g and u_g, which tells where z_g lies in p(z_g | z_<g). With
+``inputs: u`` it sees u_<=g, a convolutional group u_g, and chains need no T.
+
+Some groups may carry labels: their outputs are logits of the classes, which add up over the groups
+of a label. What comes out is one logit per class, sum_g f_g[y] + sum_h F_h, so that the logsumexp
+is F and the softmax is p(y|u); several labels have the classes of their product.
+
+Shapes: B batch, D latent dimension, T levels, K classes; x_BCHW a convolutional group.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ldebm.config import EnergyConfig, PriorConfig
+from ldebm.errors import UsageError
+from ldebm.image_config import HierarchyConfig
+from ldebm.nn.energy import Energies, EnergyNet, SpectralLinear
+from ldebm.nn.hierarchy import Group
+
+__all__ = ["ConvEnergy", "FoldedGroups", "GroupEnergies", "Place", "Placed"]
+
+TIME = 128  # size of the time embedding, MR 6.4
+SMALLEST = 3  # side up to which the maps are halved: a group of powers of two ends at 2 x 2
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A point of u-space by group: z = T(u), and the same in u (``z`` may be left out)."""
+
+    z: list[Tensor]
+    u: list[Tensor]
+
+
+Place = Callable[[Tensor, Tensor | int], Placed]
+"""Maps (v_BD, t_B), the scaled variable of level t, to the groups; differentiable."""
+
+
+class _Conv(SpectralLinear):
+    """A convolution without bias; its spectral norm is that of the weights as a matrix."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, spectral: bool) -> None:
+        super().__init__(inputs * kernel * kernel, outputs, spectral)
+        self.register_parameter("bias", None)
+        self.kernel_shape = (outputs, inputs, kernel, kernel)
+
+    def kernel(self) -> Tensor:
+        return self.effective_weight().reshape(self.kernel_shape)
+
+
+class _Plain(SpectralLinear):
+    """A linear layer without bias."""
+
+    def __init__(self, inputs: int, outputs: int, spectral: bool) -> None:
+        super().__init__(inputs, outputs, spectral)
+        self.register_parameter("bias", None)
+
+
+class ConvEnergy(Energies):
+    """f_g(z_g, t) of a convolutional group (MR 6.4): halved until 2 x 2, then residual layers.
+
+    Args:
+        shape: (C, H, W) of its input.
+        classes: number of logits.
+        levels: T.
+        channels: of the maps.
+        config: ``spectral_norm``; ``gain`` of the first convolutions.
+        generator: initial weights.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        classes: int,
+        levels: int,
+        channels: int,
+        config: EnergyConfig,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        inputs, side = shape[0], shape[1]
+        spectral = config.spectral_norm
+
+        def plain(before: int, after: int) -> _Plain:
+            return _Plain(before, after, spectral)
+
+        self.register_buffer("time_TE", _cosines(levels, TIME), persistent=False)
+        self.time_TE: Tensor
+        self.shift = nn.ModuleList([plain(TIME, inputs), plain(inputs, inputs)])
+        self.time = nn.ModuleList([plain(TIME, TIME), plain(TIME, TIME)])
+        self.blocks = nn.ModuleList()
+        before = inputs
+        while side > SMALLEST or not len(self.blocks):
+            maps = [_Conv(before, channels, 4, spectral), _Conv(channels, channels, 3, spectral)]
+            skip = _Conv(before, channels, 4, spectral)
+            self.blocks.append(nn.ModuleList([*maps, skip, plain(TIME, channels)]))
+            before, side = channels, side // 2
+        size = channels * side * side
+        self.layers = nn.ModuleList()
+        for _ in range(2):
+            after = size // 2
+            sizes = [(size, after), (after, after), (size, after), (TIME, after)]
+            self.layers.append(nn.ModuleList(plain(*pair) for pair in sizes))
+            size = after
+        self.output = plain(size, classes)
+        self._initialise(generator)
+        self.power_iterate(rounds=30)
+
+    @torch.no_grad()
+    def _initialise(self, generator: torch.Generator | None) -> None:
+        """Orthogonal weights as in :class:`EnergyNet`, the output's a tenth of it."""
+        for module in self.modules():
+            if isinstance(module, SpectralLinear):
+                gain = 0.1 if module is self.output else 1.0
+                nn.init.orthogonal_(module.weight, gain, generator=generator)
+                if module.spectral:
+                    for vector in (module.u, module.v):
+                        vector.normal_(generator=generator)
+                        vector.div_(vector.norm())
+
+    def power_iterate(self, rounds: int = 1) -> None:
+        for module in self.modules():
+            if isinstance(module, SpectralLinear):
+                module.power_iterate(rounds)
+
+    def fold(self) -> _FoldedConv:
+        return _FoldedConv(self)
+
+
+class _FoldedConv:
+    """The effective weights of a :class:`ConvEnergy`, and what time adds at every level."""
+
+    def __init__(self, net: ConvEnergy) -> None:
+        shift, time = (_weights(part) for part in (net.shift, net.time))
+        self.shift_TC = F.linear(F.silu(F.linear(net.time_TE, shift[0])), shift[1])
+        e_TE = F.silu(F.linear(F.silu(F.linear(net.time_TE, time[0])), time[1]))
+        self.blocks = []
+        for block in net.blocks:
+            *maps, moment = block.children()
+            first, second, skip = (conv.kernel() for conv in maps)  # type: ignore[operator]
+            added_TC = F.linear(e_TE, moment.effective_weight())  # type: ignore[operator]
+            self.blocks.append((first, second, skip, added_TC))
+        self.layers = []
+        for layer in net.layers:
+            first, second, skip, added = _weights(layer)
+            self.layers.append((first, second, skip, F.linear(e_TE, added)))
+        self.output = net.output.effective_weight()
+
+    def logits(self, x_BCHW: Tensor, t_B: Tensor | int) -> Tensor:
+        """f_g(z_g, t), shape (B, K)."""
+        h = x_BCHW + _maps(self.shift_TC[t_B])
+        for index, (first, second, skip, added) in enumerate(self.blocks):
+            main = F.conv2d(h if index == 0 else F.silu(h), first, stride=2, padding=1)
+            main = main + _maps(added[t_B])
+            past = F.conv2d(h if index == 0 else F.silu(h), skip, stride=2, padding=1)
+            h = F.conv2d(F.silu(main), second, padding=1) + past
+        h = h.flatten(1)
+        for first, second, skip, added in self.layers:
+            main = F.linear(F.silu(h), first) + added[t_B]
+            h = F.linear(F.silu(main), second) + F.linear(F.silu(h), skip)
+        return F.linear(F.silu(h), self.output)
+
+    def value_and_gradient(self, z_BD: Tensor, t_B: Tensor | int) -> tuple[Tensor, Tensor]:
+        """F_g and its gradient, as :class:`FoldedGroups` gives them for all groups."""
+        return _by_autograd(self.logits, z_BD, t_B)
+
+
+class GroupEnergies(Energies):
+    """f(v, t): one logit per class, from the networks of all groups.
+
+    Args:
+        groups: of the backbone, top first.
+        config: the prior's section.
+        levels: T.
+        place: maps the scaled variable to the groups; held, so it must not be a module.
+        generator: initial weights.
+
+    Raises:
+        UsageError: a label is put on a group that is not there.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        config: PriorConfig,
+        levels: int,
+        place: Place,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        section = config.hierarchy or HierarchyConfig()
+        self.place, self.inputs = place, section.inputs
+        self.labels = _labels(section, config.classes, len(groups))
+        self.outputs = [
+            sum(classes for on, classes in self.labels if g in on) or 1 for g in range(len(groups))
+        ]
+        nets: list[Energies] = []
+        above = 0
+        for group, classes in zip(groups, self.outputs, strict=True):
+            above += group.size
+            if len(group.shape) == 3 and group.shape[1] > 1:
+                twice = 2 if self.inputs == "context" else 1
+                shape = (twice * group.shape[0], *group.shape[1:])
+                net: Energies = ConvEnergy(
+                    shape, classes, levels, section.channels, config.energy, generator
+                )
+                size = shape[0]
+            else:
+                size = group.size if self.inputs == "z" else above
+                net = EnergyNet(size, classes, levels, config.energy, generator)
+            nets.append(net)
+            self.register_buffer(f"mean_{len(nets) - 1}", torch.zeros(size))
+            self.register_buffer(f"spread_{len(nets) - 1}", torch.ones(size))
+        self.nets = nn.ModuleList(nets)
+
+    def power_iterate(self, rounds: int = 1) -> None:
+        for net in self.nets:
+            net.power_iterate(rounds)  # type: ignore[operator]
+
+    def fold(self) -> FoldedGroups:
+        return FoldedGroups(self)
+
+    def read(self, g: int, placed: Placed) -> Tensor:
+        """What the network of group g sees, standardised: flat, or maps."""
+        x = self._raw(g, placed)
+        mean, spread = self.standard(g)
+        if x.ndim == 4:
+            mean, spread = _maps(mean), _maps(spread)
+        return (x - mean) / spread
+
+    def _raw(self, g: int, placed: Placed) -> Tensor:
+        own = placed.u if self.inputs == "u" else placed.z
+        if isinstance(self.nets[g], ConvEnergy):
+            return torch.cat([own[g], placed.u[g]], 1) if self.inputs == "context" else own[g]
+        if self.inputs == "z":
+            return own[g].flatten(1)
+        return torch.cat([part.flatten(1) for part in own[: g + 1]], 1)
+
+    def standard(self, g: int) -> tuple[Tensor, Tensor]:
+        """Mean and spread of what the network of group g sees, per variable or channel."""
+        mean, spread = getattr(self, f"mean_{g}"), getattr(self, f"spread_{g}")
+        return mean, spread
+
+    @torch.no_grad()
+    def fit_standard(self, placed: Placed) -> None:
+        """Takes mean and spread of the inputs from draws of the aggregate posterior."""
+        for g in range(len(self.nets)):
+            x = self._raw(g, placed)
+            x = x.transpose(0, 1).flatten(1)
+            mean, spread = self.standard(g)
+            mean.copy_(x.mean(1))
+            spread.copy_(x.std(1).clamp(min=1e-3))
+
+
+def _labels(
+    section: HierarchyConfig, classes: int, groups: int
+) -> list[tuple[tuple[int, ...], int]]:
+    """(groups, number of classes) of every label, those of attributes in the order of names."""
+    labels = [(tuple(on), 2) for _, on in sorted(section.attributes.items())]
+    if section.label_groups:
+        labels = [(tuple(section.label_groups), classes)]
+    for on, _ in labels:
+        if max(on) >= groups:
+            raise UsageError(
+                f"prior.hierarchy: a label is put on group {max(on)}; the backbone has groups 0 "
+                f"to {groups - 1}"
+            )
+    return labels
+
+
+class FoldedGroups:
+    """:class:`GroupEnergies` at fixed weights.
+
+    Args:
+        energies: whose weights are folded.
+        allowed_K: classes among which the density is conditioned to lie; ``None``: all of them.
+    """
+
+    def __init__(self, energies: GroupEnergies, allowed_K: Tensor | None = None) -> None:
+        self.energies, self.allowed_K = energies, allowed_K
+        self.folded = [net.fold() for net in energies.nets]  # type: ignore[operator]
+
+    def among(self, classes: Sequence[int]) -> FoldedGroups:
+        """The same weights, conditioned on ``classes``: F is the logsumexp of their logits."""
+        other = object.__new__(FoldedGroups)
+        other.energies, other.folded = self.energies, self.folded
+        other.allowed_K = torch.tensor(list(classes))
+        return other
+
+    def each(self, placed: Placed, t_B: Tensor | int) -> list[Tensor]:
+        """The outputs of every group's network, (B, its number of logits)."""
+        return [self.of_group(g, placed, t_B) for g in range(len(self.folded))]
+
+    def of_group(self, g: int, placed: Placed, t_B: Tensor | int) -> Tensor:
+        """The outputs of one group's network, which looks at no group below it."""
+        outputs: Tensor = self.folded[g].logits(self.energies.read(g, placed), t_B)
+        return outputs
+
+    def group_energies(self, v_BD: Tensor, t_B: Tensor | int) -> Tensor:
+        """F_g of every group, shape (B, G): their sum is F where at most one group has labels."""
+        outputs = self.each(self.energies.place(v_BD, t_B), t_B)
+        return torch.stack([torch.logsumexp(output, 1) for output in outputs], 1)
+
+    def logits(self, z_BD: Tensor, t_B: Tensor | int) -> Tensor:
+        """f(v, t), shape (B, K), or of the allowed classes only."""
+        logits = self.coupled(self.each(self.energies.place(z_BD, t_B), t_B))
+        return logits if self.allowed_K is None else logits[:, self.allowed_K.to(z_BD.device)]
+
+    def coupled(self, outputs: list[Tensor]) -> Tensor:
+        """The logits of all classes from the outputs of all groups."""
+        energies = self.energies
+        labelled = {g for on, _ in energies.labels for g in on}
+        total = torch.stack(
+            [output[:, 0] for g, output in enumerate(outputs) if g not in labelled]
+            or [torch.zeros_like(outputs[0][:, 0])],
+        ).sum(0)[:, None]
+        taken = [0] * len(outputs)
+        for on, classes in energies.labels:
+            own = []
+            for g in on:
+                own.append(outputs[g][:, taken[g] : taken[g] + classes])
+                taken[g] += classes
+            total = (total[:, :, None] + torch.stack(own).sum(0)[:, None, :]).flatten(1)
+        return total
+
+    def value_and_gradient(self, z_BD: Tensor, t_B: Tensor | int) -> tuple[Tensor, Tensor]:
+        """F(v, t) and dF/dv, through the frozen backbone; differentiable where gradients are on."""
+        return _by_autograd(self.logits, z_BD, t_B)
+
+
+def _by_autograd(
+    logits: Callable[[Tensor, Tensor | int], Tensor], z_BD: Tensor, t_B: Tensor | int
+) -> tuple[Tensor, Tensor]:
+    keep = torch.is_grad_enabled()
+    with torch.enable_grad():
+        x = z_BD if keep and z_BD.requires_grad else z_BD.detach().requires_grad_()
+        value = torch.logsumexp(logits(x, t_B), -1)
+        (gradient,) = torch.autograd.grad(value.sum(), x, create_graph=keep)
+    return (value if keep else value.detach()), gradient
+
+
+def _weights(layers: nn.Module) -> list[Tensor]:
+    return [layer.effective_weight() for layer in layers.children()]  # type: ignore[operator]
+
+
+def _maps(value_C: Tensor) -> Tensor:
+    """(C,) or (B, C) as it is added to maps."""
+    return value_C[..., None, None]
+
+
+def _cosines(levels: int, size: int) -> Tensor:
+    """The time embedding of MR 6.4: cosines, then sines, of t 10000^(-2i/size), shape (T, size)."""
+    half = size // 2
+    frequency = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float64) / half)
+    angle = torch.arange(levels, dtype=torch.float64).unsqueeze(1) * frequency
+    return torch.cat([angle.cos(), angle.sin()], 1).float()
