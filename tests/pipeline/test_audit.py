@@ -226,13 +226,17 @@ def running_in(scratch: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_sigterm_leave_nothing_behind(built: Project, scratch: Path, kind):
+def test_ctrl_c_and_sigterm_leave_nothing_behind_and_say_so_in_one_line(
+    built: Project, scratch: Path, kind
+):
     audit = begin(built, scratch / "started")
     assert running_in(scratch)
     audit.send_signal(kind)
     _, error = audit.communicate(timeout=60)
     assert audit.returncode == 130
-    assert "Traceback" not in error
+    (line,) = error.splitlines()
+    assert line.startswith(f"ldebm: audit of {PRIOR} stopped after ")
+    assert line.endswith("nothing was compared, its scratch worktree was removed")
     assert running_in(scratch) == []
     assert nothing_left(built, scratch)
 
