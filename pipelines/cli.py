@@ -72,16 +72,7 @@ def build_command(
 
     With -S or --rev the result stays in a worktree, and the workspace is left as it is.
     """
-    selection = Selection(
-        revision=revision,
-        experiments=tuple(run or ()),
-        seeds=_seeds(seeds),
-        epochs=epochs,
-        overrides=tuple(overrides or ()),
-        targets=tuple(targets or ()),
-        isolated=isolated,
-    )
-    _check(selection)
+    selection = _selection(run, seeds, epochs, overrides, revision, targets, isolated)
     plain = not (selection.in_worktree or selection.experiments or seeds or epochs or push)
     report = _up_to_date(selection, slots, dry, as_json) if dry or plain else None
     if dry:
@@ -152,17 +143,10 @@ def sweep_command(
     as_json: AsJson = False,
 ) -> None:
     """Build every combination of parameters, with all seeds, and write a table."""
+    selection = _selection(run, seeds, epochs, overrides, revision, targets)
+
     from pipelines.sweep import sweep
 
-    selection = Selection(
-        revision=revision,
-        experiments=tuple(run or ()),
-        seeds=_seeds(seeds),
-        epochs=epochs,
-        overrides=tuple(overrides or ()),
-        targets=tuple(targets or ()),
-    )
-    _check(selection)
     report = sweep(axes, selection, cpu_slots=slots, retries=retries, pull=pull, out=out)
     if as_json:
         typer.echo((report.folder / "sweep.json").read_text(), nl=False)
@@ -201,13 +185,34 @@ def clean_command(
     typer.echo(json.dumps(report.to_json(), indent=1) if as_json else "\n".join(report.lines()))
 
 
-def _check(selection: Selection) -> None:
-    """Finds a wrong folder or revision before a server is started for the flow."""
+def _selection(
+    run: list[str] | None,
+    seeds: str,
+    epochs: float | None,
+    overrides: list[str] | None,
+    revision: str | None,
+    targets: list[str] | None,
+    isolated: bool = False,
+) -> Selection:
+    """The options of a command as a selection.
+
+    A wrong folder or revision is found here, before a server is started for the flow.
+    """
     from pipelines.worktree import Workspace
 
+    found = Selection(
+        revision=revision,
+        experiments=tuple(run or ()),
+        seeds=_seeds(seeds),
+        epochs=epochs,
+        overrides=tuple(overrides or ()),
+        targets=tuple(targets or ()),
+        isolated=isolated,
+    )
     workspace = Workspace()
-    if selection.revision is not None:
-        workspace.state(selection.revision)
+    if revision is not None:
+        workspace.state(revision)
+    return found
 
 
 def _seeds(text: str) -> tuple[int, ...]:

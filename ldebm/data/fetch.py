@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from ldebm.config import DataConfig
-from ldebm.data import chatter, points
+from ldebm.data import chatter
 from ldebm.data.registry import Download, Source, SourceFile, find_source
 from ldebm.errors import UsageError
 from ldebm.files import atomic_path, hash_path, write_parquet
@@ -99,6 +99,8 @@ def mirror_path(source: Source, file: SourceFile, mirror: str | Path | None) -> 
 
 def _generate(source: Source, config: DataConfig, target: Path) -> None:
     if source.kind == "points":
+        from ldebm.data import points  # loads torch
+
         for index, (split, rows) in enumerate(DEFAULT_ROWS.items()):
             count = getattr(config, split) or rows
             columns = points.generate(source.name, count, config.seed * 3 + index)
