@@ -176,9 +176,7 @@ class Harness:
             so_far,
             finished=code == 0,
             same=outputs(tiny.root) == outputs(self.reference.root),
-            twice=sum(
-                now[name.replace("@", "-")] > before[name.replace("@", "-")] for name in done
-            ),
+            twice=sum(now[name] > before[name] for name in commands),
             corrupt=corrupt(tiny.root),
         )
 
@@ -290,9 +288,9 @@ def main() -> None:
     rounds = Rounds(options.out)
     base = Path(tempfile.mkdtemp(prefix="faults-"))
     harness = Harness(base)
-    for kind in options.kinds:
-        for number in range(options.rounds if kind in KILLED else 1):
-            if rounds.has(kind, number):
+    for number in range(options.rounds):
+        for kind in options.kinds:
+            if rounds.has(kind, number) or (kind in BROKEN and number):
                 continue
             started = time.monotonic()
             found = one(harness, kind, number, options.seed, base)
