@@ -52,6 +52,7 @@ BROKEN = ("disk", "cache", "remote")
 PARTS = ("command", "dvc", "supervisor")  # the processes of a stage
 DRAWS = 5  # moments that are tried until one comes before the end of the build
 STAGE_SECONDS = 0.5
+RETRIES = "2"  # of a request to a server that does not answer; 5 of them are a minute of waiting
 MEGABYTE = 1 << 20
 NOT_TOLD = "NOT TOLD"
 DEPLOY = """\
@@ -70,7 +71,8 @@ class Round:
         kind: what was killed or broken.
         after: seconds from the start of the first stage to the kill.
         hit: whether there was anything left to kill.
-        alive: processes that were still there when the next start was due.
+        alive: processes that were still there when the next start was due, a flow too that did not
+            end by itself after the death of a stage or of the server.
         finished: whether the next start built everything.
         same: whether dvc.lock and all outputs then had the bytes of ``dvc repro``.
         twice: commands that ran again though DVC had their result.
@@ -132,6 +134,8 @@ class Harness:
         with contextlib.ExitStack() as stack:
             url, server_process = stack.enter_context(server(folder / "prefect"))
             tiny.env["PREFECT_API_URL"] = url
+            if kind == "server":
+                tiny.env["PREFECT_CLIENT_MAX_RETRIES"] = RETRIES
             flow = worker(tiny) if kind == "worker" else start(tiny)
             if not wait_for(lambda: bool(tiny.ran())):
                 flow.kill()
@@ -148,15 +152,18 @@ class Harness:
             for pid in doomed:
                 with contextlib.suppress(ProcessLookupError):
                     (os.killpg if kind == "server" else os.kill)(pid, signal.SIGKILL)
+            hangs = False
             if kind in ("server", "stage"):
-                with contextlib.suppress(subprocess.TimeoutExpired):
+                try:
                     flow.wait(PATIENCE)
+                except subprocess.TimeoutExpired:
+                    hangs = True
             children = descendants(flow.pid) if flow.poll() is None else []
             if flow.poll() is None:
                 flow.kill()
             flow.wait()
             wait_for(lambda: not working(tiny) and not any(lives(pid) for pid in children), 40)
-            alive = len(working(tiny)) + sum(lives(pid) for pid in children)
+            alive = len(working(tiny)) + sum(lives(pid) for pid in children) + hangs
         found_now = Round(kind, round(after, 2), bool(doomed), alive, message=part)
         return self.finish(found_now, tiny, folder)
 
@@ -167,6 +174,7 @@ class Harness:
             if (place / "dvc.lock").is_file():
                 done |= set(lock_blocks((place / "dvc.lock").read_text()))
         before = tiny.ran()
+        tiny.env.pop("PREFECT_CLIENT_MAX_RETRIES", None)
         with server(folder / "again") as (url, _):
             tiny.env["PREFECT_API_URL"] = url
             code = start(tiny).wait(PATIENCE)

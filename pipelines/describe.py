@@ -29,8 +29,8 @@ def describe(targets: list[str]) -> dict[str, Any]:
         graph = get_active_graph(repo.index.graph)
         wanted = [stage for target in targets for stage in _named(repo, target)]
         planned = plan_repro(graph, wanted or collect_stages(repo, ["dvc.yaml"]))
-    names = [stage.addressing for stage in planned]
-    changed = repo.status(targets=names) if names else {}
+        # What `repo.status` does, which for every target reads dvc.yaml and dvc.lock again.
+        changed = {name: what for stage in planned for name, what in stage.status(True).items()}
     stages = []
     for stage in planned:
         params: dict[str, Any] = {}
