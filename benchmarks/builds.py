@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import os
 import resource
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +20,6 @@ from pipelines.runner import strays
 from tests.pipeline.tiny_project import Tiny
 
 __all__ = [
-    "DATABASE",
     "PATIENCE",
     "corrupt",
     "lives",
@@ -34,7 +32,6 @@ __all__ = [
 ]
 
 PATIENCE = 300.0  # seconds for a build on a busy machine
-DATABASE = "prefect.db"
 
 
 def outputs(root: Path, folders: tuple[str, ...] = ("out", "metrics")) -> dict[str, bytes]:
@@ -71,16 +68,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE) -> bool:
 
 @contextlib.contextmanager
 def server(home: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A Prefect server on a free port of this machine.
-
-    Args:
-        home: its folder. A database beside the folder that holds it is taken as it is: making the
-            tables takes longer than all the rest.
-    """
-    made = home.parents[1] / DATABASE
-    if made.is_file() and not home.exists():
-        home.mkdir(parents=True)
-        shutil.copyfile(made, home / DATABASE)
+    """A Prefect server on a free port of this machine, with its files in ``home``."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import itertools
 import os
 import random
 import shutil
@@ -28,7 +29,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from benchmarks.builds import (
-    DATABASE,
     PATIENCE,
     corrupt,
     lives,
@@ -59,7 +59,7 @@ DEPLOY = """\
 from pathlib import Path
 from prefect import flow
 made = flow.from_source(source=PROJECT, entrypoint="pipelines/build.py:build")
-made.to_deployment(name="faults").apply(work_pool_name="faults")
+made.to_deployment(name=NAME).apply(work_pool_name=NAME)
 """
 
 
@@ -103,6 +103,7 @@ class Harness:
 
     Args:
         base: folder for everything.
+        url: of a Prefect server that stays; a round in which the server dies has one of its own.
 
     Attributes:
         reference: the project, built by ``dvc repro``.
@@ -110,32 +111,33 @@ class Harness:
             the moments of the kills are drawn from them.
     """
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, url: str) -> None:
+        self.url = url
         self.reference = Tiny(base / "reference")
         self.reference.dvc("repro", "-q")
-        tiny = Tiny(base / "first" / "project", seconds=STAGE_SECONDS)
-        with server(base / "first" / "prefect") as (url, _):
-            tiny.env["PREFECT_API_URL"] = url
-            flow = start(tiny)
-            wait_for(lambda: bool(tiny.ran()))
-            started = time.monotonic()
-            if flow.wait(PATIENCE) or outputs(tiny.root) != outputs(self.reference.root):
-                raise RuntimeError(f"an undisturbed build is wrong: {log_of(tiny)[-2000:]}")
-            self.span = time.monotonic() - started
-        with server(base / "first" / "prefect"):  # closes its journal: the database is one file
-            pass
-        shutil.copyfile(base / "first" / "prefect" / DATABASE, base / DATABASE)
+        tiny = self.project(base / "first")
+        flow = start(tiny)
+        wait_for(lambda: bool(tiny.ran()))
+        started = time.monotonic()
+        if flow.wait(PATIENCE) or outputs(tiny.root) != outputs(self.reference.root):
+            raise RuntimeError(f"an undisturbed build is wrong: {log_of(tiny)[-2000:]}")
+        self.span = time.monotonic() - started
+
+    def project(self, folder: Path, do: dict[str, dict[str, object]] | None = None) -> Tiny:
+        """The project of a round."""
+        tiny = Tiny(folder, do, seconds=STAGE_SECONDS)
+        tiny.env["PREFECT_API_URL"] = self.url
+        return tiny
 
     def killed(self, kind: str, chance: random.Random, folder: Path) -> Round:
         """One round in which something is killed."""
-        tiny = Tiny(folder, seconds=STAGE_SECONDS)
+        tiny = self.project(folder)
         after = chance.uniform(0.0, self.span)
         part = chance.choice(PARTS) if kind == "stage" else ""
         with contextlib.ExitStack() as stack:
-            url, server_process = stack.enter_context(server(folder / "prefect"))
-            tiny.env["PREFECT_API_URL"] = url
             if kind == "server":
-                tiny.env["PREFECT_CLIENT_MAX_RETRIES"] = RETRIES
+                url, server_process = stack.enter_context(server(folder / "prefect"))
+                tiny.env |= {"PREFECT_API_URL": url, "PREFECT_CLIENT_MAX_RETRIES": RETRIES}
             flow = worker(tiny) if kind == "worker" else start(tiny)
             if not wait_for(lambda: bool(tiny.ran())):
                 flow.kill()
@@ -175,9 +177,8 @@ class Harness:
                 done |= set(lock_blocks((place / "dvc.lock").read_text()))
         before = tiny.ran()
         tiny.env.pop("PREFECT_CLIENT_MAX_RETRIES", None)
-        with server(folder / "again") as (url, _):
-            tiny.env["PREFECT_API_URL"] = url
-            code = start(tiny).wait(PATIENCE)
+        tiny.env["PREFECT_API_URL"] = self.url
+        code = start(tiny).wait(PATIENCE)
         now = tiny.ran()
         commands = [name.replace("@", "-") for name in done]
         return replace(
@@ -190,10 +191,8 @@ class Harness:
 
     def disk(self, folder: Path) -> Round:
         """No file can grow beyond a few MB: the stage that needs more says so."""
-        tiny = Tiny(folder, {"part-c": {"fill": 64 * MEGABYTE}}, seconds=STAGE_SECONDS)
-        with server(folder / "prefect") as (url, _):
-            tiny.env["PREFECT_API_URL"] = url
-            code = start(tiny, limit=16 * MEGABYTE).wait(PATIENCE)
+        tiny = self.project(folder, {"part-c": {"fill": 64 * MEGABYTE}})
+        code = start(tiny, limit=16 * MEGABYTE).wait(PATIENCE)
         told = [
             line for line in log_of(tiny).splitlines() if line.startswith("part@c failed: the disk")
         ]
@@ -202,25 +201,21 @@ class Harness:
 
     def cache(self, folder: Path) -> Round:
         """The cache cannot be written to: it is mounted read-only for the build alone."""
-        tiny = Tiny(folder, seconds=STAGE_SECONDS)
+        tiny = self.project(folder)
         place = tiny.root / ".dvc/cache"
         place.mkdir(exist_ok=True)
-        with server(folder / "prefect") as (url, _):
-            tiny.env["PREFECT_API_URL"] = url
-            script = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
-            words = [sys.executable, "-m", "pipelines", "build", "--slots", "3"]
-            done = tiny.call("unshare", "-m", "sh", "-c", script, str(place), *words, code=None)
+        script = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
+        words = [sys.executable, "-m", "pipelines", "build", "--slots", "3"]
+        done = tiny.call("unshare", "-m", "sh", "-c", script, str(place), *words, code=None)
         told = [line for line in done.stdout.splitlines() if "cannot be written" in line]
         return self.broken("cache", done.returncode, told, tiny, folder)
 
     def remote(self, folder: Path) -> Round:
         """The remote is lost when the build wants to push."""
-        tiny = Tiny(folder, seconds=STAGE_SECONDS)
+        tiny = self.project(folder)
         (folder / "file").write_text("in the way of the remote's folder")
         tiny.dvc("remote", "add", "-q", "--local", "-d", "store", str(folder / "file/store"))
-        with server(folder / "prefect") as (url, _):
-            tiny.env["PREFECT_API_URL"] = url
-            code = start(tiny, "--push").wait(PATIENCE)
+        code = start(tiny, "--push").wait(PATIENCE)
         told = [line for line in log_of(tiny).splitlines() if "remote did not take it" in line]
         return self.broken("remote", code, told, tiny, folder)
 
@@ -244,20 +239,23 @@ def victims(part: str, tiny: Tiny) -> list[int]:
 
 def worker(tiny: Tiny) -> subprocess.Popen[bytes]:
     """A worker with one run of the flow, started through the server."""
-    tiny.call(sys.executable, "-m", "prefect", "work-pool", "create", "faults", "--type", "process")
-    tiny.call(sys.executable, "-c", DEPLOY.replace("PROJECT", repr(str(ROOT))))
+
+    def prefect(*words: str) -> list[str]:
+        return [sys.executable, "-m", "prefect", *words]
+
+    name = f"faults-{tiny.root.parent.name}"
+    tiny.call(*prefect("work-pool", "create", name, "--type", "process"))
+    script = DEPLOY.replace("PROJECT", repr(str(ROOT))).replace("NAME", repr(name))
+    tiny.call(sys.executable, "-c", script)
     log = (tiny.root.parent / "flow.log").open("ab")
     process = subprocess.Popen(
-        [sys.executable, "-m", "prefect", "worker", "start", "--pool", "faults"],
+        prefect("worker", "start", "--pool", name),
         cwd=tiny.root,
         env=tiny.env,
         stdout=log,
         stderr=log,
     )
-    where = f'root="{tiny.root}"'
-    tiny.call(
-        *[sys.executable, "-m", "prefect", "deployment", "run", "build/faults", "--param", where]
-    )
+    tiny.call(*prefect("deployment", "run", f"build/{name}", "--param", f'root="{tiny.root}"'))
     return process
 
 
@@ -295,9 +293,9 @@ def main() -> None:
     options = parser.parse_args()
     rounds = Rounds(options.out)
     base = Path(tempfile.mkdtemp(prefix="faults-"))
-    harness = Harness(base)
-    for number in range(options.rounds):
-        for kind in options.kinds:
+    with server(base / "prefect") as (url, _):
+        harness = Harness(base, url)
+        for number, kind in itertools.product(range(options.rounds), options.kinds):
             if rounds.has(kind, number) or (kind in BROKEN and number):
                 continue
             started = time.monotonic()
