@@ -34,16 +34,16 @@ __all__ = [
 PATIENCE = 300.0  # seconds for a build on a busy machine
 
 
-def outputs(root: Path, folders: tuple[str, ...] = ("out", "metrics")) -> dict[str, bytes]:
-    """The entries of dvc.lock and everything that stages write.
+def outputs(root: Path, folders: tuple[str, ...] = ("out", "metrics")) -> dict[str, str]:
+    """Hashes of everything that stages write, and the entries of dvc.lock.
 
     After a failure the entries stand in another order, as after ``dvc repro --keep-going``.
     """
-    files = [path for name in folders for path in (root / name).rglob("*")]
-    found = {str(f.relative_to(root)): f.read_bytes() for f in files if f.is_file()}
+    files = [path for name in folders for path in (root / name).rglob("*") if path.is_file()]
+    found = {str(f.relative_to(root)): hashlib.md5(f.read_bytes()).hexdigest() for f in files}
     lock = root / "dvc.lock"
     blocks = lock_blocks(lock.read_text()) if lock.is_file() else {}
-    return found | {f"dvc.lock {name}": text.encode() for name, text in blocks.items()}
+    return found | {f"dvc.lock {name}": text for name, text in blocks.items()}
 
 
 def corrupt(root: Path) -> int:
