@@ -31,8 +31,8 @@ from benchmarks.recorded import ROOT, Rounds
 from ldebm.files import read_json
 from ldebm.tables import sweeps_table
 from pipelines.building import select
+from pipelines.dag import ask_dvc
 from pipelines.failures import LOCK
-from pipelines.sweep import grid
 from pipelines.types import Selection
 from tests.pipeline.numbers_project import NumbersProject
 
@@ -129,7 +129,7 @@ def versions(project: Path, axis: str, selection: Selection) -> list[Selection]:
             seeds=selection.seeds,
             overrides=(*selection.overrides, *point),
         )
-        for point in grid(project, [axis])
+        for point in ask_dvc(project, "--grid", axis)["points"]
     ]
 
 
