@@ -12,6 +12,7 @@ Prefect is loaded only where a flow runs: a build of what is up to date ends wit
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -245,11 +246,33 @@ def main(arguments: list[str] | None = None) -> None:
         message = getattr(error, "format_message", None)  # usage errors of the parser have one
         if debug:
             raise
-        if message is None:
+        if type(error).__module__.partition(".")[0] == "httpx":  # only Prefect's client uses it
+            _server_lost(error)
+            code = 1
+        elif message is None:
             code = _failed(f"{type(error).__name__}: {error}; `--debug` shows where", 1)
         else:
             code = _failed(f"{message()} (see `python -m pipelines --help`)", 2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _server_lost(error: Exception) -> None:
+    """Says that the server has gone, and leaves at once if it is not our own.
+
+    Prefect would try for seconds to send each of its events first: minutes after a long build.
+    """
+    from prefect.settings import PREFECT_API_URL
+
+    url = PREFECT_API_URL.value()
+    _failed(
+        f"the Prefect server{f' at {url}' if url else ''} does not answer ({error}); what was built"
+        " is kept: start the server and then this again, or unset PREFECT_API_URL",
+        1,
+    )
+    if url:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def _failed(message: str, code: int) -> int:

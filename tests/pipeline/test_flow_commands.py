@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+from benchmarks.builds import log_of, server, start, wait_for
 from pipelines.runner import strays
 from pipelines.worktree import Workspace
 from tests.pipeline.tiny_project import Tiny
@@ -153,6 +154,19 @@ def test_clean_leaves_what_a_build_works_on(served):
     assert report["kept"] == [f"{name}: a build works there"]
     assert "not collected while a build runs" in done.stderr
     assert workspace.place(name).is_dir()
+
+
+def test_a_server_that_dies_does_not_hold_up_the_build_or_its_end(tmp_path):
+    tiny = Tiny(tmp_path / "one", seconds=0.5)
+    with server(tmp_path / "one" / "prefect") as (url, process):
+        tiny.env |= {"PREFECT_API_URL": url, "PREFECT_CLIENT_MAX_RETRIES": "2"}
+        flow = start(tiny)
+        assert wait_for(lambda: bool(tiny.ran()))
+        os.killpg(process.pid, signal.SIGKILL)
+        assert flow.wait(120) == 1
+    assert tiny.dvc("status").strip() == "Data and pipelines are up to date."
+    last = log_of(tiny).splitlines()[-1]
+    assert last.startswith(f"pipelines: the Prefect server at {url} does not answer")
 
 
 def test_interrupting_the_command_ends_its_stages(tmp_path):
