@@ -57,8 +57,8 @@ class DataConfig(Section):
 
     kind: Literal["points", "sentences", "dialogues", "images"]
     source: str  # a name of the source registry, or "file"
-    path: str | None = None  # source "file": the user's file, relative to the project
-    sha256: str | None = None  # source "file": checked when given
+    path: str | None = None  # source "file": the user's file (or folder of images)
+    sha256: str | None = None  # source "file": checked when given (of a folder: of its zip)
     checksums: dict[str, str] = {}  # file name to sha256, where the registry knows none
     columns: dict[Literal["text", "label", "context", "x"], str] = {}  # source "file"
     seed: int = 0  # generators and random splits
@@ -73,7 +73,6 @@ class DataConfig(Section):
     context_turns: int = Field(0, ge=0)
     size: int | None = Field(None, ge=4, le=1024)  # images: pixels of a side; None: as they are
     channels: Literal[1, 3] | None = None  # images: grey or colour; None: as the first image is
-    labels_path: str | None = None  # images of a user: a csv with a column "image" and the labels
     judge: JudgeConfig = JudgeConfig()  # images: the keys that differ from the section `judge`
 
 
