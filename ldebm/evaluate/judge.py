@@ -27,7 +27,7 @@ from ldebm.image_config import JudgeConfig
 __all__ = ["Judge", "Judgement", "judge_images", "load_judge"]
 
 SMALLEST = 4  # pixels of a side at which halving ends
-LARGE = 64  # pixels of a side from which the stem halves as well
+LARGE = 17  # pixels of a side from which the stem halves as well
 
 
 class _Residual(nn.Module):
