@@ -23,6 +23,8 @@ run:
   seeds: [0]
   epochs: null
 
+judge: {}
+
 data:
   dots: {kind: points, source: gaussians16, train: 600, valid: 100, test: 100, labels: [mode]}
   more: {kind: points, source: pinwheel10}

@@ -109,7 +109,7 @@ def project(tmp_path: Path) -> Project:
 def trained(tmp_path_factory) -> Project:
     """A project whose small experiment went through all stages up to the prior."""
     project = Project(tmp_path_factory.mktemp("trained"))
-    for stage in ("fetch", "prepare", "validate", "pack"):
+    for stage in ("fetch", "prepare", "validate", "pack", "judge"):
         if stage == "validate":  # its report costs more than what these tests ask of it
             report = project.folder / "reports/validation/dots/report.json"
             report.parent.mkdir(parents=True)

@@ -31,6 +31,7 @@ run:
   experiments: [small, other, talk]
   seeds: [0, 1]
   epochs: null
+judge: {}
 data:
   dots: {kind: points, source: gaussians16, train: 600, valid: 100, test: 100, labels: [mode]}
   talk: {kind: sentences, source: file, path: talk.csv, columns: {text: body, label: topic},
@@ -66,7 +67,7 @@ data = [["--data", name] for name in ("dots", "talk", "copies")]
 names = ("small", "other", "talk")
 runs = [["--experiment", name, "--seed", seed] for name in names for seed in "01"]
 steps = [(stage, keys) for stage in ("fetch", "prepare", "validate") for keys in data]
-steps += [("pack", keys) for keys in data[:2]]
+steps += [(stage, keys) for stage in ("pack", "judge") for keys in data[:2]]
 steps += [("bind", ["--experiment", name]) for name in names]
 steps += itertools.product(("backbone", "cluster", "prior", "evaluate"), runs)
 for stage, keys in [*steps, ("report", [])]:
