@@ -105,11 +105,13 @@ class NVAEConfig(ImageModelConfig):
 class HierarchyConfig(Section):
     """The energies of a prior on the groups of a hierarchical model (004 section 3; MR 6.4, 6.8).
 
-    Dense groups have the network of section ``energy``, convolutional ones that of MR 6.4.
+    Dense groups have the network of section ``energy``, convolutional ones that of MR 6.4 unless
+    they have no more than ``flat`` variables.
     """
 
     inputs: Literal["z", "context", "u"] = "z"  # of F_g: z_g (published), z_<=g, or u_<=g
     channels: int = Field(128, gt=0)  # of the convolutional energies
+    flat: int = Field(0, ge=0)  # convolutional groups of at most so many variables are read flat
     label_groups: list[int] = []  # groups with a logit per class of cluster.column
     attributes: dict[str, list[int]] = {}  # label columns of two classes, each with its groups
     label_levels: Literal["zero", "all"] = "zero"  # levels t where labels are learnt

@@ -258,6 +258,6 @@ def _initialise(model: HVAE, generator: torch.Generator | None) -> None:
             if isinstance(module, _Block):
                 module.second.weight.zero_()
             if isinstance(module, _Cell):
-                for layer in (module.to_prior, module.to_posterior, module.out):
+                for layer in (module.to_prior, module.out):
                     if layer is not None:
                         layer.weight.zero_()  # type: ignore[operator]
