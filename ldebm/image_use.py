@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from ldebm.data.folders import EXTENSIONS, is_image
 from ldebm.data.image_files import RawImage
 from ldebm.data.image_sources import READERS_OF_FILES, open_user_file
-from ldebm.data.images import EXTENSIONS, ImageError, as_array, resized
+from ldebm.data.images import ImageError, as_array, resized
 from ldebm.errors import UsageError
 from ldebm.files import write_parquet
 from ldebm.grids import picture, tile, write_png
@@ -83,9 +84,9 @@ def read_pictures(path: str | Path, meta: Mapping[str, Any], *, resize: bool = F
 def _raw_images(path: Path) -> Iterator[RawImage]:
     if path.is_dir():
         for file in sorted(path.rglob("*")):
-            inside = file.relative_to(path)
-            if file.suffix.lower() in EXTENSIONS and not inside.name.startswith("."):
-                yield RawImage(None, inside.as_posix(), file.read_bytes())
+            inside = file.relative_to(path).as_posix()
+            if is_image(inside) and file.is_file():
+                yield RawImage(None, inside, file.read_bytes())
     elif path.suffix.lower() in READERS_OF_FILES:
         yield from open_user_file(path).images
     elif path.suffix.lower() in EXTENSIONS:
