@@ -227,7 +227,7 @@ class PriorConfig(Section):
 class EvaluateConfig(Section):
     """What is measured, and with how many samples."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"inception", "ood"})
+    added: ClassVar[frozenset[str]] = frozenset({"chains", "inception", "ood", "ood_rows"})
     threads: int = Field(1, gt=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     samples: int = Field(5000, gt=0)  # drawn from the prior
@@ -240,6 +240,8 @@ class EvaluateConfig(Section):
     label_column: list[str] = []  # clusters are compared with these; [] : all the data has
     per_label: int = Field(200, gt=0)  # samples per class for control accuracy
     ood: list[str] = []  # images: data sets, or transforms of the test images (OOD_TRANSFORMS)
+    ood_rows: int = Field(500, gt=1)  # test images, of either kind, that are told apart
+    chains: int = Field(64, ge=0)  # images: Langevin chains that are followed; 0: none
     inception: str | None = None  # images: local file of Inception's weights; None: no FID
 
 
