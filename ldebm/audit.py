@@ -26,7 +26,7 @@ from ldebm.files import read_json, write_text
 from ldebm.lineage import dvc_md5
 from ldebm.objects import Objects
 from ldebm.revisions import git, hashes_at
-from ldebm.scratch import stop_on_sigterm, worktree
+from ldebm.scratch import Interrupted, stop_on_sigterm, worktree
 from ldebm.trace import Step, locked_steps, trace
 
 __all__ = ["Audit", "Output", "audit_stage"]
@@ -132,6 +132,7 @@ def audit_stage(stage: str, root: Path = Path(), *, use_workspace: bool = False)
         UsageError: no such stage; the recorded code is in no commit; or an input is neither in the
             cache nor here.
         LdebmError: the stage failed when it was run again.
+        Interrupted: by Ctrl-C or SIGTERM; the stage is stopped and the scratch worktree removed.
     """
     root = root.resolve()
     steps = {step.stage: step for step in locked_steps(root) or []}
@@ -145,25 +146,50 @@ def audit_stage(stage: str, root: Path = Path(), *, use_workspace: bool = False)
     step = steps[stage]
     step.record = trace(stage, root).steps[0].record
     commit = _commit(step, root, use_workspace)
+    clock, scratch = time.perf_counter(), None
+    try:
+        with stop_on_sigterm(), worktree(root, commit) as scratch:
+            return _again(step, steps, root, scratch, commit, use_workspace)
+    except KeyboardInterrupt:
+        spent = time.perf_counter() - clock
+        left = scratch is not None and scratch.exists()
+        place = f"{scratch} is left" if left else "its scratch worktree was removed"
+        raise Interrupted(
+            f"audit of {stage} stopped after {spent:.0f} s: nothing was compared, {place}"
+        ) from None
+
+
+def _again(
+    step: Step, steps: Mapping[str, Step], root: Path, scratch: Path, commit: str, changed: bool
+) -> Audit:
+    """Prepares the scratch checkout, runs the stage there and compares.
+
+    Args:
+        step: the stage.
+        steps: all stages of dvc.lock, by name.
+        root: the project's folder.
+        scratch: the checkout.
+        commit: what was checked out.
+        changed: run the code of the working tree instead.
+    """
     objects = Objects(root)
-    with stop_on_sigterm(), worktree(root, commit) as scratch:
-        result = Audit(stage, f"commit {commit[:12]}", 0.0)
-        if use_workspace:
-            _take_workspace(root, scratch)
-            result.code = f"the working tree's code (on commit {commit[:12]})"
-        else:
-            wanted = [path for path in step.code if (scratch / path).is_dir()]
-            other = [path for path in wanted if dvc_md5(scratch / path) != step.code[path]]
-            result.notes += [f"{path} is not the folder that dvc.lock names" for path in other]
-        result.notes += _set_params(step, scratch)
-        result.notes += _put_inputs(step, steps, scratch, objects)
-        shutil.copyfile(root / "dvc.lock", scratch / "dvc.lock")  # the report draws its graph
-        clock = time.perf_counter()
-        _run(step, root, scratch)
-        result.seconds = time.perf_counter() - clock
-        expected = scratch / ".expected"
-        for number, (path, md5) in enumerate(step.outputs.items()):
-            result.outputs.append(_compare(path, md5, scratch, expected / str(number), objects))
+    result = Audit(step.stage, f"commit {commit[:12]}", 0.0)
+    if changed:
+        _take_workspace(root, scratch)
+        result.code = f"the working tree's code (on commit {commit[:12]})"
+    else:
+        wanted = [path for path in step.code if (scratch / path).is_dir()]
+        other = [path for path in wanted if dvc_md5(scratch / path) != step.code[path]]
+        result.notes += [f"{path} is not the folder that dvc.lock names" for path in other]
+    result.notes += _set_params(step, scratch)
+    result.notes += _put_inputs(step, steps, scratch, objects)
+    shutil.copyfile(root / "dvc.lock", scratch / "dvc.lock")  # the report draws its graph
+    clock = time.perf_counter()
+    _run(step, root, scratch)
+    result.seconds = time.perf_counter() - clock
+    expected = scratch / ".expected"
+    for number, (path, md5) in enumerate(step.outputs.items()):
+        result.outputs.append(_compare(path, md5, scratch, expected / str(number), objects))
     return result
 
 
@@ -250,8 +276,8 @@ def _put_inputs(
     for path in list(wanted):
         if path.startswith("data/bound/"):  # the stage reads the data set that the file names
             objects.put(path, wanted[path][0], scratch / path, wanted[path][1])
-            data = str(read_json(scratch / path)["path"])
-            wanted[data] = outputs.get(data, ("", "pack"))
+            for data in _named(read_json(scratch / path)):
+                wanted[data] = outputs.get(data, ("", "pack"))
     for path, (md5, stage) in wanted.items():
         if path not in step.outputs:
             objects.put(path, md5, scratch / path, stage)
@@ -260,6 +286,12 @@ def _put_inputs(
         for path, md5 in step.inputs.items()
         if path not in wanted and dvc_md5(scratch / path) != md5
     ]
+
+
+def _named(binding: Mapping[str, Any]) -> list[str]:
+    """The folders that a file of ``data/bound`` names."""
+    parts = [binding, binding.get("judge"), *binding.get("ood", {}).values()]
+    return [str(part["path"]) for part in parts if part and "path" in part]
 
 
 def _environment(root: Path, scratch: Path) -> dict[str, str]:

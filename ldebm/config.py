@@ -24,10 +24,11 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from ldebm.errors import UsageError
-from ldebm.image_config import HierarchyConfig, HVAEConfig, NVAEConfig
+from ldebm.image_config import HierarchyConfig, HVAEConfig, JudgeConfig, NVAEConfig
 from ldebm.sections import Section
 
 __all__ = [
+    "OOD_TRANSFORMS",
     "BackboneConfig",
     "ClusterConfig",
     "DataConfig",
@@ -35,6 +36,7 @@ __all__ = [
     "EvaluateConfig",
     "ExperimentConfig",
     "GuardConfig",
+    "JudgeConfig",
     "OptimiserConfig",
     "Params",
     "PriorConfig",
@@ -47,14 +49,16 @@ __all__ = [
     "parse",
 ]
 
+OOD_TRANSFORMS = ("rotated", "inverted", "shuffled", "noise")
+
 
 class DataConfig(Section):
     """One data set: where it comes from and how it is prepared and packed."""
 
     kind: Literal["points", "sentences", "dialogues", "images"]
     source: str  # a name of the source registry, or "file"
-    path: str | None = None  # source "file": the user's file, relative to the project
-    sha256: str | None = None  # source "file": checked when given
+    path: str | None = None  # source "file": the user's file (or folder of images)
+    sha256: str | None = None  # source "file": checked when given (of a folder: of its zip)
     checksums: dict[str, str] = {}  # file name to sha256, where the registry knows none
     columns: dict[Literal["text", "label", "context", "x"], str] = {}  # source "file"
     seed: int = 0  # generators and random splits
@@ -69,7 +73,7 @@ class DataConfig(Section):
     context_turns: int = Field(0, ge=0)
     size: int | None = Field(None, ge=4, le=1024)  # images: pixels of a side; None: as they are
     channels: Literal[1, 3] | None = None  # images: grey or colour; None: as the first image is
-    labels_path: str | None = None  # images of a user: a csv with a column "image" and the labels
+    judge: JudgeConfig = JudgeConfig()  # images: the keys that differ from the section `judge`
 
 
 class OptimiserConfig(Section):
@@ -223,6 +227,7 @@ class PriorConfig(Section):
 class EvaluateConfig(Section):
     """What is measured, and with how many samples."""
 
+    added: ClassVar[frozenset[str]] = frozenset({"chains", "inception", "ood", "ood_rows"})
     threads: int = Field(1, gt=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     samples: int = Field(5000, gt=0)  # drawn from the prior
@@ -234,6 +239,10 @@ class EvaluateConfig(Section):
     reverse_lm_epochs: int = Field(4, gt=0)
     label_column: list[str] = []  # clusters are compared with these; [] : all the data has
     per_label: int = Field(200, gt=0)  # samples per class for control accuracy
+    ood: list[str] = []  # images: data sets, or transforms of the test images (OOD_TRANSFORMS)
+    ood_rows: int = Field(500, gt=1)  # test images, of either kind, that are told apart
+    chains: int = Field(64, ge=0)  # images: Langevin chains that are followed; 0: none
+    inception: str | None = None  # images: local file of Inception's weights; None: no FID
 
 
 class ExperimentConfig(Section):
@@ -345,6 +354,7 @@ class Params(Section):
     data: dict[str, DataConfig]
     experiments: dict[str, ExperimentConfig]
     retrain: RetrainConfig = RetrainConfig()
+    judge: JudgeConfig = JudgeConfig()
     presets: dict[str, Any] = {}
     groups: dict[str, list[str]] = {}
 
@@ -359,6 +369,31 @@ class Params(Section):
                     f"retrain: {name!r} is not an experiment{nearest(name, self.experiments)}"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _known_ood(self) -> Params:
+        known = [*self.data, *OOD_TRANSFORMS]
+        for experiment, config in self.experiments.items():
+            for name in config.evaluate.ood:
+                if name not in known:
+                    raise ValueError(
+                        f"experiments.{experiment}.evaluate.ood: {name!r} is neither a data set "
+                        f"nor a transform{nearest(name, known)}"
+                    )
+        return self
+
+    def datasets_of(self, experiment: str) -> list[str]:
+        """The data sets that an experiment reads: its own, and those of ``evaluate.ood``."""
+        config = self.experiment(experiment)
+        others = [name for name in config.evaluate.ood if name not in OOD_TRANSFORMS]
+        return list(dict.fromkeys([config.data, *others]))
+
+    def judge_of(self, data: str) -> JudgeConfig:
+        """The judge of one data set: the section ``judge`` with the data set's own keys over it."""
+        own = self.dataset(data).judge
+        return self.judge.model_copy(
+            update={name: getattr(own, name) for name in own.model_fields_set}
+        )
 
     def experiment(self, name: str) -> ExperimentConfig:
         """The experiment called ``name``.

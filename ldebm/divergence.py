@@ -22,7 +22,7 @@ __all__ = ["Change", "Divergence", "StepDifference", "compare_traces", "parse_ta
 
 _CAUSES = ("params", "code", "seed", "versions", "device", "numerics", "data")
 _KEYS = ("data", "experiment", "seed")
-_BOUND = "data/bound/{experiment}.json"
+_BOUND = ("data/bound/{experiment}.json", "data/bound/{experiment}.measure.json")
 _IN_VERSIONS = ("python", "torch", "numpy")  # numerics repeat them
 
 
@@ -182,10 +182,11 @@ def _difference(a: Step | None, b: Step | None) -> StepDifference:
     wrote = _changes("output", _renamed(a.outputs, left), _renamed(b.outputs, right))
     if left.get("experiment") != right.get("experiment"):
         # Names the experiment itself, so that it says nothing; `pack` has the data that it binds.
-        read, wrote = ([c for c in part if c.name != _BOUND] for part in (read, wrote))
+        read, wrote = ([c for c in part if c.name not in _BOUND] for part in (read, wrote))
         found.notes.append("the experiments' names differ, and some files hold them")
     if a.name == "bind":
-        read = [change for change in read if change.name != "data/packed"]  # of all experiments
+        everything = ("data/judge", "data/packed")  # of all experiments
+        read = [change for change in read if change.name not in everything]
     if a.after or b.after:
         found.inputs += read
     else:  # nothing in the project wrote it: data that came from outside

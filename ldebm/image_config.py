@@ -1,4 +1,4 @@
-"""Parameters of the hierarchical image models: section 6 of MR, NVAE's Table 6.
+"""Parameters of the hierarchical image models (section 6 of MR, NVAE's Table 6) and of the judge.
 
 Sizes are pixels of a side; groups of latent variables are listed from the top.
 """
@@ -15,6 +15,7 @@ __all__ = [
     "HVAEConfig",
     "HierarchyConfig",
     "ImageModelConfig",
+    "JudgeConfig",
     "LayerConfig",
     "NVAEConfig",
     "PublishedConfig",
@@ -104,11 +105,13 @@ class NVAEConfig(ImageModelConfig):
 class HierarchyConfig(Section):
     """The energies of a prior on the groups of a hierarchical model (004 section 3; MR 6.4, 6.8).
 
-    Dense groups have the network of section ``energy``, convolutional ones that of MR 6.4.
+    Dense groups have the network of section ``energy``, convolutional ones that of MR 6.4 unless
+    they have no more than ``flat`` variables.
     """
 
     inputs: Literal["z", "context", "u"] = "z"  # of F_g: z_g (published), z_<=g, or u_<=g
     channels: int = Field(128, gt=0)  # of the convolutional energies
+    flat: int = Field(0, ge=0)  # convolutional groups of at most so many variables are read flat
     label_groups: list[int] = []  # groups with a logit per class of cluster.column
     attributes: dict[str, list[int]] = {}  # label columns of two classes, each with its groups
     label_levels: Literal["zero", "all"] = "zero"  # levels t where labels are learnt
@@ -128,3 +131,22 @@ class HierarchyConfig(Section):
         if not all(self.attributes.values()):
             raise ValueError("attributes: every column needs at least one group")
         return self
+
+
+class JudgeConfig(Section):
+    """The classifier that measures images: its features give distances, its classes control.
+
+    The section ``judge`` holds for all data sets; ``data.<name>.judge`` changes some of its keys.
+    """
+
+    width: int = Field(16, gt=0)  # channels of the stem; doubled at every halving
+    blocks: int = Field(1, ge=0)  # residual blocks after every halving
+    epochs: float = Field(8, gt=0)
+    batch: int = Field(128, gt=1)
+    lr: float = Field(5e-3, gt=0)
+    smoothing: float = Field(0.05, ge=0, lt=1)  # of the labels
+    shift: int = Field(2, ge=0)  # training images are moved by up to so many pixels
+    flip: bool = False  # and mirrored
+    threads: int = Field(2, gt=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    seed: int = 0

@@ -5,7 +5,7 @@ Shapes: B batch, D latent dimension, n rows of a split.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,9 +13,11 @@ from torch import Tensor
 
 from ldebm.data.batches import collate
 from ldebm.data.packed import Split
-from ldebm.nn.backbone import Backbone
-from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.parallel import share
+
+if TYPE_CHECKING:  # whoever only makes batches depends on no network
+    from ldebm.nn.backbone import Backbone
+    from ldebm.nn.hierarchy import HierarchicalBackbone
 
 __all__ = ["batch_noise", "encode_split", "encode_top", "make_batch"]
 

@@ -12,9 +12,10 @@ Shapes: B batch, D latent dimension, K classes.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,6 +31,9 @@ from ldebm.nn.backbone import Backbone, build_backbone
 from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.priors import Prior, build_prior
 from ldebm.seeding import generator
+
+if TYPE_CHECKING:
+    from ldebm.image_use import Scores
 
 __all__ = ["Model", "load", "save"]
 
@@ -109,9 +113,11 @@ class Model:
 
     @torch.no_grad()
     def encode(self, rows: Sequence[str] | np.ndarray) -> np.ndarray:
-        """Posterior means, float32 (B, D)."""
-        mean, _ = self.backbone.encode(self.batch(rows))
-        return np.asarray(mean.float().cpu().numpy())
+        """Posterior means, float32 (B, D); of images the mean path in u, some at a time."""
+        size = IMAGES if self.is_image else max(1, len(rows))
+        starts = range(0, max(1, len(rows)), size)
+        means = [self.backbone.encode(self.batch(rows[i : i + size]))[0] for i in starts]
+        return np.asarray(torch.cat(means).float().cpu().numpy())
 
     @torch.no_grad()
     def decode(self, z_BD: Tensor, mode: str = "greedy", seed: int = 0) -> list[str] | np.ndarray:
@@ -146,6 +152,9 @@ class Model:
         """
         if label is None:
             return None
+        hierarchy = self.config.prior.hierarchy
+        if self.is_image and not (hierarchy and (hierarchy.label_groups or hierarchy.attributes)):
+            raise UsageError(f"label {label!r}: no labels were given to the prior of this model")
         if self.config.prior.kind == "gaussian":
             raise UsageError(f"label {label!r}: a Gaussian prior has no classes")
         names = self.class_names or []
@@ -226,7 +235,37 @@ class Model:
     def classify(self, rows: Sequence[str] | np.ndarray) -> np.ndarray:
         """p(y | z) at the posterior mean, float32 (B, K)."""
         z = torch.from_numpy(self.encode(rows)).to(self.device)
-        return np.asarray(torch.softmax(self.prior.class_logits(z), -1).cpu().numpy())
+        size = IMAGES if self.is_image else max(1, len(z))
+        logits = [self.prior.class_logits(part) for part in torch.split(z, size)]
+        return np.asarray(torch.softmax(torch.cat(logits), -1).cpu().numpy())
+
+    def class_labels(self) -> list[str]:
+        """What every class is called: the given label, values of all attributes, or its number."""
+        hierarchy = self.config.prior.hierarchy
+        if hierarchy is None or not hierarchy.attributes:
+            return self.class_names or [str(number) for number in range(self.prior.classes)]
+        columns = sorted(hierarchy.attributes)
+        values = itertools.product(*(self.meta["labels"][name] for name in columns))
+        return [
+            ", ".join(f"{name}={value}" for name, value in zip(columns, item, strict=True))
+            for item in values
+        ]
+
+    def score(self, images: np.ndarray, seed: int = 0) -> Scores:
+        """How familiar images are: energies by group and the evidence lower bound.
+
+        Args:
+            images: uint8 (B, C, H, W).
+            seed: of the posterior draws that the scores are the mean of.
+
+        Raises:
+            UsageError: the model is not one of images, or the images have another shape.
+        """
+        from ldebm.image_use import score
+
+        if not self.is_image:
+            raise UsageError(f"{self.experiment}: scores are of models of images")
+        return score(self, images, seed)
 
 
 def _encode(tokenizer: Tokenizer, text: str, limit: int) -> list[int]:

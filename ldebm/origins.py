@@ -85,7 +85,7 @@ def _from_records(
             }
         code.update(record["code"])
         for item in record["inputs"]:
-            if item["path"].startswith("data/bound/"):
+            if _is_binding(item["path"]):
                 bound = item["md5"]
             waiting.append((item["path"], item["md5"]))
     if found.facts:  # the record of these very metrics is here
@@ -113,10 +113,15 @@ def _from_lock(found: Origin, run: Run, path: str, md5: str) -> str | None:
         for item in stages.get(f"{stage}@{instance}", {}).get("deps", []):
             if item["path"].split("/")[0] in {"ldebm", "stages"}:
                 code[item["path"]] = str(item.get("md5"))
-            elif item["path"].startswith("data/bound/"):
+            elif _is_binding(item["path"]):
                 bound = str(item.get("md5"))
     found.code["md5"] = code
     return bound
+
+
+def _is_binding(path: str) -> bool:
+    """Whether a file names the data of an experiment (and not what only measures it)."""
+    return path.startswith("data/bound/") and not path.endswith(".measure.json")
 
 
 def _section(params: Mapping[str, Any]) -> dict[str, Any] | None:

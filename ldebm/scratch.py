@@ -18,9 +18,15 @@ from pathlib import Path
 from ldebm.errors import LdebmError
 from ldebm.revisions import git
 
-__all__ = ["stop_on_sigterm", "worktree"]
+__all__ = ["Interrupted", "stop_on_sigterm", "worktree"]
 
 _PREFIX = "ldebm-audit-"
+
+
+class Interrupted(LdebmError):
+    """Ctrl-C or SIGTERM ended the work; the message says what was stopped. Exit code 130."""
+
+    exit_code = 130
 
 
 @contextlib.contextmanager

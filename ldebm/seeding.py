@@ -62,7 +62,7 @@ def configure(threads: int) -> None:
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts (C33)
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms loads a compiler
     torch.backends.cudnn.benchmark = False
     torch.set_float32_matmul_precision("medium")
     if _matmul_error() > 2e-6:  # AMX and TF32 really round: stay with the exact kernels there

@@ -39,7 +39,7 @@ def select_run(
     if wanted:
         experiments = _experiments(params, wanted)
         changes["experiments"] = experiments
-        datasets = [params.experiment(name).data for name in experiments]
+        datasets = [data for name in experiments for data in params.datasets_of(name)]
         changes["datasets"] = list(dict.fromkeys(datasets))
     if seeds is not None:
         changes["seeds"] = _seeds(seeds)

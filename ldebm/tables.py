@@ -12,7 +12,15 @@ from ldebm.files import read_json
 from ldebm.published import PUBLISHED
 from ldebm.results import RESULTS, TRAINED, by_experiment, numbers
 
-__all__ = ["HEADLINE", "markdown", "speed_table", "summary", "tradeoff"]
+__all__ = [
+    "HEADLINE",
+    "faults_table",
+    "markdown",
+    "speed_table",
+    "summary",
+    "sweeps_table",
+    "tradeoff",
+]
 
 HEADLINE = (
     "nll",
@@ -93,6 +101,63 @@ def speed_table(root: Path = Path()) -> str:
             cells = [row["name"], f"{row['value']:.4g}", row["unit"], reference, ratio]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def faults_table(path: str | Path) -> str:
+    """What ``python -m benchmarks.faults`` measured; empty where there is none."""
+    if not Path(path).is_file():
+        return ""
+    content = read_json(path)
+    lines = [
+        "## Faults\n",
+        "A build is killed (SIGKILL) at a random moment, or its disk, cache or remote fails; then"
+        " it is started again.\n",
+        "| fault | rounds | next start finishes | same bytes as `dvc repro` | built twice | orphans"
+        " | corrupt files |",
+        "| --- " * 7 + "|",
+    ]
+    rounds = content["rounds"]
+    for kind in dict.fromkeys(item["kind"] for item in rounds):
+        mine = [item for item in rounds if item["kind"] == kind]
+        names = ("finished", "same", "twice", "alive", "corrupt")
+        cells = [kind, len(mine), *(sum(item[name] for item in mine) for name in names)]
+        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    minutes = content["seconds"] / 60
+    lines.append(f"\n{content['cores']} cores, {minutes:.0f} min, at {_commits(rounds)}.")
+    if again := content["repeated"]:
+        lines.append(f"{len(again)} rounds failed at {_commits(again)} and were run again.")
+    return "\n".join(lines) + "\n"
+
+
+def sweeps_table(path: str | Path) -> str:
+    """What ``python -m benchmarks.sweeps`` measured; empty where there is none."""
+    if not Path(path).is_file():
+        return ""
+    content = read_json(path)
+    lines = [
+        "## Sweeps\n",
+        "The same versions through the flow, all slots at once, and one after the other by"
+        " `dvc repro`. `small`: stages that take a blink, repeated for the locks.\n",
+        "| what | repetitions | versions x seeds | slots | `dvc repro`, s | flow, s | ratio"
+        " | same bytes | lock errors |",
+        "| --- " * 9 + "|",
+    ]
+    rounds = content["rounds"]
+    for kind in dict.fromkeys(item["kind"] for item in rounds):
+        mine = [item for item in rounds if item["kind"] == kind]
+        sizes = dict.fromkeys(f"{item['versions']} x {item['seeds']}" for item in mine)
+        slots = dict.fromkeys(str(item["slots"]) for item in mine)
+        times = ("serial_seconds", "flow_seconds", "ratio")
+        cells = [kind, str(len(mine)), ", ".join(sizes), ", ".join(slots)]
+        cells += [f"{statistics.median(item[name] for item in mine):.3g}" for name in times]
+        cells += [str(sum(item[name] for item in mine)) for name in ("same", "lock_errors")]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines.append(f"\n{content['cores']} cores, at {_commits(rounds)}.")
+    return "\n".join(lines) + "\n"
+
+
+def _commits(rounds: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(dict.fromkeys(str(item["commit"])[:8] for item in rounds))
 
 
 def _table(name: str, runs: Sequence[Mapping[str, Any]]) -> str:

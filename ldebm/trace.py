@@ -14,13 +14,22 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from ldebm.config import OOD_TRANSFORMS
 from ldebm.errors import UsageError
 from ldebm.files import read_json
 from ldebm.lineage import records
 from ldebm.revisions import file_at
 from ldebm.yaml_text import parse_yaml
 
-__all__ = ["Step", "Trace", "locked_steps", "record_step", "sources", "trace"]
+__all__ = [
+    "Step",
+    "Trace",
+    "bound_sources",
+    "locked_steps",
+    "record_step",
+    "sources",
+    "trace",
+]
 
 
 @dataclass
@@ -261,17 +270,28 @@ def _producers(paths: Sequence[str], steps: Sequence[Step]) -> list[Step]:
 
 
 def sources(step: Step, root: Path = Path()) -> list[str]:
-    """The inputs to follow: `bind` depends on all data sets, but reads the one that it names."""
+    """The inputs to follow: `bind` depends on all data sets, but reads those that it names."""
     if step.name != "bind":
         return list(step.inputs)
-    named = [str(value) for key, value in step.params.items() if key.endswith(".data")]
+    named = bound_sources(step.inputs, step.params)
     if named:
-        return [f"data/packed/{name}" for name in named]
+        return named
     found = []
     for out in step.outputs:
         with contextlib.suppress(UsageError, KeyError, TypeError):  # damaged: `verify` names it
             found.append(str(read_json(root / out)["path"]))
     return found
+
+
+def bound_sources(inputs: Mapping[str, str], params: Mapping[str, Any]) -> list[str]:
+    """What a `bind` reads of the folders it depends on: the experiment's data and their judge, and
+    the data sets that its evaluation names."""
+    data = [str(value) for key, value in params.items() if key.endswith(".data")]
+    judges = [f"data/judge/{name}" for name in data if "data/judge" in inputs]
+    sections = [value for key, value in params.items() if key.endswith(".evaluate")]
+    others = [str(name) for section in sections for name in (section or {}).get("ood", [])]
+    packed = [name for name in (*data, *others) if name not in OOD_TRANSFORMS]
+    return [*judges, *(f"data/packed/{name}" for name in packed)]
 
 
 def _record(step: Step, known: Sequence[dict[str, Any]]) -> dict[str, Any] | None:

@@ -237,20 +237,31 @@ class _Check:
         if step.name != "bind":
             return
         for out in step.outputs:
-            bound = _json(self.root / out)
-            files = bound.get("files")
-            if not isinstance(files, dict) or not isinstance(bound.get("path"), str):
-                continue  # damaged, which its own hash has said
-            for name, sha256 in files.items():
-                path = self.root / bound["path"] / name
-                label = f"{bound['path']}/{name}"
-                if not path.is_file():
-                    message = f"{label}: missing, {out} names it"
-                elif self.sha256(path) != sha256:
-                    message = f"{label}: sha256 differs from {out}"
-                else:
-                    continue
-                yield Problem(step.stage, "data", label, message)
+            content = _json(self.root / out)
+            ood = content.get("ood")
+            named = [
+                content,
+                content.get("judge"),
+                *(ood.values() if isinstance(ood, dict) else []),
+            ]
+            for bound in named:
+                yield from self._named(step, out, bound)
+
+    def _named(self, step: Step, out: str, bound: Any) -> Iterator[Problem]:
+        """The files of one folder that a binding names."""
+        whole = isinstance(bound, dict) and isinstance(bound.get("path"), str)
+        if not whole or not isinstance(bound.get("files"), dict):
+            return  # damaged, which its own hash has said, or without data of its own
+        for name, sha256 in bound["files"].items():
+            path = self.root / bound["path"] / name
+            label = f"{bound['path']}/{name}"
+            if not path.is_file():
+                message = f"{label}: missing, {out} names it"
+            elif self.sha256(path) != sha256:
+                message = f"{label}: sha256 differs from {out}"
+            else:
+                continue
+            yield Problem(step.stage, "data", label, message)
 
 
 def _against_lock(step: Step, record: Mapping[str, Any]) -> Iterator[str]:

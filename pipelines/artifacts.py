@@ -1,12 +1,15 @@
 """What a flow shows in Prefect: one progress bar, a table and a page of text per run.
 
-An artifact that cannot be written (a server that has gone) never fails a build.
+An artifact that cannot be written (a server that has gone) never fails a build, nor holds it up:
+Prefect tries for more than a minute to reach its server.
 """
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,6 +28,8 @@ from pipelines.types import BuildReport, StageOutcome
 __all__ = ["ProgressBar", "publish", "publish_report"]
 
 UPDATE_SECONDS = 2.0
+LAST_SECONDS = 5.0  # for the last state of a progress bar
+LOST_SECONDS = 300.0  # without artifacts after one that could not be written
 logger = logging.getLogger(__name__)
 
 
@@ -45,8 +50,9 @@ class ProgressBar:
         self._shown: tuple[float, str] | None = None
         self._at = 0.0
         self._id: UUID | None = None
+        self._writing = threading.Thread()
         if self.weights:
-            made = _quietly(lambda: create_progress_artifact(0.0, key, "starting"))
+            made = _write(lambda: create_progress_artifact(0.0, key, "starting"))
             self._id = made if isinstance(made, UUID) else None
 
     def line(self, name: str, text: str) -> None:
@@ -59,11 +65,19 @@ class ProgressBar:
         self.lines.pop(outcome.name, None)
 
     def update(self, force: bool = False) -> None:
-        """Writes the artifact, at most every two seconds (C18)."""
+        """Has the artifact written by a thread, at most every two seconds (C18).
+
+        Args:
+            force: this is the last state: write it in any case, and wait a little for it.
+        """
         now = time.monotonic()
         if self._id is None or (now - self._at < UPDATE_SECONDS and not force):
             return
         self._at = now
+        if force and self._writing.ident:
+            self._writing.join(LAST_SECONDS)
+        if self._writing.is_alive():
+            return
         part = sum(weight for name, weight in self.weights.items() if name in self.done)
         percent = round(100.0 * part / sum(self.weights.values()), 1)
         count = f"{len(self.done & self.weights.keys())} of {len(self.weights)} stages"
@@ -71,16 +85,32 @@ class ProgressBar:
         if (percent, text) != self._shown:
             self._shown = (percent, text)
             artifact = self._id
-            if _quietly(lambda: update_progress_artifact(artifact, percent, text)) is None:
-                self._id = None  # a server that has gone must not hold up the build again
+            run = contextvars.copy_context().run  # the thread writes for this flow run
+            work = (_write, lambda: update_progress_artifact(artifact, percent, text))
+            self._writing = threading.Thread(target=run, args=work, daemon=True)
+            self._writing.start()
+            if force:
+                self._writing.join(LAST_SECONDS)
 
 
-def _quietly(write: Callable[[], Any]) -> Any:
-    try:
-        return write()
-    except Exception as error:
-        logger.warning("an artifact could not be written: %s", error)
-        return None
+class _Writer:
+    """Writes artifacts; after one that could not be written none for a while."""
+
+    def __init__(self) -> None:
+        self.lost_at = float("-inf")
+
+    def __call__(self, write: Callable[[], Any]) -> Any:
+        if time.monotonic() - self.lost_at < LOST_SECONDS:
+            return None
+        try:
+            return write()
+        except Exception as error:
+            self.lost_at = time.monotonic()
+            logger.warning("an artifact could not be written: %s", error)
+            return None
+
+
+_write = _Writer()
 
 
 def publish(key: str, table: Sequence[Mapping[str, Any]], markdown: str, title: str) -> None:
@@ -88,8 +118,8 @@ def publish(key: str, table: Sequence[Mapping[str, Any]], markdown: str, title: 
     slug = re.sub(r"[^a-z0-9-]+", "-", key.lower()).strip("-")
     rows = [dict(row) for row in table]
     if rows:
-        _quietly(lambda: create_table_artifact(rows, f"{slug}-table", title))
-    _quietly(lambda: create_markdown_artifact(markdown, f"{slug}-report", title))
+        _write(lambda: create_table_artifact(rows, f"{slug}-table", title))
+    _write(lambda: create_markdown_artifact(markdown, f"{slug}-report", title))
 
 
 def publish_report(report: BuildReport) -> None:

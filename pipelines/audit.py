@@ -6,7 +6,6 @@ import fnmatch
 import json
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,12 +23,10 @@ from pipelines.building import read_params
 from pipelines.dag import read_dag
 from pipelines.estimate import words
 from pipelines.runner import run
-from pipelines.slots import Held, Need, Slots, need_of
+from pipelines.slots import Held, Slots, need_of
 from pipelines.worktree import Workspace
 
 __all__ = ["AuditReport", "Verdict", "audit", "matching"]
-
-POLL = 0.2
 
 
 @dataclass(frozen=True)
@@ -140,8 +137,7 @@ def audit(
     futures = []
     try:
         for name in chosen:
-            need = need_of(dag.stages[name], params, slots.gpus)
-            held[name] = _wait(slots, need)
+            held[name] = slots.wait(need_of(name, params, slots.gpus))
             futures.append(audit_task.submit(name))
         for future in futures:
             future.wait()
@@ -160,12 +156,6 @@ def audit(
         failed = [item.stage for item in report.verdicts if item.verdict != "same"]
         raise LdebmError(f"{', '.join(failed)}: not the same bytes again")
     return report
-
-
-def _wait(slots: Slots, need: Need) -> Held:
-    while (held := slots.take(need)) is None:
-        time.sleep(POLL)
-    return held
 
 
 def _audit(workspace: Workspace, name: str, held: Held, cancel: threading.Event) -> Verdict:

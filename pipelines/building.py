@@ -216,7 +216,7 @@ def opened(
             workspace.dvc("checkout", "--force", "-q", cwd=project)
             dag = read_dag(project, selection.targets)
         params = read_params(project, strict=selection.revision is None)
-        needs = {item: need_of(stage, params, slots.gpus) for item, stage in dag.stages.items()}
+        needs = {item: need_of(item, params, slots.gpus) for item in dag.stages}
         stale = dag.stale()
         width = max(1, slots.cpu)
         logs = workspace.runs / "logs" / name

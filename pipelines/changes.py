@@ -18,6 +18,7 @@ from typing import Any, Literal
 import yaml
 
 from ldebm.config import DataConfig, load_params
+from ldebm.data.folders import as_file
 from ldebm.data.registry import Source, SourceFile, find_source
 from ldebm.errors import UsageError
 from ldebm.files import hash_path
@@ -128,22 +129,26 @@ def _differing(locked: Any, section: Any) -> list[str]:
 
 def _own_file(root: Path, name: str, config: DataConfig, md5: str) -> Finding:
     path = root / str(config.path)
-    if not path.is_file():
+    if not path.is_file() and not (path.is_dir() and config.kind == "images"):
         return Finding(
             name,
             "problem",
             f"{config.path}: no such file; bring it back or correct data.{name}.path",
         )
-    if path.stat().st_size == 0:
+    try:
+        with as_file(path) as file:
+            size, now, listing = file.stat().st_size, hash_path(file), {file.name: dvc_md5(file)}
+    except UsageError as error:  # a folder without images
+        return Finding(name, "problem", str(error))
+    if size == 0:
         return Finding(name, "problem", f"{config.path}: the file is empty; bring its rows back")
     if _uncommitted(root, str(config.path)):
         return Finding(
             name, "problem",
             f"{config.path} is in git and has uncommitted changes: commit it, or undo them",
         )  # fmt: skip
-    if _folder_md5({path.name: dvc_md5(path)}) == md5:
+    if _folder_md5(listing) == md5:
         return Finding(name, "same", f"{config.path} is what dvc.lock has")
-    now = hash_path(path)
     pin = f"data.{name}.sha256={now}" if config.sha256 else f"+data.{name}.sha256={now}"
     return Finding(
         name, "changed", f"{config.path} is another file than dvc.lock has (sha256 {now[:12]})",

@@ -12,6 +12,7 @@ Prefect is loaded only where a flow runs: a build of what is up to date ends wit
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -72,16 +73,7 @@ def build_command(
 
     With -S or --rev the result stays in a worktree, and the workspace is left as it is.
     """
-    selection = Selection(
-        revision=revision,
-        experiments=tuple(run or ()),
-        seeds=_seeds(seeds),
-        epochs=epochs,
-        overrides=tuple(overrides or ()),
-        targets=tuple(targets or ()),
-        isolated=isolated,
-    )
-    _check(selection)
+    selection = _selection(run, seeds, epochs, overrides, revision, targets, isolated)
     plain = not (selection.in_worktree or selection.experiments or seeds or epochs or push)
     report = _up_to_date(selection, slots, dry, as_json) if dry or plain else None
     if dry:
@@ -152,17 +144,10 @@ def sweep_command(
     as_json: AsJson = False,
 ) -> None:
     """Build every combination of parameters, with all seeds, and write a table."""
+    selection = _selection(run, seeds, epochs, overrides, revision, targets)
+
     from pipelines.sweep import sweep
 
-    selection = Selection(
-        revision=revision,
-        experiments=tuple(run or ()),
-        seeds=_seeds(seeds),
-        epochs=epochs,
-        overrides=tuple(overrides or ()),
-        targets=tuple(targets or ()),
-    )
-    _check(selection)
     report = sweep(axes, selection, cpu_slots=slots, retries=retries, pull=pull, out=out)
     if as_json:
         typer.echo((report.folder / "sweep.json").read_text(), nl=False)
@@ -201,13 +186,34 @@ def clean_command(
     typer.echo(json.dumps(report.to_json(), indent=1) if as_json else "\n".join(report.lines()))
 
 
-def _check(selection: Selection) -> None:
-    """Finds a wrong folder or revision before a server is started for the flow."""
+def _selection(
+    run: list[str] | None,
+    seeds: str,
+    epochs: float | None,
+    overrides: list[str] | None,
+    revision: str | None,
+    targets: list[str] | None,
+    isolated: bool = False,
+) -> Selection:
+    """The options of a command as a selection.
+
+    A wrong folder or revision is found here, before a server is started for the flow.
+    """
     from pipelines.worktree import Workspace
 
+    found = Selection(
+        revision=revision,
+        experiments=tuple(run or ()),
+        seeds=_seeds(seeds),
+        epochs=epochs,
+        overrides=tuple(overrides or ()),
+        targets=tuple(targets or ()),
+        isolated=isolated,
+    )
     workspace = Workspace()
-    if selection.revision is not None:
-        workspace.state(selection.revision)
+    if revision is not None:
+        workspace.state(revision)
+    return found
 
 
 def _seeds(text: str) -> tuple[int, ...]:
@@ -240,11 +246,33 @@ def main(arguments: list[str] | None = None) -> None:
         message = getattr(error, "format_message", None)  # usage errors of the parser have one
         if debug:
             raise
-        if message is None:
+        if type(error).__module__.partition(".")[0] == "httpx":  # only Prefect's client uses it
+            _server_lost(error)
+            code = 1
+        elif message is None:
             code = _failed(f"{type(error).__name__}: {error}; `--debug` shows where", 1)
         else:
             code = _failed(f"{message()} (see `python -m pipelines --help`)", 2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _server_lost(error: Exception) -> None:
+    """Says that the server has gone, and leaves at once if it is not our own.
+
+    Prefect would try for seconds to send each of its events first: minutes after a long build.
+    """
+    from prefect.settings import PREFECT_API_URL
+
+    url = PREFECT_API_URL.value()
+    _failed(
+        f"the Prefect server{f' at {url}' if url else ''} does not answer ({error}); what was built"
+        " is kept: start the server and then this again, or unset PREFECT_API_URL",
+        1,
+    )
+    if url:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def _failed(message: str, code: int) -> int:

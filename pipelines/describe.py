@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 
@@ -29,8 +31,8 @@ def describe(targets: list[str]) -> dict[str, Any]:
         graph = get_active_graph(repo.index.graph)
         wanted = [stage for target in targets for stage in _named(repo, target)]
         planned = plan_repro(graph, wanted or collect_stages(repo, ["dvc.yaml"]))
-    names = [stage.addressing for stage in planned]
-    changed = repo.status(targets=names) if names else {}
+        # What `repo.status` does, which for every target reads dvc.yaml and dvc.lock again.
+        changed = {name: what for stage in planned for name, what in stage.status(True).items()}
     stages = []
     for stage in planned:
         params: dict[str, Any] = {}
@@ -70,8 +72,38 @@ def override(settings: list[str]) -> dict[str, Any]:
 
     files = to_path_overrides(settings)
     for path, values in files.items():
-        apply_overrides(path, values)
+        plain = _without_aliases(Path(path))
+        try:
+            apply_overrides(path, values)
+            if plain is not None:
+                apply_overrides(str(plain), values)
+                if _read(plain) != _read(Path(path)):
+                    plain.replace(path)
+        finally:
+            if plain is not None:
+                plain.unlink(missing_ok=True)
     return {"files": sorted(files)}
+
+
+def _without_aliases(path: Path) -> Path | None:
+    """A copy of a YAML file in which every alias is a mapping of its own; None for other files.
+
+    DVC changes a mapping that several keys share through one of them, and then puts it back when it
+    comes to the next: the parameter would silently stay as it was.
+    """
+    from dvc.utils.serialize import dump_yaml
+
+    if path.suffix not in (".yaml", ".yml"):
+        return None
+    copy = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    dump_yaml(copy, json.loads(json.dumps(_read(path), default=str)))
+    return copy
+
+
+def _read(path: Path) -> Any:
+    from dvc.utils.serialize import load_yaml
+
+    return load_yaml(path)
 
 
 def grid(settings: list[str]) -> dict[str, Any]:

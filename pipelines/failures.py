@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Failure", "dvc_said", "explain"]
+__all__ = ["LOCK", "Failure", "dvc_said", "explain"]
 
 INTERRUPTED = 75  # a training's exit code after SIGTERM, with its checkpoint written
-_LOCK = re.compile(
+LOCK = re.compile(
     r"Unable to acquire lock|is busy, it is being blocked by|RWLock-file|database is locked",
     re.I,
 )
@@ -37,14 +37,17 @@ class Failure:
 
 
 def dvc_said(stderr: str) -> str:
-    """The errors in what a dvc command printed, as one line.
+    """The first error in what a dvc command printed, as one line, and how many more there are.
 
     Example:
         >>> dvc_said("WARNING: x\\nERROR: no such remote\\n\\nHaving any troubles? Ask us")
         'no such remote'
+        >>> dvc_said("ERROR: failed to transfer a\\nERROR: failed to transfer b")
+        'failed to transfer a (and 1 more)'
     """
     lines = [line.partition("ERROR: ")[2] for line in stderr.splitlines() if "ERROR: " in line]
-    return " ".join(" ".join(lines or [stderr]).split()) or "no reason given"
+    first = " ".join((lines or [stderr])[0].split()) or "no reason given"
+    return f"{first} (and {len(lines) - 1} more)" if len(lines) > 1 else first
 
 
 def explain(code: int, lines: Sequence[str]) -> Failure:
@@ -70,7 +73,7 @@ def explain(code: int, lines: Sequence[str]) -> Failure:
         return Failure("a folder cannot be written to", False, "check owner, mode and mount")
     if not found and _DVC.search(text):
         return Failure("dvc was disturbed by the death of another one", True)
-    if _LOCK.search(text):
+    if LOCK.search(text):
         return Failure("a lock of dvc was busy", True)
     if _MEMORY.search(text):
         return Failure("out of memory", True, "fewer slots, or a smaller batch")

@@ -2,15 +2,13 @@
 
 New data bring new test rows, and numbers about other rows say nothing about which model is better.
 The registered model is therefore evaluated again, in a scratch folder, by the stage that evaluated
-the challenger.
+the challenger, under slots like any stage.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from dataclasses import replace
@@ -18,7 +16,10 @@ from pathlib import Path
 
 from ldebm.errors import UsageError
 from ldebm.results import flatten
-from pipelines.candidates import Candidate, Revision
+from pipelines.building import read_params
+from pipelines.candidates import Candidate, Tree
+from pipelines.runner import MARK, run
+from pipelines.slots import Held, Slots, need_of
 
 __all__ = ["reevaluate"]
 
@@ -26,9 +27,9 @@ FILES = ("model.safetensors", "snapshots.safetensors", "config.json")
 
 
 def reevaluate(
-    place: Revision, champion: Candidate, challenger: Candidate, worktree: Path
+    place: Tree, champion: Candidate, challenger: Candidate, worktree: Path
 ) -> Candidate:
-    """Evaluates the champion's models on the challenger's data.
+    """Evaluates the champion's models on the challenger's data, one after the other.
 
     Args:
         place: the champion's commit; its models come from DVC's cache or remote.
@@ -54,6 +55,7 @@ def reevaluate(
             f"(`python -m pipelines promote {name} BRANCH`)"
         )
     metrics = {}
+    slots, params = Slots(), read_params(worktree, strict=False)
     with tempfile.TemporaryDirectory(prefix="ldebm-champion-") as folder:
         scratch = Path(folder)
         shutil.copy(worktree / "params.yaml", scratch)
@@ -66,7 +68,12 @@ def reevaluate(
                     raise UsageError(f"{path} is not in dvc.lock of {place.words}")
                 (scratch / path).parent.mkdir(parents=True, exist_ok=True)
                 (scratch / path).write_bytes(content)
-            _evaluate(name, seed, scratch, worktree)
+            need = need_of(f"evaluate@{name}-{seed}", params, slots.gpus)
+            held = slots.wait(need)
+            try:
+                _evaluate(name, seed, scratch, worktree, held)
+            finally:
+                held.release()
             report = scratch / "reports" / name / str(seed) / "metrics.json"
             metrics[seed] = flatten(json.loads(report.read_text(encoding="utf-8")))
     return replace(
@@ -82,16 +89,20 @@ def _differs(file: str, one: Candidate, other: Candidate) -> bool:
     return one.files.get(file) != other.files.get(file)
 
 
-def _evaluate(name: str, seed: int, scratch: Path, worktree: Path) -> None:
+def _evaluate(name: str, seed: int, scratch: Path, worktree: Path, held: Held) -> None:
     """Runs the stage on the scratch folder with the worktree's code."""
     command = [sys.executable, "-m", "stages.evaluate", "--experiment", name, "--seed", str(seed)]
-    environment = {**os.environ, "PYTHONPATH": str(worktree.resolve())}
-    done = subprocess.run(
-        command, cwd=scratch, env=environment, capture_output=True, text=True, check=False
+    code = str(worktree.resolve())
+    done = run(
+        command,
+        cwd=scratch,
+        log=scratch / f"evaluate-{seed}.log",
+        env={**held.env, MARK: code, "PYTHONPATH": code},
+        held=held.fds,
     )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+    if done.code:
+        last = done.tail[-1] if done.tail else f"exit code {done.code}"
         raise UsageError(
             f"the champion cannot be evaluated on the challenger's data: "
-            f"{lines[-1].removeprefix('error: ')}"
+            f"{last.removeprefix('error: ')}"
         )

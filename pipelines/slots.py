@@ -13,19 +13,20 @@ import fcntl
 import os
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ldebm.errors import UsageError
-from pipelines.dag import Stage
 
 __all__ = ["Held", "Need", "Slots", "lock_file", "need_of", "shares", "visible_gpus"]
 
 CPU_VARIABLE = "LDEBM_CPU_SLOTS"
 GPU_VARIABLE = "LDEBM_GPU_SLOTS"
 FOLDER_VARIABLE = "LDEBM_SLOTS"
+POLL = 0.2  # seconds between two attempts of who waits
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,12 @@ class Slots:
                     return None
             return Held(tuple(names), tuple(fds), env)
 
+    def wait(self, need: Need) -> Held:
+        """Takes what a stage needs as soon as it is free."""
+        while (held := self.take(need)) is None:
+            time.sleep(POLL)
+        return held
+
     def _first(self, names: Sequence[str]) -> tuple[int | None, str]:
         for name in names:
             fd = lock_file(self.folder / f"{name.replace('/', '_')}.lock")
@@ -175,15 +182,15 @@ def visible_gpus() -> list[str]:
     return listing.stdout.split() if listing.returncode == 0 else []
 
 
-def need_of(stage: Stage, params: Any, gpus: Sequence[str]) -> Need:
+def need_of(stage: str, params: Any, gpus: Sequence[str]) -> Need:
     """What a stage occupies, by its parameters.
 
     Args:
-        stage: ``KIND@EXPERIMENT-SEED``; anything that is not of ldebm takes one CPU slot.
+        stage: its name, ``KIND@EXPERIMENT-SEED``; anything that is not of ldebm takes one CPU slot.
         params: :class:`ldebm.config.Params`, or None.
         gpus: the devices here; ``device: auto`` takes one where there is one.
     """
-    kind, _, rest = stage.name.partition("@")
+    kind, _, rest = stage.partition("@")
     experiment = rest.rpartition("-")[0]
     if params is None or experiment not in params.experiments:
         return Need()

@@ -282,10 +282,13 @@ class Workspace:
         """Copies files that git ignores into a worktree (data that params.yaml names)."""
         for name in paths:
             source, target = self.root / name, project / name
-            if Path(name).is_absolute() or not source.is_file() or target.exists():
+            if Path(name).is_absolute() or not source.exists() or target.exists():
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, target)
+            if source.is_dir():
+                shutil.copytree(source, target)
+            else:
+                shutil.copy2(source, target)
 
     def land(
         self, source: Path, order: Sequence[str], names: Sequence[str], target: Path | None = None

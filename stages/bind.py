@@ -1,15 +1,18 @@
 """Stage bind: names the packed data of an experiment in data/bound/NAME.json, with its hashes.
 
 DVC cannot look the data set of an experiment up, so that this stage depends on all of data/packed;
-its output changes only with the experiment's own data, and the model stages depend on that.
+its output changes only with the experiment's own data, and the model stages depend on that. What
+evaluation alone reads, the data set's judge and the data sets of ``evaluate.ood``, is named in
+data/bound/NAME.measure.json.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ldebm.config import load_params
-from ldebm.data.packed import open_packed
+from ldebm.data.packed import JUDGE, open_packed
 from ldebm.errors import UsageError
 from ldebm.files import hash_path, write_json
 from stages._entry import arguments, run
@@ -21,18 +24,35 @@ def main() -> None:
     params = load_params(options.params)
     data = params.experiment(options.experiment).data
     params.dataset(data)
-    if data not in params.run.datasets:
-        raise UsageError(
-            f"experiment {options.experiment!r} uses data set {data!r}, which is not built: "
-            f"add {data} to run.datasets of {options.params}"
-        )
+    others = [name for name in params.datasets_of(options.experiment) if name != data]
+    for name in (data, *others):
+        if name not in params.run.datasets:
+            raise UsageError(
+                f"experiment {options.experiment!r} uses data set {name!r}, which is not built: "
+                f"add {name} to run.datasets of {options.params}"
+            )
+    names = {"experiment": options.experiment, "data": data}
+    bound = {**names, **_packed(data)}
+    judge = _files(Path("data/judge") / data)
+    measure = {**names, "judge": judge if JUDGE in judge["files"] else None}
+    measure["ood"] = {name: _packed(name) for name in others}
+    folder = Path("data/bound")
+    write_json(folder / f"{options.experiment}.json", bound)
+    write_json(folder / f"{options.experiment}.measure.json", measure)
+
+
+def _packed(data: str) -> dict[str, Any]:
     path = Path("data/packed") / data
     open_packed(path)
+    return _files(path)
+
+
+def _files(path: Path) -> dict[str, Any]:
+    """Where a folder is, and the hashes of its files."""
+    if not path.is_dir():
+        raise UsageError(f"{path}: no such folder; build it first (`dvc repro`)")
     files = {item.name: hash_path(item) for item in sorted(path.iterdir()) if item.is_file()}
-    content = {
-        "experiment": options.experiment, "data": data, "path": path.as_posix(), "files": files
-    }  # fmt: skip
-    write_json(Path("data/bound") / f"{options.experiment}.json", content)
+    return {"path": path.as_posix(), "files": files}
 
 
 if __name__ == "__main__":

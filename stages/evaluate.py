@@ -1,7 +1,7 @@
 """Stage evaluate: every metric of a trained model on the test split.
 
-Reads data/bound/E.json and models/E/S/prior; writes reports/E/S/metrics.json, and samples, tables
-and figures to reports/E/S/details.
+Reads data/bound/E.json, data/bound/E.measure.json and models/E/S/prior; writes
+reports/E/S/metrics.json, and samples, tables and figures to reports/E/S/details.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from ldebm.config import load_params
-from ldebm.data.packed import open_bound
+from ldebm.data.packed import open_bound, open_measure
 from ldebm.evaluate.figures import draw_figures
 from ldebm.evaluate.run import evaluate
 from ldebm.model import load
@@ -27,7 +27,9 @@ def main() -> None:
     out = Path("reports") / options.experiment / str(options.seed)
     configure(config.threads)
     model = load(folder / "model.safetensors", config.device)
-    report = evaluate(model, open_bound(bound), config, folder / "snapshots.safetensors")
+    measure = open_measure(bound.with_suffix(".measure.json"))
+    snapshots = folder / "snapshots.safetensors"
+    report = evaluate(model, open_bound(bound), config, snapshots, measure)
     shutil.rmtree(out / "details", ignore_errors=True)
     report.write(out / "metrics.json", out / "details")
     draw_figures(report, out / "details")

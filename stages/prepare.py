@@ -16,7 +16,9 @@ def main() -> None:
     name = options.data
     profile = prepare(config, Path("data/raw") / name, Path("data/prepared") / name)
     rows = ", ".join(f"{facts['rows']} {split}" for split, facts in profile["splits"].items())
-    print(f"{name}: {rows} rows, {profile['rejects']['rows']} left out")
+    rejects = profile["rejects"]
+    why = ", ".join(f"{reason}: {count}" for reason, count in rejects["reasons"].items())
+    print(f"{name}: {rows} rows, {rejects['rows']} left out{f' ({why})' if why else ''}")
 
 
 if __name__ == "__main__":

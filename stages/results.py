@@ -14,8 +14,8 @@ from pathlib import Path
 from ldebm.charts import scatter_chart
 from ldebm.errors import LdebmError
 from ldebm.files import write_text
-from ldebm.results import load_results, record_runs
-from ldebm.tables import markdown, speed_table, tradeoff
+from ldebm.results import RESULTS, load_results, record_runs
+from ldebm.tables import faults_table, markdown, speed_table, sweeps_table, tradeoff
 
 
 def main() -> None:
@@ -33,9 +33,9 @@ def main() -> None:
         if marks:
             chart = scatter_chart(marks, "test NLL, nats a sentence (valid)", "BLEU")
             write_text(Path("docs", "ptb-tradeoff.svg"), chart)
-        write_text(
-            Path("docs", "results.md"), "\n".join(filter(None, [markdown(runs), speed_table()]))
-        )
+        sections = [markdown(runs), speed_table()]
+        sections += [sweeps_table(RESULTS / "sweeps.json"), faults_table(RESULTS / "faults.json")]
+        write_text(Path("docs", "results.md"), "\n".join(filter(None, sections)))
     except LdebmError as error:
         print(f"stages.results: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -18,6 +18,8 @@ from ldebm.errors import LdebmError
 
 __all__ = ["app", "main"]
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="ldebm",
     help="Latent-space energy-based models: data, models, results and their lineage.",
@@ -33,7 +35,7 @@ for module in (project, models, comparing, lineage):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line and exits: 2 for wrong usage or data, 1 for other failures.
+    """Runs the command line and exits: 2 for wrong usage or data, 1 for a failure, 130 for Ctrl-C.
 
     Args:
         arguments: without the program's name; by default those of the process. ``--debug``,
@@ -44,8 +46,10 @@ def main(arguments: list[str] | None = None) -> int:
     given = [item for item in given if item != "--debug"]
     try:
         code = app(args=given, prog_name="ldebm", standalone_mode=False)
+        if code == INTERRUPTED:  # the parser has caught the signal
+            raise KeyboardInterrupt
     except KeyboardInterrupt:
-        code = _failed("interrupted", 130, debug)
+        code = _failed("interrupted", INTERRUPTED, debug)
     except LdebmError as error:
         code = _failed(str(error), error.exit_code, debug)
     except BrokenPipeError:  # the reader (`head`, say) has what it wanted

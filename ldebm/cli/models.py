@@ -1,4 +1,4 @@
-"""Commands that use a trained model: ``generate``, ``classify``, ``cluster``, ``interpolate``."""
+"""Commands that use a trained model: generate, classify, cluster, interpolate, score."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ldebm.cli.images import classify_images, generate_images, score_images
 from ldebm.config import nearest
 from ldebm.errors import UsageError
 
@@ -23,6 +24,7 @@ MODELS = Path("models")
 CLUSTER_ROWS = 5000
 Target = Annotated[str, typer.Argument(help="An experiment, or the path of a model.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Resize = Annotated[bool, typer.Option("--resize", help="Crop and scale images that need it.")]
 Seed = Annotated[int, typer.Option(help="Seed of the draws.")]
 
 
@@ -64,9 +66,20 @@ def generate(
     label: Annotated[str | None, typer.Option(help="Class: its number or name.")] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Images: FILE.png, a picture of all, or FILE.parquet.")
+    ] = None,
+    attribute: Annotated[
+        list[str] | None, typer.Option(help="Images: NAME=VALUE; may be given several times.")
+    ] = None,
 ) -> None:
     """Draw samples from the prior and decode them."""
     model = _load(target)
+    if model.is_image:
+        generate_images(model, number, label, attribute or [], seed, out, as_json=as_json)
+        return
+    if out is not None or attribute:
+        raise UsageError(f"{target}: --out and --attribute are for models of images")
     drawn = model.generate(number, label=model.label_index(label), seed=seed)
     rows = drawn if isinstance(drawn, list) else drawn.tolist()
     if as_json:
@@ -79,13 +92,21 @@ def generate(
 def classify(
     target: Target,
     texts: Annotated[list[str] | None, typer.Argument(help="Texts; or use --file.")] = None,
-    file: Annotated[Path | None, typer.Option(help="A UTF-8 file with one text a line.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="A UTF-8 file with one text a line; or images.")
+    ] = None,
+    resize: Resize = False,
     as_json: AsJson = False,
 ) -> None:
-    """Give every text its most probable class."""
+    """Give every text, or every image, its most probable class."""
+    if file is not None and not file.exists():
+        raise UsageError(f"{file}: no such file")
+    model = _load(target)
+    if model.is_image:
+        classify_images(model, file, resize=resize, as_json=as_json)
+        return
     rows = _texts(texts, file)
-    model = _require_text(_load(target), target)
-    names = model.class_names or [str(number) for number in range(model.prior.classes)]
+    names = _require_text(model, target).class_labels()
     results: list[dict[str, Any]] = [
         {"text": text, "label": names[int(p.argmax())], "probability": round(float(p.max()), 4)}
         for text, p in zip(rows, model.classify(rows), strict=True)
@@ -119,7 +140,8 @@ def _texts(texts: list[str] | None, file: Path | None) -> list[str]:
 
 def _require_text(model: Model, target: str) -> Model:
     if not model.is_text:
-        raise UsageError(f"{target}: a model of points; this command needs a model of text")
+        kind = "images" if model.is_image else "points"
+        raise UsageError(f"{target}: a model of {kind}; this command needs a model of text")
     return model
 
 
@@ -134,6 +156,23 @@ def interpolate(
     model = _require_text(_load(target), target)
     rows = list(model.interpolate(first, second, steps))
     typer.echo(json.dumps(rows, indent=1, ensure_ascii=False) if as_json else "\n".join(rows))
+
+
+def score(
+    target: Target,
+    file: Annotated[Path, typer.Option(help="Images: a file, folder, zip, npz or parquet.")],
+    out: Annotated[
+        Path | None, typer.Option(help="FILE.parquet or FILE.json; by default the screen.")
+    ] = None,
+    resize: Resize = False,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Say how familiar images are to a model: energy by group, bound of the likelihood."""
+    model = _load(target)
+    if not model.is_image:
+        raise UsageError(f"{target}: not a model of images; only these give scores")
+    score_images(model, file, out, seed, resize=resize, as_json=as_json)
 
 
 def cluster(
@@ -177,4 +216,4 @@ def _described(model: Model, top: int) -> list[ClusterDescription]:
     return describe_clusters(logits, texts, labels, exemplars=top, words=top)
 
 
-COMMANDS = [generate, classify, interpolate, cluster]
+COMMANDS = [generate, classify, interpolate, cluster, score]

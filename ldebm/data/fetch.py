@@ -24,7 +24,8 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from ldebm.config import DataConfig
-from ldebm.data import chatter, points
+from ldebm.data import chatter
+from ldebm.data.folders import as_file
 from ldebm.data.registry import Download, Source, SourceFile, find_source
 from ldebm.errors import UsageError
 from ldebm.files import atomic_path, hash_path, write_parquet
@@ -99,6 +100,8 @@ def mirror_path(source: Source, file: SourceFile, mirror: str | Path | None) -> 
 
 def _generate(source: Source, config: DataConfig, target: Path) -> None:
     if source.kind == "points":
+        from ldebm.data import points  # loads torch
+
         for index, (split, rows) in enumerate(DEFAULT_ROWS.items()):
             count = getattr(config, split) or rows
             columns = points.generate(source.name, count, config.seed * 3 + index)
@@ -127,20 +130,23 @@ def _copy_user_file(config: DataConfig, target: Path) -> None:
     if config.path is None:
         raise UsageError("source 'file' needs path: the file, relative to the project's folder")
     path = Path(config.path)
-    if not path.is_file():
+    if not path.is_file() and not (path.is_dir() and config.kind == "images"):
         raise UsageError(
             f"{path}: no such file; correct path in the data set's section of params.yaml"
         )
-    if path.stat().st_size == 0:
-        raise UsageError(f"{path}: the file is empty; a data set needs at least one row")
-    _copy(path, target / path.name, config.sha256, checked=config.sha256 is not None)
+    with as_file(path) as file:
+        if file.stat().st_size == 0:
+            raise UsageError(f"{path}: the file is empty; a data set needs at least one row")
+        _copy(file, target / file.name, config.sha256, path, checked=config.sha256 is not None)
 
 
-def _copy(path: Path, target: Path, expected: str | None, checked: bool = True) -> None:
+def _copy(
+    path: Path, target: Path, expected: str | None, shown: Path | None = None, checked: bool = True
+) -> None:
     with atomic_path(target) as temporary:
         shutil.copyfile(path, temporary)
         if checked:
-            _check(hash_path(temporary), expected, str(path))
+            _check(hash_path(temporary), expected, str(shown or path))
 
 
 def _check(found: str, expected: str | None, where: str) -> None:

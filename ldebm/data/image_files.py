@@ -19,12 +19,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ldebm.data.images import EXTENSIONS
+from ldebm.data.folders import EXTENSIONS, LABELS_FILE, is_image
 from ldebm.errors import UsageError
 
-__all__ = ["LABELS_FILE", "ImageSource", "RawImage", "open_npz", "open_shards", "open_zip"]
+__all__ = ["ImageSource", "RawImage", "open_npz", "open_shards", "open_zip"]
 
-LABELS_FILE = "labels.csv"
 SPLIT_NAMES = {
     "train": "train", "training": "train",
     "valid": "valid", "validation": "valid", "val": "valid", "dev": "valid",
@@ -173,23 +172,20 @@ def open_npz(path: Path) -> ImageSource:
     return ImageSource(tuple(flat), rows())
 
 
-def open_zip(path: Path, table: bytes | None) -> ImageSource:
-    """The images of a zip: folders are splits and classes, unless a labels file says otherwise.
+def open_zip(path: Path) -> ImageSource:
+    """The images of a zip: folders are splits and classes, unless it holds ``labels.csv``.
 
-    Args:
-        path: the archive.
-        table: content of a csv with a column ``image`` and one of each label; None: the one inside
-            the archive, or the folders.
+    That table has a column ``image`` (of names as in the archive, or of files alone), one of each
+    label, and where wanted ``split``.
 
     Raises:
         UsageError: the archive is damaged or holds no image, or the labels do not fit.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            members = sorted(m for m in archive.namelist() if _is_image(m))
-            if table is None:
-                inside = [m for m in archive.namelist() if PurePosixPath(m).name == LABELS_FILE]
-                table = archive.read(inside[0]) if inside else None
+            members = sorted(m for m in archive.namelist() if is_image(m))
+            tables = [m for m in archive.namelist() if PurePosixPath(m).name == LABELS_FILE]
+            table = archive.read(min(tables, key=len)) if tables else None
     except (zipfile.BadZipFile, OSError) as error:
         raise UsageError(f"{path}: damaged archive ({error})") from None
     if not members:
@@ -210,12 +206,6 @@ def open_zip(path: Path, table: bytes | None) -> ImageSource:
                 yield RawImage(split, member, content, labels)
 
     return ImageSource(names, rows())
-
-
-def _is_image(member: str) -> bool:
-    parts = PurePosixPath(member).parts
-    hidden = any(part.startswith((".", "__MACOSX")) for part in parts)
-    return not hidden and PurePosixPath(member).suffix.lower() in EXTENSIONS
 
 
 def _folders(members: list[str]) -> Labelled:

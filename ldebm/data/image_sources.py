@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 
 from ldebm.config import DataConfig
 from ldebm.data.image_files import (
-    LABELS_FILE,
     ImageSource,
     RawImage,
     open_npz,
@@ -177,17 +176,10 @@ def _user_images(config: DataConfig, raw: Path) -> ImageSource:
 def open_user_file(path: Path) -> ImageSource:
     """The images of a user's zip (or zipped folder), npz or parquet file.
 
-    The labels of a zip may lie beside it in ``labels.csv``.
-
     Raises:
         UsageError: it is damaged or holds no image, or the labels do not fit.
     """
     return READERS_OF_FILES[path.suffix.lower()](path)
-
-
-def _zip(path: Path) -> ImageSource:
-    table = path.with_name(LABELS_FILE)
-    return open_zip(path, table.read_bytes() if table.is_file() else None)
 
 
 def _parquet(path: Path) -> ImageSource:
@@ -205,7 +197,7 @@ READERS: dict[str, Callable[[Path], ImageSource]] = {
     "svhn": _svhn,
 }
 READERS_OF_FILES: dict[str, Callable[[Path], ImageSource]] = {
-    ".zip": _zip,
+    ".zip": open_zip,
     ".npz": open_npz,
     ".parquet": _parquet,
 }

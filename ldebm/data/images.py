@@ -27,7 +27,6 @@ from ldebm.errors import UsageError
 from ldebm.files import atomic_path
 
 __all__ = [
-    "EXTENSIONS",
     "ImageError",
     "ImageTable",
     "as_array",
@@ -38,7 +37,6 @@ __all__ = [
     "write_images",
 ]
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 LARGEST = 50_000_000  # pixels: a small file may unpack to gigabytes
 GROUP_BYTES = 1 << 24  # of pixels in a row group
 DAMAGED = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, zlib.error)

@@ -22,15 +22,19 @@ from ldebm.errors import UsageError
 from ldebm.files import read_json
 
 __all__ = [
+    "JUDGE",
     "SPLITS",
+    "Measure",
     "Packed",
     "Split",
     "open_bound",
+    "open_measure",
     "open_packed",
     "require_valid",
 ]
 
 SPLITS = ("train", "valid", "test")
+JUDGE = "judge.safetensors"
 
 
 @dataclass(frozen=True)
@@ -183,6 +187,36 @@ def open_bound(path: str | Path) -> Packed:
     if not isinstance(bound, dict) or "path" not in bound:
         raise UsageError(f"{path}: does not name a packed data set; build it again (`dvc repro`)")
     return open_packed(bound["path"])
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What only the evaluation of an experiment reads.
+
+    Attributes:
+        judge: folder of the judge of its data set; None where that has none.
+        ood: packed data sets that ``evaluate.ood`` names, by name.
+    """
+
+    judge: Path | None = None
+    ood: dict[str, Packed] = field(default_factory=dict)
+
+
+def open_measure(path: str | Path) -> Measure:
+    """Opens what ``data/bound/E.measure.json`` names, relative to the current folder.
+
+    Raises:
+        UsageError: the file or a data set is missing or damaged.
+    """
+    content = read_json(path)
+    try:
+        judge, ood = content["judge"], content["ood"]
+        found = {name: open_packed(item["path"]) for name, item in ood.items()}
+        return Measure(Path(judge["path"]) if judge else None, found)
+    except (KeyError, TypeError, AttributeError):
+        raise UsageError(
+            f"{path}: does not name a judge and data sets; build it again (`dvc repro`)"
+        ) from None
 
 
 def require_valid(report_path: str | Path) -> None:

@@ -46,7 +46,7 @@ def prepare(config: DataConfig, raw: str | Path, target: str | Path) -> dict[str
     target = Path(target)
     if config.kind != "images":
         return _prepare(config, read_source(config, Path(raw)), Path(raw), target, None)
-    with ImageStore(target.parent) as store:
+    with ImageStore(target) as store:
         return _prepare(config, read_images(config, Path(raw), store), Path(raw), target, store)
 
 

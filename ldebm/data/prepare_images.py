@@ -33,11 +33,12 @@ class ImageStore:
     """Pixels of equally large images in a temporary file.
 
     Args:
-        folder: where the file is; it has no name there and goes with the process.
+        target: the file is on the disk of this folder, which need not be there yet; it has no name
+            and goes with the process.
     """
 
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, target: Path) -> None:
+        folder = next(path for path in target.absolute().parents if path.is_dir())
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (closed by __exit__)
         self.shape: tuple[int, int, int] | None = None
         self.n = 0

@@ -14,6 +14,7 @@ import numpy as np
 
 from ldebm.evaluate.report import Report
 from ldebm.files import atomic_path
+from ldebm.grids import tile, write_png
 
 __all__ = ["draw_figures"]
 
@@ -25,9 +26,13 @@ def draw_figures(report: Report, out: Path) -> list[Path]:
     """Draws what ``report`` has panels and tables for.
 
     Returns:
-        The files written, of kde.png, evolution.png, scatter.png and label_information.png.
+        The files written, of kde.png, evolution.png, scatter.png, label_information.png, and
+        grid-<name>.png of images.
     """
     files = []
+    for name, grid in (report.panels.get("grids") or {}).items():
+        files.append(out / f"grid-{name}.png")
+        write_png(files[-1], tile(grid.images, grid.columns))
     if "final" in report.panels:
         files.append(_kde({"": report.panels["final"]}, out / "kde.png"))
     evolution = report.panels.get("evolution") or {}

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ldebm.config import EvaluateConfig
-from ldebm.data.packed import Packed
+from ldebm.data.packed import Measure, Packed
+from ldebm.evaluate.on_images import evaluate_images
 from ldebm.evaluate.on_points import evaluate_points
 from ldebm.evaluate.on_text import EXACT, Classifier, evaluate_text
 from ldebm.evaluate.report import Report
@@ -21,7 +22,11 @@ __all__ = ["classifiers_for", "evaluate", "evaluate_points", "evaluate_text", "r
 
 
 def evaluate(
-    model: Model, packed: Packed, config: EvaluateConfig, snapshots: Path | None = None
+    model: Model,
+    packed: Packed,
+    config: EvaluateConfig,
+    snapshots: Path | None = None,
+    measure: Measure | None = None,
 ) -> Report:
     """The report of a model of any kind.
 
@@ -30,7 +35,10 @@ def evaluate(
         packed: its data.
         config: the experiment's ``evaluate`` section.
         snapshots: file with the prior at several training times, when there is one (points).
+        measure: judge and other data sets (images).
     """
+    if model.is_image:
+        return evaluate_images(model, packed, config, measure or Measure())
     if not model.is_text:
         states = read_snapshots(snapshots) if snapshots and snapshots.is_file() else {}
         report = evaluate_points(model, packed, config, states)

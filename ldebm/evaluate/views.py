@@ -20,7 +20,15 @@ from ldebm.model import Model
 from ldebm.priors import DiffusionPrior, EnergyPrior, Prior
 from ldebm.seeding import generator
 
-__all__ = ["add_views", "energy_histograms", "principal_axes", "transitions"]
+__all__ = [
+    "add_views",
+    "chain_energy",
+    "energy_histograms",
+    "latent_map",
+    "levels_of",
+    "principal_axes",
+    "transitions",
+]
 
 MAP_ROWS = 700
 ENERGY_ROWS = 4000
@@ -44,9 +52,10 @@ def add_views(report: Report, model: Model, packed: Packed) -> None:
     stream = generator(model.seed, "views", device=model.device)
     noise = torch.randn(mu.shape, generator=stream, device=mu.device)
     z_posterior = mu + torch.exp(0.5 * logvar) * noise
-    u_levels = _levels(model.prior, len(rows), stream)
+    u_levels = levels_of(model.prior, len(rows), stream)
     z_prior = model.prior.from_standard(u_levels[0])
-    _latent_map(report, model, packed, rows, mu, z_prior)
+    clusters = [_clusters(model.prior, z) for z in (mu, z_prior)]
+    latent_map(report, packed, model.seed, rows, (mu, z_prior), clusters)
     if isinstance(model.prior, EnergyPrior):
         header = ["t", "low", "high", "data", "samples"]
         histograms = energy_histograms(model.prior, z_posterior, u_levels, stream)
@@ -54,7 +63,7 @@ def add_views(report: Report, model: Model, packed: Packed) -> None:
         report.details["transitions"] = transitions(model, CHAINS)
 
 
-def _levels(prior: Prior, n: int, stream: torch.Generator) -> list[Tensor]:
+def levels_of(prior: Prior, n: int, stream: torch.Generator) -> list[Tensor]:
     """[u_0, ..., u_{T-1}] of n draws."""
     if isinstance(prior, DiffusionPrior):
         return prior.sample_levels(n, stream)
@@ -78,11 +87,33 @@ def principal_axes(x_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return axes * np.sign(largest)[:, None], singular[:2] ** 2 / len(x_ND) / total
 
 
-def _latent_map(
-    report: Report, model: Model, packed: Packed, rows: np.ndarray, mu: Tensor, z_prior: Tensor
+def _clusters(prior: Prior, z_ND: Tensor) -> list[str]:
+    """The most likely class of every latent, or nothing where there are none."""
+    if not isinstance(prior, EnergyPrior):
+        return [""] * len(z_ND)
+    return [str(k) for k in prior.class_logits(z_ND).argmax(-1).tolist()]
+
+
+def latent_map(
+    report: Report,
+    packed: Packed,
+    seed: int,
+    rows: np.ndarray,
+    latents: tuple[Tensor, Tensor],
+    clusters: list[list[str]],
 ) -> None:
-    """Posterior means of test rows and prior samples on the posterior's two principal axes."""
-    few = subset(len(rows), MAP_ROWS, model.seed, "map-rows")
+    """Adds posterior means of test rows and prior samples on the posterior's two principal axes.
+
+    Args:
+        report: the table ``latent_map`` and its description are added to.
+        packed: the data.
+        seed: of the choice of rows.
+        rows: of the test split.
+        latents: posterior means of these rows, and prior samples, each (N, D).
+        clusters: the class of each of them, as text.
+    """
+    mu, z_prior = latents
+    few = subset(len(rows), MAP_ROWS, seed, "map-rows")
     mu_ND, mean_D = mu.cpu().numpy(), mu.cpu().numpy().mean(0)
     axes, explained = principal_axes(mu_ND)
     column = next(iter(packed.meta.get("labels", {})), None)
@@ -92,17 +123,14 @@ def _latent_map(
         names = [str(name) for name in packed.meta["labels"][column]]
         label_N = np.asarray(packed.split("test").labels(column))[rows]
     lines: list[list[Any]] = []
-    for kind, z, label in (
-        ("posterior", mu[torch.from_numpy(few).to(mu.device)], label_N[few]),
-        ("prior", z_prior[: len(few)], np.full(len(few), -1)),
+    for kind, z, label, cluster in (
+        ("posterior", mu_ND[few], label_N[few], [clusters[0][row] for row in few]),
+        ("prior", z_prior[: len(few)].cpu().numpy(), np.full(len(few), -1), clusters[1]),
     ):
-        place = (z.cpu().numpy() - mean_D) @ axes.T
-        cluster = [""] * len(z)
-        if isinstance(model.prior, EnergyPrior):
-            cluster = [str(k) for k in model.prior.class_logits(z).argmax(-1).tolist()]
+        place = (z - mean_D) @ axes.T
         lines += [
             [kind, round(float(x), 3), round(float(y), 3), k, names[i] if i >= 0 else ""]
-            for (x, y), k, i in zip(place, cluster, label, strict=True)
+            for (x, y), k, i in zip(place, cluster[: len(z)], label, strict=True)
         ]
     report.tables["latent_map"] = (["kind", "x", "y", "class", "label"], lines)
     report.details["latent_map"] = {
@@ -192,10 +220,8 @@ def _moment(
     """Energy, class and decoded sample of every chain."""
     prior = model.prior
     assert isinstance(prior, EnergyPrior)
-    mean, variance = prior.base_kernel(u_next, t_B)
     logits = prior.net(v, t_B)
-    network = torch.logsumexp(logits, -1) / prior.temperature_T(of_sampler=True)[t_B]
-    energy = 0.5 * ((v - mean).square() / variance).sum(-1) - network
+    energy = chain_energy(prior, v, u_next, t_B, torch.logsumexp(logits, -1))
     probability, cluster = torch.softmax(logits, -1).max(-1)
     decoded = model.decode(prior.from_standard(v / scale), "greedy", model.seed)
     samples: list[Any] = [
@@ -210,3 +236,20 @@ def _moment(
         }
         for i in range(len(v))
     ]
+
+
+def chain_energy(
+    prior: EnergyPrior, v_BD: Tensor, u_next_BD: Tensor, t_B: Tensor, value_B: Tensor
+) -> Tensor:
+    """What a chain lowers, -F / temperature - log N(v; m, s^2) up to a constant of the level, (B,).
+
+    Args:
+        prior: whose chains.
+        v_BD: states.
+        u_next_BD: what they are conditioned on.
+        t_B: level of each row.
+        value_B: F(v, t).
+    """
+    mean, variance = prior.base_kernel(u_next_BD, t_B)
+    network = value_B / prior.temperature_T(of_sampler=True)[t_B]
+    return 0.5 * ((v_BD - mean).square() / variance).sum(-1) - network

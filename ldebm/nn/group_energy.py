@@ -1,9 +1,9 @@
 """Energies of the groups of a hierarchical model, F(u, t) = sum_g F_g(z_g, t) with z = T(u).
 
-Dense groups have the network of :mod:`ldebm.nn.energy`, convolutional ones that of the public code
-(004 section 3; MR 6.4). With ``inputs: context`` F_g also sees what is above its group: a dense
-group all z_<=g, a convolutional one z_g and u_g, which tells where z_g lies in p(z_g | z_<g). With
-``inputs: u`` it sees u_<=g, a convolutional group u_g, and chains need no T.
+Dense (and small) groups have the network of :mod:`ldebm.nn.energy`, convolutional ones that of the
+public code (004 section 3; MR 6.4). With ``inputs: context`` F_g also sees what is above its
+group: a dense group all z_<=g, a convolutional one z_g and u_g, which tells where z_g lies in
+p(z_g | z_<g). With ``inputs: u`` it sees u_<=g, a convolutional group u_g, and chains need no T.
 
 Some groups may carry labels: their outputs are logits of the classes, which add up over the groups
 of a label. What comes out is one logit per class, sum_g f_g[y] + sum_h F_h, so that the logsumexp
@@ -208,7 +208,7 @@ class GroupEnergies(Energies):
         above = 0
         for group, classes in zip(groups, self.outputs, strict=True):
             above += group.size
-            if len(group.shape) == 3 and group.shape[1] > 1:
+            if len(group.shape) == 3 and group.shape[1] > 1 and group.size > section.flat:
                 twice = 2 if self.inputs == "context" else 1
                 shape = (twice * group.shape[0], *group.shape[1:])
                 net: Energies = ConvEnergy(

@@ -12,6 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ldebm.trace import bound_sources
 from ldebm.yaml_text import parse_yaml
 
 __all__ = ["Node", "layers", "lineage_nodes", "lineage_svg", "nearest_parents"]
@@ -68,9 +69,8 @@ def lineage_nodes(root: Path, runs: Sequence[str]) -> list[Node]:
     writers = {out: node.stage for node in nodes.values() for out in node.outputs}
     for node in nodes.values():
         reads = list(node.inputs)
-        if node.stage.startswith("bind@"):  # it hashes all data sets for the one of its experiment
-            data = node.params.get(f"experiments.{node.stage.removeprefix('bind@')}.data")
-            reads = [f"data/packed/{data}"]
+        if node.stage.startswith("bind@"):  # it depends on all data sets for those that it names
+            reads = bound_sources(node.inputs, node.params)
         found = {_writer(item, writers) for item in reads} - {None, node.stage}
         node.parents = sorted(str(stage) for stage in found)
     wanted: dict[str, Node] = {}

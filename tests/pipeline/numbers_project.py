@@ -5,16 +5,12 @@ stages (flows, registry, deployments) is tested on real builds with numbers that
 more data make it better, a wrong parameter worse, broken rows fail validation.
 """
 
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 
-ROOT = Path(__file__).parents[2]
+from tests.pipeline.project_copy import ProjectCopy
+
 PARAMS = """\
 run:
   datasets: [numbers]
@@ -215,39 +211,34 @@ if __name__ == "__main__":
 '''
 
 
-class NumbersProject:
+class NumbersProject(ProjectCopy):
     """The project in a folder of its own, under git, with its code beside it.
 
     Args:
         folder: where; made.
         rows: rows of the training split.
+        params: text of its params.yaml.
     """
 
-    def __init__(self, folder: Path, rows: int = 400) -> None:
-        self.folder = folder
-        folder.mkdir(parents=True)
-        ignore = shutil.ignore_patterns("__pycache__")
-        for name in ("ldebm", "pipelines", "deploy"):
-            shutil.copytree(ROOT / name, folder / name, ignore=ignore)
-        for name in (".dvcignore", ".gitignore"):
-            shutil.copy(ROOT / name, folder / name)
-        for name in ("prefect.yaml", "prefect.toml"):
-            shutil.copy(ROOT / name, folder / name)
-        (folder / ".dvc").mkdir()
-        for name in ("config", ".gitignore"):
-            shutil.copy(ROOT / ".dvc" / name, folder / ".dvc" / name)
-        (folder / "stages").mkdir()
-        (folder / "stages/__init__.py").touch()
-        (folder / "stages/tiny.py").write_text(STAGES)
+    names = (
+        "ldebm", "pipelines", "deploy", ".dvcignore", ".gitignore", "prefect.yaml", "prefect.toml",
+    )  # fmt: skip
+
+    def __init__(self, folder: Path, rows: int = 400, params: str = PARAMS) -> None:
+        self.rows = rows
+        super().__init__(folder, params, self.names)
+
+    def fill(self) -> None:
+        """The stages, and the data."""
+        (self.folder / "stages").mkdir()
+        (self.folder / "stages/__init__.py").touch()
+        (self.folder / "stages/tiny.py").write_text(STAGES)
         entry = "import sys\nfrom stages.tiny import main\nmain('evaluate', sys.argv[1:])\n"
-        (folder / "stages/evaluate.py").write_text(entry)
-        (folder / "params.yaml").write_text(PARAMS)
-        (folder / "dvc.yaml").write_text(DVC)
-        with (folder / ".gitignore").open("a") as stream:
+        (self.folder / "stages/evaluate.py").write_text(entry)
+        (self.folder / "dvc.yaml").write_text(DVC)
+        with (self.folder / ".gitignore").open("a") as stream:
             stream.write("ran.log\n/slow\nnumbers.csv\n")
-        self.numbers(rows)
-        self.git("init", "-q", "-b", "main")
-        self.commit("start")
+        self.numbers(self.rows)
 
     def numbers(self, rows: int, seed: int = 0, test: int = 200, mean: float = 3.0) -> None:
         """Writes the data file: the first ``rows`` and ``test`` draws of a Gaussian."""
@@ -263,41 +254,6 @@ class NumbersProject:
         assert old in text
         path.write_text(text.replace(old, new))
         self.commit(f"{old} -> {new}")
-
-    def git(self, *arguments: str) -> str:
-        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
-        return self.call(["git", *identity, *arguments]).out
-
-    def commit(self, message: str) -> None:
-        self.git("add", "-A")
-        self.git("commit", "-q", "-m", message)
-
-    def environment(self) -> dict[str, str]:
-        """What commands of the project run with."""
-        bin_folder = str(Path(sys.executable).parent)
-        return {
-            **os.environ,
-            "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
-            "DVC_NO_ANALYTICS": "1",
-            "DO_NOT_TRACK": "1",
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        }
-
-    def call(self, command: list[str], code: int | None = 0) -> SimpleNamespace:
-        done = subprocess.run(
-            command,
-            cwd=self.folder,
-            env=self.environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if code is not None:
-            assert done.returncode == code, done.stdout[-4000:] + done.stderr[-4000:]
-        return SimpleNamespace(out=done.stdout, err=done.stderr, code=done.returncode)
-
-    def dvc(self, *arguments: str) -> str:
-        return self.call(["dvc", *arguments]).out
 
     def ran(self) -> list[str]:
         """The stage commands that ran in the workspace, in order."""

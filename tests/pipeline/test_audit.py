@@ -12,20 +12,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.pipeline.test_smoke import Project
+from tests.pipeline.project_copy import ProjectCopy
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 PRIOR = "prior@small-0"
 MODEL = "models/small/0/prior/model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory) -> Project:
-    """The small problem, built from committed code, with the lock committed after it."""
-    project = Project(tmp_path_factory.mktemp("audit") / "project")
-    project.dvc("repro", "-q")
-    project.commit("built")
-    return project
 
 
 @pytest.fixture
@@ -35,14 +26,14 @@ def scratch(tmp_path: Path, monkeypatch) -> Path:
     return tmp_path
 
 
-def state(project: Project) -> tuple[str, str, dict[str, str], list[str]]:
+def state(project: ProjectCopy) -> tuple[str, str, dict[str, str], list[str]]:
     """What an audit must leave as it was."""
     records = sorted(path.name for path in (project.folder / "lineage").iterdir())
     status = project.git("status", "--porcelain", "--ignored")
     return status, project.git("worktree", "list"), project.outputs(), records
 
 
-def nothing_left(project: Project, scratch: Path) -> bool:
+def nothing_left(project: ProjectCopy, scratch: Path) -> bool:
     return not any(scratch.glob("ldebm-audit-*")) and (
         project.git("worktree", "list").count("\n") == 1
     )
@@ -51,7 +42,7 @@ def nothing_left(project: Project, scratch: Path) -> bool:
 @pytest.mark.parametrize(
     "stage", ["fetch@dots", "validate@dots", "bind@small", "backbone@small-0", PRIOR, "report"]
 )
-def test_a_stage_gives_the_same_bytes_again(built: Project, scratch: Path, stage: str):
+def test_a_stage_gives_the_same_bytes_again(built: ProjectCopy, scratch: Path, stage: str):
     before = state(built)
     found = json.loads(built.ldebm("audit", stage, "--json").out)
     assert found["same"] is True
@@ -61,7 +52,7 @@ def test_a_stage_gives_the_same_bytes_again(built: Project, scratch: Path, stage
     assert nothing_left(built, scratch)
 
 
-def test_a_dirty_working_tree_does_not_matter_and_is_not_touched(built: Project, scratch: Path):
+def test_a_dirty_working_tree_does_not_matter_and_is_not_touched(built: ProjectCopy, scratch: Path):
     code = built.folder / "ldebm/priors.py"
     params = built.folder / "params.yaml"
     texts = code.read_text(), params.read_text()
@@ -80,7 +71,7 @@ def test_a_dirty_working_tree_does_not_matter_and_is_not_touched(built: Project,
 
 
 def test_with_the_workspace_code_the_first_tensor_that_differs_is_named(
-    built: Project, scratch: Path
+    built: ProjectCopy, scratch: Path
 ):
     code = built.folder / "ldebm/seeding.py"
     text = code.read_text()
@@ -106,7 +97,9 @@ def test_with_the_workspace_code_the_first_tensor_that_differs_is_named(
     assert nothing_left(built, scratch)
 
 
-def test_parameters_that_no_commit_has_come_from_the_lock(built: Project, scratch: Path, tmp_path):
+def test_parameters_that_no_commit_has_come_from_the_lock(
+    built: ProjectCopy, scratch: Path, tmp_path
+):
     """`dvc exp run -S` and `ldebm select` change params.yaml without a commit."""
     lock = built.folder / "dvc.lock"
     text = lock.read_text()
@@ -130,14 +123,14 @@ def test_parameters_that_no_commit_has_come_from_the_lock(built: Project, scratc
     ("stage", "message"),
     [("prior@smal-0", "did you mean 'prior@small-0'"), ("small", "no stage of dvc.lock")],
 )
-def test_an_unknown_stage_is_one_line(built: Project, stage: str, message: str):
+def test_an_unknown_stage_is_one_line(built: ProjectCopy, stage: str, message: str):
     failed = built.ldebm("audit", stage, code=2)
     assert message in failed.err
     assert failed.err.count("\n") == 1
 
 
 def test_an_input_that_is_nowhere_is_named_with_the_command_that_gets_it(
-    built: Project, scratch: Path, tmp_path: Path
+    built: ProjectCopy, scratch: Path, tmp_path: Path
 ):
     kept = tmp_path / "kept"
     kept.mkdir()
@@ -155,7 +148,9 @@ def test_an_input_that_is_nowhere_is_named_with_the_command_that_gets_it(
     assert nothing_left(built, scratch)
 
 
-def test_code_that_was_never_committed_is_refused_with_the_way_out(built: Project, scratch: Path):
+def test_code_that_was_never_committed_is_refused_with_the_way_out(
+    built: ProjectCopy, scratch: Path
+):
     lock = built.folder / "dvc.lock"
     text = lock.read_text()
     content = yaml.safe_load(text)
@@ -171,7 +166,7 @@ def test_code_that_was_never_committed_is_refused_with_the_way_out(built: Projec
     assert "--workspace" in failed.err
 
 
-def test_without_a_record_the_commit_is_found_by_its_code(built: Project, scratch: Path):
+def test_without_a_record_the_commit_is_found_by_its_code(built: ProjectCopy, scratch: Path):
     """As in a clone, after the code went on."""
     (record,) = (built.folder / "lineage").glob("bind@small-*.json")
     kept = scratch / record.name
@@ -189,7 +184,7 @@ def test_without_a_record_the_commit_is_found_by_its_code(built: Project, scratc
     assert lines[-1] == "bind@small: all 1 outputs have the same bytes"
 
 
-def begin(project: Project, slow: Path) -> subprocess.Popen[str]:
+def begin(project: ProjectCopy, slow: Path) -> subprocess.Popen[str]:
     """Starts an audit whose stage waits, and returns when the stage runs."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     stage = project.folder / "stages/prior.py"
@@ -226,18 +221,22 @@ def running_in(scratch: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_sigterm_leave_nothing_behind(built: Project, scratch: Path, kind):
+def test_ctrl_c_and_sigterm_leave_nothing_behind_and_say_so_in_one_line(
+    built: ProjectCopy, scratch: Path, kind
+):
     audit = begin(built, scratch / "started")
     assert running_in(scratch)
     audit.send_signal(kind)
     _, error = audit.communicate(timeout=60)
     assert audit.returncode == 130
-    assert "Traceback" not in error
+    (line,) = error.splitlines()
+    assert line.startswith(f"ldebm: audit of {PRIOR} stopped after ")
+    assert line.endswith("nothing was compared, its scratch worktree was removed")
     assert running_in(scratch) == []
     assert nothing_left(built, scratch)
 
 
-def test_what_a_killed_audit_left_is_removed_by_the_next(built: Project, scratch: Path):
+def test_what_a_killed_audit_left_is_removed_by_the_next(built: ProjectCopy, scratch: Path):
     audit = begin(built, scratch / "started")
     orphans = running_in(scratch)
     audit.kill()
@@ -250,7 +249,7 @@ def test_what_a_killed_audit_left_is_removed_by_the_next(built: Project, scratch
 
 
 def test_the_flow_run_and_its_folder_of_records_reach_the_records_of_dvc_repro(
-    built: Project, tmp_path: Path, monkeypatch
+    built: ProjectCopy, tmp_path: Path, monkeypatch
 ):
     monkeypatch.setenv("LDEBM_FLOW_RUN_ID", "flow-1")
     monkeypatch.setenv("LDEBM_LINEAGE", str(tmp_path / "records"))
@@ -266,7 +265,7 @@ def test_the_flow_run_and_its_folder_of_records_reach_the_records_of_dvc_repro(
     assert record["validation"] is None or record["validation"]["success"]
 
 
-def test_a_reused_backbone_says_who_trained_it(built: Project):
+def test_a_reused_backbone_says_who_trained_it(built: ProjectCopy):
     built.dvc("repro", "-q", "-f", "-s", "backbone@small-0")
     found = json.loads(built.ldebm("lineage", "backbone@small-0", "--json").out)
     record = found["steps"][0]["record"]
@@ -276,7 +275,7 @@ def test_a_reused_backbone_says_who_trained_it(built: Project):
     assert "reused what backbone@small-0 trained" in built.ldebm("lineage", "backbone@small-0").out
 
 
-def test_an_experiment_of_dvc_parts_from_the_commit_where_its_parameter_is_read(built: Project):
+def test_an_experiment_of_dvc_parts_from_the_commit_where_its_parameter_is_read(built: ProjectCopy):
     built.dvc("exp", "run", "-q", "-n", "wider", "-S", "experiments.small.prior.levels=4")
     built.git("stash", "-q")
     try:
@@ -293,7 +292,7 @@ def test_an_experiment_of_dvc_parts_from_the_commit_where_its_parameter_is_read(
     assert (cause["a"], cause["b"]) == (3, 4)
 
 
-def test_the_whole_way_verifies_and_exports(built: Project, tmp_path: Path):
+def test_the_whole_way_verifies_and_exports(built: ProjectCopy, tmp_path: Path):
     assert "nothing differs" in built.ldebm("lineage", "verify", "site").out
     events = tmp_path / "events.ndjson"
     built.ldebm("lineage", "small", "--openlineage", str(events))

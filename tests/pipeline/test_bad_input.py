@@ -4,8 +4,6 @@ import hashlib
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 import zipfile
 from pathlib import Path
@@ -13,6 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+
+from tests.forked import Forked, forked
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -66,25 +66,15 @@ class Project:
             node[last] = value
         (self.folder / "params.yaml").write_text(yaml.safe_dump(params))
 
-    def start(self, *command: str, **variables: str) -> subprocess.Popen:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        environment |= {"CUDA_VISIBLE_DEVICES": "", **variables}
-        return subprocess.Popen(
-            [sys.executable, "-m", *command],
-            cwd=self.folder,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def environment(self, variables: dict[str, str]) -> dict[str, str]:
+        here = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        return {**os.environ, **here, **variables}
+
+    def start(self, *command: str, **variables: str) -> Forked:
+        return Forked(command, self.folder, self.environment(variables))
 
     def run(self, *command: str, **variables: str) -> SimpleNamespace:
-        process = self.start(*command, **variables)
-        try:
-            out, err = process.communicate(timeout=60)
-        finally:
-            process.kill()
-        return SimpleNamespace(code=process.returncode, out=out, err=err)
+        return forked(command, self.folder, self.environment(variables))
 
     def stage(self, name: str, **variables: str) -> SimpleNamespace:
         return self.run(f"stages.{name}", "--experiment", "small", "--seed", "0", **variables)
@@ -119,7 +109,7 @@ def project(tmp_path: Path) -> Project:
 def trained(tmp_path_factory) -> Project:
     """A project whose small experiment went through all stages up to the prior."""
     project = Project(tmp_path_factory.mktemp("trained"))
-    for stage in ("fetch", "prepare", "validate", "pack"):
+    for stage in ("fetch", "prepare", "validate", "pack", "judge"):
         if stage == "validate":  # its report costs more than what these tests ask of it
             report = project.folder / "reports/validation/dots/report.json"
             report.parent.mkdir(parents=True)
@@ -250,7 +240,7 @@ def test_a_corrupt_checkpoint(trained: Project, damage):
     deadline = time.monotonic() + 60
     try:
         while not (found := list(trained.folder.glob(".ckpt/prior-*.pt"))):
-            assert process.poll() is None, process.stderr.read()
+            assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)

@@ -92,7 +92,7 @@ def test_every_experiment_reads_a_data_set_that_is_defined():
         assert experiment.data in params.data
     for name, group in params.groups.items():
         assert set(group) <= params.experiments.keys(), name
-    selected = {params.experiment(name).data for name in params.run.experiments}
+    selected = {data for name in params.run.experiments for data in params.datasets_of(name)}
     assert selected == set(params.run.datasets)
 
 

@@ -89,6 +89,12 @@ def worker(server: Server, project: NumbersProject):
         yield log
 
 
+def shown(server: Server, key: str) -> str:
+    """The newest page that a flow published under a key."""
+    wanted = {"artifacts": {"key": {"any_": [key]}}, "sort": "CREATED_DESC"}
+    return server.get("/artifacts/filter", wanted)[0]["data"]
+
+
 @pytest.mark.pipeline
 @pytest.mark.slow
 class TestOnOneMachine:
@@ -127,13 +133,50 @@ class TestOnOneMachine:
         assert (project.folder / "reports/gauss/7/metrics.json").is_file()
         assert project.dvc("status").strip() == "Data and pipelines are up to date."
 
+    def test_an_audit_runs_in_the_folder_of_the_worker(self, server, worker, project):
+        state = server.finished(server.run("audit/audit", stages=["prior", "bind@gauss"]))
+        assert state["type"] == "COMPLETED", worker.read_text()[-3000:]
+        page = shown(server, "audit-report")
+        for stage in ("prior@gauss-0", "prior@gauss-7", "bind@gauss"):
+            assert f"- {stage}: same" in page
+        assert project.git("worktree", "list").count("ldebm-audit") == 0
+
+    def test_an_audit_that_finds_other_bytes_fails_its_run_and_names_the_value(
+        self, server, worker, project
+    ):
+        lock = project.folder / "dvc.lock"
+        before = lock.read_text()
+        path = "experiments.gauss.prior"
+        content = yaml.safe_load(before)
+        content["stages"]["prior@gauss-0"]["params"]["params.yaml"][path]["mi_weight"] = 0.5
+        project.edit("mi_weight: 0.0", "mi_weight: 0.5")
+        lock.write_text(yaml.safe_dump(content))
+        try:
+            state = server.finished(server.run("audit/audit", stages=["prior@gauss-0"]))
+        finally:
+            lock.write_text(before)
+            project.edit("mi_weight: 0.5", "mi_weight: 0.0")
+        assert state["type"] == "FAILED", worker.read_text()[-3000:]
+        assert state["message"].endswith("prior@gauss-0: not the same bytes again")
+        page = shown(server, "audit-report")
+        assert "models/gauss/0/prior/model.safetensors" in page
+
+    def test_cleaning_deletes_the_worktree_that_the_build_has_left(self, server, worker, project):
+        runs = project.folder / ".dvc/tmp/runs"
+        assert (runs / "workspace/.git").exists()
+        state = server.finished(server.run("clean/clean", days=7))
+        assert state["type"] == "COMPLETED", worker.read_text()[-3000:]
+        assert (runs / "workspace/.git").exists(), "it is young"
+        state = server.finished(server.run("clean/clean", days=0))
+        assert state["type"] == "COMPLETED", worker.read_text()[-3000:]
+        assert not (runs / "workspace").exists()
+        assert "deleted worktree .dvc/tmp/runs/workspace" in shown(server, "clean-report")
+        assert project.dvc("status").strip() == "Data and pipelines are up to date."
+
     def test_retraining_on_change_with_nothing_changed_says_so(self, server, worker, project):
         state = server.finished(server.run("retrain/retrain-on-change", only_on_change=True))
         assert state["message"] == "nothing changed in numbers: nothing was built"
-        found = server.get(
-            "/artifacts/filter", {"artifacts": {"key": {"any_": ["retrain-verdict"]}}}
-        )
-        assert "numbers.csv is what dvc.lock has" in found[0]["data"]
+        assert "numbers.csv is what dvc.lock has" in shown(server, "retrain-verdict")
 
     def test_an_unknown_experiment_fails_the_run_with_one_line(self, server, worker):
         state = server.finished(server.run("retrain/retrain", experiments=["gaus"]))

@@ -14,10 +14,8 @@ KEY = "experiments.gauss.prior.mi_weight"
 
 def clone(project: NumbersProject, folder: Path) -> NumbersProject:
     """Another machine's clone: nothing built, an empty cache, the same remote."""
-    copy = object.__new__(NumbersProject)
-    copy.folder = folder
     project.git("clone", "-q", str(project.folder), str(folder))
-    return copy
+    return NumbersProject.at(folder)
 
 
 def ran(project: NumbersProject) -> list[tuple[str, str]]:

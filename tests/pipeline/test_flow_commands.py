@@ -1,4 +1,8 @@
-"""The flows as a user starts them: ``python -m pipelines``, with Prefect's own local server."""
+"""The flows as a user starts them: ``python -m pipelines``.
+
+The first and the last build have no server, and start one for themselves; the others, for which
+that makes no difference, share one.
+"""
 
 import json
 import os
@@ -9,6 +13,7 @@ import time
 
 import pytest
 
+from benchmarks.builds import log_of, server, start, wait_for
 from pipelines.runner import strays
 from pipelines.worktree import Workspace
 from tests.pipeline.tiny_project import Tiny
@@ -19,7 +24,7 @@ pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> Tiny:
     """The project, built by the flow and committed."""
-    project = Tiny(tmp_path_factory.mktemp("commands"))
+    project = Tiny(tmp_path_factory.mktemp("commands"), parts="abcd")
     report = json.loads(project.flows("build", "--slots", "3", "--json").stdout)
     assert report["ok"]
     assert {stage["status"] for stage in report["stages"]} == {"built"}
@@ -35,6 +40,14 @@ def edited(tiny):
     tiny.call("git", "checkout", "-q", ".")
 
 
+@pytest.fixture
+def served(edited, server, monkeypatch):
+    """The project, whose flows use the server."""
+    for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):
+        monkeypatch.setitem(edited.env, name, server.environment[name])
+    return edited
+
+
 def test_the_flow_gives_the_dvc_lock_of_dvc_repro(tiny, tmp_path):
     assert tiny.lock() == tiny.twin(tmp_path).lock()
     assert tiny.dvc("status").strip() == "Data and pipelines are up to date."
@@ -47,7 +60,7 @@ def test_every_stage_knows_its_flow_run(tiny):
 
 def test_what_is_up_to_date_needs_no_server(tiny):
     done = tiny.flows("build")
-    assert done.stdout.startswith("8 cached")
+    assert done.stdout.startswith("6 cached")
     assert "server" not in done.stderr
 
 
@@ -61,11 +74,11 @@ def test_a_dry_build_says_what_would_run_and_why_and_changes_nothing(edited):
     assert edited.call("git", "status", "--porcelain").stdout == before
 
 
-def test_a_failure_is_exit_code_1_with_the_log_and_no_traceback(edited):
-    edited.env["TINY_DO"] = json.dumps({"part-d": {"print": "no such thing", "exit": 2}})
-    edited.edit("d: 4", "d: 40")
-    done = edited.flows("build", code=1)
-    edited.env["TINY_DO"] = "{}"
+def test_a_failure_is_exit_code_1_with_the_log_and_no_traceback(served):
+    served.env["TINY_DO"] = json.dumps({"part-d": {"print": "no such thing", "exit": 2}})
+    served.edit("d: 4", "d: 40")
+    done = served.flows("build", code=1)
+    served.env["TINY_DO"] = "{}"
     assert "part@d failed: wrong parameters or data" in done.stdout
     assert "no such thing" in done.stdout
     assert "end skipped: needs part@d" in done.stdout
@@ -89,58 +102,71 @@ def test_wrong_use_is_one_line_and_exit_code_2(tiny, words, text):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_a_sweep_builds_the_grid_once_and_writes_its_table(edited):
-    before = edited.ran()
-    done = edited.flows("sweep", "parts.a=10,11,12", "parts.b=5,6", "--slots", "3", "--json")
+def test_a_sweep_builds_the_grid_once_and_writes_its_table(served):
+    before = served.ran()
+    done = served.flows("sweep", "parts.a=10,11", "parts.b=5,6", "--slots", "3", "--json")
     content = json.loads(done.stdout)
     assert content["ok"]
     values = [
         (point["metrics"]["part@a"]["value"], point["metrics"]["part@b"]["value"])
         for point in content["points"]
     ]
-    assert values == [(a, b) for a in (10, 11, 12) for b in (5, 6)]
-    ran = edited.ran() - before
-    assert ran == {"part-a": 3, "part-b": 2, "end": 6}, "what points share is built once"
-    folders = list((edited.root / "sweeps").iterdir())
+    assert values == [(a, b) for a in (10, 11) for b in (5, 6)]
+    ran = served.ran() - before
+    assert ran == {"part-a": 2, "part-b": 2, "end": 4}, "what points share is built once"
+    folders = list((served.root / "sweeps").iterdir())
     assert {path.name for path in folders[0].iterdir()} == {
         "table.csv",
         "summary.csv",
         "sweep.json",
         "report.md",
     }
-    assert edited.call("git", "status", "--porcelain").stdout == ""
-    again = json.loads(edited.flows("sweep", "parts.a=10,11,12", "parts.b=5,6", "--json").stdout)
+    assert served.call("git", "status", "--porcelain").stdout == ""
+    again = json.loads(served.flows("sweep", "parts.a=10,11", "parts.b=5,6", "--json").stdout)
     assert again["summary"] == content["summary"]
-    assert edited.ran() - before == ran, "a second sweep runs nothing"
+    assert served.ran() - before == ran, "a second sweep runs nothing"
 
 
-def test_clean_says_what_would_go_and_deletes_only_when_told(tiny):
-    tiny.flows("build", "--isolated", "-S", "parts.a=77")
-    report = json.loads(tiny.flows("clean", "--days", "0", "--cache", "--json").stdout)
+def test_clean_says_what_would_go_and_deletes_only_when_told(served):
+    served.flows("build", "--isolated", "-S", "parts.a=77")
+    report = json.loads(served.flows("clean", "--days", "0", "--cache", "--json").stdout)
     kinds = {item["kind"] for item in report["items"]}
     assert "worktree" in kinds
     assert not report["deleted"]
-    runs = Workspace(tiny.root).runs
+    runs = Workspace(served.root).runs
     assert any((path / ".git").exists() for path in runs.iterdir())
-    young = json.loads(tiny.flows("clean", "--json").stdout)
+    young = json.loads(served.flows("clean", "--json").stdout)
     assert young["items"] == []
-    tiny.flows("clean", "--days", "0", "--cache", "--delete")
+    served.flows("clean", "--days", "0", "--cache", "--delete")
     assert not any((path / ".git").exists() for path in runs.iterdir())
-    assert len(tiny.call("git", "worktree", "list").stdout.splitlines()) == 1
-    assert tiny.flows("build").stdout.startswith("8 cached"), "what commits name is kept"
-    assert tiny.dvc("status").strip() == "Data and pipelines are up to date."
+    assert len(served.call("git", "worktree", "list").stdout.splitlines()) == 1
+    assert served.flows("build").stdout.startswith("6 cached"), "what commits name is kept"
+    assert served.dvc("status").strip() == "Data and pipelines are up to date."
 
 
-def test_clean_leaves_what_a_build_works_on(tiny):
-    tiny.flows("build", "--isolated", "-S", "parts.a=78")
-    workspace = Workspace(tiny.root)
+def test_clean_leaves_what_a_build_works_on(served):
+    served.flows("build", "--isolated", "-S", "parts.a=78")
+    workspace = Workspace(served.root)
     name = next(path.name for path in workspace.runs.iterdir() if (path / ".git").exists())
     with workspace.locked(name):
-        report = json.loads(tiny.flows("clean", "--days", "0", "--delete", "--json").stdout)
-        done = tiny.flows("clean", "--days", "0", "--cache", "--delete", code=2)
+        report = json.loads(served.flows("clean", "--days", "0", "--delete", "--json").stdout)
+        done = served.flows("clean", "--days", "0", "--cache", "--delete", code=2)
     assert report["kept"] == [f"{name}: a build works there"]
     assert "not collected while a build runs" in done.stderr
     assert workspace.place(name).is_dir()
+
+
+def test_a_server_that_dies_does_not_hold_up_the_build_or_its_end(tmp_path):
+    tiny = Tiny(tmp_path / "one", seconds=0.5)
+    with server(tmp_path / "one" / "prefect") as (url, process):
+        tiny.env |= {"PREFECT_API_URL": url, "PREFECT_CLIENT_MAX_RETRIES": "2"}
+        flow = start(tiny)
+        assert wait_for(lambda: bool(tiny.ran()))
+        os.killpg(process.pid, signal.SIGKILL)
+        assert flow.wait(120) == 1
+    assert tiny.dvc("status").strip() == "Data and pipelines are up to date."
+    last = log_of(tiny).splitlines()[-1]
+    assert last.startswith(f"pipelines: the Prefect server at {url} does not answer")
 
 
 def test_interrupting_the_command_ends_its_stages(tmp_path):

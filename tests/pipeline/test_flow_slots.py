@@ -4,22 +4,21 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from ldebm.config import load_params
 from ldebm.errors import UsageError
-from pipelines.dag import Stage
+from pipelines.candidates import Candidate, Folder
+from pipelines.reevaluation import FILES, reevaluate
 from pipelines.slots import Need, Slots, need_of, visible_gpus
 
 ROOT = Path(__file__).parents[2]
-
-
-def stage(name: str) -> Stage:
-    return Stage(name, "x", (), {}, (), ())
 
 
 def test_no_more_than_there_are_and_again_after_release(tmp_path):
@@ -81,11 +80,11 @@ def test_needs_come_from_the_parameters_of_the_experiment():
     params = load_params(ROOT / "params.yaml")
     name = "chatter-ldebm-0"
     assert params.experiment("chatter-ldebm").backbone.training.threads == 2
-    assert need_of(stage(f"backbone@{name}"), params, []) == Need(cpu=2)
-    assert need_of(stage(f"prior@{name}"), params, []) == Need(cpu=1)
-    assert need_of(stage(f"backbone@{name}"), params, ["0"]) == Need(gpu=True)
-    assert need_of(stage("pack@chatter"), params, ["0"]) == Need()
-    assert need_of(stage("anything"), None, ["0"]) == Need()
+    assert need_of(f"backbone@{name}", params, []) == Need(cpu=2)
+    assert need_of(f"prior@{name}", params, []) == Need(cpu=1)
+    assert need_of(f"backbone@{name}", params, ["0"]) == Need(gpu=True)
+    assert need_of("pack@chatter", params, ["0"]) == Need()
+    assert need_of("anything", None, ["0"]) == Need()
 
 
 def test_the_machine_is_asked_for_its_gpus_only_where_nobody_says(monkeypatch):
@@ -105,3 +104,80 @@ def test_a_wrong_number_of_slots_is_one_line(monkeypatch, text):
     monkeypatch.setenv("LDEBM_CPU_SLOTS", text)
     with pytest.raises(UsageError, match="LDEBM_CPU_SLOTS"):
         Slots()
+
+
+# A stage that reports which slots and devices are in use while it runs.
+EVALUATE = """\
+import fcntl, json, os, sys
+from pathlib import Path
+
+def busy(path):
+    with path.open() as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+taken = [p.stem for p in sorted(Path(os.environ["LDEBM_SLOTS"]).glob("[cg]pu-*")) if busy(p)]
+folder = Path("reports", sys.argv[2], sys.argv[4])
+folder.mkdir(parents=True)
+device = os.environ.get("CUDA_VISIBLE_DEVICES")
+(folder / "metrics.json").write_text(json.dumps({"taken": taken, "device": device}))
+Path(__file__).with_name("ran").touch()
+"""
+
+
+@pytest.fixture
+def rebuilt(tmp_path: Path, monkeypatch) -> Path:
+    """Where a challenger was built, with a champion's models beside it; three slots."""
+    monkeypatch.setenv("LDEBM_SLOTS", str(tmp_path / "slots"))
+    monkeypatch.setenv("LDEBM_CPU_SLOTS", "3")
+    monkeypatch.setenv("LDEBM_GPU_SLOTS", "")
+    project = tmp_path / "project"
+    (project / "stages").mkdir(parents=True)
+    (project / "data").mkdir()
+    (project / "stages/evaluate.py").write_text(EVALUATE)
+    params = {
+        "run": {"datasets": ["d"], "experiments": ["e"], "seeds": [0]},
+        "data": {"d": {"kind": "points", "source": "gaussians16"}},
+        "experiments": {
+            "e": {
+                "data": "d",
+                "backbone": {"arch": "mlp", "latent": 2, "training": {"epochs": 1}},
+                "prior": {"training": {"updates": 10}},
+                "evaluate": {"threads": 2},
+            }
+        },
+    }
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    for name in FILES:
+        (project / "models/e/0/prior").mkdir(parents=True, exist_ok=True)
+        (project / "models/e/0/prior" / name).touch()
+    return project
+
+
+def again(project: Path) -> dict:
+    """What the evaluation of the champion saw."""
+    side = Candidate("e", "here", "d", {0: {}})
+    return reevaluate(Folder(project), side, side, project).metrics[0]
+
+
+def test_the_champion_is_evaluated_again_under_slots_like_any_stage(rebuilt: Path, monkeypatch):
+    assert again(rebuilt)["taken"] == ["cpu-0", "cpu-1"], "as many as its threads"
+    held = Slots().take(Need(cpu=3))
+    assert len(held.fds) == 3, "and they are free again"
+    held.release()
+    monkeypatch.setenv("LDEBM_GPU_SLOTS", "7")
+    assert again(rebuilt) == {"taken": ["gpu-7"], "device": "7"}
+
+
+def test_the_champion_waits_until_its_slots_are_free(rebuilt: Path):
+    held = Slots().take(Need(cpu=2))
+    worker = threading.Thread(target=again, args=(rebuilt,))
+    worker.start()
+    worker.join(1.0)
+    assert not (rebuilt / "stages/ran").exists()
+    held.release()
+    worker.join(30)
+    assert (rebuilt / "stages/ran").exists()

@@ -1,39 +1,35 @@
 """The real stages through the flow: the bytes of ``dvc repro``, and records that name the run."""
 
 import json
-import shutil
-import sys
 
 import pytest
 
 from ldebm.audit import Audit, Output
 from ldebm.differences import Difference
 from pipelines.audit import AuditReport, Verdict
-from tests.pipeline.test_smoke import ROOT, Project
+from tests.pipeline.project_copy import CODE, ProjectCopy
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory) -> Project:
+def built(tmp_path_factory) -> ProjectCopy:
     """The small problem, built by the flow."""
     folder = tmp_path_factory.mktemp("flow")
-    project = Project(folder / "first")
-    ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "pipelines", project.folder / "pipelines", ignore=ignore)
-    project.commit("flows")
-    words = ["env", f"PREFECT_HOME={folder / 'prefect'}", f"LDEBM_SLOTS={folder / 'slots'}"]
-    words += [sys.executable, "-m", "pipelines", "build", "--slots", "2", "--json"]
-    project.report = json.loads(project.call(words).out)
+    project = ProjectCopy(folder / "first", names=(*CODE, "pipelines"))
+    project.more = {
+        "PREFECT_HOME": str(folder / "prefect"), "LDEBM_SLOTS": str(folder / "slots"),
+    }  # fmt: skip
+    report = project.python("pipelines", "build", "--slots", "2", "--json")
+    project.report = json.loads(report.out)
     return project
 
 
-def test_the_flow_and_dvc_repro_write_the_same_dvc_lock(built, tmp_path):
+def test_the_flow_and_dvc_repro_write_the_same_dvc_lock(built, small_built):
     assert built.report["ok"]
-    serial = Project(tmp_path / "serial")
-    serial.dvc("repro", "-q")
-    assert (built.folder / "dvc.lock").read_bytes() == (serial.folder / "dvc.lock").read_bytes()
-    assert built.ran() == set(), "for dvc repro nothing is left to do"
+    serial = small_built.folder / "dvc.lock"
+    assert (built.folder / "dvc.lock").read_bytes() == serial.read_bytes()
+    assert built.repro() == set(), "for dvc repro nothing is left to do"
 
 
 def test_every_record_names_the_flow_run_and_the_way_back_verifies(built):
@@ -46,8 +42,7 @@ def test_every_record_names_the_flow_run_and_the_way_back_verifies(built):
 def test_the_next_estimate_knows_what_the_stages_took(built):
     text = (built.folder / "params.yaml").read_text()
     (built.folder / "params.yaml").write_text(text.replace("levels: 3", "levels: 4"))
-    words = [sys.executable, "-m", "pipelines", "build", "--dry"]
-    lines = built.call(words).out.splitlines()
+    lines = built.python("pipelines", "build", "--dry").out.splitlines()
     (built.folder / "params.yaml").write_text(text)
     assert [line.split()[0] for line in lines[:-1]] == [
         "prior@small-0",
@@ -58,8 +53,8 @@ def test_the_next_estimate_knows_what_the_stages_took(built):
 
 
 def test_stages_that_are_audited_through_the_flow_give_the_same_bytes(built):
-    words = [sys.executable, "-m", "pipelines", "audit", "bind@small", "cluster@small-0", "--json"]
-    report = json.loads(built.call(words).out)
+    done = built.python("pipelines", "audit", "bind@small", "cluster@small-0", "--json")
+    report = json.loads(done.out)
     assert report["ok"]
     assert {stage["stage"]: stage["verdict"] for stage in report["stages"]} == {
         "bind@small": "same",

@@ -2,12 +2,7 @@
 
 import json
 import math
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -25,45 +20,11 @@ from ldebm.data.packing import pack
 from ldebm.data.prepare import prepare
 from ldebm.errors import UsageError
 from ldebm.first_stage import build_backbone_stage, load_backbone
+from tests.pipeline.project_copy import ROOT, ProjectCopy
 
-ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 TOPICS = ("ask_weather", "farewell", "order_food", "play_music")
 ROWS = 700
-
-
-class Project:
-    """A copy of this project in a folder of its own, under git, with the real params.yaml."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        for name in ("ldebm", "stages", ".dvc"):
-            ignore = shutil.ignore_patterns("__pycache__", "cache", "tmp", "config.local")
-            shutil.copytree(ROOT / name, folder / name, ignore=ignore)
-        for name in ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
-            shutil.copy(ROOT / name, folder / name)
-        (folder / "results").mkdir()
-        (folder / "results/README.md").write_text("recorded runs\n")
-        self.call("git", "init", "-q")
-
-    def call(self, *command: str, code: int = 0) -> SimpleNamespace:
-        environment = {
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "DVC_NO_ANALYTICS": "1",
-            "OMP_NUM_THREADS": "1",
-        }
-        done = subprocess.run(
-            command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
-        return SimpleNamespace(out=done.stdout, err=done.stderr)
-
-    def ldebm(self, *arguments: str, code: int = 0) -> str:
-        return self.call(sys.executable, "-m", "ldebm.cli", *arguments, code=code).out
-
-    def json(self, *arguments: str) -> object:
-        return json.loads(self.ldebm(*arguments, "--json"))
 
 
 def corpus() -> list[tuple[str, str]]:
@@ -93,9 +54,9 @@ def places() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory) -> Project:
+def project(tmp_path_factory) -> ProjectCopy:
     """A project to which four files were added."""
-    project = Project(tmp_path_factory.mktemp("user") / "project")
+    project = ProjectCopy(tmp_path_factory.mktemp("user") / "project", params=None)
     write_files(project.folder)
     added = [
         ("lines", "lines.txt"),
@@ -104,13 +65,13 @@ def project(tmp_path_factory) -> Project:
         ("places", "m.parquet"),
     ]
     for name, file, *options in added:
-        said = project.ldebm("new", name, "--from", file, *options)
+        said = project.ldebm("new", name, "--from", file, *options).out
         assert said == f"added {name}-ldebm; build it with `make repro RUN={name}-ldebm`\n"
     return project
 
 
 @pytest.fixture(scope="module")
-def built(project: Project) -> Project:
+def built(project: ProjectCopy) -> ProjectCopy:
     """The labelled sentences, built with shorter trainings beside a plain VAE on them."""
     path = project.folder / "params.yaml"
     params = yaml.safe_load(path.read_text())
@@ -123,11 +84,11 @@ def built(project: Project) -> Project:
     params["experiments"]["talk-vae"] = {**mine, "prior": prior, "cluster": {"labels": "none"}}
     path.write_text(yaml.safe_dump(params, sort_keys=False))
     project.ldebm("select", "talk-ldebm", "talk-vae")
-    project.call("dvc", "repro")
+    project.dvc("repro")
     return project
 
 
-def test_new_keeps_every_line_and_comment_of_the_parameters(project: Project):
+def test_new_keeps_every_line_and_comment_of_the_parameters(project: ProjectCopy):
     written = (project.folder / "params.yaml").read_text().splitlines()
     rest = iter(written)
     assert all(line in rest for line in (ROOT / "params.yaml").read_text().splitlines())
@@ -142,7 +103,7 @@ def test_new_keeps_every_line_and_comment_of_the_parameters(project: Project):
         ("places", "points", 10),
     ],
 )
-def test_every_format_becomes_data_that_can_be_packed(project: Project, name, kind, classes):
+def test_every_format_becomes_data_that_can_be_packed(project: ProjectCopy, name, kind, classes):
     params = load_params(project.folder / "params.yaml")
     experiment, config = params.experiment(f"{name}-ldebm"), params.dataset(name)
     assert (config.kind, experiment.prior.classes) == (kind, classes)
@@ -158,7 +119,7 @@ def test_every_format_becomes_data_that_can_be_packed(project: Project, name, ki
         assert unknown == 0, "the vocabulary holds the words of the file"
 
 
-def test_the_first_stage_learns_points_of_any_scale(project: Project, tmp_path, monkeypatch):
+def test_the_first_stage_learns_points_of_any_scale(project: ProjectCopy, tmp_path, monkeypatch):
     config = load_params(project.folder / "params.yaml").experiment("places-ldebm")
     training = config.backbone.training.model_copy(update={"updates": 600})
     section = config.backbone.model_copy(update={"training": training})
@@ -174,27 +135,25 @@ def test_the_first_stage_learns_points_of_any_scale(project: Project, tmp_path, 
     assert float(error.max()) < 0.25
 
 
-def test_points_of_the_plane_have_two_coordinates(project: Project):
+def test_points_of_the_plane_have_two_coordinates(project: ProjectCopy):
     columns = {name: np.arange(20.0) for name in ("a", "b", "c")}
     pq.write_table(pa.table(columns), project.folder / "wide.parquet")
-    failed = project.call(
-        sys.executable, "-m", "ldebm.cli", "new", "wide", "--from", "wide.parquet", code=2
-    )
+    failed = project.ldebm("new", "wide", "--from", "wide.parquet", code=2)
     assert "points need two coordinates, found 3 a row (a, b, c)" in failed.err
 
 
-def test_generating_gives_sentences_of_the_topic_that_was_asked_for(built: Project):
+def test_generating_gives_sentences_of_the_topic_that_was_asked_for(built: ProjectCopy):
     drawn = built.json("generate", "talk-ldebm", "-n", "20", "--label", "farewell")
     assert len(drawn) == 20
     topics = [classify_soft(text)[0] for text in drawn]
     assert topics.count("farewell") >= 14, drawn
     assert built.json("generate", "talk-ldebm", "-n", "20", "--label", "farewell") == drawn
-    lines = built.ldebm("generate", "talk-ldebm", "-n", "3", "--seed", "1").splitlines()
+    lines = built.ldebm("generate", "talk-ldebm", "-n", "3", "--seed", "1").out.splitlines()
     assert len(lines) == 3
     assert lines != drawn[:3]
 
 
-def test_classifying_names_the_topics(built: Project):
+def test_classifying_names_the_topics(built: ProjectCopy):
     rows = [(t.text, t.intent) for t in generate(seed=8) if t.intent in TOPICS][:60]
     (built.folder / "texts").write_text("".join(f"{text}\n" for text, _ in rows))
     found = built.json("classify", "talk-ldebm", "--file", "texts")
@@ -202,40 +161,40 @@ def test_classifying_names_the_topics(built: Project):
     assert sum(right) >= 45
 
 
-def test_classes_are_described_by_words_and_exemplars(built: Project):
+def test_classes_are_described_by_words_and_exemplars(built: ProjectCopy):
     rows = built.json("cluster", "talk-ldebm", "--top", "3")
     assert sum(row["size"] for row in rows) == 35, "the test split"
     assert {row["labels"][0][0] for row in rows} <= set(TOPICS)
     assert all(1 <= len(row["exemplars"]) <= 3 for row in rows)
-    assert "class" in built.ldebm("cluster", "talk-ldebm")
+    assert "class" in built.ldebm("cluster", "talk-ldebm").out
 
 
-def test_interpolating_starts_and_ends_at_the_reconstructions(built: Project):
+def test_interpolating_starts_and_ends_at_the_reconstructions(built: ProjectCopy):
     ends = [text for text, _ in corpus()[:2]]
-    shown = built.ldebm("interpolate", "talk-ldebm", *ends, "--steps", "5").splitlines()
+    shown = built.ldebm("interpolate", "talk-ldebm", *ends, "--steps", "5").out.splitlines()
     model = ldebm.load(built.folder / "models/talk-ldebm/0")
     assert len(shown) == 5
     assert [shown[0], shown[-1]] == model.reconstruct(ends)
 
 
-def test_comparing_shows_parameters_and_metrics_that_differ(built: Project):
+def test_comparing_shows_parameters_and_metrics_that_differ(built: ProjectCopy):
     (found,) = built.json("compare", "talk-vae", "talk-ldebm")["pairs"]
     assert found["params"]["prior.kind"] == ["gaussian", "diffusion"]
     assert math.isfinite(found["metrics"]["nll"]["difference"])
     assert found["metrics"]["recon_nll"]["difference"] == 0, "they share the first stage"
     assert found["metrics"]["nll"]["verdict"] == "one seed"
     assert found["code"] == {}
-    assert "one seed on a side" in built.ldebm("compare", "talk-vae", "talk-ldebm")
+    assert "one seed on a side" in built.ldebm("compare", "talk-vae", "talk-ldebm").out
 
 
-def test_the_way_back_ends_at_the_users_file_and_verifies(built: Project):
+def test_the_way_back_ends_at_the_users_file_and_verifies(built: ProjectCopy):
     found = built.json("lineage", "talk-ldebm")
     assert found["steps"][-1]["stage"] == "fetch@talk"
     assert "talk.csv" in json.dumps(found["steps"][-1]["params"])
-    assert "nothing differs" in built.ldebm("lineage", "verify", "talk-ldebm")
+    assert "nothing differs" in built.ldebm("lineage", "verify", "talk-ldebm").out
 
 
-def test_a_model_is_used_from_python(built: Project):
+def test_a_model_is_used_from_python(built: ProjectCopy):
     model = ldebm.load(str(built.folder / "models/talk-ldebm/0"))
     assert model.class_names == sorted(TOPICS)
     sentences = model.generate(5, label=3)

@@ -18,6 +18,7 @@ from ldebm.data.packing import pack
 from ldebm.data.prepare import prepare
 from ldebm.files import write_json
 from ldebm.labelling import cluster_stage
+from tests.forked import Forked
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -94,25 +95,27 @@ class Runs:
         (path / "params.yaml").write_text(PARAMS)
         return path
 
-    def start(self, folder: Path, stage: str, experiment: str) -> subprocess.Popen:
+    def start(self, folder: Path, stage: str, experiment: str) -> Forked:
         """Starts the command of a stage."""
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", f"stages.{stage}"]
-        command += ["--experiment", experiment, "--seed", "0"]
-        with (folder / "stderr").open("w") as errors:
-            return subprocess.Popen(
-                command, cwd=folder, env=environment, stdout=errors, stderr=errors
-            )
+        words = [f"stages.{stage}", "--experiment", experiment, "--seed", "0"]
+        return Forked(words, folder, environment)
 
     def finish(self, folder: Path, stage: str, experiment: str) -> str:
         """Runs the command to its end; gives what it said."""
-        code = self.start(folder, stage, experiment).wait(timeout=120)
-        said = (folder / "stderr").read_text()
-        assert code == 0, said
+        process = self.start(folder, stage, experiment)
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said
         return said
 
-    def stop(self, folder: Path, stage: str, experiment: str, number: int, wait: float) -> int:
-        """Starts the command and sends it a signal after ``wait`` more checkpoints."""
+    def stop(
+        self, folder: Path, stage: str, experiment: str, number: int, wait: float
+    ) -> tuple[int, str]:
+        """Starts the command and sends it a signal after ``wait`` more checkpoints.
+
+        Returns:
+            Its exit code, and what it said.
+        """
         saves = int(wait)
         before = _checkpoint(folder)
         process = self.start(folder, stage, experiment)
@@ -124,7 +127,8 @@ class Runs:
             time.sleep(0.001)
         time.sleep(0.02 * (wait % 1))  # into a step, or into the next checkpoint
         process.send_signal(number)
-        return process.wait(timeout=10)  # the promise to who sends SIGTERM
+        _, said = process.communicate(timeout=10)  # the promise to who sends SIGTERM
+        return process.returncode, said
 
     def inputs(self, folder: Path, experiment: str) -> None:
         """Puts a backbone and labelled latents where the prior stage looks for them."""
@@ -144,11 +148,18 @@ class Runs:
         return folder
 
     def reference(self, stage: str, experiment: str) -> Path:
-        """The project in which the stage ran without interruption."""
+        """The project in which the stage ran without interruption, as a process of its own.
+
+        Those that are stopped are forked, with another seed of hashes.
+        """
         key = (stage, experiment)
         if key not in self.complete:
             folder = self.project(f"{stage}-{experiment}", stage, experiment)
-            self.finish(folder, stage, experiment)
+            command = [sys.executable, "-m", f"stages.{stage}"]
+            command += ["--experiment", experiment, "--seed", "0"]
+            environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+            with (folder / "said").open("w") as said:
+                subprocess.run(command, cwd=folder, env=environment, stderr=said, check=True)
             self.complete[key] = folder
         return self.complete[key]
 
@@ -204,11 +215,11 @@ def test_a_training_stopped_at_random_moments_ends_with_the_same_bytes(
     stream = random.Random(f"{stage} {experiment}")
     for number in signals:
         wait = stream.uniform(1, 14)
-        assert runs.stop(folder, stage, experiment, number, wait) == CODES[number]
+        code, said = runs.stop(folder, stage, experiment, number, wait)
+        assert code == CODES[number], said
         assert outputs(folder) == before, "an interrupted training writes no output"
         if number == TERM:
-            said = (folder / "stderr").read_text().splitlines()
-            assert said[-1].endswith("start it again to continue")
+            assert said.splitlines()[-1].endswith("start it again to continue")
     assert "continuing at update" in runs.finish(folder, stage, experiment)
     found = outputs(folder)
     assert found.keys() == expected.keys()
@@ -218,4 +229,4 @@ def test_a_training_stopped_at_random_moments_ends_with_the_same_bytes(
 
 def test_the_problem_refreshes_its_labels_between_epochs(runs):
     folder = runs.reference("prior", "talk-joint")
-    assert (folder / "stderr").read_text().count("of the rows kept theirs") == 2
+    assert (folder / "said").read_text().count("of the rows kept theirs") == 2

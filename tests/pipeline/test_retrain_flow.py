@@ -1,8 +1,6 @@
 """Retraining from end to end, through the flow, on the tiny project."""
 
 import json
-import shutil
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,17 +8,15 @@ import pytest
 import yaml
 
 from tests.pipeline.numbers_project import NumbersProject
-from tests.pipeline.prefect_server import ROOT, Server
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def server(tmp_path_factory):
-    """One server for all runs: a flow without one starts its own, which takes longer."""
-    made = Server(tmp_path_factory.mktemp("server"))
-    with made.running(ROOT), pytest.MonkeyPatch.context() as patch:
-        for name, value in made.environment.items():
+def environment(server):
+    """All flows use the server."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
             patch.setenv(name, value)
         yield
 
@@ -37,17 +33,13 @@ def first(tmp_path_factory) -> NumbersProject:
 
 @pytest.fixture
 def project(first: NumbersProject, tmp_path: Path) -> NumbersProject:
-    """A copy of it; worktrees know where they lie, so those of the copy are made anew."""
-    copy = object.__new__(NumbersProject)
-    copy.folder = tmp_path / "copy"
-    shutil.copytree(first.folder, copy.folder, symlinks=True, ignore=shutil.ignore_patterns("runs"))
-    copy.git("worktree", "prune")
-    return copy
+    """A copy of it."""
+    return first.copied(tmp_path / "copy")
 
 
 def pipelines(project: NumbersProject, *arguments: str, code: int = 0) -> SimpleNamespace:
     """Runs a command; the record of the retraining comes with it."""
-    done = project.call([sys.executable, "-m", "pipelines", *arguments], code=code)
+    done = project.python("pipelines", *arguments, code=code)
     folders = sorted((project.folder / "retrain").glob("*"), key=lambda path: path.stat().st_mtime)
     done.folder = folders[-1] if folders else None
     done.record = json.loads((folders[-1] / "retrain.json").read_text()) if folders else None
@@ -163,7 +155,7 @@ def test_a_stage_that_fails_fails_the_run_and_is_tried_again_the_next_time(proje
 
 def test_wrong_use_is_one_line_with_exit_code_2(project):
     for arguments in (["retrain", "gaus"], ["retrain", "--seeds", "x"], ["promote", "nothing"]):
-        done = project.call([sys.executable, "-m", "pipelines", *arguments], code=2)
+        done = project.python("pipelines", *arguments, code=2)
         line = done.err.strip().splitlines()[-1]
         assert line.startswith("pipelines: ")
         assert "Traceback" not in done.err

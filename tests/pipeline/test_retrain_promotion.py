@@ -31,10 +31,7 @@ def built(tmp_path_factory) -> NumbersProject:
 @pytest.fixture
 def project(built: NumbersProject, tmp_path: Path) -> NumbersProject:
     """A copy of it."""
-    copy = object.__new__(NumbersProject)
-    copy.folder = tmp_path / "copy"
-    shutil.copytree(built.folder, copy.folder, symlinks=True)
-    return copy
+    return built.copied(tmp_path / "copy")
 
 
 def reason(project: NumbersProject, *arguments: str, **options) -> str:

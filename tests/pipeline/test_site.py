@@ -12,7 +12,7 @@ import pytest
 
 from ldebm.compare import compare
 from ldebm.data.chatter import generate
-from tests.pipeline.test_smoke import Project
+from tests.pipeline.project_copy import ProjectCopy
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -31,6 +31,7 @@ run:
   experiments: [small, other, talk]
   seeds: [0, 1]
   epochs: null
+judge: {}
 data:
   dots: {kind: points, source: gaussians16, train: 600, valid: 100, test: 100, labels: [mode]}
   talk: {kind: sentences, source: file, path: talk.csv, columns: {text: body, label: topic},
@@ -66,7 +67,7 @@ data = [["--data", name] for name in ("dots", "talk", "copies")]
 names = ("small", "other", "talk")
 runs = [["--experiment", name, "--seed", seed] for name in names for seed in "01"]
 steps = [(stage, keys) for stage in ("fetch", "prepare", "validate") for keys in data]
-steps += [("pack", keys) for keys in data[:2]]
+steps += [(stage, keys) for stage in ("pack", "judge") for keys in data[:2]]
 steps += [("bind", ["--experiment", name]) for name in names]
 steps += itertools.product(("backbone", "cluster", "prior", "evaluate"), runs)
 for stage, keys in [*steps, ("report", [])]:
@@ -79,10 +80,9 @@ for stage, keys in [*steps, ("report", [])]:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def project(tmp_path_factory: pytest.TempPathFactory) -> ProjectCopy:
     """Two experiments on points and one on text, two seeds each; and data that are not valid."""
-    project = Project(tmp_path_factory.mktemp("site") / "project")
-    (project.folder / "params.yaml").write_text(PARAMS)
+    project = ProjectCopy(tmp_path_factory.mktemp("site") / "project", PARAMS)
     topics = {"ask_weather": LABEL, "farewell": "bye", "order_food": "food", "play_music": "music"}
     turns = [turn for turn in generate(seed=3) if turn.intent in topics][:500]
     rows = [f"{turn.text} {HOSTILE},{topics[turn.intent]}\n" for turn in turns]
@@ -91,12 +91,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     (project.folder / "build.py").write_text(BUILD)
     project.call([sys.executable, "build.py"])
     project.dvc("commit", "--force", "--quiet")
-    project.call([sys.executable, "-m", "stages.report"])
+    project.python("stages.report")
     return project
 
 
 @pytest.fixture(scope="module")
-def site(project: Project) -> Path:
+def site(project: ProjectCopy) -> Path:
     return project.folder / "site"
 
 
@@ -278,7 +278,7 @@ def cells(page, label: str) -> dict[str, list[str]]:
     return {row[0].split()[0]: row[1:] for row in texts}
 
 
-def test_the_compare_page_says_what_the_command_says(project: Project, visit):
+def test_the_compare_page_says_what_the_command_says(project: ProjectCopy, visit):
     page = visit().open("compare.html#a=small&b=other")
     (pair,) = compare("small", "other", project.folder).pairs
     params = cells(page, "Parameters that differ")
@@ -318,7 +318,7 @@ def test_exchanging_the_sides_turns_the_verdicts_and_single_seeds_have_none(visi
     assert {row[3] for row in cells(page, "Metrics").values()} <= {"other data"}
 
 
-def test_without_scripts_everything_can_still_be_read(project: Project, visit):
+def test_without_scripts_everything_can_still_be_read(project: ProjectCopy, visit):
     here = visit(java_script_enabled=False)
     page = here.open("compare.html")
     assert not page.is_visible("#choose")
@@ -340,7 +340,7 @@ def test_data_that_failed_show_what_failed_with_the_offending_values(visit):
     assert "valid" in page.locator("#data-dots .good").inner_text()
 
 
-def test_the_lineage_graph_leads_from_raw_data_to_every_run(project: Project, visit):
+def test_the_lineage_graph_leads_from_raw_data_to_every_run(project: ProjectCopy, visit):
     page = visit().open("lineage.html")
     stages = set(page.locator("svg.graph a").evaluate_all("l => l.map(i => i.ariaLabel)"))
     assert {"fetch@dots", "pack@talk", "bind@small", "evaluate@other-1"} <= stages

@@ -1,4 +1,4 @@
-"""A DVC project of eight stages that take a tenth of a second each, for tests of the flows."""
+"""A DVC project of a few stages that take a tenth of a second each, for tests of the flows."""
 
 from __future__ import annotations
 
@@ -41,11 +41,12 @@ stages:
     deps: [work.py, out/part]
     outs: [out/end]
 """
-PARAMS = """\
-base: 0
-run: {parts: [a, b, c, d, e, f]}
-parts: {a: 1, b: 2, c: 3, d: 4, e: 5, f: 6}
-"""
+PARAMS = "base: 0\nrun: {{parts: [{names}]}}\nparts: {{{values}}}\n"
+DVC = {  # what `dvc init` writes
+    ".dvc/config": "",
+    ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n",
+    ".dvcignore": "",
+}
 # Says in $TINY_RAN when it starts and when it has written; does to its stage what $TINY_DO says.
 WORK = """\
 import json, os, re, sys, time
@@ -98,13 +99,18 @@ class Tiny:
         do: by stage (``base``, ``part-a``): ``exit``, ``signal``, ``sleep``, ``print``, ``fill``
             (bytes to write), ``once``.
         seconds: that a stage takes.
+        parts: stages between the first and the last, by letter; their value is the letter's place.
     """
 
     def __init__(
-        self, folder: Path, do: dict[str, dict[str, object]] | None = None, seconds: float = 0.1
+        self,
+        folder: Path,
+        do: dict[str, dict[str, object]] | None = None,
+        seconds: float = 0.1,
+        parts: str = "abcdef",
     ) -> None:
         self.root = folder / "project"
-        self.root.mkdir(parents=True)
+        (self.root / ".dvc").mkdir(parents=True)
         self.log = folder / "ran"
         self.env = {
             **os.environ,
@@ -117,12 +123,13 @@ class Tiny:
             "TINY_DO": json.dumps(do or {}),
             "TINY_SECONDS": str(seconds),
         }
-        files = {"dvc.yaml": DAG, "params.yaml": PARAMS, "work.py": WORK}
+        values = ", ".join(f"{part}: {number}" for number, part in enumerate(parts, start=1))
+        params = PARAMS.format(names=", ".join(parts), values=values)
+        files = {**DVC, "dvc.yaml": DAG, "params.yaml": params, "work.py": WORK}
         for name, text in files.items():
             (self.root / name).write_text(text)
         (self.root / ".gitignore").write_text("/out\n/sweeps\n")
         self.call("git", "init", "-q")
-        self.call(sys.executable, "-m", "dvc", "init", "-q")
         self.commit()
 
     def call(self, *words: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
@@ -192,7 +199,7 @@ class Tiny:
 
     def twin(self, folder: Path) -> Tiny:
         """The same project elsewhere, built by ``dvc repro``."""
-        other = Tiny(folder)
+        other = Tiny(folder)  # whose files are overwritten
         for name in ("dvc.yaml", "params.yaml", "work.py"):
             (other.root / name).write_text((self.root / name).read_text())
         other.commit()

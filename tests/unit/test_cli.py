@@ -61,11 +61,11 @@ def run(capsys):
 class TextModel:
     """A model with known answers."""
 
-    config = SimpleNamespace(prior=SimpleNamespace(kind="diffusion"))
+    config = SimpleNamespace(prior=SimpleNamespace(kind="diffusion", hierarchy=None))
     prior = SimpleNamespace(classes=4)
-    class_names = ("ask", "tell", "thank", "greet")
-    is_text = True
-    label_index = Model.label_index
+    class_names = ["ask", "tell", "thank", "greet"]  # noqa: RUF012
+    is_text, is_image = True, False
+    label_index, class_labels = Model.label_index, Model.class_labels
 
     def generate(self, n, label=None, seed=0):
         return [f"text {label} {seed}"] * n

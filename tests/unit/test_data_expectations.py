@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ldebm.config import DataConfig
@@ -69,3 +71,38 @@ def test_bad_rows_and_shares_fail_and_are_listed(tmp_path: Path) -> None:
     assert "&lt;mine&gt;" in html
     assert "<b>" not in html
     assert "http" not in html
+
+
+def _prepared_images(tmp_path: Path) -> Path:
+    config = DataConfig(kind="images", source="digits", valid=100, test=100, labels=["digit"])
+    fetch(None, config, tmp_path / "raw")
+    prepare(config, tmp_path / "raw", tmp_path / "prepared")
+    return tmp_path / "prepared"
+
+
+def test_good_images_pass_and_bad_ones_fail_by_what_is_wrong(tmp_path: Path) -> None:
+    prepared = _prepared_images(tmp_path)
+    report = expectations.validate(prepared)
+    assert report["success"]
+    assert report == expectations.validate(prepared)
+    table = pq.read_table(prepared / "valid.parquet").to_pylist()
+    table[3]["image"] = bytes(63)
+    table[4]["height"] = 9
+    table[5]["digit"] = 11
+    for row in table[10:14]:
+        row["image"] = bytes(64)
+    pq.write_table(pa.Table.from_pylist(table), prepared / "valid.parquet")
+    profile = read_json(prepared / "profile.json")
+    profile["splits"]["test"]["mean"] = [250.0]
+    profile["splits"]["train"]["constant"] = 700
+    profile["rejects"]["rows"] = 400
+    write_json(prepared / "profile.json", profile)
+    assert _failed(expectations.validate(prepared)) == {
+        ("valid", "bytes"),
+        ("valid", "height"),
+        ("valid", "digit"),
+        ("valid", "range"),
+        ("profile", "shift"),
+        ("profile", "constant"),
+        ("profile", "rejected"),
+    }

@@ -327,3 +327,130 @@ def test_a_damaged_idx_file_is_named(name: str, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(UsageError, match=rf"{name}: damaged"):
         prepared(images_config("mnist"), tmp_path)
+
+
+# A user's own images
+
+
+def folder_of(path: Path, names: list[str], labels: str | None = None) -> Path:
+    for i, name in enumerate(names):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(encoded(noise(i, 8, 8, 3)))
+    if labels is not None:
+        (path / "labels.csv").write_text(labels)
+    return path
+
+
+def fetched(path: Path, tmp_path: Path, **options: Any) -> list[Any]:
+    config = images_config("file", path=str(path), **options)
+    fetch(None, config, tmp_path / "raw")
+    return list(open_images(config, tmp_path / "raw").images)
+
+
+def test_a_folder_is_kept_as_one_file_whose_bytes_follow_from_its_content(tmp_path: Path) -> None:
+    names = ["b/2.png", "a/1.png", "a/.hidden.png", "a/notes.txt"]
+    one = folder_of(tmp_path / "one", names)
+    two = folder_of(tmp_path / "two", names[1::-1])
+    (two / "b/2.png").write_bytes((one / "b/2.png").read_bytes())
+    (two / "a/1.png").write_bytes((one / "a/1.png").read_bytes())
+    for folder in (one, two):
+        fetch(None, images_config("file", path=str(folder)), tmp_path / f"raw-{folder.name}")
+    assert hash_path(tmp_path / "raw-one") == hash_path(tmp_path / "raw-two")
+    pinned = hash_path(tmp_path / "raw-one/images.zip")
+    fetch(None, images_config("file", path=str(one), sha256=pinned), tmp_path / "again")
+    (one / "a/1.png").write_bytes(b"other")
+    with pytest.raises(UsageError, match=r"one: wrong sha256"):
+        fetch(None, images_config("file", path=str(one), sha256=pinned), tmp_path / "changed")
+
+
+def test_folders_are_splits_and_classes(tmp_path: Path) -> None:
+    names = [
+        "all/train/cat/1.png",
+        "all/train/dog/2.png",
+        "all/val/cat/3.png",
+        "all/test/dog/4.jpg",
+    ]
+    found = fetched(folder_of(tmp_path / "mine", names), tmp_path)
+    assert [(image.split, image.labels) for image in found] == [
+        ("test", ("dog",)),
+        ("train", ("cat",)),
+        ("train", ("dog",)),
+        ("valid", ("cat",)),
+    ]
+
+
+def test_images_in_one_folder_have_no_class(tmp_path: Path) -> None:
+    found = fetched(folder_of(tmp_path / "mine", ["faces/1.png", "faces/2.png"]), tmp_path)
+    assert [(image.split, image.labels) for image in found] == [(None, ()), (None, ())]
+
+
+def test_a_labels_file_names_splits_and_attributes(tmp_path: Path) -> None:
+    table = "image,Male,Smiling,split\n1.png,1,0,train\nsub/2.png,0,,test\n"
+    found = fetched(folder_of(tmp_path / "mine", ["1.png", "sub/2.png"], table), tmp_path)
+    assert [(image.split, image.labels) for image in found] == [
+        ("train", ("1", "0")),
+        ("test", ("0", None)),
+    ]
+
+
+def test_a_zip_is_read_as_the_folder_and_a_damaged_member_is_rejected(tmp_path: Path) -> None:
+    path = tmp_path / "mine.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for i in range(24):
+            archive.writestr(f"{'ab'[i % 2]}/{i:02}.png", encoded(noise(i, 8, 8, 3)))
+    whole = bytearray(path.read_bytes())
+    whole[whole.index(b"IDAT") + 20] ^= 255  # of the first member: its checksum does not fit
+    path.write_bytes(bytes(whole))
+    config = images_config("file", path=str(path), labels=["class"])
+    fetch(None, config, tmp_path / "raw")
+    profile = prepared(config, tmp_path)
+    assert profile["rejects"] == {"rows": 1, "reasons": {"corrupt image": 1}}
+    assert sum(profile["splits"]["train"]["labels"]["class"].values()) == 21
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "options", "message"),
+    [
+        (["notes.txt"], None, {}, "mine: no image in the folder; expected .png"),
+        (["a/1.png", "b/2.png"], None, {"labels": ["Male"]}, "no label column 'Male'; label "
+         "columns there: class"),
+        (["1.png", "2.png"], "image,y\n1.png,1\n", {}, "labels.csv has no row for 2.png"),
+        (["1.png"], "picture,y\n1.png,1\n", {}, "no column 'image' of file names; columns there: "
+         "picture, y"),
+        (["1.png"], "image,split\n1.png,held-out\n", {}, "split 'held-out'; expected train"),
+        (["1.png"], "", {}, "no column 'image' of file names; columns there: none"),
+    ],
+    ids=["no image", "no attribute", "no row", "no names", "unknown split", "empty table"],
+)  # fmt: skip
+def test_a_folder_that_cannot_be_used_is_one_clear_line(
+    names: list[str], labels: str | None, options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    path = folder_of(tmp_path / "mine", names, labels)
+    with pytest.raises(UsageError, match=message) as error:
+        fetched(path, tmp_path, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_other_files_that_cannot_be_used_are_one_clear_line(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    cases: dict[str, tuple[bytes | dict[str, Any], str]] = {
+        "a.zip": (b"PK no zip", "damaged archive"),
+        "b.npz": (b"no npz", "cannot be read as npz"),
+        "c.npz": ({"images": np.zeros(4)}, "no array 'images'"),
+        "d.npz": ({"images": np.array([{}])}, "cannot be read as npz"),
+        "e.parquet": (b"PAR1", "cannot be read as parquet"),
+    }
+    for name, (content, message) in cases.items():
+        path = raw / name
+        if isinstance(content, dict):
+            np.savez(path, **content)
+        else:
+            path.write_bytes(content)
+        with pytest.raises(UsageError, match=message) as error:
+            list(open_images(images_config("file"), raw).images)
+        assert "\n" not in str(error.value)
+        path.unlink()
+    pq.write_table(pa.table({"text": ["a"]}), raw / "f.parquet")
+    with pytest.raises(UsageError, match="no column 'image' of image files; columns there: text"):
+        open_images(images_config("file"), raw)

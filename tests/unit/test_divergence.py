@@ -1,6 +1,5 @@
 """The first point where two results part is named, and why."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from ldebm.lineage import dvc_md5
 from ldebm.trace import trace
 from tests.unit.lineage_project import (
     MODEL,
-    build,
     edit_record,
     execute,
     git,
@@ -22,17 +20,12 @@ from tests.unit.lineage_project import (
 )
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory) -> Path:
-    project = build(tmp_path_factory.mktemp("built"))
+@pytest.fixture
+def project(project: Path) -> Path:
+    """Committed with its lock."""
     git(project, "add", "-A")
     git(project, "commit", "-q", "-m", "built")
     return project
-
-
-@pytest.fixture
-def project(built: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(built, tmp_path / "project")
 
 
 def against_head(root: Path) -> Divergence:

@@ -74,6 +74,12 @@ def test_the_gradient_of_a_chain_is_that_of_the_energies_through_t(
     torch.testing.assert_close((gradient * direction).sum(1), difference, rtol=1e-5, atol=1e-8)
 
 
+def test_small_convolutional_groups_may_be_read_flat() -> None:
+    prior = make(hierarchy={"channels": 4, "flat": 8, "inputs": "context"})
+    inputs = [getattr(prior.net, f"mean_{g}").shape[0] for g in range(3)]
+    assert inputs == [3, 3 + 2 * 2 * 2, 2 * 2]  # dense, flat with what is above, z and u as maps
+
+
 def test_a_constant_network_samples_the_reference() -> None:
     prior = make(LinearGaussian(), sampler={"steps": 6}, levels=3)
     with torch.no_grad():

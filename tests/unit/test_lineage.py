@@ -1,6 +1,7 @@
 """Records of stage executions, and the way back from a file to raw data."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -27,32 +28,39 @@ def execute(root: Path, stage: str, inputs: list[str], outputs: dict[str, str], 
     }
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """Two data sets and one experiment, built."""
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """Two data sets and one experiment."""
+    root = tmp_path_factory.mktemp("built")
     files = {}
     stages = {}
     for name in ("mine", "other"):
         raw, packed = f"data/raw/{name}/a.txt", f"data/packed/{name}/meta.json"
-        stages[f"fetch@{name}"] = execute(tmp_path, f"fetch@{name}", [], {raw: name})
-        stages[f"pack@{name}"] = execute(tmp_path, f"pack@{name}", [raw], {packed: "{}"})
-    files["meta.json"] = hash_path(tmp_path / "data/packed/mine/meta.json")
+        stages[f"fetch@{name}"] = execute(root, f"fetch@{name}", [], {raw: name})
+        stages[f"pack@{name}"] = execute(root, f"pack@{name}", [raw], {packed: "{}"})
+    files["meta.json"] = hash_path(root / "data/packed/mine/meta.json")
     bound = {"experiment": "e", "data": "mine", "path": "data/packed/mine", "files": files}
-    write_json(tmp_path / "reports/validation/mine/report.json", {"success": True})
+    write_json(root / "reports/validation/mine/report.json", {"success": True})
     stages["bind@e"] = execute(
-        tmp_path, "bind@e", ["data/packed"], {"data/bound/e.json": json.dumps(bound)}
+        root, "bind@e", ["data/packed"], {"data/bound/e.json": json.dumps(bound)}
     )
     stages["prior@e-0"] = execute(
-        tmp_path,
+        root,
         "prior@e-0",
         ["data/bound/e.json"],
         {"models/e/0/prior/model.safetensors": "weights"},
         **{"experiments.e.prior.levels": 6},
     )
-    (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
+    (root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
     params = {"experiments": {"e": {"prior": {"levels": 6}}}}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-    return tmp_path
+    (root / "params.yaml").write_text(yaml.safe_dump(params))
+    return root
+
+
+@pytest.fixture
+def project(built: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(built, tmp_path / "project")
 
 
 def test_a_record_says_what_where_when_and_with_which_code(project: Path):

@@ -1,22 +1,14 @@
 """The lineage page: complete, escaped, and on its own."""
 
-import shutil
 from html.parser import HTMLParser
 from pathlib import Path
-
-import pytest
 
 from ldebm.lineage_page import lineage_page
 from ldebm.trace import Step, Trace, trace
 from ldebm.verify import verify
-from tests.unit.lineage_project import MODEL, build
+from tests.unit.lineage_project import MODEL
 
 EVIL = '<script>alert("1")</script>&\'"'
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory) -> Path:
-    return build(tmp_path_factory.mktemp("built"))
 
 
 class Page(HTMLParser):
@@ -47,8 +39,8 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
-def test_every_stage_is_a_node_that_leads_to_its_section(built: Path):
-    page = Page(lineage_page(trace("e", built), []))
+def test_every_stage_is_a_node_that_leads_to_its_section(lineage_built: Path):
+    page = Page(lineage_page(trace("e", lineage_built), []))
     links = {v[1:] for tag, name, v in page.attributes if (tag, name) == ("a", "href")}
     sections = {v for tag, name, v in page.attributes if (tag, name) == ("section", "id")}
     assert links == sections
@@ -58,12 +50,12 @@ def test_every_stage_is_a_node_that_leads_to_its_section(built: Path):
         assert any(text in word for word in page.words), text
 
 
-def test_nothing_is_loaded_from_anywhere(built: Path):
-    page = Page(lineage_page(trace("e", built), []))
+def test_nothing_is_loaded_from_anywhere(lineage_built: Path):
+    page = Page(lineage_page(trace("e", lineage_built), []))
     addresses = [v for _, name, v in page.attributes if name in {"href", "src", "srcset", "action"}]
     assert all(address.startswith("#") for address in addresses)
     assert not {"script", "link", "img", "iframe"} & {tag for tag, _, _ in page.attributes}
-    assert "url(" not in lineage_page(trace("e", built), [])
+    assert "url(" not in lineage_page(trace("e", lineage_built), [])
 
 
 def test_all_text_is_escaped():
@@ -81,8 +73,7 @@ def test_all_text_is_escaped():
     assert any(EVIL in word for word in page.words)
 
 
-def test_what_differs_is_listed_and_its_node_marked(built: Path, tmp_path: Path):
-    project = shutil.copytree(built, tmp_path / "project")
+def test_what_differs_is_listed_and_its_node_marked(project: Path):
     (project / MODEL).write_text("x")
     found = trace("e", project)
     page = Page(lineage_page(found, verify(found, project)))
@@ -90,8 +81,8 @@ def test_what_differs_is_listed_and_its_node_marked(built: Path, tmp_path: Path)
     assert ("a", "class", "bad") in page.attributes
 
 
-def test_another_revision_is_said_not_to_be_checked(built: Path):
-    assert "Not checked" in lineage_page(trace("e", built), None)
+def test_another_revision_is_said_not_to_be_checked(lineage_built: Path):
+    assert "Not checked" in lineage_page(trace("e", lineage_built), None)
 
 
 def test_an_edge_that_a_longer_way_implies_is_not_drawn():

@@ -3,7 +3,6 @@
 import importlib
 import json
 import pkgutil
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,20 +14,10 @@ from openlineage.client.generated.base import BaseFacet
 
 from ldebm.openlineage import events
 from ldebm.trace import trace
-from tests.unit.lineage_project import MODEL, build, edit_record, git, record_of
+from tests.unit.lineage_project import MODEL, edit_record, git, record_of
 
 SCHEMA = json.loads((Path(__file__).parent / "openlineage_schema.json").read_text())
 FLOW = "0190f6a4-7c8e-7cc2-9d2e-3a8f1c1b2d3e"
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory) -> Path:
-    return build(tmp_path_factory.mktemp("built"))
-
-
-@pytest.fixture
-def project(built: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(built, tmp_path / "project")
 
 
 def exported(root: Path) -> list[dict]:

@@ -1,5 +1,6 @@
 """Recording runs, tables of them, and the site that shows them."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -35,14 +36,15 @@ def evaluated(root: Path, experiment: str, seed: int, levels: int = 6, **metrics
     )
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def recorded_runs(tmp_path_factory) -> Path:
     """Two experiments with three seeds each, evaluated and recorded."""
+    root = tmp_path_factory.mktemp("recorded")
     for seed in range(3):
-        evaluated(tmp_path, "plain", seed, nll=100.0 + seed, bleu=11.0 + 0.1 * seed)
-        evaluated(tmp_path, "better", seed, levels=4, nll=90.0 + seed, bleu=11.05 + 0.1 * seed)
+        evaluated(root, "plain", seed, nll=100.0 + seed, bleu=11.0 + 0.1 * seed)
+        evaluated(root, "better", seed, levels=4, nll=90.0 + seed, bleu=11.05 + 0.1 * seed)
     write_json(
-        tmp_path / "reports/validation/ptb/report.json",
+        root / "reports/validation/ptb/report.json",
         {
             "success": False,
             "results": [
@@ -51,8 +53,14 @@ def project(tmp_path: Path) -> Path:
             ],
         },
     )
-    record_runs(tmp_path)
-    return tmp_path
+    record_runs(root)
+    return root
+
+
+@pytest.fixture
+def project(recorded_runs: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(recorded_runs, tmp_path / "project")
 
 
 def test_a_recorded_run_says_how_it_came_about(project: Path):

@@ -13,7 +13,6 @@ from ldebm.verify import Problem, verify
 from tests.unit.lineage_project import (
     CODE,
     MODEL,
-    build,
     edit_record,
     execute,
     git,
@@ -21,17 +20,6 @@ from tests.unit.lineage_project import (
     record_of,
     write_lock,
 )
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory) -> Path:
-    return build(tmp_path_factory.mktemp("built"))
-
-
-@pytest.fixture
-def project(built: Path, tmp_path: Path) -> Path:
-    """A copy to tamper with."""
-    return shutil.copytree(built, tmp_path / "project")
 
 
 def check(root: Path, **options) -> list[Problem]:

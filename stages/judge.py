@@ -1,0 +1,34 @@
+"""Stage judge: trains the classifier by which images of a data set are measured.
+
+Reads data/packed/NAME; writes data/judge/NAME/{judge.safetensors, metrics.json}. Data without
+images or labels have no judge: metrics.json says so.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ldebm.config import load_params
+from ldebm.data.packed import open_packed
+from ldebm.files import write_json
+from stages._entry import arguments, run
+
+
+def main() -> None:
+    """Trains one judge."""
+    options = arguments(__doc__, "data")
+    params = load_params(options.params)
+    config = params.judge_of(options.data)
+    packed = open_packed(Path("data/packed") / options.data)
+    out = Path("data/judge") / options.data
+    if packed.kind != "images" or not packed.meta["labels"]:
+        write_json(out / "metrics.json", {"kind": packed.kind, "judge": None})
+        return
+    from ldebm.evaluate.judge_training import build_judge  # loads torch
+
+    metrics = build_judge(config, packed, out)
+    print(f"{options.data}: test accuracy {metrics['judge']['accuracy']:.4f}")
+
+
+if __name__ == "__main__":
+    run(main)

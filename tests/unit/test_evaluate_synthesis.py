@@ -1,0 +1,158 @@
+"""Groups kept and groups drawn anew, labels that lead there, chains that are followed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ldebm.evaluate.synthesis import by_attributes, by_class, redraw, step_by_step
+from ldebm.evaluate.transitions import HEADER, follow
+from ldebm.hierarchical_priors import build_hierarchical
+from ldebm.model import Model
+from ldebm.nn.group_energy import FoldedGroups
+from ldebm.seeding import generator
+from tests.unit.image_models import Brightness, image_model
+from tests.unit.image_worlds import LinearGaussian
+
+ATTRIBUTES = {"attributes": {"bright": [0], "wide": [1, 2]}, "channels": 4}
+SIZES = (3, 8, 32)
+
+
+@pytest.mark.parametrize("kind", ["diffusion", "svebm", "gaussian"])
+@pytest.mark.parametrize("standardise", ["none", "diagonal"])
+def test_kept_groups_stay_and_free_ones_change(kind: str, standardise: str):
+    model = image_model(kind, standardise=standardise)
+    stream = generator(5, "u")
+    if standardise == "diagonal":
+        model.prior.fit_draws(2 * torch.randn(200, 43, generator=stream) + 1)
+    u = torch.randn(6, 43, generator=stream)
+    new = redraw(model, u, [1], generator(0, "redraw"))
+    parts, before = torch.split(new, SIZES, 1), torch.split(u, SIZES, 1)
+    torch.testing.assert_close(parts[0], before[0])
+    torch.testing.assert_close(parts[2], before[2])
+    assert (parts[1] != before[1]).any(1).all()
+    assert torch.equal(new, redraw(model, u, [1], generator(0, "redraw")))
+
+
+def test_a_free_group_follows_its_conditional_density(monkeypatch: pytest.MonkeyPatch):
+    """exp(-c (u_1 - u_2)^2 / 2) N(u; 0, I) has u_1 | u_2 ~ N(c u_2 / (1 + c), 1 / (1 + c))."""
+    c = 3.0
+
+    def quadratic(_, v, __):
+        apart = v[:, 0] - v[:, 1]
+        gradient = torch.stack([-c * apart, c * apart], 1)
+        return -0.5 * c * apart.square(), gradient
+
+    monkeypatch.setattr(FoldedGroups, "value_and_gradient", quadratic)
+    world = LinearGaussian()
+    sampler = {"steps": 60, "step": 0.3}
+    base = image_model("svebm", sampler=sampler)
+    prior = build_hierarchical(world, base.config.prior, generator(0))
+    world.register_parameter("anchor", torch.nn.Parameter(torch.zeros(1)))
+    model = Model(base.config, base.meta, world, prior, None, "e", 0)
+    u = torch.tensor([[9.0, 1.2]]).repeat(4000, 1)
+    drawn = redraw(model, u, [0], generator(1, "redraw"))
+    assert (drawn[:, 1] == 1.2).all()
+    assert float(drawn[:, 0].mean()) == pytest.approx(c * 1.2 / (1 + c), abs=0.03)
+    assert float(drawn[:, 0].var()) == pytest.approx(1 / (1 + c), abs=0.02)
+
+
+def test_without_energies_free_groups_are_the_reference_at_the_end_of_all_levels():
+    model = image_model("diffusion", sampler={"steps": 12, "step": 0.5})
+    with torch.no_grad():
+        for net in model.prior.net.nets:
+            net.output.weight.zero_()
+    u = 3 * torch.ones(1500, 43)
+    drawn = redraw(model, u, [0, 1], generator(2, "redraw"))[:, :11]
+    assert float(drawn.mean()) == pytest.approx(0, abs=0.03)
+    assert float(drawn.std()) == pytest.approx(1, abs=0.03)
+
+
+def test_an_attribute_added_below_keeps_the_groups_above():
+    model = image_model(
+        classes=4,
+        hierarchy={**ATTRIBUTES, "label_sampling": "langevin"},
+        cluster={"labels": "given"},
+    )
+    first, second = step_by_step(model, {"wide": 1, "bright": 0}, 4, generator(0, "steps"))
+    torch.testing.assert_close(first[:, :3], second[:, :3])
+    assert (first[:, 3:] != second[:, 3:]).all(1).all()
+
+
+def test_the_judge_counts_images_that_agree_in_every_attribute(monkeypatch: pytest.MonkeyPatch):
+    model = image_model(
+        classes=4,
+        hierarchy={**ATTRIBUTES, "label_sampling": "langevin"},
+        cluster={"labels": "given"},
+    )
+    asked = []
+
+    def latents(n, stream, labels=None):
+        asked.append(labels)
+        return torch.zeros(n, 43)
+
+    monkeypatch.setattr(model.prior, "sample", latents)
+    dark_above = np.zeros((3, 1, 8, 8), dtype=np.uint8)
+    dark_above[:, :, 4:] = 255
+    monkeypatch.setattr(model, "decode", lambda *_: dark_above)
+    found = by_attributes(model, Brightness(), 3)
+    assert asked[:4] == [0, 1, 2, 3]
+    assert asked[4:] == [[0, 1], [0, 1], [2, 3], [2, 3]]
+    assert found.metrics["control_accuracy"] == 0.25  # bright=0, wide=1, of four combinations
+    assert found.metrics["control_bright"] == found.metrics["control_wide"] == 0.5
+    assert found.metrics["control_accuracy_steps"] == 0.25
+    assert ["bright=0, wide=1 (joint)", 3, 1.0] in found.table
+    assert found.shown["bright=1, wide=1 (steps)"].shape == (3, 1, 8, 8)
+
+
+def test_every_class_is_asked_for_and_pooled(monkeypatch: pytest.MonkeyPatch):
+    model = image_model(
+        classes=2, hierarchy={"channels": 4, "label_groups": [0]},
+        cluster={"labels": "given", "column": "bright"},
+    )  # fmt: skip
+
+    def latents(n, stream, label=None):
+        return torch.full((n, 43), float(label))
+
+    def decode(u, mode, seed):
+        images = np.zeros((len(u), 1, 8, 8), dtype=np.uint8)
+        images[:2] = 255  # two bright ones, whatever was asked for
+        return images
+
+    monkeypatch.setattr(model.prior, "sample", latents)
+    monkeypatch.setattr(model, "decode", decode)
+    found = by_class(model, Brightness(), "bright", 8)
+    assert found.metrics["control_accuracy"] == (6 + 2) / 16
+    assert found.metrics["control_accuracy_low"] < 0.5 < found.metrics["control_accuracy_high"]
+    assert found.table == [["bright 0", 8, 0.75], ["bright 1", 8, 0.25]]
+
+
+@pytest.mark.parametrize("kind", ["diffusion", "svebm"])
+def test_chains_are_followed_through_all_levels_for_as_long_as_asked(kind: str):
+    model = image_model(kind, sampler={"steps": 5})
+    features = np.random.default_rng(0).normal(size=(20, 2))
+    found = follow(model, 6, Brightness(), features, shown=4)  # type: ignore[arg-type]
+    levels = model.prior.levels
+    moves = {run: [row[2] for row in found.rows if row[0] == run] for run in ("short", "long")}
+    assert moves["short"] == [0, 1, 2, 3, 4, 5] * levels
+    assert moves["long"] == [0, 10, 20, 30, 40, 50] * levels
+    assert [row[1] for row in found.rows if row[0] == "short"][:6] == [levels - 1] * 6
+    assert len(found.rows[0]) == len(HEADER)
+    assert found.shown["long"].shape == (4, 6 * levels, 1, 8, 8)
+    assert all(0.5 <= row[4] <= 1 and row[5] >= 0 for row in found.rows)
+    assert found.saturation["long"] == found.rows[-1][6]
+    again = follow(model, 6, Brightness(), features, shown=4)  # type: ignore[arg-type]
+    assert again.rows == found.rows
+
+
+def test_chains_without_energy_differences_keep_the_energy_of_the_reference():
+    model = image_model("svebm", sampler={"steps": 8, "step": 0.5})
+    with torch.no_grad():
+        for net in model.prior.net.nets:
+            net.output.weight.zero_()
+            net.output.bias.zero_() if net.output.bias is not None else None
+    found = follow(model, 200)
+    energies = [row[3] for row in found.rows if row[0] == "long"]
+    assert np.mean(energies) == pytest.approx(43 / 2, rel=0.1)  # of N(0, I) in 43 dimensions
+    assert found.rows[0][4] == ""
