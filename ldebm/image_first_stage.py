@@ -120,9 +120,15 @@ class ImageTask:
         stream = generator(self.seed, "backbone", step)
         noise = batch_noise((len(rows), self.backbone.latent), stream, self.device)
         batch = make_batch(self.train_split, rows[share(len(rows))], self.device)
-        drawn, nll = self.backbone.draw_and_nll(batch, noise)
+        with self._rounding():
+            drawn, nll = self.backbone.draw_and_nll(batch, noise)
         terms = hierarchical_terms(nll, drawn.kl_BG, self.backbone, self.config, step)
         return replace(terms, row_weight=row_weight(len(rows)))
+
+    def _rounding(self) -> torch.autocast:
+        """Products in bfloat16 where the configuration says so; densities stay in float32."""
+        rounded = self.config.training.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=rounded)
 
     def after_update(self, step: int, averaged: dict[str, Tensor] | None) -> None:
         """Nothing to adapt."""

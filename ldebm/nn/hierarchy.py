@@ -21,7 +21,7 @@ from torch import Tensor
 from ldebm.nn.backbone import Backbone
 from ldebm.nn.logistic import PixelLikelihood
 
-__all__ = ["Gaussian", "Group", "HierarchicalBackbone", "Posterior"]
+__all__ = ["Gaussian", "Group", "HierarchicalBackbone", "Pick", "Posterior", "full"]
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -261,12 +261,12 @@ class HierarchicalBackbone(Backbone):
 
     def reconstruction_nll(self, batch: Tensor, z_BD: Tensor) -> Tensor:
         """-log p(x|u) in nats, shape (B,), at latents u that are given as ``z_BD``."""
-        return self.likelihood.nll(self.pixel_parameters(z_BD), batch)
+        return self.likelihood.nll(full(self.pixel_parameters(z_BD)), batch)
 
     def draw_and_nll(self, x_BCHW: Tensor, noise_BD: Tensor) -> tuple[Posterior, Tensor]:
         """A draw of the posterior and -log p(x|u) there, (B,): one pass from top to bottom."""
         drawn = self.posterior(x_BCHW, noise_BD)
-        return drawn, self.likelihood.nll(self.pixels(drawn.state), x_BCHW)
+        return drawn, self.likelihood.nll(full(self.pixels(drawn.state)), x_BCHW)
 
     @torch.no_grad()
     def decode(
@@ -277,6 +277,11 @@ class HierarchicalBackbone(Backbone):
         if mode == "sample":
             return self.likelihood.sample(parameters, generator)
         return self.likelihood.mean(parameters)
+
+
+def full(x: Tensor) -> Tensor:
+    """x in float32 where products are rounded to bfloat16: densities are never."""
+    return x.float() if x.dtype == torch.bfloat16 else x
 
 
 def join(groups: Sequence[Tensor]) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ldebm.config import BackboneConfig
 from ldebm.errors import UsageError
 from ldebm.image_config import LayerConfig
-from ldebm.nn.hierarchy import Gaussian, Group, HierarchicalBackbone, Pick
+from ldebm.nn.hierarchy import Gaussian, Group, HierarchicalBackbone, Pick, full
 from ldebm.nn.logistic import build_likelihood
 
 __all__ = ["HVAE"]
@@ -81,6 +81,7 @@ class HVAE(HierarchicalBackbone):
         self.rise = nn.ModuleList(nn.Conv2d(widths[k], widths[k - 1], 1) for k in order[:-1])
         self.head = nn.Conv2d(widths[0], 4 * self.likelihood.channels, 3, padding=1)
         _initialise(self, generator)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def features(self, x_BCHW: Tensor) -> list[Tensor]:
         maps = self.encoder(x_BCHW)
@@ -191,13 +192,13 @@ class _Cell(nn.Module):
         if self.to_prior is None:
             zeros = state.new_zeros(len(state), *self.shape)
             return Gaussian(zeros, torch.ones_like(zeros))
-        mu, log_sigma = self.to_prior(F.silu(state)).chunk(2, dim=1)
+        mu, log_sigma = full(self.to_prior(F.silu(state))).chunk(2, dim=1)
         return Gaussian(mu, (PRIOR_LIMIT * torch.tanh(log_sigma / PRIOR_LIMIT)).exp())
 
     def posterior(self, feature: Tensor, state: Tensor, prior: Gaussian) -> Gaussian:
         """q(z_g | x, z_<g): the prior, moved and scaled."""
         seen = self.look(F.silu(torch.cat([feature, state], dim=1)))
-        shift, log_ratio = self.to_posterior(F.silu(seen)).chunk(2, dim=1)
+        shift, log_ratio = full(self.to_posterior(F.silu(seen))).chunk(2, dim=1)
         ratio = (POSTERIOR_LIMIT * torch.tanh(log_ratio / POSTERIOR_LIMIT)).exp()
         return Gaussian(prior.mu + shift, prior.sigma * ratio)
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ldebm.config import BackboneConfig
 from ldebm.errors import UsageError
-from ldebm.nn.hierarchy import Gaussian, Group, HierarchicalBackbone, Pick
+from ldebm.nn.hierarchy import Gaussian, Group, HierarchicalBackbone, Pick, full
 from ldebm.nn.logistic import build_likelihood
 from ldebm.nn.nvae_cells import Cell, NormConv, run_cell
 from ldebm.nn.nvae_flow import FlowPair
@@ -96,6 +96,8 @@ class NVAE(HierarchicalBackbone):
         self._build_distributions(width)
         self.spectral = SpectralPenalty(self.modules())
         self._initialise(generator)
+        # Depthwise convolutions on CPU take a little over half the time in this layout.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _cells(
         self, count: int, channels: int, expansion: int | None, *directions: str
@@ -204,14 +206,14 @@ class NVAE(HierarchicalBackbone):
         if g == 0:
             shape = (len(state), 2 * self.section.latents, *state.shape[2:])
             return SoftGaussian.of(state.new_zeros(shape))
-        return SoftGaussian.of(self.to_prior[g - 1](F.elu(state)))
+        return SoftGaussian.of(full(self.to_prior[g - 1](F.elu(state))))
 
     def posterior_of(
         self, g: int, feature: Tensor, prior: Gaussian, state: Tensor
     ) -> tuple[Gaussian, Tensor]:
         assert isinstance(prior, SoftGaussian)
         seen = feature if g == 0 else feature + self.look[g - 1](state)
-        raw = self.to_posterior[g](seen)
+        raw = full(self.to_posterior[g](seen))
         residual = self.section.residual_posterior
         return SoftGaussian.of(prior.raw + raw if residual else raw), seen
 
@@ -220,7 +222,7 @@ class NVAE(HierarchicalBackbone):
         pairs = self.flows[g]
         assert isinstance(pairs, nn.ModuleList)
         for pair in pairs:
-            z = self._run(pair, z)
+            z = full(self._run(pair, z))
         return z
 
     def pixels(self, state: Tensor) -> Tensor:
