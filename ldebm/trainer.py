@@ -382,7 +382,7 @@ def _optimiser(group: Group) -> torch.optim.Optimizer:
         "weight_decay": config.weight_decay,
     }
     if config.name == "adamax":
-        return torch.optim.Adamax(group.parameters, **shared, foreach=True)
+        return torch.optim.Adamax(group.parameters, **shared)
     return torch.optim.Adam(group.parameters, **shared, fused=True)
 
 
