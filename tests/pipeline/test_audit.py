@@ -40,7 +40,16 @@ def nothing_left(project: ProjectCopy, scratch: Path) -> bool:
 
 
 @pytest.mark.parametrize(
-    "stage", ["fetch@dots", "validate@dots", "bind@small", "backbone@small-0", PRIOR, "report"]
+    "stage",
+    [
+        "fetch@dots",
+        "validate@dots",
+        "judge@dots",
+        "bind@small",
+        "backbone@small-0",
+        PRIOR,
+        "report",
+    ],
 )
 def test_a_stage_gives_the_same_bytes_again(built: ProjectCopy, scratch: Path, stage: str):
     before = state(built)
