@@ -30,6 +30,7 @@ __all__ = ["Grid", "Material", "add_image_views"]
 BASES, VARIATIONS = 6, 6  # of hierarchical sampling: images, and changes of each
 ROWS = 8  # of a grid with an image's variations, or a class's images, in a row
 KEPT_BASES = 64  # images whose class is compared before and after
+SATURATION_ROWS = 200  # test images that are decoded in the way of samples
 LARGEST_MAP = 4096  # latents of a group of which a map is drawn
 
 
@@ -202,9 +203,10 @@ def _transitions(
         features = judge_images(judge, material.test, device=model.device).features
     found = follow(model, chains, judge, features, ROWS, config.decode)
     report.tables["transitions"] = (HEADER, found.rows)
-    of_data = saturated(material.test)
-    report.metrics["saturation_data"] = of_data
-    report.metrics["saturation_reconstruction"] = saturated(material.reconstructed)
+    mean_path = torch.from_numpy(model.encode(material.test[:SATURATION_ROWS])).to(model.device)
+    decoded = np.asarray(model.decode(mean_path, config.decode, model.seed))
+    report.metrics["saturation_data"] = saturated(material.test)
+    report.metrics["saturation_reconstruction"] = of_data = saturated(decoded)
     report.metrics |= {f"saturation_{run}": share for run, share in found.saturation.items()}
     report.metrics["oversaturation"] = found.saturation["long"] - of_data
     grids: dict[str, Any] = {}
