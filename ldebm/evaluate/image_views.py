@@ -161,19 +161,22 @@ def _same_class(judge: Judge, before: np.ndarray, after: np.ndarray, device: tor
 def _latents(
     report: Report, model: Model, packed: Packed, rows: np.ndarray, images: np.ndarray
 ) -> None:
-    """Map of the top group, and energies of data and samples at every level."""
+    """Map of the group that carries most, and energies of data and samples at every level."""
     prior, backbone = model.prior, model.backbone
     assert isinstance(backbone, HierarchicalBackbone)
     stream = generator(model.seed, "views", device=model.device)
-    u_posterior, _, _ = posterior_draw(backbone, images, stream)
+    u_posterior, _, kl_NG = posterior_draw(backbone, images, stream)
     levels = levels_of(prior, len(rows), stream)
     u_prior = prior.from_standard(levels[0])
-    top = backbone.groups[0].size
-    if top <= LARGEST_MAP:
+    small = [g for g, group in enumerate(backbone.groups) if group.size <= LARGEST_MAP]
+    if small:
+        shown = max(small, key=lambda g: float(kl_NG[:, g].mean()))
         mu, _ = backbone.encode(model.batch(images))
         clusters = [_classes(model, u) for u in (mu, u_prior)]
-        latent_map(report, packed, model.seed, rows, (mu[:, :top], u_prior[:, :top]), clusters)
-        report.details["latent_map"]["group"] = 0
+        start = sum(group.size for group in backbone.groups[:shown])
+        here = slice(start, start + backbone.groups[shown].size)
+        latent_map(report, packed, model.seed, rows, (mu[:, here], u_prior[:, here]), clusters)
+        report.details["latent_map"]["group"] = shown
     if isinstance(prior, EnergyPrior):
         header = ["t", "low", "high", "data", "samples"]
         histograms = energy_histograms(prior, u_posterior, levels, stream)

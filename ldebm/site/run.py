@@ -129,6 +129,7 @@ def _latent_maps(
         "explained": sum(explained[:2]) if explained else None,
         "rows": len(spots["posterior"]),
         "label": about.get("label"),
+        "group": about.get("group"),
     }
 
 
