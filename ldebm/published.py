@@ -65,8 +65,8 @@ _PTB = PublishedTable(
 
 _IMAGE_NOTE = (
     "Published FID is by Inception; ours stands in that column only where `evaluate.inception` "
-    "names its weights. fid_classifier is by the pipeline's own classifier of the data and compares "
-    "priors of one backbone, nothing else. "
+    "names its weights. fid_classifier is by the pipeline's own classifier of the data: it "
+    "compares priors of one backbone, nothing else. "
 )
 
 _CIFAR10 = PublishedTable(
