@@ -51,7 +51,6 @@ class Rounds:
         content = read_json(path) if path.is_file() else {}
         self.rounds: list[dict[str, Any]] = content.get("rounds", [])
         self.repeated: list[dict[str, Any]] = content.get("repeated", [])
-        self.more = {key: value for key, value in content.items() if key not in _OWN}
 
     @property
     def ok(self) -> bool:
@@ -65,20 +64,17 @@ class Rounds:
     def add(self, found: Mapping[str, Any]) -> None:
         """Takes a round and writes the file."""
         facts = circumstances()
-        old = [item for item in self.rounds if _same(item, found["kind"], found["number"])]
-        self.repeated += old
-        self.rounds = [item for item in self.rounds if item not in old]
-        self.rounds.append({**found, **{key: facts[key] for key in ("commit", "load")}})
-        self.write(facts)
-
-    def write(self, facts: Mapping[str, Any] | None = None) -> None:
-        """Writes the file."""
-        content = {**(facts or circumstances()), **self.more, "ok": self.ok}
-        content["seconds"] = round(_total(self.rounds) + _total(self.repeated), 1)
+        new = {**found, **{key: facts[key] for key in ("commit", "load")}}
+        places = [_same(item, found["kind"], found["number"]) for item in self.rounds]
+        if True in places:
+            place = places.index(True)
+            self.repeated.append(self.rounds[place])
+            self.rounds[place] = new
+        else:
+            self.rounds.append(new)
+        seconds = round(_total(self.rounds) + _total(self.repeated), 1)
+        content = {**facts, "ok": self.ok, "seconds": seconds}
         write_json(self.path, {**content, "rounds": self.rounds, "repeated": self.repeated})
-
-
-_OWN = {"rounds", "repeated", "ok", "seconds"}
 
 
 def _same(item: Mapping[str, Any], kind: str, number: int) -> bool:

@@ -80,6 +80,23 @@ _METRICS: dict[str, tuple[Better, str]] = {
     "self_bleu_test": ("", "likeness of test rows to each other"),
     "distinct_2": ("", "share of different word pairs; compare distinct_2_test"),
     "distinct_2_test": ("", "share of different word pairs of test rows"),
+    "elbo_bits": ("lower", "bound of the likelihood under N(0, I), bits a value of the image"),
+    "is": ("higher", "inception score of samples"),
+    "is_classifier": ("higher", "inception score of samples by the data set's own judge"),
+    "judge_confidence": ("higher", "mean of the judge's largest probability on samples"),
+    "class_accuracy": ("higher", "test images whose label the prior's classes name"),
+    "class_kept_top": ("", "images of unchanged class after the top groups were drawn anew"),
+    "class_kept_bottom": ("", "images of unchanged class after the bottom groups were drawn anew"),
+    "control_accuracy_low": ("", "lower end of the 95% interval of control_accuracy"),
+    "control_accuracy_high": ("", "upper end of the 95% interval of control_accuracy"),
+    "control_accuracy_steps": ("higher", "control_accuracy, attribute by attribute from the top"),
+    "ood_auroc": ("higher", "AUROC of other kinds of images by energies; 0.5 is chance"),
+    "ood_auroc_likelihood": ("", "the same by the bound of the backbone alone"),
+    "oversaturation": ("", "black and white values of long chains beyond those of reconstructions"),
+    "saturation_data": ("", "share of black and white values of test images"),
+    "saturation_reconstruction": ("", "the same of test images that are decoded as samples are"),
+    "saturation_short": ("", "the same at the end of chains of the usual length"),
+    "saturation_long": ("", "the same at the end of chains of ten times as many moves"),
 }  # fmt: skip
 
 _AGREEMENT = {
@@ -88,6 +105,26 @@ _AGREEMENT = {
     "v": "V-measure of classes against {}",
     "homogeneity": "how far a class holds one {} only",
     "completeness": "how far a {} lies in one class only",
+}
+
+
+_DISTANCES = {
+    "fid": "Frechet distance (FID) from training images",
+    "kid": "kernel distance (KID) from training images",
+    "fid_classifier": "Frechet distance from training images, by features of the data's own judge",
+    "kid_classifier": "kernel distance from training images, by features of the data's own judge",
+}
+_OF = {
+    "": "samples: {}",
+    "gaussian": "samples of the backbone's N(0, I): {}",
+    "fitted": "samples of the Gaussian fitted to posterior draws: {}",
+    "reconstruction": "reconstructed test images: {}",
+    "test": "test images themselves: {}",
+}
+_COMPARED = {
+    "is": "inception score",
+    "is_classifier": "inception score by the judge",
+    "judge_confidence": "mean of the judge's largest probability",
 }
 
 
@@ -100,7 +137,28 @@ def describe(name: str) -> Metric:
     """
     if name in _METRICS:
         return Metric(*_METRICS[name])
+    if (metric := _of_images(name)) is not None:
+        return metric
     score, _, label = name.partition("_")
     if label and score in _AGREEMENT and "shuffled" not in label and "legacy" not in label:
         return Metric("higher", _AGREEMENT[score].format(label))
     return Metric("", "")
+
+
+def _of_images(name: str) -> Metric | None:
+    """Distances, of whatever images, and parts of what is told apart and asked for."""
+    for end, of in _OF.items():
+        stem = name.removesuffix(f"_{end}") if end else name
+        if end and stem == name:
+            continue
+        if stem in _DISTANCES:
+            better: Better = "" if end in ("gaussian", "fitted", "test") else "lower"
+            return Metric(better, of.format(_DISTANCES[stem]))
+        if end and stem in _COMPARED:
+            return Metric("", of.format(_COMPARED[stem]))
+    for stem in ("ood_auroc_likelihood", "ood_auroc"):
+        data = name.removeprefix(f"{stem}_")
+        if data != name:
+            by = "by the bound alone" if stem.endswith("likelihood") else "by energies"
+            return Metric("" if stem.endswith("likelihood") else "higher", f"AUROC of {data} {by}")
+    return None

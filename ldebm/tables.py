@@ -32,6 +32,20 @@ HEADLINE = (
     "nll_mixture",
     "nll_true",
     "nll_legacy",
+    "fid",
+    "fid_gaussian",
+    "is",
+    "fid_classifier",
+    "fid_classifier_gaussian",
+    "fid_classifier_fitted",
+    "fid_classifier_reconstruction",
+    "fid_classifier_test",
+    "is_classifier",
+    "judge_confidence",
+    "judge_confidence_test",
+    "ood_auroc",
+    "ood_auroc_likelihood",
+    "elbo_bits",
     "recon_nll",
     "bleu",
     "wkl",
@@ -42,6 +56,7 @@ HEADLINE = (
     "ami_intent",
     "ami_shuffled",
     "control_accuracy",
+    "oversaturation",
     "modes_covered",
     "mode_share_min",
     "share_within_2_sigma",
@@ -123,7 +138,7 @@ def faults_table(path: str | Path) -> str:
         cells = [kind, len(mine), *(sum(item[name] for item in mine) for name in names)]
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     minutes = content["seconds"] / 60
-    lines.append(f"\n{content['cores']} cores, {minutes:.0f} min, at {_commits(rounds)}.")
+    lines.append(f"\n{_cores(content)}, {minutes:.0f} min, at {_commits(rounds)}.")
     if again := content["repeated"]:
         lines.append(f"{len(again)} rounds failed at {_commits(again)} and were run again.")
     return "\n".join(lines) + "\n"
@@ -152,8 +167,12 @@ def sweeps_table(path: str | Path) -> str:
         cells += [f"{statistics.median(item[name] for item in mine):.3g}" for name in times]
         cells += [str(sum(item[name] for item in mine)) for name in ("same", "lock_errors")]
         lines.append("| " + " | ".join(cells) + " |")
-    lines.append(f"\n{content['cores']} cores, at {_commits(rounds)}.")
+    lines.append(f"\n{_cores(content)}, at {_commits(rounds)}.")
     return "\n".join(lines) + "\n"
+
+
+def _cores(content: Mapping[str, Any]) -> str:
+    return f"{content['cores']} core{'s' if content['cores'] != 1 else ''}"
 
 
 def _commits(rounds: Sequence[Mapping[str, Any]]) -> str:

@@ -91,12 +91,13 @@ def _without_aliases(path: Path) -> Path | None:
     DVC changes a mapping that several keys share through one of them, and then puts it back when it
     comes to the next: the parameter would silently stay as it was.
     """
-    from dvc.utils.serialize import dump_yaml
+    import yaml  # writes numbers so that both its own reader and that of DVC take them as numbers
 
     if path.suffix not in (".yaml", ".yml"):
         return None
     copy = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    dump_yaml(copy, json.loads(json.dumps(_read(path), default=str)))
+    content = json.loads(json.dumps(_read(path), default=str))
+    copy.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return copy
 
 

@@ -186,24 +186,34 @@ def need_of(stage: str, params: Any, gpus: Sequence[str]) -> Need:
     """What a stage occupies, by its parameters.
 
     Args:
-        stage: its name, ``KIND@EXPERIMENT-SEED``; anything that is not of ldebm takes one CPU slot.
+        stage: its name, ``KIND@EXPERIMENT-SEED`` or ``judge@DATA``; anything that is not of ldebm
+            takes one CPU slot.
         params: :class:`ldebm.config.Params`, or None.
         gpus: the devices here; ``device: auto`` takes one where there is one.
     """
     kind, _, rest = stage.partition("@")
-    experiment = rest.rpartition("-")[0]
-    if params is None or experiment not in params.experiments:
-        return Need()
-    config = params.experiment(experiment)
-    if kind == "evaluate":
-        section = config.evaluate
-    elif kind in ("backbone", "cluster", "prior"):
-        section = (config.prior if kind == "prior" else config.backbone).training
-    else:
+    section = None if params is None else _computing(kind, rest, params)
+    if section is None:
         return Need()
     if gpus and section.device != "cpu":
         return Need(gpu=True)
     return Need(cpu=section.threads)
+
+
+def _computing(kind: str, rest: str, params: Any) -> Any:
+    """The section with ``threads`` and ``device`` of a stage; None where it only moves data."""
+    if kind == "judge":
+        images = rest in params.data and params.dataset(rest).kind == "images"
+        return params.judge_of(rest) if images else None
+    experiment = rest.rpartition("-")[0]
+    if experiment not in params.experiments:
+        return None
+    config = params.experiment(experiment)
+    if kind == "evaluate":
+        return config.evaluate
+    if kind in ("backbone", "cluster", "prior"):
+        return (config.prior if kind == "prior" else config.backbone).training
+    return None
 
 
 def shares(needs: Mapping[str, Need], slots: Slots) -> str:

@@ -87,7 +87,12 @@ def check_data(as_json: AsJson = False) -> None:
 
 def new(
     name: Annotated[str, typer.Argument(help="Name of the new data set.")],
-    source: Annotated[Path, typer.Option("--from", help="A txt, csv, jsonl or parquet file.")],
+    source: Annotated[
+        Path,
+        typer.Option(
+            "--from", help="A txt, csv, jsonl or parquet file; images also as folder, zip or npz."
+        ),
+    ],
     text: Annotated[str | None, typer.Option(help="Column of the text.")] = None,
     label: Annotated[str | None, typer.Option(help="Column of the label.")] = None,
     context: Annotated[str | None, typer.Option(help="Column of the context.")] = None,

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from ldebm.data.folders import EXTENSIONS, LABELS_FILE, is_image
 from ldebm.errors import UsageError
 
-__all__ = ["ImageSource", "RawImage", "open_npz", "open_shards", "open_zip"]
+__all__ = ["ImageSource", "RawImage", "is_binary", "open_npz", "open_shards", "open_zip"]
 
 SPLIT_NAMES = {
     "train": "train", "training": "train",
@@ -90,7 +90,7 @@ def _schema(path: Path) -> pa.Schema:
 
 def _image_column(schema: pa.Schema, path: Path) -> str:
     """The column of encoded files: ``image``, or the only one of bytes (or of a bytes field)."""
-    found = [f.name for f in schema if _is_binary(f.type)]
+    found = [f.name for f in schema if is_binary(f.type)]
     if "image" in found:
         return "image"
     if len(found) != 1:
@@ -99,9 +99,10 @@ def _image_column(schema: pa.Schema, path: Path) -> str:
     return str(found[0])
 
 
-def _is_binary(kind: pa.DataType) -> bool:
+def is_binary(kind: pa.DataType) -> bool:
+    """Whether a column of this type can hold encoded files."""
     if pa.types.is_struct(kind):  # as public hubs store images: {bytes, path}
-        return any(f.name == "bytes" and _is_binary(f.type) for f in kind)
+        return any(f.name == "bytes" and is_binary(f.type) for f in kind)
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 

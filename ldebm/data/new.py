@@ -1,4 +1,4 @@
-"""Adding a user's file to params.yaml: what the file is, and an experiment that suits its size."""
+"""Adding a user's data to params.yaml: what the file is, and an experiment that suits its size."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ldebm.config import DataConfig, load_params
+from ldebm.data.folders import as_file
+from ldebm.data.new_images import (
+    data_section,
+    holds_images,
+    image_experiment,
+    inspect_images,
+)
 from ldebm.errors import UsageError
 from ldebm.files import atomic_path, hash_path
 
@@ -240,20 +247,39 @@ def add_dataset(
     params = load_params(params_path)
     if name in params.data:
         raise UsageError(f"data set {name!r} is in {params_path} already; choose another name")
-    facts = inspect_file(source, text, label, context)
     place = Path(os.path.relpath(source, params_path.parent)).as_posix()
-    experiment, data = sections(name, place, hash_path(source), facts)
+    experiment, data, section = _sections(name, source, place, text, label, context)
     if experiment in params.experiments or experiment in params.groups:
         raise UsageError(f"{experiment!r} is in {params_path} already; choose another name")
     content = params_path.read_text(encoding="utf-8")
     content = _insert(content, "data", {name: data}, params_path)
-    content = _insert(
-        content, "experiments", {experiment: experiment_section(name, facts)}, params_path
-    )
+    content = _insert(content, "experiments", {experiment: section}, params_path)
     with atomic_path(params_path) as temporary:
         temporary.write_text(content, encoding="utf-8", newline="\n")
         load_params(temporary)
     return experiment
+
+
+def _sections(
+    name: str, source: Path, place: str, text: str | None, label: str | None, context: str | None
+) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """The name of the experiment, the data section and the experiment's."""
+    if not holds_images(source):
+        facts = inspect_file(source, text, label, context)
+        experiment, data = sections(name, place, hash_path(source), facts)
+        return experiment, data, experiment_section(name, facts)
+    for option, value in (("--text", text), ("--context", context)):
+        if value is not None:
+            raise UsageError(f"{source}: images have no {option[2:]}; leave {option} out")
+    with as_file(source) as file:
+        if not file.is_file():
+            raise UsageError(f"{source}: no such file")
+        try:
+            images = inspect_images(file, label)
+        except UsageError as error:  # of a folder the user knows no zip
+            raise UsageError(str(error).replace(str(file), str(source))) from None
+        data = data_section(place, hash_path(file), images)
+    return f"{name}-hvae", data, image_experiment(name, images)
 
 
 def _insert(content: str, section: str, entry: dict[str, Any], path: Path) -> str:
@@ -298,7 +324,7 @@ def data_status(
     ]
     row: dict[str, Any] = {"name": name, "kind": config.kind, "source": config.source}
     if config.source == "file":
-        there = config.path is not None and (Path(root) / config.path).is_file()
+        there = config.path is not None and (Path(root) / config.path).exists()
         origin, licence = ("file" if there else "missing"), "yours"
     else:
         source = find_source(config.source)

@@ -30,6 +30,7 @@ __all__ = ["Grid", "Material", "add_image_views"]
 BASES, VARIATIONS = 6, 6  # of hierarchical sampling: images, and changes of each
 ROWS = 8  # of a grid with an image's variations, or a class's images, in a row
 KEPT_BASES = 64  # images whose class is compared before and after
+SATURATION_ROWS = 200  # test images that are decoded in the way of samples
 LARGEST_MAP = 4096  # latents of a group of which a map is drawn
 
 
@@ -160,19 +161,22 @@ def _same_class(judge: Judge, before: np.ndarray, after: np.ndarray, device: tor
 def _latents(
     report: Report, model: Model, packed: Packed, rows: np.ndarray, images: np.ndarray
 ) -> None:
-    """Map of the top group, and energies of data and samples at every level."""
+    """Map of the group that carries most, and energies of data and samples at every level."""
     prior, backbone = model.prior, model.backbone
     assert isinstance(backbone, HierarchicalBackbone)
     stream = generator(model.seed, "views", device=model.device)
-    u_posterior, _, _ = posterior_draw(backbone, images, stream)
+    u_posterior, _, kl_NG = posterior_draw(backbone, images, stream)
     levels = levels_of(prior, len(rows), stream)
     u_prior = prior.from_standard(levels[0])
-    top = backbone.groups[0].size
-    if top <= LARGEST_MAP:
+    small = [g for g, group in enumerate(backbone.groups) if group.size <= LARGEST_MAP]
+    if small:
+        shown = max(small, key=lambda g: float(kl_NG[:, g].mean()))
         mu, _ = backbone.encode(model.batch(images))
         clusters = [_classes(model, u) for u in (mu, u_prior)]
-        latent_map(report, packed, model.seed, rows, (mu[:, :top], u_prior[:, :top]), clusters)
-        report.details["latent_map"]["group"] = 0
+        start = sum(group.size for group in backbone.groups[:shown])
+        here = slice(start, start + backbone.groups[shown].size)
+        latent_map(report, packed, model.seed, rows, (mu[:, here], u_prior[:, here]), clusters)
+        report.details["latent_map"]["group"] = shown
     if isinstance(prior, EnergyPrior):
         header = ["t", "low", "high", "data", "samples"]
         histograms = energy_histograms(prior, u_posterior, levels, stream)
@@ -202,9 +206,10 @@ def _transitions(
         features = judge_images(judge, material.test, device=model.device).features
     found = follow(model, chains, judge, features, ROWS, config.decode)
     report.tables["transitions"] = (HEADER, found.rows)
-    of_data = saturated(material.test)
-    report.metrics["saturation_data"] = of_data
-    report.metrics["saturation_reconstruction"] = saturated(material.reconstructed)
+    mean_path = torch.from_numpy(model.encode(material.test[:SATURATION_ROWS])).to(model.device)
+    decoded = np.asarray(model.decode(mean_path, config.decode, model.seed))
+    report.metrics["saturation_data"] = saturated(material.test)
+    report.metrics["saturation_reconstruction"] = of_data = saturated(decoded)
     report.metrics |= {f"saturation_{run}": share for run, share in found.saturation.items()}
     report.metrics["oversaturation"] = found.saturation["long"] - of_data
     grids: dict[str, Any] = {}

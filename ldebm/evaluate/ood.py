@@ -33,7 +33,15 @@ from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.priors import DiffusionPrior, EnergyPrior
 from ldebm.seeding import generator
 
-__all__ = ["LIKELIHOOD", "Detection", "auroc", "detect", "score_images", "top_counts"]
+__all__ = [
+    "LIKELIHOOD",
+    "Detection",
+    "auroc",
+    "detect",
+    "score_images",
+    "states_at_one",
+    "top_counts",
+]
 
 LIKELIHOOD = "likelihood"
 MOST_COUNTS = 6  # numbers of groups that are tried: each has chains of its own
@@ -68,7 +76,13 @@ def auroc(familiar: np.ndarray, other: np.ndarray) -> float:
 
 
 @torch.no_grad()
-def score_images(model: Model, images_NCHW: np.ndarray, seed: int, *path: int | str) -> Scores:
+def score_images(
+    model: Model,
+    images_NCHW: np.ndarray,
+    seed: int,
+    *path: int | str,
+    of_prior_ND: Tensor | None = None,
+) -> Scores:
     """Scores of images with one draw of all noise.
 
     Args:
@@ -76,6 +90,7 @@ def score_images(model: Model, images_NCHW: np.ndarray, seed: int, *path: int | 
         images_NCHW: uint8.
         seed: of the noise.
         path: which of its streams.
+        of_prior_ND: states of the prior at t = 1, for the scheme of diffusion; None: without it.
     """
     stream = generator(seed, "ood", *path, device=model.device)
     prior, backbone = model.prior, model.backbone
@@ -88,14 +103,19 @@ def score_images(model: Model, images_NCHW: np.ndarray, seed: int, *path: int | 
         drawn, nll_B = backbone.draw_and_nll(x_BCHW, noise)
         parts = {(LIKELIHOOD, len(backbone.groups)): -(nll_B + drawn.kl_BG.sum(1))}
         if isinstance(prior, EnergyPrior):
-            parts |= _energy_scores(prior, backbone, drawn.u_BD, stream)
+            at_one = None if of_prior_ND is None else of_prior_ND[start : start + size]
+            parts |= _energy_scores(prior, backbone, drawn.u_BD, at_one, stream)
         for key, value in parts.items():
             found.setdefault(key, []).append(value)
     return {key: torch.cat(parts).double().cpu().numpy() for key, parts in found.items()}
 
 
 def _energy_scores(
-    prior: EnergyPrior, backbone: HierarchicalBackbone, u_BD: Tensor, stream: torch.Generator
+    prior: EnergyPrior,
+    backbone: HierarchicalBackbone,
+    u_BD: Tensor,
+    of_prior_BD: Tensor | None,
+    stream: torch.Generator,
 ) -> dict[tuple[str, int], Tensor]:
     assert isinstance(prior.net, GroupEnergies)
     folded, sizes = prior.net.fold(), [group.size for group in backbone.groups]
@@ -110,18 +130,30 @@ def _energy_scores(
     for name, value_BG in (("inference", energy_BG), ("density", energy_BG + reference_BG)):
         sums = value_BG.cumsum(1)
         found |= {(name, count): sums[:, count - 1] for count in counts}
-    if isinstance(prior, DiffusionPrior):
+    if isinstance(prior, DiffusionPrior) and of_prior_BD is not None:
         keep = float(prior.schedule.abar[1] / prior.schedule.abar[0])
         noise = torch.randn(u0.shape, generator=stream, device=u0.device)
         of_image = keep * u0 + (1 - keep**2) ** 0.5 * noise
-        of_prior = prior.sample_levels(len(u0), stream)[1]
         zero_B = torch.zeros(len(u0), dtype=torch.long, device=u0.device)
         for count in counts:
             top = sum(sizes[:count])
-            mixed = torch.cat([of_image[:, :top], of_prior[:, top:]], 1)
+            mixed = torch.cat([of_image[:, :top], of_prior_BD[:, top:]], 1)
             v = prior.chain(mixed, zero_B, stream, folded).x_BD
             found["diffusion", count] = folded.group_energies(v, 0)[:, :count].sum(1)
     return found
+
+
+@torch.no_grad()
+def states_at_one(model: Model, n: int, seed: int, *path: int | str) -> Tensor | None:
+    """n standardised states of the prior at t = 1, (n, D); None where it has no such level."""
+    if not isinstance(model.prior, DiffusionPrior):
+        return None
+    stream = generator(seed, "ood-prior", *path, device=model.device)
+    size = rows_at_once(model.prior.latent)
+    parts = [
+        model.prior.sample_levels(min(size, n - start), stream)[1] for start in range(0, n, size)
+    ]
+    return torch.cat(parts)
 
 
 @dataclass(frozen=True)
@@ -200,10 +232,12 @@ def _all_aurocs(
 ) -> dict[tuple[str, str, int], list[float]]:
     """(data set, scheme, number of groups) to the AUROC of every draw."""
     found: dict[tuple[str, str, int], list[float]] = {}
+    most = max(len(familiar), *(len(images) for images in others.values()))
     for draw in draws:
-        own = score_images(model, familiar, seed, split, draw, "familiar")
+        below = states_at_one(model, most, seed, split, draw)
+        own = score_images(model, familiar, seed, split, draw, "familiar", of_prior_ND=below)
         for name, images in others.items():
-            scores = score_images(model, images, seed, split, draw, name)
+            scores = score_images(model, images, seed, split, draw, name, of_prior_ND=below)
             for key, value in scores.items():
                 found.setdefault((name, *key), []).append(auroc(own[key], value))
     return found

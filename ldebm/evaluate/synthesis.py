@@ -30,6 +30,8 @@ from ldebm.seeding import generator
 
 __all__ = ["Controlled", "by_attributes", "by_class", "redraw", "step_by_step"]
 
+ROUNDS = 4  # of draws of the whole prior, before rare classes are drawn by themselves
+
 
 @torch.no_grad()
 def redraw(
@@ -166,9 +168,8 @@ def by_class(
     right = 0
     table: list[list[str | int | float]] = []
     shown: dict[str, np.ndarray] = {}
-    for number, name in enumerate(names):
-        stream = generator(model.seed, "control", column, number, device=model.device)
-        u = model.prior.sample(per_label, stream, number)
+    drawn = _of_every_class(model, per_label, generator(model.seed, "control", device=model.device))
+    for number, (name, u) in enumerate(zip(names, drawn, strict=True)):
         images = np.asarray(model.decode(u, mode, model.seed))
         said = judge_images(judge, images, device=model.device).probabilities[column].argmax(1)
         hits = int((said == number).sum())
@@ -176,6 +177,30 @@ def by_class(
         table.append([f"{column} {name}", len(images), hits / len(images)])
         shown[f"{column} {name}"] = images
     return Controlled(_rates("control_accuracy", right, per_label * len(names)), table, shown)
+
+
+def _of_every_class(model: Model, per_label: int, stream: torch.Generator) -> list[Tensor]:
+    """Latents of every class of the prior, each (per_label, D).
+
+    Where labels are drawn by rejection, a draw of p(u) with a class of p(y|u) serves whatever class
+    that is: all classes cost about as much as one alone. Rare ones are drawn by themselves.
+    """
+    prior, classes = model.prior, model.prior.classes
+    found: list[list[Tensor]] = [[] for _ in range(classes)]
+    section = prior.config.hierarchy or HierarchyConfig()
+    for _ in range(ROUNDS if section.label_sampling == "rejection" else 0):
+        if min(sum(map(len, kept)) for kept in found) >= per_label:
+            break
+        u = prior.sample(classes * per_label, stream)
+        logits = torch.cat([prior.class_logits(u[part]) for part in parts(len(u), prior.latent)])
+        y = torch.multinomial(torch.softmax(logits, 1), 1, generator=stream)[:, 0]
+        for number, kept in enumerate(found):
+            kept.append(u[y == number])
+    for number, kept in enumerate(found):
+        missing = per_label - sum(map(len, kept))
+        if missing > 0:
+            kept.append(prior.sample(missing, stream, number))
+    return [torch.cat(kept)[:per_label] for kept in found]
 
 
 def _rates(name: str, right: int, total: int) -> dict[str, float]:
@@ -196,14 +221,15 @@ def by_attributes(model: Model, judge: Judge, per_label: int, mode: str = "sampl
     metrics: dict[str, float] = {}
     table: list[list[str | int | float]] = []
     shown: dict[str, np.ndarray] = {}
+    stream = generator(model.seed, "compose", device=model.device)
+    joint = _of_every_class(model, per_label, stream)
     for way in ("joint", "steps"):
         right, total, single = 0, 0, dict.fromkeys(columns, 0)
         for number in range(2 ** len(columns)):
             wanted = _values(columns, number)
-            stream = generator(model.seed, "compose", way, number, device=model.device)
-            if way == "joint":
-                u = model.prior.sample(per_label, stream, number)
-            else:
+            u = joint[number]
+            if way == "steps":
+                stream = generator(model.seed, "compose", number, device=model.device)
                 u = step_by_step(model, wanted, per_label, stream)[-1]
             images = np.asarray(model.decode(u, mode, model.seed))
             judged = judge_images(judge, images, device=model.device).probabilities

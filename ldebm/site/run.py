@@ -15,6 +15,7 @@ from ldebm.charts import Series, line_chart, read_curve
 from ldebm.files import read_json
 from ldebm.glossary import describe
 from ldebm.results import TRAINED, flatten
+from ldebm.site.images import image_sections
 from ldebm.site.maps import Spot, colour, histogram, path_map, point_map, reach
 from ldebm.tables import HEADLINE
 
@@ -67,6 +68,7 @@ def run_page(folder: Path, root: Path) -> dict[str, Any]:
         "transitions": _transitions(extra.get("transitions", []), samples["spots"]),
         "clusters": extra.get("clusters", []),
         "figures": _figures(details),
+        "images": image_sections(details, extra),
         **samples,
     }
 
@@ -127,6 +129,7 @@ def _latent_maps(
         "explained": sum(explained[:2]) if explained else None,
         "rows": len(spots["posterior"]),
         "label": about.get("label"),
+        "group": about.get("group"),
     }
 
 

@@ -133,7 +133,7 @@ class ProjectCopy:
 
     def git(self, *arguments: str) -> str:
         """Output of a git command."""
-        return self.call(["git", *IDENTITY, *arguments]).out
+        return str(self.call(["git", *IDENTITY, *arguments]).out)
 
     def commit(self, message: str) -> None:
         """Commits everything."""
@@ -142,7 +142,7 @@ class ProjectCopy:
 
     def dvc(self, *arguments: str) -> str:
         """Output of a dvc command."""
-        return self.call(["dvc", *arguments]).out
+        return str(self.call(["dvc", *arguments]).out)
 
     def ldebm(self, *arguments: str, code: int | None = 0) -> SimpleNamespace:
         """Runs the command line."""

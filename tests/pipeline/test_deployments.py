@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.pipeline.numbers_project import ROOT, NumbersProject
+from tests.pipeline.numbers_project import NumbersProject
 from tests.pipeline.prefect_server import BIN, Server
+from tests.pipeline.project_copy import ROOT
 
 PREFECT = yaml.safe_load((ROOT / "prefect.yaml").read_text())
 NAMES = ["build", "retrain", "retrain-on-change", "sweep", "audit", "clean"]

@@ -13,13 +13,12 @@ pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory) -> ProjectCopy:
+def built(tmp_path_factory, server) -> ProjectCopy:
     """The small problem, built by the flow."""
     folder = tmp_path_factory.mktemp("flow")
     project = ProjectCopy(folder / "first", names=(*CODE, "pipelines"))
-    project.more = {
-        "PREFECT_HOME": str(folder / "prefect"), "LDEBM_SLOTS": str(folder / "slots"),
-    }  # fmt: skip
+    wanted = ("PREFECT_HOME", "PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "LDEBM_SLOTS")
+    project.more = {name: server.environment[name] for name in wanted}
     report = project.python("pipelines", "build", "--slots", "2", "--json")
     project.report = json.loads(report.out)
     return project

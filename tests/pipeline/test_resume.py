@@ -159,7 +159,8 @@ class Runs:
             command += ["--experiment", experiment, "--seed", "0"]
             environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
             with (folder / "said").open("w") as said:
-                subprocess.run(command, cwd=folder, env=environment, stderr=said, check=True)
+                run = {"cwd": folder, "env": environment, "check": True}
+                subprocess.run(command, stdout=said, stderr=subprocess.STDOUT, **run)
             self.complete[key] = folder
         return self.complete[key]
 

@@ -11,7 +11,8 @@ import yaml
 from ldebm.errors import UsageError
 from pipelines import promotion
 from pipelines.promotion import declare_artifact, promote, registered
-from tests.pipeline.numbers_project import ROOT, NumbersProject
+from tests.pipeline.numbers_project import NumbersProject
+from tests.pipeline.project_copy import ROOT
 
 pytestmark = pytest.mark.pipeline
 

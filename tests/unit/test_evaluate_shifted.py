@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from ldebm.evaluate.ood import LIKELIHOOD, Detection, auroc, detect, score_images, top_counts
+from ldebm.evaluate.ood import (
+    LIKELIHOOD,
+    Detection,
+    auroc,
+    detect,
+    score_images,
+    states_at_one,
+    top_counts,
+)
 from ldebm.evaluate.shifted import fit, shift
 from ldebm.nn.group_energy import FoldedGroups
 from ldebm.seeding import generator, numpy_generator
@@ -64,7 +72,8 @@ def test_auroc_of_shifted_gaussians_is_the_closed_form():
 def test_all_groups_together_score_the_energy_and_fewer_groups_a_part_of_it(kind: str):
     model = image_model(kind)
     images = numbered(7)
-    scores = score_images(model, images, 0, "here")
+    below = states_at_one(model, 7, 0)
+    scores = score_images(model, images, 0, "here", of_prior_ND=below)
     schemes = {"inference", "density", LIKELIHOOD} | (
         {"diffusion"} if kind == "diffusion" else set()
     )

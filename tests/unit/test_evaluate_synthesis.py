@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from ldebm.evaluate.synthesis import by_attributes, by_class, redraw, step_by_step
+from ldebm.evaluate.synthesis import (
+    _of_every_class,
+    by_attributes,
+    by_class,
+    redraw,
+    step_by_step,
+)
 from ldebm.evaluate.transitions import HEADER, follow
 from ldebm.hierarchical_priors import build_hierarchical
 from ldebm.model import Model
@@ -97,7 +103,7 @@ def test_the_judge_counts_images_that_agree_in_every_attribute(monkeypatch: pyte
     dark_above[:, :, 4:] = 255
     monkeypatch.setattr(model, "decode", lambda *_: dark_above)
     found = by_attributes(model, Brightness(), 3)
-    assert asked[:4] == [0, 1, 2, 3]
+    assert asked[:4] == [0, 1, 2, 3]  # langevin: every class by itself
     assert asked[4:] == [[0, 1], [0, 1], [2, 3], [2, 3]]
     assert found.metrics["control_accuracy"] == 0.25  # bright=0, wide=1, of four combinations
     assert found.metrics["control_bright"] == found.metrics["control_wide"] == 0.5
@@ -108,7 +114,7 @@ def test_the_judge_counts_images_that_agree_in_every_attribute(monkeypatch: pyte
 
 def test_every_class_is_asked_for_and_pooled(monkeypatch: pytest.MonkeyPatch):
     model = image_model(
-        classes=2, hierarchy={"channels": 4, "label_groups": [0]},
+        classes=2, hierarchy={"channels": 4, "label_groups": [0], "label_sampling": "langevin"},
         cluster={"labels": "given", "column": "bright"},
     )  # fmt: skip
 
@@ -126,6 +132,33 @@ def test_every_class_is_asked_for_and_pooled(monkeypatch: pytest.MonkeyPatch):
     assert found.metrics["control_accuracy"] == (6 + 2) / 16
     assert found.metrics["control_accuracy_low"] < 0.5 < found.metrics["control_accuracy_high"]
     assert found.table == [["bright 0", 8, 0.75], ["bright 1", 8, 0.25]]
+
+
+def test_one_draw_of_the_prior_serves_every_class_that_it_has(monkeypatch: pytest.MonkeyPatch):
+    """Four rounds of 3 x 20 draws hold enough of the classes of 0.6 and 0.4, none of the third."""
+    model = image_model(
+        classes=3, hierarchy={"channels": 4, "label_groups": [0]},
+        cluster={"labels": "given", "column": "digit"},
+    )  # fmt: skip
+    asked = []
+
+    def latents(n, stream, label=None):
+        asked.append((n, label))
+        drawn = torch.rand(n, 43, generator=stream)
+        return drawn if label is None else torch.full((n, 43), 9.0)
+
+    def logits(u):
+        first = (u[:, 0] < 0.6).float()
+        return 100 * torch.stack([first, 1 - first, torch.full_like(first, -1.0)], 1)
+
+    monkeypatch.setattr(model.prior, "sample", latents)
+    monkeypatch.setattr(model.prior, "class_logits", logits)
+    drawn = _of_every_class(model, 20, generator(0, "classes"))
+    assert asked == [(60, None)] * 4 + [(20, 2)]
+    assert (drawn[0][:, 0] < 0.6).all()
+    assert (drawn[1][:, 0] >= 0.6).all()
+    assert (drawn[2] == 9.0).all()
+    assert [len(u) for u in drawn] == [20, 20, 20]
 
 
 @pytest.mark.parametrize("kind", ["diffusion", "svebm"])

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.recorded import Rounds
 from benchmarks.sweeps import Built, differences
-from ldebm.files import read_json
+from ldebm.files import read_json, write_json
 from ldebm.tables import faults_table, sweeps_table
 
 FAULT = {"kind": "stage", "finished": True, "same": True, "twice": 0, "alive": 0, "corrupt": 0}
@@ -28,6 +28,7 @@ def test_the_file_is_complete_after_every_round_and_a_second_start_goes_on(tmp_p
 def test_a_round_that_failed_is_kept_beside_its_repetition(tmp_path: Path):
     path = tmp_path / "faults.json"
     Rounds(path).add({**FAULT, "number": 0, "ok": False, "alive": 1, "seconds": 3.0})
+    write_json(path, {**read_json(path), "commit": "of the first round"})
     Rounds(path).add({**FAULT, "number": 0, "ok": True, "seconds": 2.0})
     content = read_json(path)
     assert content["ok"]

@@ -1,5 +1,6 @@
 """Every kind of tampering is found, and what was tampered with is named."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from ldebm.files import hash_path, read_json, write_json
 from ldebm.lineage import dvc_md5, recorded
-from ldebm.trace import trace
+from ldebm.trace import bound_sources, trace
 from ldebm.verify import Problem, verify
 from tests.unit.lineage_project import (
     CODE,
@@ -95,6 +96,41 @@ def test_missing_data_are_named_and_those_of_others_do_not_matter(project: Path)
 def test_a_packed_file_that_the_binding_names_is_named(project: Path):
     (project / "data/packed/mine/meta.json").unlink()
     assert named(check(project), "data", "data/packed/mine/meta.json", "data/bound/e.json names it")
+
+
+def test_the_judge_and_the_data_that_only_measure_are_verified_too(project: Path):
+    judge, other = project / "data/judge/mine/judge.safetensors", project / "data/packed/o/x.npy"
+    for path in (judge, other):
+        path.parent.mkdir(parents=True)
+        path.write_text("content")
+    folders = {
+        path: {
+            "path": path.parent.relative_to(project).as_posix(),
+            "files": {path.name: hash_path(path)},
+        }
+        for path in (judge, other)
+    }
+    content = {"experiment": "e", "data": "mine", "judge": folders[judge]}
+    content["ood"] = {"o": folders[other]}
+    outputs = {"data/bound/e.json": (project / "data/bound/e.json").read_text(),
+               "data/bound/e.measure.json": json.dumps(content)}  # fmt: skip
+    record_of(project, "bind@e").unlink()
+    stages = lock(project)
+    stages["bind@e"] = execute(project, "bind@e", ["data/packed"], outputs)
+    write_lock(project, stages)
+    assert check(project) == []
+    judge.write_text("another")
+    other.unlink()
+    problems = check(project)
+    assert named(problems, "data", "data/judge/mine/judge.safetensors", "sha256 differs")
+    assert named(problems, "data", "data/packed/o/x.npy", "missing")
+
+
+def test_the_sources_of_a_binding_are_what_it_names():
+    inputs = {"data/packed": "1", "data/judge": "2"}
+    params = {"experiments.e.data": "a", "experiments.e.evaluate": {"ood": ["b", "rotated"]}}
+    assert bound_sources(inputs, params) == ["data/judge/a", "data/packed/a", "data/packed/b"]
+    assert bound_sources({"data/packed": "1"}, {"experiments.e.data": "a"}) == ["data/packed/a"]
 
 
 def test_a_parameter_that_was_changed_after_the_run_is_named_by_its_full_key(project: Path):
