@@ -14,6 +14,7 @@ from ldebm.results import RESULTS, TRAINED, by_experiment, numbers
 
 __all__ = [
     "HEADLINE",
+    "ablation_tables",
     "faults_table",
     "markdown",
     "speed_table",
@@ -173,6 +174,36 @@ def sweeps_table(path: str | Path) -> str:
 
 def _cores(content: Mapping[str, Any]) -> str:
     return f"{content['cores']} core{'s' if content['cores'] != 1 else ''}"
+
+
+def ablation_tables(root: Path = Path()) -> str:
+    """What ``python -m benchmarks.ablations`` measured, a table a group; empty without any."""
+    parts = [_ablation(read_json(path)) for path in sorted(root.glob("results/ablation-*.json"))]
+    return "\n".join(parts)
+
+
+def _ablation(content: Mapping[str, Any]) -> str:
+    rows = content["rows"]
+    metrics = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
+    times = ("seconds_per_1000", "training_seconds")
+    lines = [
+        f"## {content['group']}\n",
+        "Diffusion steps T and Langevin moves K of each (004 Table 3). Sampling: seconds for 1,000"
+        " images, prior and decoder; training: of the second stage alone.\n",
+        f"| model | T | K | seeds | {' | '.join(metrics)} | sampling, s | training, s | device |",
+        "| --- " * (7 + len(metrics)) + "|",
+    ]
+    for name in dict.fromkeys(row["experiment"] for row in rows):
+        mine = [row for row in rows if row["experiment"] == name]
+        moves = dict.fromkeys(str(k) for k in mine[0]["moves"])
+        cells = [name, str(mine[0]["levels"]), ", ".join(moves), str(len(mine))]
+        cells += [summary(mine, metric) for metric in metrics]
+        for key in times:
+            values = [row[key] for row in mine if row[key] is not None]
+            cells.append(f"{statistics.median(values):.3g}" if values else "")
+        cells.append(", ".join(dict.fromkeys(row["device"] for row in mine)))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def _commits(rounds: Sequence[Mapping[str, Any]]) -> str:

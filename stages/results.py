@@ -15,7 +15,14 @@ from ldebm.charts import scatter_chart
 from ldebm.errors import LdebmError
 from ldebm.files import write_text
 from ldebm.results import RESULTS, load_results, record_runs
-from ldebm.tables import faults_table, markdown, speed_table, sweeps_table, tradeoff
+from ldebm.tables import (
+    ablation_tables,
+    faults_table,
+    markdown,
+    speed_table,
+    sweeps_table,
+    tradeoff,
+)
 
 
 def main() -> None:
@@ -34,6 +41,7 @@ def main() -> None:
             chart = scatter_chart(marks, "test NLL, nats a sentence (valid)", "BLEU")
             write_text(Path("docs", "ptb-tradeoff.svg"), chart)
         sections = [markdown(runs), speed_table()]
+        sections.append(ablation_tables())
         sections += [sweeps_table(RESULTS / "sweeps.json"), faults_table(RESULTS / "faults.json")]
         write_text(Path("docs", "results.md"), "\n".join(filter(None, sections)))
     except LdebmError as error:

@@ -307,9 +307,18 @@ class FoldedGroups:
         return outputs
 
     def group_energies(self, v_BD: Tensor, t_B: Tensor | int) -> Tensor:
-        """F_g of every group, shape (B, G): their sum is F where at most one group has labels."""
+        """What every group adds to F, shape (B, G): the sum over the groups is F.
+
+        That is F_g where a group has no label that others share, else the difference that the group
+        makes to the F of all groups above it.
+        """
         outputs = self.each(self.energies.place(v_BD, t_B), t_B)
-        return torch.stack([torch.logsumexp(output, 1) for output in outputs], 1)
+        down_to = []
+        for g in range(len(outputs)):
+            below = [torch.zeros_like(output) for output in outputs[g + 1 :]]
+            down_to.append(torch.logsumexp(self.coupled([*outputs[: g + 1], *below]), 1))
+        sums_BG = torch.stack(down_to, 1)
+        return torch.cat([sums_BG[:, :1], sums_BG[:, 1:] - sums_BG[:, :-1]], 1)
 
     def logits(self, z_BD: Tensor, t_B: Tensor | int) -> Tensor:
         """f(v, t), shape (B, K), or of the allowed classes only."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,9 +69,16 @@ def test_auroc_of_shifted_gaussians_is_the_closed_form():
     assert auroc(familiar, np.full(10, np.nan)) == 1.0
 
 
-@pytest.mark.parametrize("kind", ["diffusion", "svebm"])
-def test_all_groups_together_score_the_energy_and_fewer_groups_a_part_of_it(kind: str):
-    model = image_model(kind)
+SHARED = {"classes": 3, "hierarchy": {"channels": 4, "label_groups": [0, 2]}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels"), [("diffusion", {}), ("diffusion", SHARED), ("svebm", {})]
+)
+def test_all_groups_together_score_the_energy_and_fewer_groups_a_part_of_it(
+    kind: str, labels: dict[str, Any]
+):
+    model = image_model(kind, **labels)
     images = numbered(7)
     below = states_at_one(model, 7, 0)
     scores = score_images(model, images, 0, "here", of_prior_ND=below)
