@@ -77,7 +77,8 @@ def log_frequencies(ids: np.ndarray, counts: np.ndarray, vocab_size: int) -> np.
     """Log relative frequency of every word; log 1e-12 for those that do not occur, float32 (V).
 
     Example:
-        >>> log_frequencies(np.array([4, 5, 4]), np.array([1, 2, 1]), 7)[4:6].round(3).tolist()
+        >>> logs = log_frequencies(np.array([4, 5, 4]), np.array([1, 2, 1]), 7)
+        >>> [round(float(value), 3) for value in logs[4:6]]
         [-0.693, -0.693]
     """
     total = np.bincount(ids, weights=counts, minlength=vocab_size)
