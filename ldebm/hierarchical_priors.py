@@ -156,6 +156,14 @@ class _WithEnergies(OnGroups, EnergyPrior):
     def labels_at_zero(self) -> bool:
         return bool(self.net.labels) and self.section.label_levels == "zero"
 
+    @property
+    def trains_classes(self) -> bool:
+        return bool(self.net.labels) and self.section.label_training == "class"
+
+    def folded_for(self, own_B: Tensor | None) -> Folded:
+        folded = self.net.fold()
+        return folded if own_B is None else folded.given(own_B)
+
     def class_rows(
         self, pairs: Pairs, u0_BD: Tensor, *, unlabelled: bool
     ) -> tuple[list[Tensor], list[Tensor]]:
@@ -164,9 +172,23 @@ class _WithEnergies(OnGroups, EnergyPrior):
         return super().class_rows(pairs, u0_BD, unlabelled=unlabelled)
 
     def sample_class(self, n: int, labels: list[int], generator: torch.Generator) -> Tensor:
-        """Draws of p(u|y): by rejection, or by chains that use the classes' logits (MR 6.8)."""
+        """Draws of p(u|y) as ``hierarchy.label_sampling`` says.
+
+        "rejection" from p(u), exact; "langevin", chains of the classes' logits (MR 6.8); or
+        "filtered", such draws kept with probability p(y|u): surer of the class, less varied.
+        """
+        if self.section.label_sampling == "langevin":
+            return self._by_chains(n, labels, generator)
+        return super().sample_class(n, labels, generator)
+
+    def propose_class(
+        self, n: int, missing: int, labels: list[int], generator: torch.Generator
+    ) -> Tensor:
         if self.section.label_sampling == "rejection":
-            return super().sample_class(n, labels, generator)
+            return super().propose_class(n, missing, labels, generator)
+        return self._by_chains(missing + missing // 8 + 4, labels, generator)
+
+    def _by_chains(self, n: int, labels: list[int], generator: torch.Generator) -> Tensor:
         rows = max(8, min(ROWS_AT_ONCE, VALUES_AT_ONCE // self.latent))
         parts = [
             self._sample_part(min(rows, n - start), generator, labels)

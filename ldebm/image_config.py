@@ -115,7 +115,8 @@ class HierarchyConfig(Section):
     label_groups: list[int] = []  # groups with a logit per class of cluster.column
     attributes: dict[str, list[int]] = {}  # label columns of two classes, each with its groups
     label_levels: Literal["zero", "all"] = "zero"  # levels t where labels are learnt
-    label_sampling: Literal["rejection", "langevin"] = "rejection"  # "langevin": MR 6.8
+    label_sampling: Literal["rejection", "langevin", "filtered"] = "rejection"  # of p(u|y)
+    label_training: Literal["logits", "class"] = "logits"  # "class": labelled rows train p(u|y)
     score_noise: float = Field(0.15, gt=0)  # score matching: noise of level 0, as of u's spread
     cached_draws: int = Field(0, ge=0)  # posterior draws per training row kept in memory; 0: fresh
     nce_sampler: Literal["sir", "langevin"] = "sir"  # kind "nce"
@@ -130,6 +131,8 @@ class HierarchyConfig(Section):
                 raise ValueError("groups of a label: expected different numbers from 0 (the top)")
         if not all(self.attributes.values()):
             raise ValueError("attributes: every column needs at least one group")
+        if self.label_training == "class" and self.label_levels != "all":
+            raise ValueError("label_training 'class' needs label_levels 'all'")
         return self
 
 
@@ -148,5 +151,6 @@ class JudgeConfig(Section):
     shift: int = Field(2, ge=0)  # training images are moved by up to so many pixels
     flip: bool = False  # and mirrored
     threads: int = Field(2, gt=0)
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the convolutions while training
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = 0

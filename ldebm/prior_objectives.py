@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ldebm.langevin import Chain
+from ldebm.nn.energy import value_given
 from ldebm.objectives import Terms, gaussian_kl, masked_entropy, mutual_information
 from ldebm.priors import DiffusionPrior, EnergyPrior, Pairs
 
@@ -49,15 +50,16 @@ def prior_terms(
     """
     config = prior.config
     pairs = prior.pairs(u0_BD, generator)
+    own_B = label_B if prior.trains_classes else None
     with torch.no_grad():
-        frozen = prior.net.fold()
+        frozen = prior.folded_for(own_B)
     chain = prior.chain(pairs.u_next_BD, pairs.t_B, generator, frozen, start_BD)
     rows = len(pairs.t_B)
     asked, asked_t = prior.class_rows(pairs, u0_BD, unlabelled=label_B is None)
     logits = prior.net(
         torch.cat([pairs.v_BD, chain.x_BD, *asked]), torch.cat([pairs.t_B, pairs.t_B, *asked_t])
     )
-    energy = torch.logsumexp(logits[: 2 * rows], -1)
+    energy = _energy(logits[: 2 * rows], None if own_B is None else torch.cat([own_B, own_B]))
     gap_B = energy[rows:] - energy[:rows]
     contrastive = _batch_mean(pairs.weight_B * gap_B, len(u0_BD))
     known = logits[2 * rows :] if asked else logits[:rows]
@@ -65,6 +67,11 @@ def prior_terms(
     total = contrastive - config.mi_weight * information + config.class_weight * classes
     parts = _energy_parts(contrastive, information, classes, energy, chain)
     return Terms(total, parts), chain, pairs
+
+
+def _energy(logits_BK: Tensor, own_B: Tensor | None) -> Tensor:
+    """F, or f_y of the rows of class y where ``own_B`` has them, shape (B,)."""
+    return torch.logsumexp(logits_BK, -1) if own_B is None else value_given(logits_BK, own_B)
 
 
 def _energy_parts(
@@ -305,7 +312,7 @@ def noised_score_terms(
     v = scale * table(schedule.abar[:-1]) * u_BD + spread * noise
     v.requires_grad_()
     logits = prior.net(v, t_B)
-    value = torch.logsumexp(logits, -1)
+    value = _energy(logits, label_B if prior.trains_classes else None)
     (gradient,) = torch.autograd.grad(value.sum(), v, create_graph=True)
     top = (t_B == prior.levels - 1).unsqueeze(-1)
     flat = torch.zeros_like(scale)

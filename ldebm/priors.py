@@ -172,8 +172,8 @@ class Prior(nn.Module):
         kept: list[Tensor] = []
         have, tried = 0, 0
         while have < n:
-            batch = max(4 * n, 256)
-            z = self.from_standard(self.sample_standard(batch, generator))
+            z = self.propose_class(n, n - have, labels, generator)
+            batch = len(z)
             probability = torch.softmax(self.class_logits(z), -1)[:, labels].sum(-1)
             uniform = torch.rand(batch, generator=generator, device=z.device)
             accepted = z[uniform < probability]
@@ -185,6 +185,13 @@ class Prior(nn.Module):
                     f"{(have + 1) / tried:.1e}; it was never discovered, choose another"
                 )
         return torch.cat(kept)[:n]
+
+    def propose_class(
+        self, n: int, missing: int, labels: list[int], generator: torch.Generator
+    ) -> Tensor:
+        """Latents among which :meth:`sample_class` chooses: draws of p(z), some for each wanted."""
+        del missing, labels
+        return self.from_standard(self.sample_standard(max(4 * n, 256), generator))
 
 
 class GaussianPrior(Prior):
@@ -296,6 +303,16 @@ class EnergyPrior(Prior):
     def labels_at_zero(self) -> bool:
         """Whether the classes are learnt at level 0 alone, as published, or at every level."""
         return True
+
+    @property
+    def trains_classes(self) -> bool:
+        """Whether labelled rows train the density of their class, p(u|y), instead of p(u)."""
+        return False
+
+    def folded_for(self, own_B: Tensor | None) -> Folded:
+        """The network at its present weights; with ``own_B`` every row's chain draws its class."""
+        assert own_B is None
+        return self.net.fold()
 
     def class_rows(
         self, pairs: Pairs, u0_BD: Tensor, *, unlabelled: bool

@@ -257,7 +257,7 @@ class _Loop:
         bad = [name for name, value in terms.parts.items() if not bool(torch.isfinite(value))]
         kept = f"; the last good checkpoint is {self.checkpoint}" if self.checkpoint else ""
         raise DivergenceError(
-            f"{self.title}: the loss became {float(terms.total)} at update {self.step} "
+            f"{self.title}: the loss became {float(terms.total.detach())} at update {self.step} "
             f"(terms: {', '.join(bad) or 'total'}); lower training.optimiser.lr or clip{kept}"
         )
 

@@ -53,8 +53,11 @@ class JudgeTask:
         x_BCHW = make_batch(self.train_split, rows, self.device)
         stream = generator(self.config.seed, "judge", step)
         x_BCHW = moved(x_BCHW, self.config.shift, self.config.flip, stream)
+        low = self.config.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
+            features_BF = self.judge.features(x_BCHW)
         losses = []
-        for name, logits_BK in self.judge.heads(self.judge.features(x_BCHW)).items():
+        for name, logits_BK in self.judge.heads(features_BF.float()).items():
             label_B = torch.from_numpy(self.labels[name][rows]).to(self.device)
             total = functional.cross_entropy(
                 logits_BK,

@@ -31,6 +31,7 @@ __all__ = [
     "GivenEnergy",
     "SpectralLinear",
     "rows_of",
+    "value_given",
 ]
 
 
@@ -356,3 +357,9 @@ def _sinusoids(levels: int, size: int) -> Tensor:
     table[:, 0::2] = angle.sin()
     table[:, 1::2] = angle.cos()[:, : size // 2]
     return table.float()
+
+
+def value_given(logits_BK: Tensor, own_B: Tensor) -> Tensor:
+    """f_y of the rows of class y, F = logsumexp_k f_k of those without one (-1), shape (B,)."""
+    own = logits_BK.gather(1, own_B.clamp(min=0)[:, None])[:, 0]
+    return torch.where(own_B >= 0, own, torch.logsumexp(logits_BK, -1))

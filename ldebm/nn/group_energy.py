@@ -14,6 +14,7 @@ Shapes: B batch, D latent dimension, T levels, K classes; x_BCHW a convolutional
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from ldebm.config import EnergyConfig, PriorConfig
 from ldebm.errors import UsageError
 from ldebm.image_config import HierarchyConfig
-from ldebm.nn.energy import Energies, EnergyNet, SpectralLinear
+from ldebm.nn.energy import Energies, EnergyNet, SpectralLinear, value_given
 from ldebm.nn.hierarchy import Group
 
 __all__ = ["ConvEnergy", "FoldedGroups", "GroupEnergies", "Place", "Placed"]
@@ -284,17 +285,28 @@ class FoldedGroups:
     Args:
         energies: whose weights are folded.
         allowed_K: classes among which the density is conditioned to lie; ``None``: all of them.
+        own_B: class of every row, whose density is conditioned on it, or -1 for none.
     """
 
-    def __init__(self, energies: GroupEnergies, allowed_K: Tensor | None = None) -> None:
-        self.energies, self.allowed_K = energies, allowed_K
+    def __init__(
+        self,
+        energies: GroupEnergies,
+        allowed_K: Tensor | None = None,
+        own_B: Tensor | None = None,
+    ) -> None:
+        self.energies, self.allowed_K, self.own_B = energies, allowed_K, own_B
         self.folded = [net.fold() for net in energies.nets]  # type: ignore[operator]
 
     def among(self, classes: Sequence[int]) -> FoldedGroups:
         """The same weights, conditioned on ``classes``: F is the logsumexp of their logits."""
-        other = object.__new__(FoldedGroups)
-        other.energies, other.folded = self.energies, self.folded
+        other = copy.copy(self)
         other.allowed_K = torch.tensor(list(classes))
+        return other
+
+    def given(self, own_B: Tensor) -> FoldedGroups:
+        """The same weights, every row conditioned on its own class, where it has one."""
+        other = copy.copy(self)
+        other.own_B = own_B
         return other
 
     def each(self, placed: Placed, t_B: Tensor | int) -> list[Tensor]:
@@ -323,6 +335,8 @@ class FoldedGroups:
     def logits(self, z_BD: Tensor, t_B: Tensor | int) -> Tensor:
         """f(v, t), shape (B, K), or of the allowed classes only."""
         logits = self.coupled(self.each(self.energies.place(z_BD, t_B), t_B))
+        if self.own_B is not None:
+            return value_given(logits, self.own_B)[:, None]
         return logits if self.allowed_K is None else logits[:, self.allowed_K.to(z_BD.device)]
 
     def coupled(self, outputs: list[Tensor]) -> Tensor:

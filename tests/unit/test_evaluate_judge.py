@@ -55,7 +55,7 @@ def test_every_label_column_is_learnt_by_one_network(packed: Packed) -> None:
     assert judged.features.shape == (40, 16)
     right = judged.probabilities["side"].argmax(1) == test.labels("side")
     assert right.mean() == columns["side"]["accuracy"]
-    x = torch.from_numpy(test.x[:5]).float() / 127.5 - 1
+    x = torch.from_numpy(test.x[:5].copy()).float() / 127.5 - 1
     logits = judge.logits(x, "side")
     assert np.allclose(
         logits.softmax(1).detach().numpy(), judged.probabilities["side"][:5], atol=1e-6

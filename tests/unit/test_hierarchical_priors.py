@@ -30,6 +30,9 @@ ENERGY = {
     "init": "orthogonal",
 }
 
+EVERY_LEVEL = {"inputs": "context", "label_groups": [0, 1], "label_levels": "all",
+               "label_sampling": "langevin", "cached_draws": 4}  # fmt: skip
+
 
 def make(backbone: HierarchicalBackbone | None = None, **changes: Any) -> Any:
     content: dict[str, Any] = {
@@ -141,6 +144,23 @@ def test_attributes_are_independent_given_u() -> None:
     )
 
 
+def test_rows_with_a_class_have_the_energy_of_their_class() -> None:
+    hierarchy = EVERY_LEVEL | {"label_groups": [0, 2]}
+    prior = make(tiny_hvae().double(), classes=3, hierarchy=hierarchy).double()
+    own_B = torch.tensor([2, -1, 0, 1])
+    v = torch.randn(4, prior.latent, generator=generator(0, "v"), dtype=torch.float64)
+    folded = prior.net.fold()
+    logits = folded.logits(v, 1)
+    wanted = torch.stack([logits[0, 2], logits[1].logsumexp(0), logits[2, 0], logits[3, 1]])
+    value, gradient = folded.given(own_B).value_and_gradient(v, 1)
+    torch.testing.assert_close(value, wanted)
+    small = 1e-6 * torch.randn(v.shape, generator=generator(1, "v"), dtype=torch.float64)
+    after, _ = folded.given(own_B).value_and_gradient(v + small, 1)
+    torch.testing.assert_close(after - value, (gradient * small).sum(1), atol=1e-10, rtol=1e-3)
+    with pytest.raises(ValueError, match="needs label_levels 'all'"):
+        make(hierarchy={"label_groups": [0], "label_training": "class"})
+
+
 def test_a_label_on_a_missing_group_is_refused() -> None:
     with pytest.raises(UsageError, match="a label is put on group 7; the backbone has groups 0 to"):
         make(hierarchy={"label_groups": [7]})
@@ -234,8 +254,17 @@ def _draws(prior: Any, images: np.ndarray) -> Tensor:
     return drawn
 
 
-def test_the_learnt_prior_is_the_exact_aggregate_posterior(tmp_path: Path) -> None:
-    prior, images = trained(tmp_path, 600)
+@pytest.mark.parametrize(
+    "hierarchy",
+    [
+        {"inputs": "context", "label_groups": [0], "cached_draws": 4},
+        EVERY_LEVEL | {"label_training": "class"},
+    ],
+)
+def test_the_learnt_prior_is_the_exact_aggregate_posterior(
+    tmp_path: Path, hierarchy: dict[str, Any]
+) -> None:
+    prior, images = trained(tmp_path, 600, hierarchy=hierarchy)
     reference: Any = build_prior(
         LinearGaussian(), PriorConfig.model_validate({"kind": "gaussian", "standardise": "none",
                                                       "training": {"updates": 1}})
@@ -248,19 +277,14 @@ def test_the_learnt_prior_is_the_exact_aggregate_posterior(tmp_path: Path) -> No
     torch.testing.assert_close(drawn.std(0), again.std(0), atol=0.1, rtol=0)
 
 
-def test_conditional_samples_fall_into_their_heap(tmp_path: Path) -> None:
-    prior, images = trained(
-        tmp_path,
-        400,
-        apart=2.0,
-        hierarchy={
-            "inputs": "context",
-            "label_groups": [0, 1],
-            "label_levels": "all",
-            "label_sampling": "langevin",
-            "cached_draws": 4,
-        },
-    )
+@pytest.mark.parametrize(
+    ("training", "sampling"), [("logits", "langevin"), ("class", "langevin"), ("class", "filtered")]
+)
+def test_conditional_samples_fall_into_their_heap(
+    tmp_path: Path, training: str, sampling: str
+) -> None:
+    hierarchy = EVERY_LEVEL | {"label_training": training, "label_sampling": sampling}
+    prior, images = trained(tmp_path, 400, apart=2.0, hierarchy=hierarchy)
     centre = [_draws(prior, images[heap::2]).mean(0) for heap in (0, 1)]
     for heap in (0, 1):
         u = prior.sample(300, generator(heap, "class"), label=heap)
