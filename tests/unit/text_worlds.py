@@ -14,7 +14,7 @@ from ldebm.data.packed import Packed, open_packed
 from ldebm.data.tokenizer import Tokenizer, train_tokenizer
 from ldebm.seeding import numpy_generator
 
-__all__ = ["TOPICS", "packed_dialogues", "packed_documents"]
+__all__ = ["TOPICS", "documents", "packed_dialogues", "packed_documents"]
 
 TOPICS = {
     "sports": "match goal team coach league striker keeper season",
