@@ -1,4 +1,4 @@
-"""Commands that use a trained model: generate, respond, classify, cluster, interpolate, score."""
+"""Commands that use a trained model: generate, respond, classify, cluster, interpolate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ldebm.cli.images import classify_images, generate_images, score_images
+from ldebm.cli.images import classify_images, generate_images
 from ldebm.config import nearest
 from ldebm.errors import UsageError
 
@@ -181,23 +181,6 @@ def interpolate(
     typer.echo(json.dumps(rows, indent=1, ensure_ascii=False) if as_json else "\n".join(rows))
 
 
-def score(
-    target: Target,
-    file: Annotated[Path, typer.Option(help="Images: a file, folder, zip, npz or parquet.")],
-    out: Annotated[
-        Path | None, typer.Option(help="FILE.parquet or FILE.json; by default the screen.")
-    ] = None,
-    resize: Resize = False,
-    seed: Seed = 0,
-    as_json: AsJson = False,
-) -> None:
-    """Say how familiar images are to a model: energy by group, bound of the likelihood."""
-    model = _load(target)
-    if not model.is_image:
-        raise UsageError(f"{target}: not a model of images; only these give scores")
-    score_images(model, file, out, seed, resize=resize, as_json=as_json)
-
-
 def cluster(
     target: Target,
     top: Annotated[int, typer.Option(min=1, help="Exemplars and words per class.")] = 10,
@@ -241,4 +224,4 @@ def _described(model: Model, top: int) -> list[ClusterDescription]:
     return describe_clusters(logits, texts, labels, exemplars=top, words=top)
 
 
-COMMANDS = [generate, respond, classify, interpolate, cluster, score]
+COMMANDS = [generate, respond, classify, interpolate, cluster]
