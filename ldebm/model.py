@@ -123,7 +123,7 @@ class Model:
                 raise UsageError(f"points: expected shape (n, 2), got {points.shape}")
             return torch.from_numpy(points).to(self.device)
         if self.is_document:
-            return collate_bags(self._bags(rows), self.device)
+            return collate_bags(self.bags(rows), self.device)
         limit = int(self.meta["max_len"])
         encoded = [_encode(self.tokenizer, str(text), limit) for text in rows]
         return collate_ids(encoded, self.device)
@@ -138,7 +138,7 @@ class Model:
         bound.prior, bound.context_BC = self.prior.given(context_BC), context_BC
         return bound
 
-    def _bags(self, texts: Sequence[str] | np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    def bags(self, texts: Sequence[str] | np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """Known words of documents and their counts.
 
         Raises:

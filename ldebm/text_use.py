@@ -162,7 +162,10 @@ def score_texts(
 
     if model.tokenizer is None:
         raise UsageError(f"{model.experiment}: not a model of text")
-    parts = [texts[start : start + ROWS] for start in range(0, len(texts), ROWS)]
+    size = ROWS
+    if model.is_dialogue:  # texts begin a dialogue; every context has a normaliser of its own
+        model, size = model.given(model.contexts([[]])), 1
+    parts = [texts[start : start + size] for start in range(0, len(texts), size)]
     settings = LikelihoodSettings(importance, inner, seed=seed)
     batches = (model.batch(part) for part in parts)
     found = likelihood(model.backbone, model.prior, batches, settings)["prior"]
@@ -172,8 +175,12 @@ def score_texts(
             z = torch.from_numpy(embed(model, texts)).to(model.device)
             energy = -torch.logsumexp(model.prior.class_logits(z), -1).double().cpu().numpy()
     limit = int(model.meta["max_len"])
-    rows = model.tokenizer.encode_rows([str(text) for text in texts])
-    tokens = np.array([min(len(row), limit) - 1 for row in rows])
+    assert model.tokenizer is not None
+    if model.is_document:
+        tokens = np.array([int(counts.sum()) for _, counts in model.bags(texts)])
+    else:
+        rows = model.tokenizer.encode_rows([str(text) for text in texts])
+        tokens = np.array([min(len(row), limit) - 1 for row in rows])
     return TextScores(-found.nll_B, tokens, found.ess_B, energy)
 
 

@@ -23,6 +23,7 @@ from ldebm.first_stage import build_backbone_stage
 from ldebm.labelling import cluster_stage
 from ldebm.model import Model, load
 from ldebm.second_stage import prior_stage
+from ldebm.text_use import score_texts
 from tests.unit.text_worlds import packed_dialogues
 
 RESPONSE_METRICS = {
@@ -127,6 +128,9 @@ def test_responses_depend_on_the_context_and_the_seed_alone(built: tuple[Packed,
     torch.testing.assert_close(together[1:2], model.contexts([context]))
     assert isinstance(model.generate(2), list)
     assert model.classify(["hello there"]).shape == (1, 5)
+    one = score_texts(model, ["hello there"], importance=8, inner=8)
+    two = score_texts(model, ["hello there", "good bye"], importance=8, inner=8)
+    assert one.bound[0] == pytest.approx(two.bound[0], abs=1.0)
 
 
 def test_an_empty_turn_and_a_model_without_contexts_are_refused(

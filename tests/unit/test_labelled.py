@@ -20,6 +20,7 @@ from ldebm.first_stage import build_backbone_stage
 from ldebm.labelling import cluster_stage
 from ldebm.model import Model, load
 from ldebm.second_stage import prior_stage
+from ldebm.text_use import score_texts
 from tests.unit.text_worlds import packed_documents
 
 
@@ -80,6 +81,8 @@ def test_energies_with_few_labels_classify_documents_and_report_it(tmp_path: Pat
     labels = model.class_labels()
     guess = model.classify(["the striker and the keeper", "snow and frost"]).argmax(-1)
     assert [labels[k] for k in guess] == ["sports", "weather"]
+    scores = score_texts(model, ["striker coach goal", "coach"], importance=8, inner=8)
+    assert scores.tokens.tolist() == [3, 1]
 
 
 def test_a_document_without_a_known_word_is_one_line(tmp_path: Path) -> None:
