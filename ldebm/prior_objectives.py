@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ldebm.config import PriorConfig
 from ldebm.langevin import Chain
 from ldebm.nn.energy import value_given
 from ldebm.objectives import Terms, gaussian_kl, masked_entropy, mutual_information
@@ -265,16 +266,7 @@ def score_matching_terms(
     u0 = mean + variance.sqrt() * torch.randn(shape, generator=generator, device=device)
     zero_B = torch.zeros_like(t_B)
     logits = folded.logits(prior.scale_zero() * prior.level_zero(u0, generator), zero_B)
-    information, classes = _class_terms(logits, label_B)
-    total = matching - config.mi_weight * information + config.class_weight * classes
-    parts = {
-        "contrastive": matching.detach(),
-        "mutual_information": information.detach(),
-        "class": classes.detach(),
-        "energy_size": value.detach().abs().max(),
-        "acceptance": torch.ones_like(matching),
-    }
-    return Terms(total, parts)
+    return _matching_terms(config, matching, value, logits, label_B)
 
 
 def noised_score_terms(
@@ -323,13 +315,24 @@ def noised_score_terms(
     if prior.labels_at_zero:
         u0 = prior.level_zero(u_BD, generator)
         logits = prior.net(prior.scale_zero() * u0, torch.zeros_like(t_B))
-    information, classes = _class_terms(logits, label_B)
+    return _matching_terms(config, matching, value, logits, label_B)
+
+
+def _matching_terms(
+    config: PriorConfig,
+    matching: Tensor,
+    value_B: Tensor,
+    logits_BK: Tensor,
+    label_B: Tensor | None,
+) -> Terms:
+    """Score matching with the class and information terms of ``logits_BK``."""
+    information, classes = _class_terms(logits_BK, label_B)
     total = matching - config.mi_weight * information + config.class_weight * classes
     parts = {
         "contrastive": matching.detach(),
         "mutual_information": information.detach(),
         "class": classes.detach(),
-        "energy_size": value.detach().abs().max(),
+        "energy_size": value_B.detach().abs().max(),
         "acceptance": torch.ones_like(matching),
     }
     return Terms(total, parts)

@@ -16,12 +16,11 @@ import numpy as np
 import pyarrow as pa
 
 from ldebm.errors import UsageError
-from ldebm.files import write_json, write_parquet
 
 if TYPE_CHECKING:
     from ldebm.model import Model
 
-__all__ = ["TextScores", "Texts", "embed", "read_texts", "score_texts", "write_rows"]
+__all__ = ["TextScores", "Texts", "embed", "read_texts", "score_texts"]
 
 ROWS = 4  # at a time: bounds the memory of the trajectories
 ENCODED = 256
@@ -188,18 +187,3 @@ def embed(model: Model, rows: Sequence[str] | np.ndarray) -> np.ndarray:
     """Posterior means, float32 (N, D), encoded some at a time."""
     starts = range(0, len(rows), ENCODED)
     return np.concatenate([model.encode(rows[start : start + ENCODED]) for start in starts])
-
-
-def write_rows(target: Path, records: list[dict[str, Any]]) -> None:
-    """Writes records as parquet or JSON, by the name of the file.
-
-    Raises:
-        UsageError: it ends otherwise.
-    """
-    suffix = target.suffix.lower()
-    if suffix == ".parquet":
-        write_parquet(target, {name: [row[name] for row in records] for name in records[0]})
-    elif suffix == ".json":
-        write_json(target, records)
-    else:
-        raise UsageError(f"{target}: expected a file name that ends in .parquet or .json")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ldebm.cli.output import expect_table, show_rows
 from ldebm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -94,23 +95,9 @@ def score_images(
     model: Model, file: Path, out: Path | None, seed: int, *, resize: bool, as_json: bool
 ) -> None:
     """Writes or prints energies and bounds, one row an image."""
-    from ldebm.files import write_json, write_parquet
     from ldebm.image_use import read_pictures
 
-    if out is not None and out.suffix.lower() not in (".parquet", ".json"):
-        raise UsageError(f"{out}: expected a file name that ends in .parquet or .json")
+    expect_table(out)
     found = read_pictures(file, model.meta, resize=resize)
     rows = model.score(found.pixels, seed).rows(found.places)
-    if out is not None and out.suffix.lower() == ".parquet":
-        write_parquet(out, {name: [row[name] for row in rows] for name in rows[0]})
-    elif out is not None:
-        write_json(out, rows)
-    if as_json:
-        typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
-    elif out is not None:
-        typer.echo(f"{out}: {len(rows)} images")
-    else:
-        numbers = [name for name in rows[0] if name != "image"]
-        typer.echo("\t".join([*numbers, "image"]))
-        for row in rows:
-            typer.echo("\t".join([*(f"{row[name]:.3f}" for name in numbers), row["image"]]))
+    show_rows(rows, out, "image", "images", as_json=as_json)

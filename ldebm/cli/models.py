@@ -54,7 +54,7 @@ def find_model(target: str) -> Path:
     raise UsageError(f"{target}: no such model{nearest(target, names)}")
 
 
-def _load(target: str) -> Model:
+def load_target(target: str) -> Model:
     import ldebm
 
     return ldebm.load(str(find_model(target)))
@@ -74,7 +74,7 @@ def generate(
     ] = None,
 ) -> None:
     """Draw samples from the prior and decode them."""
-    model = _load(target)
+    model = load_target(target)
     if model.is_image:
         generate_images(model, number, label, attribute or [], seed, out, as_json=as_json)
         return
@@ -104,7 +104,7 @@ def respond(
     as_json: AsJson = False,
 ) -> None:
     """Answer a dialogue so far; several answers differ by their latent vector."""
-    model = _require_text(_load(target), target)
+    model = _require_text(load_target(target), target)
     if not model.is_dialogue:
         raise UsageError(f"{target}: reads no context; this needs a model of arch 'dialogue'")
     mode = "sample" if sample else "greedy"
@@ -124,7 +124,7 @@ def classify(
     """Give every text, or every image, its most probable class."""
     if file is not None and not file.exists():
         raise UsageError(f"{file}: no such file")
-    model = _load(target)
+    model = load_target(target)
     if model.is_image:
         classify_images(model, file, resize=resize, as_json=as_json)
         return
@@ -176,7 +176,7 @@ def interpolate(
     as_json: AsJson = False,
 ) -> None:
     """Decode the way between two texts in the latent space."""
-    model = _require_text(_load(target), target)
+    model = _require_text(load_target(target), target)
     rows = list(model.interpolate(first, second, steps))
     typer.echo(json.dumps(rows, indent=1, ensure_ascii=False) if as_json else "\n".join(rows))
 
@@ -187,7 +187,7 @@ def cluster(
     as_json: AsJson = False,
 ) -> None:
     """Say what each discovered class means: size, distinctive words, exemplars of the test rows."""
-    model = _require_text(_load(target), target)
+    model = _require_text(load_target(target), target)
     rows = [asdict(item) for item in _described(model, top)]
     if as_json:
         typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))

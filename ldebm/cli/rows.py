@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ldebm.cli.images import score_images
-from ldebm.cli.models import AsJson, Resize, Seed, Target, _load
+from ldebm.cli.models import AsJson, Resize, Seed, Target, load_target
+from ldebm.cli.output import expect_table, show_rows
 from ldebm.errors import UsageError
 
 __all__ = ["COMMANDS"]
@@ -38,33 +38,18 @@ def score(
     as_json: AsJson = False,
 ) -> None:
     """Say how familiar rows are to a model: bound of the likelihood, and energy."""
-    model = _load(target)
+    model = load_target(target)
     if model.is_image:
         score_images(model, file, out, seed, resize=resize, as_json=as_json)
         return
     if not model.is_text:
         raise UsageError(f"{target}: a model of points; scores are of models of text and of images")
-    from ldebm.text_use import read_texts, score_texts, write_rows
+    from ldebm.text_use import read_texts, score_texts
 
-    if out is not None and out.suffix.lower() not in (".parquet", ".json"):
-        raise UsageError(f"{out}: expected a file name that ends in .parquet or .json")
+    expect_table(out)
     found = read_texts(file, text)
     rows = score_texts(model, found.texts, seed, importance).records(found)
-    if out is not None:
-        write_rows(out, rows)
-    if as_json:
-        typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
-    elif out is not None:
-        typer.echo(f"{out}: {len(rows)} texts")
-    else:
-        _print(rows)
-
-
-def _print(rows: list[dict[str, Any]]) -> None:
-    names = [name for name in rows[0] if name not in ("row", "text")]
-    typer.echo("\t".join([*names, "text"]))
-    for row in rows:
-        typer.echo("\t".join([*(f"{row[name]:.3f}" for name in names), row["text"]]))
+    show_rows(rows, out, "text", "texts", as_json=as_json)
 
 
 def export_embeddings(
@@ -82,7 +67,7 @@ def export_embeddings(
     from ldebm.files import write_parquet
     from ldebm.text_use import embed, read_texts
 
-    model = _load(target)
+    model = load_target(target)
     columns: dict[str, Any]
     if model.is_image:
         from ldebm.image_use import read_pictures

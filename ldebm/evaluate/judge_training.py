@@ -10,82 +10,44 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
-from ldebm.config import JudgeConfig, OptimiserConfig, TrainingConfig
-from ldebm.data.batches import batch_rows, steps_per_epoch
+from ldebm.config import JudgeConfig, TrainingConfig
 from ldebm.data.packed import JUDGE, Packed, Split
 from ldebm.devices import choose_device
 from ldebm.evaluate.judge import Judge, judge_images
+from ldebm.evaluate.label_task import LabelTask, column_labels
 from ldebm.files import hash_path, write_json, write_model
 from ldebm.latents import make_batch
-from ldebm.objectives import Terms
 from ldebm.runs import CHECKPOINTS, run_key
 from ldebm.seeding import configure, derive_seed, generator
-from ldebm.trainer import Group, train
+from ldebm.trainer import train
 
 __all__ = ["JudgeTask", "build_judge", "moved"]
 
 
-class JudgeTask:
+class JudgeTask(LabelTask):
     """Cross-entropy of every label column, on images that are moved and mirrored at random."""
 
     def __init__(
         self, judge: Judge, train: Split, valid: Split, config: JudgeConfig, device: torch.device
     ) -> None:
-        self.module: nn.Module = judge
-        self.judge, self.train_split, self.valid_split = judge, train, valid
+        super().__init__(judge, train, judge.columns, config, config.smoothing)
+        self.judge, self.valid_split = judge, valid
         self.config, self.device = config, device
-        self.steps_per_epoch = steps_per_epoch(train.n, config.batch)
-        self.labels = {name: _labels(train, name) for name in judge.columns}
 
-    def groups(self) -> list[Group]:
-        optimiser = OptimiserConfig(lr=self.config.lr, schedule="one_cycle", final=0.0, clip=1.0)
-        return [Group("judge", list(self.judge.parameters()), optimiser)]
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Nothing changes between epochs."""
-
-    def loss(self, step: int) -> Terms:
-        """The mean over columns of the cross-entropy of the rows that have the label."""
-        rows = batch_rows(self.train_split.n, self.config.batch, self.config.seed, step)
+    def logits(self, rows: np.ndarray, step: int) -> dict[str, Tensor]:
         x_BCHW = make_batch(self.train_split, rows, self.device)
         stream = generator(self.config.seed, "judge", step)
         x_BCHW = moved(x_BCHW, self.config.shift, self.config.flip, stream)
         low = self.config.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
             features_BF = self.judge.features(x_BCHW)
-        losses = []
-        for name, logits_BK in self.judge.heads(features_BF.float()).items():
-            label_B = torch.from_numpy(self.labels[name][rows]).to(self.device)
-            total = functional.cross_entropy(
-                logits_BK,
-                label_B,
-                ignore_index=-1,
-                reduction="sum",
-                label_smoothing=self.config.smoothing,
-            )
-            losses.append(total / (label_B >= 0).sum().clamp_min(1))
-        loss = torch.stack(losses).mean()
-        return Terms(loss, {"cross_entropy": loss.detach()})
-
-    def after_update(self, step: int, averaged: dict[str, Tensor] | None) -> None:
-        """Nothing to adapt."""
+        return self.judge.heads(features_BF.float())
 
     def validate(self, step: int) -> dict[str, float]:
         columns = accuracies(self.judge, self.valid_split, self.device)
         return {"accuracy": float(np.mean([found["accuracy"] for found in columns.values()]))}
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """There is none."""
-
-
-def _labels(split: Split, column: str) -> np.ndarray:
-    return split.labels(column).astype(np.int64)
 
 
 def moved(x_BCHW: Tensor, shift: int, flip: bool, stream: torch.Generator) -> Tensor:
@@ -127,7 +89,7 @@ def accuracies(judge: Judge, split: Split, device: torch.device) -> dict[str, di
     probabilities = judge_images(judge, split.x, device=device).probabilities
     found = {}
     for column, p_BK in probabilities.items():
-        label_B = _labels(split, column)
+        label_B = column_labels(split, column)
         known_B = label_B >= 0
         label_B, right_B = label_B[known_B], p_BK.argmax(1)[known_B] == label_B[known_B]
         if not label_B.size:

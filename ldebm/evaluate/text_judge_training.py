@@ -10,70 +10,43 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
-from ldebm.config import OptimiserConfig, TrainingConfig
-from ldebm.data.batches import batch_rows, collate, steps_per_epoch
+from ldebm.config import TrainingConfig
+from ldebm.data.batches import collate
 from ldebm.data.packed import JUDGE, Packed, Split
 from ldebm.devices import choose_device
 from ldebm.errors import UsageError
+from ldebm.evaluate.label_task import LabelTask
 from ldebm.evaluate.text_judge import TextJudge, labels_of
 from ldebm.files import hash_path, write_json, write_model
-from ldebm.objectives import Terms
 from ldebm.runs import CHECKPOINTS, run_key
 from ldebm.seeding import configure, derive_seed, generator
 from ldebm.text_config import TextJudgeConfig
-from ldebm.trainer import Group, train
+from ldebm.trainer import train
 
 __all__ = ["TextJudgeTask", "build_text_judge"]
 
 
-class TextJudgeTask:
+class TextJudgeTask(LabelTask):
     """Cross-entropy of every label column."""
 
     def __init__(
         self, judge: TextJudge, train: Split, valid: Split, config: TextJudgeConfig,
         device: torch.device,
     ) -> None:  # fmt: skip
-        self.module: nn.Module = judge
-        self.judge, self.train_split, self.valid_split = judge, train, valid
-        self.config, self.device = config, device
-        self.steps_per_epoch = steps_per_epoch(train.n, config.batch)
+        super().__init__(judge, train, list(judge.classes), config)
+        self.judge, self.valid_split, self.device = judge, valid, device
 
-    def groups(self) -> list[Group]:
-        optimiser = OptimiserConfig(lr=self.config.lr, schedule="one_cycle", final=0.0, clip=1.0)
-        return [Group("judge", list(self.judge.parameters()), optimiser)]
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Nothing changes between epochs."""
-
-    def loss(self, step: int) -> Terms:
-        """The mean over columns of the cross-entropy of the rows that have the label."""
-        rows = batch_rows(self.train_split.n, self.config.batch, self.config.seed, step)
-        self.judge.stream = generator(self.config.seed, "text-judge", step, device=self.device)
-        losses = []
-        for name, logits_BK in self.judge(collate(self.train_split, rows, self.device)).items():
-            label = np.array(self.train_split.labels(name)[rows], dtype=np.int64)
-            label_B = torch.from_numpy(label).to(self.device)
-            total = functional.cross_entropy(logits_BK, label_B, ignore_index=-1, reduction="sum")
-            losses.append(total / (label_B >= 0).sum().clamp_min(1))
-        loss = torch.stack(losses).mean()
-        return Terms(loss, {"cross_entropy": loss.detach()})
-
-    def after_update(self, step: int, averaged: dict[str, Tensor] | None) -> None:
-        """Nothing to adapt."""
+    def logits(self, rows: np.ndarray, step: int) -> dict[str, Tensor]:
+        self.judge.stream = generator(self.seed, "text-judge", step, device=self.device)
+        found: dict[str, Tensor] = self.judge(collate(self.train_split, rows, self.device))
+        return found
 
     def validate(self, step: int) -> dict[str, float]:
         columns = accuracies(self.judge, self.valid_split)
         accuracy = float(np.mean(list(columns.values())))
         return {"accuracy": accuracy, "score": 1 - accuracy}
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """There is none."""
 
 
 def accuracies(judge: TextJudge, split: Split) -> dict[str, float]:

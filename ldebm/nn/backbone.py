@@ -49,6 +49,16 @@ class Backbone(nn.Module, ABC):
         """Takes what else it needs of a packed data set, before training; most need nothing."""
         del packed
 
+    def dropout_noise(self) -> torch.Generator:
+        """``stream``.
+
+        Raises:
+            ValueError: it is not set.
+        """
+        if self.stream is None:
+            raise ValueError("set `stream` to a generator before training with dropout")
+        return self.stream
+
     def context(self, batch: Any) -> Tensor:
         """The context of every row, (B, C).
 

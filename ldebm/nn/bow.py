@@ -100,10 +100,8 @@ class BagVAE(Backbone):
         """Dropout with a mask from ``stream``; the identity in evaluation."""
         if not (self.training and self.dropout):
             return x
-        if self.stream is None:
-            raise ValueError("set `stream` to a generator before training with dropout")
         keep = 1 - self.dropout
-        mask = torch.empty_like(x).bernoulli_(keep, generator=self.stream)
+        mask = torch.empty_like(x).bernoulli_(keep, generator=self.dropout_noise())
         return x * mask.mul_(1 / keep)
 
     def logits(self, z_BD: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from ldebm.data.batches import DialogueBatch, TextBatch
 from ldebm.errors import UsageError
 from ldebm.nn.cells import Cell
 from ldebm.nn.recurrent import RecurrentVAE
-from ldebm.nn.text import row_of_token
+from ldebm.nn.sentences import row_of_token
 
 __all__ = ["DialogueVAE"]
 

@@ -21,16 +21,15 @@ from torch import Tensor, nn
 
 from ldebm.config import BackboneConfig
 from ldebm.data.batches import TextBatch
-from ldebm.nn.backbone import Backbone
 from ldebm.nn.cells import Cell, State
+from ldebm.nn.sentences import LOGVAR_LIMIT, ROWS_AT_ONCE, SentenceVAE, row_of_token, shifted
 from ldebm.nn.softmax import linear_nll
-from ldebm.nn.text import LOGVAR_LIMIT, ROWS_AT_ONCE, keep_mask, row_of_token, shifted
 from ldebm.nn.writing import Output, draw_words
 
 __all__ = ["RecurrentVAE"]
 
 
-class RecurrentVAE(Backbone):
+class RecurrentVAE(SentenceVAE):
     """A variational auto-encoder of token sequences with recurrent layers of torch.
 
     Args:
@@ -49,13 +48,7 @@ class RecurrentVAE(Backbone):
         meta: Mapping[str, Any],
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__()
-        self.latent, self.dropout = config.latent, config.dropout
-        self.word_dropout = config.word_dropout
-        self.posterior_activation = config.posterior_activation
-        self.max_len = int(meta["max_len"])
-        self.pad_id, self.unk_id = int(meta["pad_id"]), int(meta["unk_id"])
-        self.bos_id, self.eos_id = int(meta["bos_id"]), int(meta["eos_id"])
+        super().__init__(config, meta)
         vocabulary, hidden, embed = int(meta["vocab_size"]), config.hidden, config.embed
         self.encoder_embedding = nn.Parameter(torch.empty(vocabulary, embed))
         self.encoder = Cell(
@@ -136,9 +129,6 @@ class RecurrentVAE(Backbone):
         """The output layer's weight, (V, E) where tied, else (V, H)."""
         return self.decoder_embedding if self.output is None else self.output
 
-    def _to_output(self, h_NH: Tensor) -> Tensor:
-        return h_NH if self.adapter is None else self.adapter(h_NH)
-
     def reconstruction_nll(self, batch: TextBatch, z_BD: Tensor) -> Tensor:
         """-log p(x|z), given the context where there is one: nats per row, shape (B,)."""
         sizes = batch.batch_sizes[1:]
@@ -154,27 +144,6 @@ class RecurrentVAE(Backbone):
         hidden = self._to_output(self._drop(h_NH))
         nll_N = linear_nll(hidden, self._weight(), targets_N)
         return batch.restore(nll_N.new_zeros(len(batch)).index_add(0, row_N, nll_N))
-
-    def _drop(self, x: Tensor) -> Tensor:
-        """Dropout with a mask from ``stream``; the identity in evaluation."""
-        if not (self.training and self.dropout):
-            return x
-        keep = 1 - self.dropout
-        return x * keep_mask(x, keep, self._noise()).mul_(1 / keep)
-
-    def _noise(self) -> torch.Generator:
-        if self.stream is None:
-            raise ValueError("set `stream` to a generator before training with dropout")
-        return self.stream
-
-    def _drop_words(self, tokens_N: Tensor) -> Tensor:
-        """Replaces words of the decoder's input by the unknown word (MR 1.4)."""
-        if not (self.training and self.word_dropout):
-            return tokens_N
-        chosen = torch.empty(tokens_N.shape, device=tokens_N.device, dtype=torch.bool)
-        chosen.bernoulli_(self.word_dropout, generator=self._noise())
-        control = (tokens_N == self.bos_id) | (tokens_N == self.eos_id) | (tokens_N == self.pad_id)
-        return torch.where(chosen & ~control, self.unk_id, tokens_N)
 
     @torch.no_grad()
     def nll_matrix(self, batch: TextBatch, z_SBD: Tensor, *, bfloat16: bool = False) -> Tensor:
@@ -237,15 +206,8 @@ class RecurrentVAE(Backbone):
         Raises:
             ValueError: the mode is unknown, or sampling has no generator.
         """
-        if mode not in ("greedy", "sample"):
-            raise ValueError(f"decode mode {mode!r}: expected 'greedy' or 'sample'")
-        if mode == "sample" and generator is None:
-            raise ValueError("decode mode 'sample' needs a generator")
         steps = (max_len or self.max_len) - 2
-        uniform_BL: Tensor | None = None
-        if generator is not None and mode == "sample":
-            uniform_BL = torch.rand(len(z_BD), steps, generator=generator, device=generator.device)
-            uniform_BL = uniform_BL.to(z_BD.device)
+        uniform_BL = self._word_draws(mode, len(z_BD), steps, generator, z_BD)
         written: list[list[int]] = []
         for first in range(0, len(z_BD), ROWS_AT_ONCE):
             part = slice(first, first + ROWS_AT_ONCE)

@@ -22,16 +22,13 @@ from torch import Tensor, nn
 
 from ldebm.config import BackboneConfig
 from ldebm.data.batches import TextBatch
-from ldebm.nn.backbone import Backbone
 from ldebm.nn.frozen_gru import FrozenGRU, GateTable
 from ldebm.nn.gru import PackedGRU, bidirectional_last
+from ldebm.nn.sentences import LOGVAR_LIMIT, ROWS_AT_ONCE, SentenceVAE, row_of_token, shifted
 from ldebm.nn.softmax import linear_nll
 from ldebm.nn.writing import Output, screens, write
 
-__all__ = ["LOGVAR_LIMIT", "ROWS_AT_ONCE", "TextVAE", "keep_mask", "row_of_token", "shifted"]
-
-LOGVAR_LIMIT = 12.0
-ROWS_AT_ONCE = 512  # of decoding and of likelihoods of many samples: more would leave the cache
+__all__ = ["TextVAE"]
 
 
 @dataclass
@@ -42,7 +39,7 @@ class _Frozen:
     writer: tuple[FrozenGRU, GateTable | None, Output] | None = None
 
 
-class TextVAE(Backbone):
+class TextVAE(SentenceVAE):
     """A GRU variational auto-encoder of token sequences.
 
     Args:
@@ -63,14 +60,8 @@ class TextVAE(Backbone):
         meta: Mapping[str, Any],
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__()
-        self.latent, self.dropout = config.latent, config.dropout
-        self.word_dropout = config.word_dropout
-        self.posterior_activation = config.posterior_activation
+        super().__init__(config, meta)
         self.low_precision = config.training.precision == "bfloat16"
-        self.max_len = int(meta["max_len"])
-        self.pad_id, self.unk_id = int(meta["pad_id"]), int(meta["unk_id"])
-        self.bos_id, self.eos_id = int(meta["bos_id"]), int(meta["eos_id"])
         vocabulary, hidden, embed = int(meta["vocab_size"]), config.hidden, config.embed
 
         self.encoder_embedding = nn.Parameter(torch.empty(vocabulary, embed))
@@ -191,30 +182,6 @@ class TextVAE(Backbone):
         )
         return outputs, last
 
-    def _to_output(self, h_NH: Tensor) -> Tensor:
-        return h_NH if self.adapter is None else self.adapter(h_NH)
-
-    def _noise(self) -> torch.Generator:
-        if self.stream is None:
-            raise ValueError("set `stream` to a generator before training with dropout")
-        return self.stream
-
-    def _drop(self, x: Tensor) -> Tensor:
-        """Dropout with a mask from ``stream``; the identity in evaluation."""
-        if not (self.training and self.dropout):
-            return x
-        keep = 1 - self.dropout
-        return x * keep_mask(x, keep, self._noise()).mul_(1 / keep)
-
-    def _drop_words(self, tokens_N: Tensor) -> Tensor:
-        """Replaces words of the decoder's input by the unknown word (MR 1.4)."""
-        if not (self.training and self.word_dropout):
-            return tokens_N
-        chosen = torch.empty(tokens_N.shape, device=tokens_N.device, dtype=torch.bool)
-        chosen.bernoulli_(self.word_dropout, generator=self._noise())
-        control = (tokens_N == self.bos_id) | (tokens_N == self.eos_id) | (tokens_N == self.pad_id)
-        return torch.where(chosen & ~control, self.unk_id, tokens_N)
-
     # Many samples of z per row
 
     @torch.no_grad()
@@ -292,15 +259,8 @@ class TextVAE(Backbone):
         Raises:
             ValueError: the mode is unknown, or sampling has no generator.
         """
-        if mode not in ("greedy", "sample"):
-            raise ValueError(f"decode mode {mode!r}: expected 'greedy' or 'sample'")
         steps = (max_len or self.max_len) - 2
-        uniform_BL: Tensor | None = None
-        if mode == "sample":
-            if generator is None:
-                raise ValueError("decode mode 'sample' needs a generator")
-            uniform_BL = torch.rand(len(z_BD), steps, generator=generator, device=generator.device)
-            uniform_BL = uniform_BL.to(z_BD.device)
+        uniform_BL = self._word_draws(mode, len(z_BD), steps, generator, z_BD)
         gru, table, output = self._writer(len(z_BD) * steps, screen=mode == "greedy")
         written: list[list[int]] = []
         for first in range(0, len(z_BD), ROWS_AT_ONCE):
@@ -332,28 +292,3 @@ class TextVAE(Backbone):
         if kept is not None:
             kept.writer = gru, table, output
         return gru, table, output
-
-
-def keep_mask(x: Tensor, keep: float, generator: torch.Generator) -> Tensor:
-    """Ones with probability ``keep`` (to 1/65536), else zeros, in the shape of ``x``.
-
-    Four 16-bit numbers of each 64-bit draw: seven times as fast as ``bernoulli_`` on a CPU.
-    """
-    draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
-    draws.random_(-(2**63), None, generator=generator)
-    short = draws.view(torch.int16)[: x.numel()].view(x.shape)
-    return (short < round(keep * 65536) - 32768).to(x.dtype)
-
-
-def shifted(batch: TextBatch) -> tuple[Tensor, Tensor]:
-    """The decoder's inputs (all but each row's last token) and targets (all but its first)."""
-    sizes = batch.batch_sizes
-    steps = torch.split(batch.tokens_N, sizes)
-    inputs = [tokens[:n] for tokens, n in zip(steps[:-1], sizes[1:], strict=True)]
-    return torch.cat(inputs), batch.tokens_N[sizes[0] :]
-
-
-def row_of_token(sizes: list[int], device: torch.device) -> Tensor:
-    """Sorted row of every packed token, (N,)."""
-    rows = torch.arange(sizes[0], device=device)
-    return torch.cat([rows[:n] for n in sizes])

@@ -79,7 +79,7 @@ class TextModel:
 
 @pytest.fixture
 def model(monkeypatch) -> TextModel:
-    monkeypatch.setattr(models, "_load", lambda target: TextModel())
+    monkeypatch.setattr(models, "load_target", lambda target: TextModel())
     return TextModel()
 
 
@@ -139,7 +139,7 @@ def test_an_unexpected_failure_is_one_line_and_exit_code_1_and_debug_shows_where
     def broken(target):
         raise ZeroDivisionError("by zero")
 
-    monkeypatch.setattr(models, "_load", broken)
+    monkeypatch.setattr(models, "load_target", broken)
     result = run("generate", "first")
     assert (result.code, one_line(result)) == (1, True)
     assert "Traceback" in run("generate", "first", "--debug").err
