@@ -23,6 +23,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from ldebm.baselines.config import BaselineConfig
 from ldebm.errors import UsageError
 from ldebm.image_config import HierarchyConfig, HVAEConfig, JudgeConfig, NVAEConfig
 from ldebm.sections import Section
@@ -30,6 +31,7 @@ from ldebm.sections import Section
 __all__ = [
     "OOD_TRANSFORMS",
     "BackboneConfig",
+    "BaselineConfig",
     "ClusterConfig",
     "DataConfig",
     "EnergyConfig",
@@ -116,8 +118,9 @@ class TrainingConfig(Section):
 class BackboneConfig(Section):
     """First stage: encoder, decoder and the variational objective against N(0, I)."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"hvae", "nvae"})
+    added: ClassVar[frozenset[str]] = frozenset({"hvae", "nvae", "baseline"})
     arch: Literal["mlp", "gru", "hvae", "nvae"]
+    baseline: BaselineConfig | None = None  # of "gru"
     latent: int = Field(default=None, gt=0, validate_default=True)  # hvae, nvae: left out
     hvae: HVAEConfig | None = None
     nvae: NVAEConfig | None = None
@@ -141,7 +144,9 @@ class BackboneConfig(Section):
     def _latent_or_groups(
         cls, value: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo
     ) -> int:
-        if info.data.get("arch") in ("hvae", "nvae") and value in (None, 0):
+        baseline = info.data.get("baseline")
+        without = baseline is not None and not baseline.continuous
+        if (info.data.get("arch") in ("hvae", "nvae") or without) and value in (None, 0):
             return 0
         if value is None:
             raise PydanticCustomError("missing", "Field required")
@@ -153,6 +158,24 @@ class BackboneConfig(Section):
             if (getattr(self, arch) is not None) != (self.arch == arch):
                 given = "is missing" if self.arch == arch else f"needs arch '{arch}'"
                 raise ValueError(f"section '{arch}' {given} (arch is {self.arch!r})")
+        return self
+
+    @model_validator(mode="after")
+    def _coherent_baseline(self) -> BackboneConfig:
+        baseline = self.baseline
+        if baseline is None:
+            return self
+        if self.arch != "gru":
+            raise ValueError(f"section 'baseline' needs arch 'gru' (arch is {self.arch!r})")
+        if self.kl_floor or self.objective != "kl":
+            raise ValueError("section 'baseline' needs kl_floor 0 and objective 'kl'")
+        if not baseline.continuous and self.latent:
+            raise ValueError(f"latent: baseline {baseline.kind!r} has no z; set it to null")
+        if baseline.mixture and self.latent % baseline.variables:
+            raise ValueError(
+                f"latent {self.latent}: baseline {baseline.kind!r} needs a multiple of its "
+                f"{baseline.variables} variables"
+            )
         return self
 
 
@@ -202,7 +225,7 @@ class PriorConfig(Section):
     """Second stage: the density of z, and what is trained with it."""
 
     added: ClassVar[frozenset[str]] = frozenset({"hierarchy"})
-    kind: Literal["gaussian", "svebm", "diffusion", "nce"] = "diffusion"
+    kind: Literal["gaussian", "svebm", "diffusion", "nce", "own"] = "diffusion"  # own: baselines'
     scheme: Literal["two_stage", "joint"] = "two_stage"
     classes: int = Field(20, gt=0)
     levels: int = Field(6, ge=2)  # T
@@ -273,7 +296,20 @@ class ExperimentConfig(Section):
                 f"the {self.prior.levels} levels"
             )
         self._coherent_hierarchy()
+        self._coherent_baseline()
         return self
+
+    def _coherent_baseline(self) -> None:
+        baseline, kind = self.backbone.baseline, self.prior.kind
+        if kind == "own" and (baseline is None or self.prior.standardise != "none"):
+            raise ValueError(
+                "prior.kind 'own' needs a section backbone.baseline and prior.standardise 'none'"
+            )
+        if baseline is not None and kind != "own" and baseline.kind not in ("ae", "vae"):
+            raise ValueError(
+                f"backbone.baseline {baseline.kind!r} has a prior of its own: "
+                "set prior.kind to 'own'"
+            )
 
     def _coherent_hierarchy(self) -> None:
         prior, images = self.prior, self.backbone.arch in ("hvae", "nvae")

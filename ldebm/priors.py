@@ -110,6 +110,11 @@ class Prior(nn.Module):
         """log |det scale|: log p(z) = log p(u) - log_det()."""
         return self.scale_DD.diagonal().log().sum()
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether p(y|z) says anything."""
+        return False
+
     def class_logits(self, z_BD: Tensor) -> Tensor:
         """Unnormalised log p(y|z), shape (B, K)."""
         return z_BD.new_zeros(len(z_BD), self.classes)
@@ -192,6 +197,10 @@ class EnergyPrior(Prior):
     def _make_net(self, generator: torch.Generator | None) -> Energies:
         config = self.config
         return EnergyNet(self.latent, config.classes, self.levels, config.energy, generator)
+
+    @property
+    def has_classes(self) -> bool:
+        return True
 
     def kernel_tables(self) -> tuple[Tensor, Tensor]:
         """(factor_T, variance_T): the kernel at level t is N(v; factor_t u_{t+1}, variance_t I)."""
@@ -463,9 +472,20 @@ def build_prior(
         from ldebm.hierarchical_priors import build_hierarchical
 
         return build_hierarchical(backbone, config, generator)
+    if config.kind == "own":
+        return _own_prior(backbone, config)
     latent = backbone if isinstance(backbone, int) else backbone.latent
     if config.kind == "gaussian":
         return GaussianPrior(latent, config)
     if config.kind == "svebm":
         return SymbolPrior(latent, config, generator)
     return DiffusionPrior(latent, config, generator)
+
+
+def _own_prior(backbone: Backbone | int, config: PriorConfig) -> Prior:
+    from ldebm.baselines.model import TextBaseline
+    from ldebm.baselines.prior import OwnPrior
+
+    if not isinstance(backbone, TextBaseline):
+        raise UsageError("prior.kind 'own': the backbone is no baseline; use another prior")
+    return OwnPrior(backbone, config)

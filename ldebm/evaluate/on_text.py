@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldebm.baselines.evaluation import evaluate_code, evaluate_likelihood
+from ldebm.baselines.prior import OwnPrior
 from ldebm.config import EvaluateConfig
 from ldebm.data.packed import Packed, Split
 from ldebm.evaluate import language
@@ -73,13 +75,20 @@ def evaluate_text(
     mu, logvar = encode_rows(model.backbone, split, np.arange(split.n), model.device)
     texts = [model.tokenizer.decode(split.row(i)) for i in range(split.n)]
     test = _Test(split, mu, logvar, texts)
-    _likelihood(report, model, packed, config, test)
-    _reconstruction(report, model, test)
+    own = model.prior if isinstance(model.prior, OwnPrior) else None
+    if own:
+        evaluate_likelihood(report, model, config, split)
+    else:
+        _likelihood(report, model, packed, config, test)
+    if own is None or own.baseline.kind != "rnnlm":  # which reads no latent
+        _reconstruction(report, model, test)
     z = model.sample_latents(config.samples, seed=model.seed)
     with torch.enable_grad():  # the language model is trained here
         generated = _generation(report, model, packed, config, z, test)
     report.metrics |= sampler_acceptance(model.prior, 500, model.seed)
-    if isinstance(model.prior, EnergyPrior):
+    if own:
+        evaluate_code(report, model, test.mu, split, _columns(packed, config))
+    if model.prior.has_classes:
         _classes(report, model, packed, config, test)
         _control(report, model, packed, config, z, generated, test, classifiers or {})
     else:
@@ -141,11 +150,14 @@ def _reconstruction(report: Report, model: Model, test: _Test) -> None:
         nll += float(model.backbone.reconstruction_nll(batch, test.mu[rows]).sum())
         start += len(batch)
     report.metrics["recon_nll"] = nll / test.split.n
-    variance, squared = test.logvar.exp(), test.mu.square()
-    kl_ND = 0.5 * (squared + variance - 1 - test.logvar)
-    report.metrics["kl_standard_normal"] = float(kl_ND.sum(-1).mean())
-    report.metrics["active_units"] = float((test.mu.var(0) > 0.01).sum())
-    report.metrics["posterior_std"] = float(variance.sqrt().mean())
+    code = getattr(model.backbone, "code_size", 0)  # what comes before z
+    mu, logvar = test.mu[:, code:], test.logvar[:, code:]
+    if mu.shape[1]:
+        variance, squared = logvar.exp(), mu.square()
+        kl_ND = 0.5 * (squared + variance - 1 - logvar)
+        report.metrics["kl_standard_normal"] = float(kl_ND.sum(-1).mean())
+        report.metrics["active_units"] = float((mu.var(0) > 0.01).sum())
+        report.metrics["posterior_std"] = float(variance.sqrt().mean())
     decoded = [str(text) for text in model.decode(test.mu, "greedy", model.seed)]
     score, signature = language.bleu(decoded, test.texts)
     report.metrics["bleu"] = language.bleu_moses(decoded, test.texts)

@@ -28,7 +28,7 @@ from ldebm.nn.gru import PackedGRU, bidirectional_last
 from ldebm.nn.softmax import linear_nll
 from ldebm.nn.writing import Output, screens, write
 
-__all__ = ["TextVAE"]
+__all__ = ["LOGVAR_LIMIT", "TextVAE"]
 
 LOGVAR_LIMIT = 12.0
 ROWS_AT_ONCE = 512  # of decoding and of likelihoods of many samples: more would leave the cache
@@ -51,6 +51,7 @@ class TextVAE(Backbone):
             products of the GRU and the output layer while training.
         meta: of the packed data: ``vocab_size``, ``max_len`` and the ids of the control tokens.
         generator: initial weights.
+        read: size of the vector that the decoder reads, if it is not the latent itself.
 
     Attributes:
         stream: source of the dropout masks; the trainer sets it before each update.
@@ -62,6 +63,8 @@ class TextVAE(Backbone):
         config: BackboneConfig,
         meta: Mapping[str, Any],
         generator: torch.Generator | None = None,
+        *,
+        read: int | None = None,
     ) -> None:
         super().__init__()
         self.latent, self.dropout = config.latent, config.dropout
@@ -72,19 +75,27 @@ class TextVAE(Backbone):
         self.pad_id, self.unk_id = int(meta["pad_id"]), int(meta["unk_id"])
         self.bos_id, self.eos_id = int(meta["bos_id"]), int(meta["eos_id"])
         vocabulary, hidden, embed = int(meta["vocab_size"]), config.hidden, config.embed
+        read = config.latent if read is None else read
 
-        self.encoder_embedding = nn.Parameter(torch.empty(vocabulary, embed))
-        self.encoder_forward = PackedGRU(embed, hidden)
-        self.encoder_backward = PackedGRU(embed, hidden)
-        self.mean = nn.Linear(2 * hidden, config.latent)
-        self.logvar = nn.Linear(2 * hidden, config.latent)
+        self._add_encoder(config, vocabulary)
         self.decoder_embedding = nn.Parameter(torch.empty(vocabulary, embed))
-        self.decoder = PackedGRU(embed, hidden, row_size=config.latent)
-        self.initial = nn.Linear(config.latent, hidden, bias=False)
+        self.decoder = PackedGRU(embed, hidden, row_size=read)
+        self.initial = nn.Linear(read, hidden, bias=False)
         # The output embedding is tied, so that hidden vectors of another size need a map to it.
         self.adapter = nn.Linear(hidden, embed, bias=False) if hidden != embed else None
         self._frozen: _Frozen | None = None
         self._initialise(config.init, generator)
+
+    def _add_encoder(self, config: BackboneConfig, vocabulary: int) -> None:
+        """Makes the encoder and its heads."""
+        self.encoder_embedding = nn.Parameter(torch.empty(vocabulary, config.embed))
+        self.encoder_forward = PackedGRU(config.embed, config.hidden)
+        self.encoder_backward = PackedGRU(config.embed, config.hidden)
+        self._add_heads(config)
+
+    def _add_heads(self, config: BackboneConfig) -> None:
+        self.mean = nn.Linear(2 * config.hidden, config.latent)
+        self.logvar = nn.Linear(2 * config.hidden, config.latent)
 
     @torch.no_grad()
     def _initialise(self, init: str, generator: torch.Generator | None) -> None:
@@ -95,16 +106,20 @@ class TextVAE(Backbone):
                 bound = 1 / math.sqrt(module.in_features)
                 for parameter in module.parameters():
                     parameter.uniform_(-bound, bound, generator=generator)
-        chosen: list[Tensor] = [self.encoder_embedding, self.decoder_embedding]
-        if init == "uniform":
-            chosen = list(self.parameters())
-        for weight in chosen:
-            weight.uniform_(-0.1, 0.1, generator=generator)
+        for name, weight in self.named_parameters():
+            if init == "uniform" or name in ("encoder_embedding", "decoder_embedding"):
+                weight.uniform_(-0.1, 0.1, generator=generator)
 
     # Encoder
 
     def encode(self, batch: TextBatch) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z|x), each (B, D), in the order the batch was asked for."""
+        state = self.encoder_state(batch)
+        logvar = self.logvar(state).clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)
+        return self.mean(state), logvar
+
+    def encoder_state(self, batch: TextBatch) -> Tensor:
+        """What the heads read, (B, 2H): the last states of both directions."""
         if self._frozen is not None and self._frozen.encoder and not torch.is_grad_enabled():
             state = torch.cat(
                 [
@@ -125,9 +140,7 @@ class TextVAE(Backbone):
             )
         if self.posterior_activation:
             state = F.leaky_relu(state, 0.01)
-        state = batch.restore(state)
-        logvar = self.logvar(state).clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)
-        return self.mean(state), logvar
+        return batch.restore(state)
 
     @contextmanager
     def tables(self, *, bfloat16: bool = False) -> Iterator[None]:
@@ -247,7 +260,7 @@ class TextVAE(Backbone):
             block = slice(top, top + counts[0])
             for left in range(0, samples, width):
                 z = z_BSD[block, left : left + width]
-                copies, flat = z.shape[1], z.reshape(-1, self.latent)
+                copies, flat = z.shape[1], z.reshape(-1, z.shape[-1])
                 h_NH = flat.new_empty(int(mine.sum()) * copies, self.decoder.hidden_size)
                 gru.run(
                     table,
