@@ -27,12 +27,14 @@ from ldebm.baselines.config import BaselineConfig
 from ldebm.errors import UsageError
 from ldebm.image_config import HierarchyConfig, HVAEConfig, JudgeConfig, NVAEConfig
 from ldebm.sections import Section
+from ldebm.text_config import CompletionConfig
 
 __all__ = [
     "OOD_TRANSFORMS",
     "BackboneConfig",
     "BaselineConfig",
     "ClusterConfig",
+    "CompletionConfig",
     "DataConfig",
     "EnergyConfig",
     "EvaluateConfig",
@@ -250,7 +252,9 @@ class PriorConfig(Section):
 class EvaluateConfig(Section):
     """What is measured, and with how many samples."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"chains", "inception", "ood", "ood_rows"})
+    added: ClassVar[frozenset[str]] = frozenset(
+        {"chains", "inception", "ood", "ood_rows", "completion"}
+    )
     threads: int = Field(1, gt=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     samples: int = Field(5000, gt=0)  # drawn from the prior
@@ -262,6 +266,7 @@ class EvaluateConfig(Section):
     reverse_lm_epochs: int = Field(4, gt=0)
     label_column: list[str] = []  # clusters are compared with these; [] : all the data has
     per_label: int = Field(200, gt=0)  # samples per class for control accuracy
+    completion: CompletionConfig | None = None  # text: fill masked words
     ood: list[str] = []  # images: data sets, or transforms of the test images (OOD_TRANSFORMS)
     ood_rows: int = Field(500, gt=1)  # test images, of either kind, that are told apart
     chains: int = Field(64, ge=0)  # images: Langevin chains that are followed; 0: none

@@ -25,6 +25,7 @@ from ldebm.evaluate.clusters import (
     label_information,
     mutual_information,
 )
+from ldebm.evaluate.completion import evaluate_completion
 from ldebm.evaluate.control import control_accuracy
 from ldebm.evaluate.legacy import nll_legacy
 from ldebm.evaluate.likelihood import LikelihoodSettings, likelihood, mean_interval
@@ -93,6 +94,8 @@ def evaluate_text(
         _control(report, model, packed, config, z, generated, test, classifiers or {})
     else:
         report.samples += [{"kind": "sample", "text": text} for text in generated[:100]]
+    if config.completion is not None:
+        evaluate_completion(report, model, packed, config.completion)
     report.samples.sort(key=lambda item: item["kind"] != "sample")
     return report
 

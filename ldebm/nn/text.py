@@ -170,18 +170,26 @@ class TextVAE(Backbone):
 
     def reconstruction_nll(self, batch: TextBatch, z_BD: Tensor) -> Tensor:
         """-log p(x|z) in nats: the sum over a row's tokens after BOS, shape (B,)."""
-        sizes = batch.batch_sizes[1:]
-        rows = len(batch)
-        if not sizes:
+        if len(batch.batch_sizes) == 1:
             return z_BD.sum(-1) * 0.0
+        nll_N, row_N = self.token_nll(batch, z_BD)
+        nll_B = nll_N.new_zeros(len(batch)).index_add(0, row_N, nll_N)
+        return batch.restore(nll_B)
+
+    def token_nll(self, batch: TextBatch, z_BD: Tensor) -> tuple[Tensor, Tensor]:
+        """-log p(token | those before it, z) of all tokens after BOS, and their sorted rows, (N,).
+
+        Args:
+            batch: rows of at least two tokens.
+            z_BD: latents in the order the batch was asked for.
+        """
+        sizes = batch.batch_sizes[1:]
         inputs_N, targets_N = _shifted(batch)
         z_sorted = z_BD.index_select(0, batch.order_B)[: sizes[0]]
         h_NH, _ = self._decode_states(inputs_N, sizes, z_sorted)
         h_NE = self._to_output(self._drop(h_NH))
         nll_N = linear_nll(h_NE, self.decoder_embedding, targets_N, bfloat16=self._rounded())
-        row_N = _row_of_token(sizes, nll_N.device)
-        nll_B = nll_N.new_zeros(rows).index_add(0, row_N, nll_N)
-        return batch.restore(nll_B)
+        return nll_N, _row_of_token(sizes, nll_N.device)
 
     def _decode_states(
         self, inputs_N: Tensor, sizes: list[int], z_BD: Tensor
