@@ -16,6 +16,7 @@ Shapes: B rows, S draws, N tokens of all rows, D latent dimension, O of them obs
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -43,11 +44,12 @@ __all__ = [
     "hide",
     "load_completer",
     "mask_words",
+    "read_gaps",
     "train_completer",
 ]
 
 ROWS_AT_ONCE = 64
-GAP = "___"  # how a user writes a missing word
+GAPS = ("___", "<unk>")  # how a user writes a missing word
 
 
 class Completer(nn.Module):
@@ -264,6 +266,38 @@ def complete_rows(
     return filled
 
 
+def read_gaps(model: Model, texts: Sequence[str]) -> tuple[list[list[int]], list[list[bool]]]:
+    """Token ids of texts, the unknown word at every gap, and which tokens are gaps.
+
+    A word that the model does not know is no gap: it is left as it is.
+
+    Raises:
+        UsageError: a text has no gap or is too long, or the model cannot complete.
+    """
+    text, tokenizer = _text(model), model.tokenizer
+    assert tokenizer is not None
+    rows, gaps = [], []
+    for item in texts:
+        words = item.split()
+        if not any(word in GAPS for word in words):
+            raise UsageError(f"text {item!r}: no gap; write {GAPS[0]} for a missing word")
+        row, gap = [tokenizer.bos_id], [False]
+        for is_gap, part in groupby(words, GAPS.__contains__):
+            known = list(part)
+            ids = [text.unk_id] * len(known)
+            if not is_gap:
+                ids = tokenizer.encode(" ".join(known))[1:-1]
+            row, gap = row + ids, gap + [is_gap] * len(ids)
+        rows.append([*row, tokenizer.eos_id])
+        gaps.append([*gap, False])
+        limit = int(model.meta["max_len"])
+        if len(rows[-1]) > limit:
+            raise UsageError(
+                f"text {item!r}: {len(rows[-1]) - 2} tokens; the model reads up to {limit - 2}"
+            )
+    return rows, gaps
+
+
 def complete(
     model: Model,
     completer: Completer,
@@ -274,20 +308,20 @@ def complete(
     """Texts with every ``___`` (or ``<unk>``) replaced by a word.
 
     Raises:
-        UsageError: a text has no gap, or the model cannot complete.
+        UsageError: as :func:`read_gaps`.
     """
-    text, tokenizer = _text(model), model.tokenizer
+    tokenizer = model.tokenizer
     assert tokenizer is not None
-    rows, limit = [], int(model.meta["max_len"])
-    for item in texts:
-        marked = " ".join("<unk>" if word == GAP else word for word in item.split())
-        if "<unk>" not in marked.split():
-            raise UsageError(f"text {item!r}: no gap; write {GAP} for a missing word")
-        ids = tokenizer.encode(marked)
-        rows.append(ids if len(ids) <= limit else [*ids[: limit - 1], tokenizer.eos_id])
-    gaps = [[token == text.unk_id for token in row] for row in rows]
+    rows, gaps = read_gaps(model, texts)
     filled = complete_rows(model, completer, rows, gaps, config, seed)
-    return [tokenizer.decode(row) for row in filled]
+    found = []
+    for item, row, mask in zip(texts, filled, gaps, strict=True):
+        answers = iter([token for token, gap in zip(row, mask, strict=True) if gap])
+        words = [
+            tokenizer.decode([next(answers)]) if word in GAPS else word for word in item.split()
+        ]
+        found.append(" ".join(words))
+    return found
 
 
 def load_completer(path: str | Path, model: Model) -> Completer:

@@ -34,8 +34,10 @@ def complete(
     """Fill the gaps of sentences: "the ___ of the company"."""
     rows = models.read_texts(text, file, "complete")
     from ldebm.completion import complete as complete_texts
+    from ldebm.completion import read_gaps
 
     model = models.require_text(models.load_target(target), target)
+    read_gaps(model, rows)  # a mistake is said before anything is trained
     config, completer = _completer(model)
     found = complete_texts(model, completer, rows, config, seed)
     if as_json:

@@ -153,7 +153,10 @@ def test_the_evaluation_has_the_metrics_and_keeps_the_network(tmp_path: Path):
     assert "<unk>" not in shown["completed"]
     report.write(tmp_path / "m.json", tmp_path / "details")
     kept = load_completer(tmp_path / "details" / "completion.safetensors", model)
-    text = "hello ___ you"
+    text = "hello ___ flabbergasted ___ you"
+    answer = complete(model, kept, [text], SMALL, 1)[0].split()
+    assert (answer[0], answer[2], answer[4]) == ("hello", "flabbergasted", "you"), "no gap"
+    assert not {"___", "<unk>"} & {*answer}
     assert complete(model, kept, [text], SMALL, 1) == complete(model, kept, [text], SMALL, 1)
 
 
@@ -163,6 +166,8 @@ def test_mistakes_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     completer = Completer(4, 8, 2)
     with pytest.raises(UsageError, match="write ___ for a missing word"):
         complete(model, completer, ["nothing is missing"], SMALL)
+    with pytest.raises(UsageError, match="the model reads up to 22"):
+        complete(model, completer, ["hello " * 30 + "___"], SMALL)
     with pytest.raises(UsageError, match="expected less than the 4 dimensions"):
         train_completer(model, packed.split("train"), SMALL.model_copy(update={"observed": 4}), 0)
     write_model(tmp_path / "other.safetensors", Completer(6, 8, 2).state_dict(), {"observed": 2})
