@@ -24,10 +24,10 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from ldebm.baselines.config import BaselineConfig
+from ldebm.completion_config import CompletionConfig
 from ldebm.errors import UsageError
 from ldebm.image_config import HierarchyConfig, HVAEConfig, JudgeConfig, NVAEConfig
 from ldebm.sections import Section
-from ldebm.text_config import CompletionConfig
 
 __all__ = [
     "OOD_TRANSFORMS",

@@ -84,9 +84,10 @@ class TextBaseline(TextVAE):
             self.logvar = nn.Linear(width, config.latent)
         if baseline.coded:
             size = baseline.variables * baseline.values
-            self.code = nn.Sequential(
-                nn.Linear(width, width), nn.LeakyReLU(0.01), nn.Linear(width, size)
-            )
+            self.code: nn.Module = nn.Linear(width, size)
+            if baseline.mixture:  # as published
+                hidden = nn.Linear(width, width)
+                self.code = nn.Sequential(hidden, nn.LeakyReLU(0.01), self.code)
         if baseline.mixture:
             shape = (baseline.variables, baseline.values, config.latent // baseline.variables)
             self.mixture_mean_MKD = nn.Parameter(torch.empty(shape))

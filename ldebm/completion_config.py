@@ -1,4 +1,4 @@
-"""Sections of the parameters that concern text alone."""
+"""The section ``evaluate.completion``: how sentence completion is trained and scored."""
 
 from __future__ import annotations
 
