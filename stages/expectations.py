@@ -36,6 +36,7 @@ SHARES = {  # of rows, at most
     "in_train": 0.5,  # valid or test rows that the training split has as well
 }
 UNKNOWN = 0.3  # of words
+KNOWN = 2  # words of a document that the vocabulary has, in the mean
 CONSTANT = 0.01  # of images, with one value everywhere
 SHIFT = 1.0  # of a split's mean colour from that of training, in standard deviations of a pixel
 
@@ -90,6 +91,8 @@ def profile_expectations(kind: str, labels: list[str]) -> list[Any]:
         checks.append(between(column="types", min_value=2))
     if kind == "dialogues":
         checks.append(between(column="shared_dialogues", max_value=0))
+    if kind == "documents":
+        checks.append(between(column="known_mean", min_value=KNOWN))
     return checks
 
 
@@ -108,6 +111,8 @@ def split_expectations(kind: str, columns: list[str], classes: dict[str, list[st
     checks.append(gxe.ExpectColumnValuesToNotMatchRegex(column="text", regex=r"^\s|\s$|\s\s"))
     if kind == "dialogues":
         checks.append(gxe.ExpectColumnValuesToBeBetween(column="turn", min_value=0, max_value=1000))
+    if kind == "documents":
+        checks.append(gxe.ExpectColumnValuesToBeBetween(column="known", min_value=1))
     return checks
 
 
@@ -148,7 +153,14 @@ def _profile_frame(profile: dict[str, Any]) -> pd.DataFrame:
         }
         for label, counts in facts["labels"].items():
             row[f"classes of {label}"] = len(counts)
-        for name in ("smallest_std", "largest", "words_mean", "types", "shared_dialogues"):
+        for name in (
+            "smallest_std",
+            "largest",
+            "words_mean",
+            "types",
+            "shared_dialogues",
+            "known_mean",
+        ):
             if name in facts:
                 row[name] = facts[name]
         if "unknown" in facts:
@@ -196,6 +208,8 @@ def _split_frame(kind: str, table: pl.DataFrame, labels: list[str]) -> pd.DataFr
         columns["text"] = table["text"].to_list()
     if kind == "dialogues":
         columns["turn"] = table["turn"].to_numpy()
+    if kind == "documents":
+        columns["known"] = table["known"].to_numpy()
     return pd.DataFrame(columns)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,20 @@ __all__ = ["COMMANDS", "data"]
 data = typer.Typer(help="The data sets that are known, and what of them is here.")
 PARAMS = Path("params.yaml")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class TokenizerKind(StrEnum):
+    """How text is cut into tokens."""
+
+    word = "word"
+    unigram = "unigram"
+    bpe = "bpe"
+
+
+class DocumentKind(StrEnum):
+    """The kind that a file does not show."""
+
+    documents = "documents"
 
 
 @data.command("list")
@@ -94,14 +109,36 @@ def new(
         ),
     ],
     text: Annotated[str | None, typer.Option(help="Column of the text.")] = None,
-    label: Annotated[str | None, typer.Option(help="Column of the label.")] = None,
-    context: Annotated[str | None, typer.Option(help="Column of the context.")] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="Column of a label; an empty cell is none. May be given several times."),
+    ] = None,
+    context: Annotated[str | None, typer.Option(help="Column of the turns before.")] = None,
+    dialogue: Annotated[
+        str | None, typer.Option(help="Column that the turns of a dialogue have in common.")
+    ] = None,
+    turn: Annotated[str | None, typer.Option(help="Column of the turn's number.")] = None,
+    speaker: Annotated[str | None, typer.Option(help="Column of who speaks.")] = None,
+    kind: Annotated[
+        DocumentKind | None, typer.Option(help="documents: only which words are there counts.")
+    ] = None,
+    tokenizer: Annotated[
+        TokenizerKind | None, typer.Option(help="Default: words; bpe where there are very many.")
+    ] = None,
 ) -> None:
     """Add a data set and an experiment on it to params.yaml."""
     from ldebm.data.new import add_dataset
 
+    roles = {"text": text, "context": context, "dialogue": dialogue, "turn": turn}
+    columns = {role: column for role, column in (roles | {"speaker": speaker}).items() if column}
     experiment = add_dataset(
-        name, source, text=text, label=label, context=context, params_path=PARAMS
+        name,
+        source,
+        columns,
+        label or [],
+        kind.value if kind else None,
+        tokenizer.value if tokenizer else None,
+        PARAMS,
     )
     typer.echo(f"added {experiment}; build it with `make repro RUN={experiment}`")
 

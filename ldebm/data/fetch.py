@@ -65,9 +65,8 @@ def fetch(
     if source.generator:
         _generate(source, config, target)
         return
-    given = [SourceFile(name, sha256) for name, sha256 in sorted(config.checksums.items())]
-    files = source.files or given
-    if not files or not source.folder:
+    files = source.wanted(config)
+    if not files:
         raise UsageError(f"source {source.name!r}: no file to fetch: {source.supply}")
     with _all_or_nothing(target):
         for file in files:
@@ -81,12 +80,12 @@ def fetch(
 @contextmanager
 def _all_or_nothing(folder: Path) -> Iterator[None]:
     """Takes what the block put into ``folder`` away again when the block fails."""
-    before = set(folder.glob("*"))
+    before = set(folder.rglob("*"))
     try:
         yield
     except BaseException:
-        for path in set(folder.glob("*")) - before:
-            path.unlink()
+        for path in sorted(set(folder.rglob("*")) - before, reverse=True):  # what is in it first
+            path.rmdir() if path.is_dir() else path.unlink()
         raise
 
 
@@ -170,7 +169,7 @@ def _download(
     mirror: str | Path | None,
     downloader: Downloader,
 ) -> None:
-    wanted = f"{source.folder}/{file.name}"
+    wanted = f"{source.folder}/{file.name}".removeprefix("/")
     hint = f"set {MIRROR_VARIABLE} to a folder that holds {wanted}"
     absent = f"{wanted} is not in the mirror {mirror}; " if mirror else ""
     place = file.download

@@ -1,9 +1,11 @@
 """Packed data sets: memory-mapped arrays of points, images or token ids.
 
 A packed folder holds ``meta.json``, and per split ``<split>.x.npy`` (points, images) or the flat
-``<split>.ids.npy`` with ``<split>.offsets.npy`` (text), with ids and labels beside them. The labels
-of images, which may be many, are the rows of one array ``<split>.labels.npy``. This module is all
-that training needs: it reads with numpy and sentencepiece alone.
+``<split>.ids.npy`` with ``<split>.offsets.npy`` (text), with ids and labels beside them. Documents
+have the different words of a row in ``ids`` and how often each is there in ``<split>.counts.npy``;
+``background.npy`` holds the log frequencies of training words. The labels of images, which may be
+many, are the rows of one array ``<split>.labels.npy``. This module is all that training needs: it
+reads with numpy and sentencepiece alone.
 
 Shapes: B rows, N tokens of all rows, V vocabulary; images have C channels, height H and width W.
 """
@@ -37,6 +39,15 @@ SPLITS = ("train", "valid", "test")
 JUDGE = "judge.safetensors"
 
 
+def _mapped(file: Path) -> np.ndarray:
+    try:
+        return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
+    except FileNotFoundError:
+        raise UsageError(f"{file}: no such file; build it first (`dvc repro`)") from None
+    except (ValueError, OSError, EOFError) as error:
+        raise UsageError(f"{file}: damaged ({error}); delete it and build again") from None
+
+
 @dataclass(frozen=True)
 class Split:
     """The rows of one split. Arrays are mapped from disk and must not be written to."""
@@ -46,13 +57,7 @@ class Split:
     meta: dict[str, Any] = field(repr=False)
 
     def _array(self, part: str) -> np.ndarray:
-        file = self.path / f"{self.name}.{part}.npy"
-        try:
-            return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
-        except FileNotFoundError:
-            raise UsageError(f"{file}: no such file; build it first (`dvc repro`)") from None
-        except (ValueError, OSError, EOFError) as error:
-            raise UsageError(f"{file}: damaged ({error}); delete it and build again") from None
+        return _mapped(self.path / f"{self.name}.{part}.npy")
 
     @cached_property
     def id(self) -> np.ndarray:
@@ -66,8 +71,16 @@ class Split:
 
     @cached_property
     def ids(self) -> np.ndarray:
-        """Token ids of all rows, BOS to EOS, one after the other (N)."""
+        """Token ids of all rows, BOS to EOS, one after the other (N).
+
+        Of documents the ids of the different words of every row, rising.
+        """
         return self._array("ids")
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """Documents: how often the word of every entry of ``ids`` is in its row, int32 (N)."""
+        return self._array("counts")
 
     @cached_property
     def offsets(self) -> np.ndarray:
@@ -81,7 +94,7 @@ class Split:
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """Tokens of every row with BOS and EOS, int64 (B)."""
+        """Tokens of every row with BOS and EOS (documents: different words), int64 (B)."""
         return np.diff(self.offsets)
 
     def row(self, index: int) -> np.ndarray:
@@ -137,7 +150,7 @@ class Packed:
 
     @property
     def kind(self) -> str:
-        """``points``, ``sentences``, ``dialogues`` or ``images``."""
+        """``points``, ``sentences``, ``dialogues``, ``documents`` or ``images``."""
         return str(self.meta["kind"])
 
     def split(self, name: str) -> Split:
@@ -149,6 +162,17 @@ class Packed:
         if name not in SPLITS:
             raise UsageError(f"split {name!r}: expected one of {', '.join(SPLITS)}")
         return Split(self.path, name, self.meta)
+
+    @cached_property
+    def background(self) -> np.ndarray:
+        """Documents: log frequency of every word in training, float32 (V) (MR 3.6).
+
+        Raises:
+            UsageError: the data are no documents, or the file is missing or damaged.
+        """
+        if self.kind != "documents":
+            raise UsageError(f"{self.path}: {self.kind} have no word frequencies")
+        return _mapped(self.path / "background.npy")
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ldebm.config import DataConfig
+from ldebm.data.documents import bags, document_words, log_frequencies, train_vocabulary
 from ldebm.data.images import batches, table_columns
 from ldebm.data.packed import SPLITS
 from ldebm.data.tokenizer import Tokenizer, train_tokenizer
@@ -30,7 +31,7 @@ def pack(config: DataConfig, prepared: str | Path, target: str | Path) -> dict[s
     if config.kind == "images":
         return _pack_images(config, prepared, target)
     tables = {split: read_parquet(prepared / f"{split}.parquet") for split in SPLITS}
-    base = {"id", "x", "text", "context", "dialogue", "turn"}
+    base = {"id", "x", "text", "context", "dialogue", "turn", "known"}
     labels = {
         column: label_names(tables["train"][column])
         for column in tables["train"]
@@ -45,6 +46,8 @@ def pack(config: DataConfig, prepared: str | Path, target: str | Path) -> dict[s
             meta |= {"shift": x.mean(0).tolist(), "scale": np.maximum(x.std(0), 1e-6).tolist()}
         for split, table in tables.items():
             write_array(target / f"{split}.x.npy", table["x"].astype(np.float32))
+    elif config.kind == "documents":
+        meta |= _pack_documents(config, tables, target)
     else:
         tokenizer = train_tokenizer(tables["train"]["text"], config.tokenizer, config.vocab_size)
         meta |= _text_meta(config, tokenizer)
@@ -59,6 +62,26 @@ def pack(config: DataConfig, prepared: str | Path, target: str | Path) -> dict[s
             write_array(target / f"{split}.label.{column}.npy", numbers)
     write_json(target / "meta.json", meta)
     return meta
+
+
+def _pack_documents(
+    config: DataConfig, tables: dict[str, dict[str, Any]], target: Path
+) -> dict[str, Any]:
+    """Bags of words as compressed rows: ids, counts and offsets; log frequencies of training."""
+    words = [document_words(text) for text in tables["train"]["text"]]
+    tokenizer = train_vocabulary(words, config.vocab_size)
+    with atomic_path(target / "tokenizer.model") as path:
+        path.write_bytes(tokenizer.to_bytes())
+    for split, table in tables.items():
+        found = bags(tokenizer, table["text"])
+        _write_rows(target, f"{split}.", [ids.tolist() for ids, _ in found], tokenizer.vocab_size)
+        counts = np.concatenate([counts for _, counts in found]).astype(np.int32)
+        write_array(target / f"{split}.counts.npy", counts)
+        if split == "train":
+            ids = np.concatenate([ids for ids, _ in found])
+            logs = log_frequencies(ids, counts, tokenizer.vocab_size)
+            write_array(target / "background.npy", logs)
+    return _text_meta(config, tokenizer)
 
 
 def _pack_images(config: DataConfig, prepared: Path, target: Path) -> dict[str, Any]:

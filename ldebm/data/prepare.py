@@ -15,25 +15,27 @@ import polars as pl
 
 from ldebm.config import DataConfig
 from ldebm.data.packed import SPLITS
+from ldebm.data.prepare_documents import known_documents
 from ldebm.data.prepare_images import ImageStore, read_images
 from ldebm.data.readers import read_source
+from ldebm.data.splits import MIN_ROWS, limit, with_splits
 from ldebm.data.tokenizer import UNK
 from ldebm.errors import UsageError
 from ldebm.files import atomic_path, write_json
-from ldebm.seeding import numpy_generator
 
 __all__ = ["MAX_CHARACTERS", "MAX_CLASSES", "prepare"]
 
 MAX_CHARACTERS = 20_000
 MAX_CLASSES = 1000
-SHARES = {"valid": 0.05, "test": 0.05}  # of a source without splits
-MIN_ROWS = 10
 BASE_COLUMNS = {
     "points": ["x"],
     "sentences": ["text"],
     "dialogues": ["text", "context", "dialogue", "turn"],
+    "documents": ["text", "known"],
     "images": ["number", "digest"],
 }
+# A word, a tag such as <unk>, or a run of marks (MR 3.3); control characters are none of these.
+WORDS = r"<\w+>|\w+|[^\w\s\x00-\x1f\x7f]+"
 CONTENT = {"points": "x", "images": "digest"}  # what makes rows equal; text where not named
 
 
@@ -55,6 +57,11 @@ def _prepare(
 ) -> dict[str, Any]:
     labels = _label_columns(config, frame)
     frame, rejects = CLEANERS.get(config.kind, _clean_text)(config, frame)
+    if frame.height >= MIN_ROWS:
+        frame = limit(config, with_splits(config, frame))
+        if config.kind == "documents":
+            frame, unknown = known_documents(config, frame)
+            rejects = pl.concat([rejects, unknown])
     if frame.height < MIN_ROWS:
         reasons = _counts(rejects["reason"])
         why = "".join(f"; {count} {reason}" for reason, count in reasons.items())
@@ -62,9 +69,9 @@ def _prepare(
             f"{raw}: {frame.height} usable rows ({rejects.height} left out{why}); at least "
             f"{MIN_ROWS} are needed"
         )
-    frame = _limit(config, _with_splits(config, frame))
     order = pl.col("split").replace_strict({name: i for i, name in enumerate(SPLITS)})
-    frame = frame.sort(order, "line").with_row_index("id").with_columns(pl.col("id").cast(pl.Int64))
+    frame = frame.sort(order, "line", maintain_order=True)  # turns of a dialogue share a line
+    frame = frame.with_row_index("id").with_columns(pl.col("id").cast(pl.Int64))
     tables = {
         split: frame.filter(pl.col("split") == split).select(
             "id", *BASE_COLUMNS[config.kind], *labels
@@ -87,7 +94,7 @@ def _prepare(
 
 
 def _label_columns(config: DataConfig, frame: pl.DataFrame) -> list[str]:
-    base = {"split", "line", "place", "reason", *BASE_COLUMNS[config.kind]}
+    base = {"split", "line", "place", "reason", "fault", "group", *BASE_COLUMNS[config.kind]}
     there = [name for name in frame.columns if name not in base]
     for name in config.labels:
         if name not in there:
@@ -102,21 +109,27 @@ def _clean_text(config: DataConfig, frame: pl.DataFrame) -> tuple[pl.DataFrame, 
     """Normalises white space (and case), and takes out rows without usable text."""
 
     def tidy(text: pl.Expr) -> pl.Expr:
+        if config.split_punctuation:
+            text = text.str.extract_all(WORDS).list.join(" ")
         text = text.str.replace_all(r"\s+", " ").str.strip_chars()
         return text.str.to_lowercase() if config.lowercase else text
 
     frame = frame.with_columns(text=tidy(pl.col("text")))
     if config.kind == "dialogues":
         frame = frame.with_columns(context=pl.col("context").list.eval(tidy(pl.element())))
+    fault = pl.col("fault") if "fault" in frame.columns else pl.lit(None, pl.String)
     reason = (
-        pl.when(pl.col("text").is_null() | (pl.col("text") == ""))
+        pl.when(fault.is_not_null())
+        .then(fault)
+        .when(pl.col("text").is_null() | (pl.col("text") == ""))
         .then(pl.lit("empty"))
         .when(pl.col("text").str.len_chars() > MAX_CHARACTERS)
         .then(pl.lit(f"longer than {MAX_CHARACTERS} characters"))
         .when(pl.col("text").str.contains("[\u2581\\x00-\\x1f\\x7f]"))
         .then(pl.lit("control character"))
     )
-    return _divide(frame.with_columns(reason=reason), pl.col("text").str.slice(0, 200))
+    kept, left_out = _divide(frame.with_columns(reason=reason), pl.col("text").str.slice(0, 200))
+    return kept.drop("fault", strict=False), left_out
 
 
 def _clean_points(_: DataConfig, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -145,68 +158,6 @@ def _divide(frame: pl.DataFrame, shown: pl.Expr) -> tuple[pl.DataFrame, pl.DataF
     left_out = frame.filter(pl.col("reason").is_not_null())
     columns = [pl.col("split").cast(pl.String), "line", "reason", shown.alias("row")]
     return kept, left_out.select(columns)
-
-
-def _with_splits(config: DataConfig, frame: pl.DataFrame) -> pl.DataFrame:
-    """Splits 90/5/5 by the seed where the source has no split; dialogues stay in one piece.
-
-    A source of images that has training and test rows alone gives up some of the training rows.
-    """
-    if frame["split"].null_count() == 0:
-        there = set(frame["split"].unique())
-        if config.kind == "images" and there == {"train", "test"}:
-            return _with_valid(config, frame)
-        return frame
-    group = "dialogue" if config.kind == "dialogues" else "line"
-    sizes = frame.group_by(group).len().sort(group)
-    if sizes.height < MIN_ROWS:
-        raise UsageError(f"{sizes.height} {group}s cannot be split; at least {MIN_ROWS} are needed")
-    stream = numpy_generator(config.seed, "splits", sizes.height)
-    sizes = sizes[stream.permutation(sizes.height)]
-    before = np.cumsum(sizes["len"].to_numpy()) - sizes["len"].to_numpy()
-    valid, test = (
-        getattr(config, split) or max(1, round(share * frame.height))
-        for split, share in SHARES.items()
-    )
-    names = np.full(sizes.height, "train", dtype=object)
-    first = int(np.searchsorted(before, valid))  # groups until there are enough rows
-    second = int(np.searchsorted(before, before[min(first, len(before) - 1)] + test))
-    if second >= sizes.height:
-        raise UsageError(
-            f"valid {valid} and test {test} take all {frame.height} rows; lower them in the data "
-            "set's section of params.yaml"
-        )
-    names[:first], names[first:second] = "valid", "test"
-    table = sizes.select(group).with_columns(split=pl.Series(names.tolist()))
-    return frame.drop("split").join(table, on=group, how="left", maintain_order="left")
-
-
-def _with_valid(config: DataConfig, frame: pl.DataFrame) -> pl.DataFrame:
-    """Makes random training rows, by default one in twenty, the validation split."""
-    train = np.flatnonzero((frame["split"] == "train").to_numpy())
-    rows = config.valid or max(1, round(SHARES["valid"] * len(train)))
-    if rows >= len(train):
-        raise UsageError(
-            f"valid {rows} takes all {len(train)} training rows; lower it in the data set's "
-            "section of params.yaml"
-        )
-    stream = numpy_generator(config.seed, "valid", len(train))
-    names = frame["split"].to_numpy().astype(object)
-    names[train[stream.permutation(len(train))[:rows]]] = "valid"
-    return frame.with_columns(split=pl.Series(names.tolist(), dtype=pl.String))
-
-
-def _limit(config: DataConfig, frame: pl.DataFrame) -> pl.DataFrame:
-    """Keeps at most the rows that the parameters ask for, chosen by the seed."""
-    parts = []
-    for split in SPLITS:
-        part = frame.filter(pl.col("split") == split)
-        rows = getattr(config, split)
-        if rows is not None and rows < part.height:
-            stream = numpy_generator(config.seed, "limit", split, part.height)
-            part = part[np.sort(stream.permutation(part.height)[:rows])]
-        parts.append(part)
-    return pl.concat(parts)
 
 
 def _check_labels(train: pl.DataFrame, labels: list[str], raw: str | Path) -> None:
@@ -247,6 +198,8 @@ def _profile(
             facts |= store.facts(table)
         else:
             facts |= _point_facts(table) if config.kind == "points" else _text_facts(table)
+        if config.kind == "documents":
+            facts["known_mean"] = float(np.mean(table["known"].to_numpy()))
         if config.kind == "dialogues":
             facts["dialogues"] = table["dialogue"].n_unique()
             facts["mean_context"] = float(np.mean(table["context"].list.len().to_numpy()))

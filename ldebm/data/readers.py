@@ -6,19 +6,20 @@ the source file, from 1), the kind's columns and one column per label.
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from ldebm.config import DataConfig
+from ldebm.data.corpora import CORPORA, read_corpus
 from ldebm.data.packed import SPLITS
+from ldebm.data.text_files import FORMATS, existing, numbered, read_table
+from ldebm.data.user_dialogues import holds_turns, read_user_dialogues
 from ldebm.errors import UsageError
 
-__all__ = ["FORMATS", "read_lines", "read_source", "read_table"]
+__all__ = ["read_source", "read_user_table"]
 
-FORMATS = (".txt", ".csv", ".jsonl", ".parquet")
 SPLIT_NAMES = {
     "train": "train",
     "valid": "valid",
@@ -37,105 +38,51 @@ def read_source(config: DataConfig, raw: Path) -> pl.DataFrame:
     """
     if config.source == "file":
         return _read_user_file(config, raw)
-    if config.source == "ptb":
-        return pl.concat([_lines_frame(raw / f"ptb.{split}.txt", split) for split in SPLITS])
-    if config.source == "chatter":
-        frame = pl.read_parquet(_existing(raw / "utterances.parquet"))
-        return _numbered(frame).with_columns(split=pl.lit(None, pl.String))
+    if config.source in CORPORA:
+        return read_corpus(config, raw)
     if config.kind == "points":
         parts = []
         for split in SPLITS:
-            part = pl.read_parquet(_existing(raw / f"{split}.parquet"))
-            parts.append(_numbered(part).with_columns(split=pl.lit(split)))
+            part = pl.read_parquet(existing(raw / f"{split}.parquet"))
+            parts.append(numbered(part).with_columns(split=pl.lit(split)))
         return pl.concat(parts)
     raise UsageError(
         f"source {config.source!r}: its files can be fetched but not prepared as {config.kind}; "
-        "prepared are gaussians16, pinwheel10, chatter, ptb, those of kind images, and file "
-        "(`ldebm new NAME --from FILE`)"
+        f"prepared are gaussians16, pinwheel10, {', '.join(CORPORA)}, those of kind images, and "
+        "file (`ldebm new NAME --from FILE`)"
     )
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file; fetch it first (`dvc repro`)")
-    return path
-
-
-def _numbered(frame: pl.DataFrame) -> pl.DataFrame:
-    return frame.with_row_index("line", offset=1).with_columns(pl.col("line").cast(pl.Int64))
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 text file, without line ends.
-
-    Raises:
-        UsageError: it is missing, empty or not UTF-8; the message has the line.
-    """
-    data = _decoded(path)
-    lines = data.split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    return [line.removesuffix("\r") for line in lines]
-
-
-def _decoded(path: Path) -> str:
-    data = _existing(path).read_bytes().removeprefix(b"\xef\xbb\xbf")
-    if not data.strip():
-        raise UsageError(f"{path}: the file is empty; a data set needs at least one row")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UsageError(
-            f"{path}: line {line} is not UTF-8 text (byte 0x{data[error.start]:02x}); "
-            "convert the file to UTF-8"
-        ) from None
-
-
-def _lines_frame(path: Path, split: str | None) -> pl.DataFrame:
-    frame = _numbered(pl.DataFrame({"text": read_lines(path)}, schema={"text": pl.String}))
-    return frame.with_columns(split=pl.lit(split, pl.String))
-
-
-def read_table(path: Path) -> pl.DataFrame:
-    """Reads a txt, csv, jsonl or parquet file; csv columns are all text.
-
-    Raises:
-        UsageError: the format is not one of these, or the file cannot be read as that.
-    """
-    suffix = path.suffix.lower()
-    if suffix not in FORMATS:
-        raise UsageError(f"{path}: format {suffix or 'unknown'!r}; expected {', '.join(FORMATS)}")
-    if suffix == ".txt":
-        return pl.DataFrame({"text": read_lines(path)}, schema={"text": pl.String})
-    try:
-        if suffix == ".parquet":
-            if _existing(path).stat().st_size == 0:
-                raise UsageError(f"{path}: the file is empty; a data set needs at least one row")
-            frame = pl.read_parquet(path)
-        elif suffix == ".csv":
-            frame = pl.read_csv(io.BytesIO(_decoded(path).encode()), infer_schema=False)
-        else:
-            frame = pl.read_ndjson(io.BytesIO(_decoded(path).encode()), infer_schema_length=None)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"{path}: cannot be read as {suffix[1:]} ({reason})") from None
-    if frame.height == 0:
-        raise UsageError(f"{path}: the file has no rows; a data set needs at least one")
-    return frame
 
 
 def _read_user_file(config: DataConfig, raw: Path) -> pl.DataFrame:
     files = sorted(item for item in raw.glob("*") if item.suffix.lower() in FORMATS)
     if len(files) != 1:
         raise UsageError(f"{raw}: expected one file of {', '.join(FORMATS)}, found {len(files)}")
-    path = files[0]
-    table = read_table(path)
-    for role in ("text", "label", "context"):
+    return read_user_table(config, read_table(files[0]), files[0])
+
+
+def read_user_table(config: DataConfig, table: pl.DataFrame, path: Path) -> pl.DataFrame:
+    """A user's table as preparing reads it.
+
+    Args:
+        config: which columns are what.
+        table: the rows of the file.
+        path: the file, for messages.
+
+    Raises:
+        UsageError: a column is missing, or rows are not what the parameters say.
+    """
+    for role in ("text", "label", "context", "dialogue", "turn", "speaker"):
         if role in config.columns:
             _require(table, config.columns[role], role, path)
     for label in config.labels:
         _require(table, label, "label", path)
+    labels = list(dict.fromkeys([*config.labels, *_named(config, "label")]))
+    if config.kind == "dialogues":
+        _require(table, config.columns.get("text", "text"), "text", path)
+        if holds_turns(config, table):
+            table = table.with_columns(split=_split_column(table, path))
+            table = numbered(table.drop("line", strict=False))
+            return read_user_dialogues(config, table, labels, path)
     columns: dict[str, Any] = {}
     if config.kind == "points":
         columns["x"] = _point_column(table, config, path)
@@ -149,12 +96,18 @@ def _read_user_file(config: DataConfig, raw: Path) -> pl.DataFrame:
         there = table.columns
         columns["dialogue"] = pl.col("dialogue").cast(pl.Int64) if "dialogue" in there else rows
         columns["turn"] = pl.col("turn").cast(pl.Int32) if "turn" in there else pl.lit(0, pl.Int32)
-    for label in dict.fromkeys([*config.labels, *_named(config, "label")]):
+        if table.select(columns["context"].list.len().max()).item() == 0:
+            name = config.columns.get("context", "context")
+            raise UsageError(
+                f"{path}: every context is empty; is {name!r} the column of the turns before? "
+                "Without contexts use kind: sentences"
+            )
+    for label in labels:
         # an empty cell of a csv is a missing label
         columns[label] = pl.col(label).cast(pl.String).replace("", None)
     columns["split"] = _split_column(table, path)
     try:
-        return _numbered(table.select(**columns))
+        return numbered(table.select(**columns))
     except pl.exceptions.PolarsError as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"{path}: a column has values of another type ({reason})") from None

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ldebm.config import nearest
+from ldebm.config import DataConfig, nearest
 from ldebm.errors import UsageError
 
 __all__ = ["SOURCES", "Download", "Kind", "Source", "SourceFile", "find_source"]
@@ -46,12 +46,17 @@ class Download:
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file of a data set: name and sha256 in the mirror, and where to download it."""
+    """One file of a data set: name and sha256 in the mirror, and where to download it.
+
+    Attributes:
+        optional: True where it is fetched only if the data set asks for it (``full: true``).
+    """
 
     name: str
     sha256: str | None = None
     bytes: int | None = None
     download: Download | None = None
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Source:
         description: one sentence.
         licence: as its publisher states it.
         citation: the paper to cite.
-        folder: its folder in a mirror.
+        folder: its folder in a mirror; empty where the names of the files have theirs.
         files: what it consists of; empty for generators and where no file is to be had.
         generator: True where this project makes the data itself.
         supply: what the user has to bring where files are missing or incomplete.
@@ -80,6 +85,12 @@ class Source:
     generator: bool = False
     supply: str = ""
 
+    def wanted(self, config: DataConfig) -> list[SourceFile]:
+        """The files of a data set; where none is registered, those that ``checksums`` names."""
+        given = [SourceFile(name, sha256) for name, sha256 in sorted(config.checksums.items())]
+        files = self.files or (given if self.folder else [])
+        return [file for file in files if config.full or not file.optional]
+
 
 def _same(name: str, sha256: str, size: int, url: str) -> SourceFile:
     """A file that is served byte for byte as the mirror holds it."""
@@ -89,6 +100,22 @@ def _same(name: str, sha256: str, size: int, url: str) -> SourceFile:
 def _member(name: str, sha256: str | None, size: int | None, url: str, member: str) -> SourceFile:
     """A file that is served inside an archive."""
     return SourceFile(name, sha256, size, Download(url, sha256, member=member))
+
+
+def _both(files: dict[str, tuple[str, int]], stem: str, folder: str, base: str) -> list[SourceFile]:
+    """The files of the two sentiments, under the folder that they have in a mirror."""
+    found = []
+    for name in (f"{stem}.0", f"{stem}.1"):
+        sha256, size = files[name]
+        place = Download(f"{base}/{name}", sha256, size, name=f"{folder}/{name}")
+        found.append(SourceFile(f"{folder}/{name}", sha256, size, place))
+    return found
+
+
+def _held_out(files: dict[str, tuple[str, int]], base: str) -> list[SourceFile]:
+    """Development and test files of Li et al."""
+    stems = ("sentiment.dev", "sentiment.test")
+    return [file for stem in stems for file in _both(files, stem, "yelp_li", base)]
 
 
 def _points() -> list[Source]:
@@ -114,6 +141,12 @@ def _sentences() -> list[Source]:
     sst = f"{RAW}/clairett/pytorch-sentiment-classification/master/data/SST2"
     polarity = f"{RAW}/nltk/nltk_data/gh-pages/packages/corpora/sentence_polarity.zip"
     wiki = "https://s3.amazonaws.com/research.metamind.io/wikitext/wikitext-2-v1.zip"
+    shen_files = {
+        "sentiment.dev.0": ("405ef6d4bfbc8bb92c3c55b496f315069cb5edb49ed34a07b1206341b83c344b", 1164707),
+        "sentiment.dev.1": ("3509f6573411bbda2d5c071ed72ad276c12356c15c06205b8fdf74b217970c61", 1603395),
+        "sentiment.test.0": ("b7466e8859e9948892a859af7938a82c801c99b69f884014082fd072a155bbf2", 2295973),
+        "sentiment.test.1": ("a66e0ec3f0e1230ad4d2c822750a381cf6d99a99fa9b5ae79546f21ff79ed5c3", 3172601),
+    }  # fmt: skip
     li_files = {
         "sentiment.dev.0": ("085ac5d10594f7a433c00c13a8cb10940a43b4a0d777d2d99b265a639fdfcfec", 89605),
         "sentiment.dev.1": ("b9c49b3b9b761cdd3daa3ca554aaaf97d3f3a46b264894f483704a8d6c143f07", 82915),
@@ -140,22 +173,17 @@ def _sentences() -> list[Source]:
             "jericho", "sentences", "descriptions of text-game states (JerichoWorld)",
             "MIT (the annotations); the games belong to their authors",
             "Ammanabrolu and Riedl, Modeling Worlds in Text, 2021", "jericho",
-            supply="no file of it is registered: take loc_desc of every state of JerichoWorld's "
-            "train.json and test.json, one text per line, and add it with `ldebm new NAME --from FILE`",
+            supply="no file of it is registered: put JerichoWorld's train.json and test.json into the "
+            "folder jericho of your mirror, and name them with their sha256 as checksums in the data "
+            "set's section of params.yaml",
         ),
         Source(
             "yelp_shen", "sentences", "Yelp review sentences with sentiment, preprocessing of Shen et al.",
             "Apache-2.0 (repository); the reviews are from the Yelp data set challenge",
             "Shen et al., Style Transfer from Non-Parallel Text by Cross-Alignment, 2017", "yelp_shen",
             [
-                _same("sentiment.dev.0", "405ef6d4bfbc8bb92c3c55b496f315069cb5edb49ed34a07b1206341b83c344b",
-                      1164707, f"{shen}/sentiment.dev.0"),
-                _same("sentiment.dev.1", "3509f6573411bbda2d5c071ed72ad276c12356c15c06205b8fdf74b217970c61",
-                      1603395, f"{shen}/sentiment.dev.1"),
-                _same("sentiment.test.0", "b7466e8859e9948892a859af7938a82c801c99b69f884014082fd072a155bbf2",
-                      2295973, f"{shen}/sentiment.test.0"),
-                _same("sentiment.test.1", "a66e0ec3f0e1230ad4d2c822750a381cf6d99a99fa9b5ae79546f21ff79ed5c3",
-                      3172601, f"{shen}/sentiment.test.1"),
+                _same(name, sha256, size, f"{shen}/{name}")
+                for name, (sha256, size) in shen_files.items()
             ],
             supply="the published train files (sentiment.train.0 and .1) are not registered: add them "
             "with `ldebm new NAME --from FILE`",
@@ -171,6 +199,22 @@ def _sentences() -> list[Source]:
             + [SourceFile("human.txt", "a4cffdb3901efca561b01846b8cbb0668d56bfa77829bafe668c5de8c550394a", 46036)],
             supply="human.txt has no download; the train files are not registered: add them with "
             "`ldebm new NAME --from FILE`",
+        ),
+        Source(
+            "yelp", "sentences", "Yelp review sentences with sentiment: trained on Shen et al.'s test "
+            "files, measured on Li et al.'s splits", "see yelp_shen and yelp_li",
+            "Shen et al. 2017; Li et al. 2018", "",
+            [*_both(shen_files, "sentiment.test", "yelp_shen", shen), *_held_out(li_files, li),
+             *(SourceFile(f"yelp_li/sentiment.train.{i}", None, None,
+                          Download(f"{li}/sentiment.train.{i}", name=f"yelp_li/sentiment.train.{i}"),
+                          optional=True)
+               for i in (0, 1))],
+        ),
+        Source(
+            "yelp_judge", "sentences", "Yelp review sentences with sentiment for a classifier: trained on "
+            "Shen et al.'s development files, which the source yelp does not train on",
+            "see yelp_shen and yelp_li", "Shen et al. 2017; Li et al. 2018", "",
+            [*_both(shen_files, "sentiment.dev", "yelp_shen", shen), *_held_out(li_files, li)],
         ),
         Source(
             "rt_polarity", "sentences", "movie review sentences with sentiment, v1.0", "CC BY 4.0",
@@ -262,7 +306,7 @@ def _documents() -> list[Source]:
             "for research and other non-commercial use",
             "Zhang et al. 2015; split of Gururangan et al., VAMPIRE, 2019", "agnews",
             [
-                SourceFile("train.jsonl", None, None, Download(f"{base}/train.jsonl")),
+                SourceFile("train.jsonl", None, None, Download(f"{base}/train.jsonl"), optional=True),
                 SourceFile("dev.jsonl", "bc13f5c90a4a996f71f851bdb95250138dabaf3ae6becf489696f0e2a66449f5",
                            1431278, Download(f"{base}/dev.jsonl")),
                 SourceFile("test.jsonl", "56f26b5efa2fdd30f74888b06677101fb968da0b53dcd7aad92387160ce6c855",

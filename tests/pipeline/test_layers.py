@@ -14,9 +14,16 @@ ROOT = Path(__file__).parents[2]
 TOOLS = ("dvc", "prefect", "great_expectations", "polars", "matplotlib", "yaml", "ruamel", "jinja2")
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 STAGE_ONLY = {  # modules that only stages import, and may therefore need more than the core
+    "ldebm.data.corpora",
     "ldebm.data.prepare",
+    "ldebm.data.prepare_documents",
     "ldebm.data.prepare_images",
     "ldebm.data.readers",
+    "ldebm.data.reviews",
+    "ldebm.data.splits",
+    "ldebm.data.text_files",
+    "ldebm.data.turns",
+    "ldebm.data.user_dialogues",
 }
 
 

@@ -161,6 +161,36 @@ def test_classifying_names_the_topics(built: ProjectCopy):
     assert sum(right) >= 45
 
 
+def test_scores_tell_sentences_from_their_words_in_disorder(built: ProjectCopy):
+    texts = [text for text, _ in corpus()[:40]]
+    stream = np.random.default_rng(0)
+    words = [text.split() for text in texts]
+    mixed = [" ".join(row[i] for i in stream.permutation(len(row))) for row in words]
+    for name, rows in (("ordered.txt", texts), ("mixed.txt", mixed)):
+        (built.folder / name).write_text("\n".join(rows) + "\n")
+    good, bad = (
+        built.json("score", "talk-ldebm", "--file", name, "--importance", "16")
+        for name in ("ordered.txt", "mixed.txt")
+    )
+    better = [one["bound"] > other["bound"] for one, other in zip(good, bad, strict=True)]
+    assert sum(better) >= 34
+    built.ldebm(
+        "export-embeddings",
+        "talk-ldebm",
+        "--from",
+        "talk.csv",
+        "--text",
+        "body",
+        "--to",
+        "e.parquet",
+    )
+    table = pq.read_table(built.folder / "e.parquet")
+    assert table.num_rows == ROWS
+    topics = dict(zip(*zip(*corpus(), strict=True), strict=True))
+    found = zip(table["text"].to_pylist(), table["class"].to_pylist(), strict=True)
+    assert sum(topics[text] == name for text, name in found) > 0.75 * ROWS
+
+
 def test_classes_are_described_by_words_and_exemplars(built: ProjectCopy):
     rows = built.json("cluster", "talk-ldebm", "--top", "3")
     assert sum(row["size"] for row in rows) == 35, "the test split"

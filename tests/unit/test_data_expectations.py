@@ -15,6 +15,7 @@ from ldebm.data.registry import SOURCES
 from ldebm.errors import UsageError
 from ldebm.files import read_json, read_parquet, write_json, write_parquet
 from stages.validate import page
+from tests.unit.published_texts import write_agnews
 
 expectations = pytest.importorskip("stages.expectations", reason="Great Expectations is absent")
 
@@ -71,6 +72,35 @@ def test_bad_rows_and_shares_fail_and_are_listed(tmp_path: Path) -> None:
     assert "&lt;mine&gt;" in html
     assert "<b>" not in html
     assert "http" not in html
+
+
+def _prepared_documents(tmp_path: Path) -> Path:
+    write_agnews(tmp_path / "raw")
+    config = DataConfig(kind="documents", source="agnews", labels=["topic"], valid=4, vocab_size=40)
+    prepare(config, tmp_path / "raw", tmp_path / "prepared")
+    profile = read_json(tmp_path / "prepared" / "profile.json")
+    for facts in profile["splits"].values():  # four texts again and again
+        facts |= {"duplicates": 0, "in_train": 0}
+    write_json(tmp_path / "prepared" / "profile.json", profile)
+    return tmp_path / "prepared"
+
+
+def test_documents_need_words_that_the_vocabulary_has(tmp_path: Path) -> None:
+    prepared = _prepared_documents(tmp_path)
+    assert expectations.validate(prepared)["success"]
+    columns = read_parquet(prepared / "test.parquet")
+    columns["known"] = columns["known"].copy()
+    columns["known"][3] = 0
+    columns["topic"][5] = "gossip"
+    write_parquet(prepared / "test.parquet", columns)
+    profile = read_json(prepared / "profile.json")
+    profile["splits"]["test"]["known_mean"] = 1.5
+    write_json(prepared / "profile.json", profile)
+    assert _failed(expectations.validate(prepared)) == {
+        ("test", "known"),
+        ("test", "topic"),
+        ("profile", "known_mean"),
+    }
 
 
 def _prepared_images(tmp_path: Path) -> Path:

@@ -183,7 +183,7 @@ def test_a_missing_mirror_file_without_download_says_what_to_supply(tmp_path: Pa
     ):
         fetch(SOURCES["daily_dialog"], config, tmp_path / "raw", tmp_path)
     config = DataConfig(kind="sentences", source="jericho")
-    with pytest.raises(UsageError, match=r"no file to fetch: .*loc_desc"):
+    with pytest.raises(UsageError, match=r"no file to fetch: .*train\.json and test\.json"):
         fetch(SOURCES["jericho"], config, tmp_path / "raw", tmp_path)
 
 

@@ -135,15 +135,15 @@ def test_images_that_new_cannot_use_are_one_clear_line(params: Path, tmp_path: P
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken/1.png").write_bytes(b"no image")
-    cases: list[tuple[str, dict[str, str], str]] = [
+    cases: list[tuple[str, dict[str, Any], str]] = [
         ("empty", {}, "empty: no image in the folder"),
         ("broken", {}, r"broken: no image in it can be read"),
         (
             "mine",
-            {"label": "Male"},
+            {"labels": ["Male"]},
             "mine: no column 'Male' for --label; label columns there: none",
         ),
-        ("mine", {"text": "body"}, "images have no text; leave --text out"),
+        ("mine", {"columns": {"text": "body"}}, "images have no text; leave --text out"),
         ("absent.zip", {}, r"absent.zip: no such file"),
     ]
     for source, options, message in cases:

@@ -200,7 +200,7 @@ def test_new_adds_sections_and_leaves_every_other_line(tmp_path: Path) -> None:
     params.write_text(PARAMS)
     rows = [f"sentence number {i} of,{'ab'[i % 2]}" for i in range(60)]
     (tmp_path / "mine.csv").write_text("\n".join(["body,y", *rows]))
-    name = add_dataset("mine", tmp_path / "mine.csv", text="body", label="y", params_path=params)
+    name = add_dataset("mine", tmp_path / "mine.csv", {"text": "body"}, ["y"], params_path=params)
     written = params.read_text()
     assert [line for line in written.splitlines() if line in PARAMS.splitlines()] == [
         line for line in PARAMS.splitlines()
@@ -214,13 +214,13 @@ def test_new_adds_sections_and_leaves_every_other_line(tmp_path: Path) -> None:
     assert data_status(config, "mine", None, tmp_path)["origin"] == "file"
     before = params.read_bytes()
     with pytest.raises(UsageError, match=r"'mine' is in .* already"):
-        add_dataset("mine", tmp_path / "mine.csv", text="body", params_path=params)
+        add_dataset("mine", tmp_path / "mine.csv", {"text": "body"}, params_path=params)
     with pytest.raises(UsageError, match=r"no column 'z' for --text; columns there: body, y"):
-        add_dataset("other", tmp_path / "mine.csv", text="z", params_path=params)
+        add_dataset("other", tmp_path / "mine.csv", {"text": "z"}, params_path=params)
     with pytest.raises(UsageError, match="Give --text"):
         add_dataset("other", tmp_path / "mine.csv", params_path=params)
     with pytest.raises(UsageError, match="expected small letters"):
-        add_dataset("../x", tmp_path / "mine.csv", text="body", params_path=params)
+        add_dataset("../x", tmp_path / "mine.csv", {"text": "body"}, params_path=params)
     assert params.read_bytes() == before
 
 
@@ -236,7 +236,8 @@ def test_new_tells_points_sentences_and_dialogues_apart(tmp_path: Path) -> None:
         ("s", "s.txt", None),
         ("d", "d.jsonl", "before"),
     ):
-        add_dataset(name, tmp_path / file, context=context, params_path=params)
+        columns = {"context": context} if context else {}
+        add_dataset(name, tmp_path / file, columns, params_path=params)
     data = load_params(params).data
     assert [data[name].kind for name in "psd"] == ["points", "sentences", "dialogues"]
     for name in "psd":

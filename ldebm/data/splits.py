@@ -1,0 +1,105 @@
+"""Which rows train, validate and test, where the source does not say; and how many are kept.
+
+Rows that belong together (turns of a dialogue, texts of a game) stay in one split.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from ldebm.config import DataConfig
+from ldebm.data.packed import SPLITS
+from ldebm.errors import UsageError
+from ldebm.seeding import numpy_generator
+
+__all__ = ["MIN_ROWS", "limit", "with_splits"]
+
+SHARES = {"valid": 0.05, "test": 0.05}  # of a source without splits
+MIN_ROWS = 10
+
+
+def with_splits(config: DataConfig, frame: pl.DataFrame) -> pl.DataFrame:
+    """Splits 90/5/5 by the seed where the source has no split.
+
+    A source that has training and test rows alone gives up some of the training rows. Rows of one
+    ``group`` (or ``dialogue``) stay together.
+
+    Raises:
+        UsageError: there are too few rows, or the wanted numbers take all of them.
+    """
+    group = _group(config, frame)
+    if frame["split"].null_count() == 0:
+        if set(frame["split"].unique()) != {"train", "test"}:
+            return frame
+        return _with_valid(config, frame, group)
+    sizes = frame.group_by(group).len().sort(group)
+    if sizes.height < MIN_ROWS:
+        raise UsageError(f"{sizes.height} {group}s cannot be split; at least {MIN_ROWS} are needed")
+    stream = numpy_generator(config.seed, "splits", sizes.height)
+    sizes = sizes[stream.permutation(sizes.height)]
+    before = np.cumsum(sizes["len"].to_numpy()) - sizes["len"].to_numpy()
+    valid, test = (
+        getattr(config, split) or max(1, round(share * frame.height))
+        for split, share in SHARES.items()
+    )
+    names = np.full(sizes.height, "train", dtype=object)
+    first = int(np.searchsorted(before, valid))  # groups until there are enough rows
+    second = int(np.searchsorted(before, before[min(first, len(before) - 1)] + test))
+    if second >= sizes.height:
+        raise UsageError(
+            f"valid {valid} and test {test} take all {frame.height} rows; lower them in the data "
+            "set's section of params.yaml"
+        )
+    names[:first], names[first:second] = "valid", "test"
+    table = sizes.select(group).with_columns(split=pl.Series(names.tolist()))
+    return frame.drop("split").join(table, on=group, how="left", maintain_order="left")
+
+
+def _group(config: DataConfig, frame: pl.DataFrame) -> str:
+    if config.kind == "dialogues":
+        return "dialogue"
+    return "group" if "group" in frame.columns else "line"
+
+
+def _with_valid(config: DataConfig, frame: pl.DataFrame, group: str) -> pl.DataFrame:
+    """Makes random training rows, by default one in twenty, the validation split."""
+    train = np.flatnonzero((frame["split"] == "train").to_numpy())
+    rows = config.valid or max(1, round(SHARES["valid"] * len(train)))
+    if rows >= len(train):
+        raise UsageError(
+            f"valid {rows} takes all {len(train)} training rows; lower it in the data set's "
+            "section of params.yaml"
+        )
+    names = frame["split"].to_numpy().astype(object)
+    if group == "line":
+        stream = numpy_generator(config.seed, "valid", len(train))
+        chosen = train[stream.permutation(len(train))[:rows]]
+    else:
+        chosen = train[_whole_groups(config, frame[group].to_numpy()[train], rows)]
+    names[chosen] = "valid"
+    return frame.with_columns(split=pl.Series(names.tolist(), dtype=pl.String))
+
+
+def _whole_groups(config: DataConfig, groups: np.ndarray, rows: int) -> np.ndarray:
+    """Indices of random groups that together have at least ``rows`` rows, but not all."""
+    there = np.unique(groups)
+    if len(there) < 2:
+        raise UsageError("the training rows are one group, so none can be taken for validation")
+    order = there[numpy_generator(config.seed, "valid", len(there)).permutation(len(there))]
+    sizes = np.array([int((groups == group).sum()) for group in order[:-1]])
+    enough = int(np.searchsorted(np.cumsum(sizes), rows)) + 1
+    return np.flatnonzero(np.isin(groups, order[: min(enough, len(sizes))]))
+
+
+def limit(config: DataConfig, frame: pl.DataFrame) -> pl.DataFrame:
+    """Keeps at most the rows that the parameters ask for, chosen by the seed."""
+    parts = []
+    for split in SPLITS:
+        part = frame.filter(pl.col("split") == split)
+        rows = getattr(config, split)
+        if rows is not None and rows < part.height:
+            stream = numpy_generator(config.seed, "limit", split, part.height)
+            part = part[np.sort(stream.permutation(part.height)[:rows])]
+        parts.append(part)
+    return pl.concat(parts)

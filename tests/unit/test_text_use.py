@@ -1,0 +1,187 @@
+"""Scores and embeddings of a user's texts, from Python and the command line."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import ldebm
+from ldebm.cli import main
+from ldebm.config import ExperimentConfig
+from ldebm.data.chatter import generate
+from ldebm.data.tokenizer import train_tokenizer
+from ldebm.errors import UsageError
+from ldebm.files import read_parquet, write_parquet
+from ldebm.model import Model, save
+from ldebm.nn.backbone import build_backbone
+from ldebm.priors import EnergyPrior, build_prior
+from ldebm.seeding import generator
+from ldebm.text_use import embed, read_texts, score_texts
+from tests.unit.evaluate_models import constant_energy
+
+TEXTS = [turn.text for turn in generate(seed=0)][:400]
+TOKENIZER = train_tokenizer(TEXTS, "word", 600)
+META: dict[str, Any] = {
+    "kind": "sentences",
+    "vocab_size": TOKENIZER.vocab_size,
+    "max_len": 12,
+    "pad_id": 0,
+    "unk_id": 1,
+    "bos_id": 2,
+    "eos_id": 3,
+    "labels": {},
+}
+
+
+def _config(kind: str) -> ExperimentConfig:
+    content = {
+        "data": "talk",
+        "backbone": {"arch": "gru", "latent": 6, "hidden": 16, "embed": 12,
+                     "training": {"updates": 1}},
+        "prior": {"kind": kind, "classes": 3, "levels": 2, "standardise": "none",
+                  "level_noise": False, "energy": {"hidden": 16, "blocks": 1,
+                                                   "spectral_norm": False},
+                  "training": {"updates": 1}},
+    }  # fmt: skip
+    return ExperimentConfig.model_validate(content)
+
+
+def _model(kind: str = "diffusion") -> Model:
+    config = _config(kind)
+    torch.manual_seed(0)
+    backbone = build_backbone(config.backbone, META, generator(0, "backbone"))
+    prior = build_prior(backbone, config.prior, generator(1, "prior"))
+    return Model(config, META, backbone, prior, TOKENIZER, "talk-ldebm", 0)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory) -> Path:
+    """A complete model file of an untrained model."""
+    model, path = _model(), tmp_path_factory.mktemp("model") / "model.safetensors"
+    state = {f"backbone.{k}": v for k, v in model.backbone.state_dict().items()}
+    state |= {f"prior.{k}": v for k, v in model.prior.state_dict().items()}
+    header = {"experiment": "talk-ldebm", "seed": 0, "meta": META,
+              "config": model.config.model_dump(mode="json")}  # fmt: skip
+    save(path, state, header, TOKENIZER)
+    return path
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs the command; gives exit code, output and error output."""
+
+    def call(*arguments: object) -> SimpleNamespace:
+        with pytest.raises(SystemExit) as stopped:
+            main([str(item) for item in arguments])
+        captured = capsys.readouterr()
+        return SimpleNamespace(code=stopped.value.code, out=captured.out, err=captured.err)
+
+    return call
+
+
+def test_a_constant_energy_scores_texts_as_the_gaussian_prior_does() -> None:
+    flat, plain = _model(), _model("gaussian")
+    assert isinstance(flat.prior, EnergyPrior)
+    constant_energy(flat.prior, 0.7)
+    first, second = (score_texts(model, TEXTS[:6], importance=200) for model in (flat, plain))
+    np.testing.assert_allclose(first.bound, second.bound, atol=0.3)
+    assert second.energy is None
+    assert first.energy is not None
+    assert np.ptp(first.energy) == pytest.approx(0, abs=1e-5)
+    assert (first.ess >= 1).all()
+
+
+def test_bounds_repeat_and_tokens_are_what_was_predicted() -> None:
+    model, long = _model(), " ".join(["pizza"] * 30)
+    rows = [*TEXTS[:5], long]
+    one, two = score_texts(model, rows, importance=8), score_texts(model, rows, importance=8)
+    np.testing.assert_array_equal(one.bound, two.bound)
+    assert one.tokens.tolist() == [min(len(text.split()) + 1, 11) for text in rows]
+    other = score_texts(model, rows, seed=1, importance=8)
+    assert (one.bound != other.bound).any()
+    with pytest.raises(UsageError, match="got an empty one"):
+        score_texts(model, [" "])
+
+
+def test_scores_are_printed_or_written_with_their_rows(run, file: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(f"{TEXTS[0]}\n\n  {TEXTS[1]}\n")
+    said = run("score", file, "--file", tmp_path / "a.txt", "--importance", 4, "--json")
+    rows = json.loads(said.out)
+    assert [row["row"] for row in rows] == [1, 3]
+    assert [row["text"] for row in rows] == TEXTS[:2]
+    for row in rows:
+        assert row["perplexity"] == pytest.approx(np.exp(-row["bound"] / row["tokens"]))
+    out = tmp_path / "scores.parquet"
+    done = run("score", file, "--file", tmp_path / "a.txt", "--importance", 4, "--out", out)
+    assert done.out == f"{out}: 2 texts\n"
+    assert read_parquet(out)["energy"].tolist() == [row["energy"] for row in rows]
+    shown = run("score", file, "--file", tmp_path / "a.txt", "--importance", 4).out.splitlines()
+    assert shown[0].split("\t") == ["bound", "tokens", "perplexity", "ess", "energy", "text"]
+    assert len(shown) == 3
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet", "txt"])
+def test_embeddings_are_the_posterior_means(run, file: Path, tmp_path: Path, suffix: str) -> None:
+    source, to = tmp_path / f"mine.{suffix}", tmp_path / "mine.embedded.parquet"
+    texts = TEXTS[:300]
+    if suffix == "csv":
+        source.write_text("\n".join(["number,body", *(f"{i},{t}" for i, t in enumerate(texts))]))
+    elif suffix == "jsonl":
+        source.write_text("\n".join(json.dumps({"text": t, "other": "x"}) for t in texts))
+    elif suffix == "parquet":
+        write_parquet(source, {"body": texts, "text": texts})
+    else:
+        source.write_text("\n".join(texts))
+    done = run("export-embeddings", file, "--from", source, "--to", to)
+    assert done.out == f"{to}: 300 rows of 6 numbers\n", done.err
+    written, model = read_parquet(to), ldebm.load(file)
+    assert written["text"] == texts
+    assert written["row"].tolist() == list(range(1, 301))
+    np.testing.assert_allclose(written["embedding"], model.encode(texts), atol=1e-5)
+    assert written["embedding"].dtype == np.float32
+    p = model.classify(texts)
+    assert written["class"] == [str(k) for k in p.argmax(1)]
+    np.testing.assert_allclose(written["probability"], p.max(1), atol=1e-5)
+
+
+def test_encoding_in_parts_is_encoding_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _model()
+    whole = model.encode(TEXTS[:20])
+    monkeypatch.setattr("ldebm.text_use.ENCODED", 7)
+    np.testing.assert_allclose(embed(model, TEXTS[:20]), whole, atol=1e-5)
+
+
+BAD = {
+    "no column": ("a.csv", "u,v\nx,y\n", ["--text", "w"], "no column 'w' of text"),
+    "two columns": ("a.csv", "u,v\nx,y\n", [], "which column is the text? Give --text"),
+    "an empty cell": ("a.csv", "u,v\n1,x\n2,\n", [], "row 2: no text in column 'v'"),
+    "an empty file": ("a.txt", "\n \n", [], "no text in it"),
+    "broken": ("a.jsonl", '{"text": ', [], "cannot be read as jsonl"),
+    "absent": (None, "", [], "no such file"),
+    "another ending": ("a.txt", "hello", ["--out", "x.csv"], "ends in .parquet or .json"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_files_are_one_clear_line(run, file: Path, tmp_path: Path, case: str) -> None:
+    name, content, options, message = BAD[case]
+    source = tmp_path / (name or "none.txt")
+    if name:
+        source.write_text(content)
+    done = run("score", file, "--file", source, *options)
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_embeddings_go_to_parquet_alone(run, file: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("hello\n")
+    done = run("export-embeddings", file, "--from", tmp_path / "a.txt", "--to", tmp_path / "x.csv")
+    assert (done.code, "ends in .parquet" in done.err) == (2, True)
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
+    with pytest.raises(UsageError, match="expected a UTF-8 text file"):
+        read_texts(tmp_path / "latin.txt")
