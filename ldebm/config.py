@@ -185,6 +185,7 @@ class EnergyConfig(Section):
 class SamplerConfig(Section):
     """Langevin dynamics."""
 
+    added: ClassVar[frozenset[str]] = frozenset({"training_start"})
     method: Literal["mala", "pcnl", "ula"] = "mala"
     steps: int = Field(12, gt=0)  # per level and sample
     level_steps: list[int] = []  # instead, when sampling the whole prior: one number a level
@@ -195,6 +196,7 @@ class SamplerConfig(Section):
     target: float = Field(0.6, gt=0, lt=1)
     minimum_acceptance: float = Field(0.2, ge=0, lt=1)
     start: Literal["base", "previous", "noise"] = "base"
+    training_start: Literal["same", "data"] = "same"  # "data": at the positive examples (CD)
     persistent: bool = False  # SVEBM: keep the chains between updates
     graph: bool = True  # CUDA: replay the chain as one graph
 
