@@ -20,7 +20,7 @@ export GX_ANALYTICS_ENABLED := false
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONUNBUFFERED := 1
-unexport PYTHONHOME VIRTUAL_ENV
+unexport PYTHONHOME VIRTUAL_ENV PYTHONDONTWRITEBYTECODE
 
 SELECT := $(strip $(subst $(comma), ,$(RUN)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(EPOCHS),--epochs $(EPOCHS)))
 
@@ -44,7 +44,7 @@ $(STAMP): # its name holds the hash of the pins: a checkout that only touches th
 
 repro: setup ## Build what params.yaml selects; RUN=group or experiment, SEEDS=0,1,2 and EPOCHS=n select first
 	@$(if $(SELECT),ldebm select $(SELECT))
-	@dvc repro
+	@python -m pipelines build
 	@echo "report: site/index.html"
 
 test: setup lint types ## Lint, strict types, and all tests (the smoke pipeline is one of them)

@@ -23,6 +23,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from ldebm.baselines.config import BaselineConfig
+from ldebm.completion_config import CompletionConfig
 from ldebm.errors import UsageError
 from ldebm.image_config import HierarchyConfig, HVAEConfig, JudgeConfig, NVAEConfig
 from ldebm.sections import Section
@@ -31,8 +33,10 @@ from ldebm.text_config import TextJudgeConfig
 __all__ = [
     "OOD_TRANSFORMS",
     "BackboneConfig",
+    "BaselineConfig",
     "ClassifierConfig",
     "ClusterConfig",
+    "CompletionConfig",
     "ContextConfig",
     "DataConfig",
     "EnergyConfig",
@@ -137,9 +141,10 @@ class BackboneConfig(Section):
     """First stage: encoder, decoder and the variational objective against N(0, I)."""
 
     added: ClassVar[frozenset[str]] = frozenset(
-        {"hvae", "nvae", "cell", "encoder_hidden", "bidirectional", "tied", "context"}
+        {"hvae", "nvae", "cell", "encoder_hidden", "bidirectional", "tied", "context", "baseline"}
     )
     arch: Literal["mlp", "gru", "rnn", "dialogue", "bow", "hvae", "nvae"]
+    baseline: BaselineConfig | None = None  # of "gru"
     latent: int = Field(default=None, gt=0, validate_default=True)  # hvae, nvae: left out
     hvae: HVAEConfig | None = None
     nvae: NVAEConfig | None = None
@@ -168,7 +173,9 @@ class BackboneConfig(Section):
     def _latent_or_groups(
         cls, value: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo
     ) -> int:
-        if info.data.get("arch") in ("hvae", "nvae") and value in (None, 0):
+        baseline = info.data.get("baseline")
+        without = baseline is not None and not baseline.continuous
+        if (info.data.get("arch") in ("hvae", "nvae") or without) and value in (None, 0):
             return 0
         if value is None:
             raise PydanticCustomError("missing", "Field required")
@@ -184,6 +191,24 @@ class BackboneConfig(Section):
             raise ValueError(f"cell 'lstm' needs arch 'rnn' or 'dialogue' (arch is {self.arch!r})")
         if self.context is not None and self.arch != "dialogue":
             raise ValueError(f"section 'context' needs arch 'dialogue' (arch is {self.arch!r})")
+        return self
+
+    @model_validator(mode="after")
+    def _coherent_baseline(self) -> BackboneConfig:
+        baseline = self.baseline
+        if baseline is None:
+            return self
+        if self.arch != "gru":
+            raise ValueError(f"section 'baseline' needs arch 'gru' (arch is {self.arch!r})")
+        if self.kl_floor or self.objective != "kl":
+            raise ValueError("section 'baseline' needs kl_floor 0 and objective 'kl'")
+        if not baseline.continuous and self.latent:
+            raise ValueError(f"latent: baseline {baseline.kind!r} has no z; set it to null")
+        if baseline.mixture and self.latent % baseline.variables:
+            raise ValueError(
+                f"latent {self.latent}: baseline {baseline.kind!r} needs a multiple of its "
+                f"{baseline.variables} variables"
+            )
         return self
 
 
@@ -247,7 +272,7 @@ class PriorConfig(Section):
     """Second stage: the density of z, and what is trained with it."""
 
     added: ClassVar[frozenset[str]] = frozenset({"hierarchy", "labelled_batch", "classifier"})
-    kind: Literal["gaussian", "svebm", "diffusion", "nce", "classifier"] = "diffusion"
+    kind: Literal["gaussian", "svebm", "diffusion", "nce", "classifier", "own"] = "diffusion"
     scheme: Literal["two_stage", "joint"] = "two_stage"
     classes: int = Field(20, gt=0)
     levels: int = Field(6, ge=2)  # T
@@ -275,7 +300,7 @@ class EvaluateConfig(Section):
     """What is measured, and with how many samples."""
 
     added: ClassVar[frozenset[str]] = frozenset(
-        {"chains", "inception", "ood", "ood_rows", "judge", "word_vectors"}
+        {"chains", "inception", "ood", "ood_rows", "judge", "word_vectors", "completion"}
     )
     threads: int = Field(1, gt=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -288,6 +313,7 @@ class EvaluateConfig(Section):
     reverse_lm_epochs: int = Field(4, gt=0)
     label_column: list[str] = []  # clusters are compared with these; [] : all the data has
     per_label: int = Field(200, gt=0)  # samples per class for control accuracy
+    completion: CompletionConfig | None = None  # text: fill masked words
     ood: list[str] = []  # images: data sets, or transforms of the test images (OOD_TRANSFORMS)
     ood_rows: int = Field(500, gt=1)  # test images, of either kind, that are told apart
     chains: int = Field(64, ge=0)  # images: Langevin chains that are followed; 0: none
@@ -325,7 +351,20 @@ class ExperimentConfig(Section):
             )
         self._coherent_labels()
         self._coherent_hierarchy()
+        self._coherent_baseline()
         return self
+
+    def _coherent_baseline(self) -> None:
+        baseline, kind = self.backbone.baseline, self.prior.kind
+        if kind == "own" and (baseline is None or self.prior.standardise != "none"):
+            raise ValueError(
+                "prior.kind 'own' needs a section backbone.baseline and prior.standardise 'none'"
+            )
+        if baseline is not None and kind != "own" and baseline.kind not in ("ae", "vae"):
+            raise ValueError(
+                f"backbone.baseline {baseline.kind!r} has a prior of its own: "
+                "set prior.kind to 'own'"
+            )
 
     def _coherent_labels(self) -> None:
         cluster, prior = self.cluster, self.prior

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,7 @@ def build_backbone_stage(
     device = choose_device(section.training.device)
     configure(section.training.threads)
     architecture(section, packed.kind)  # imports it: the key holds the code that is imported
+    _text_task(config)
     data_hash = hash_path(packed.path)
     key = run_key("backbone", section.model_dump(mode="json"), data_hash, seed, device.type)
     finished = CHECKPOINTS / "done" / key
@@ -177,7 +179,15 @@ def _task(
     if isinstance(model, HierarchicalBackbone):
         model.load_initial()
         return ImageTask(model, train, valid, config, seed, device)
-    return BackboneTask(model, train, valid, config, seed, device)
+    return _text_task(config)(model, train, valid, config, seed, device)
+
+
+def _text_task(config: ExperimentConfig) -> Callable[..., BackboneTask]:
+    if config.backbone.baseline is None:
+        return BackboneTask
+    from ldebm.baselines.training import BaselineTask
+
+    return BaselineTask
 
 
 def load_backbone(path: Path, config: ExperimentConfig, packed: Packed) -> Backbone:

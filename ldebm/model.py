@@ -248,6 +248,8 @@ class Model:
             raise UsageError(f"label {label!r}: no labels were given to the prior of this model")
         if self.config.prior.kind == "gaussian":
             raise UsageError(f"label {label!r}: a Gaussian prior has no classes")
+        if self.config.prior.kind == "own" and not self.prior.has_classes:
+            raise UsageError(f"label {label!r}: this baseline has no code, or too many of them")
         names = self.class_names or []
         number = names.index(label) if label in names else label
         if isinstance(number, str) and number.isdecimal():

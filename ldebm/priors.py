@@ -556,6 +556,8 @@ def build_prior(
         from ldebm.hierarchical_priors import build_hierarchical
 
         return build_hierarchical(backbone, config, generator)
+    if config.kind == "own":
+        return _own_prior(backbone, config)
     latent, context = backbone, 0
     if not isinstance(backbone, int):
         latent, context = backbone.latent, backbone.context_size
@@ -569,3 +571,12 @@ def build_prior(
     if config.kind == "svebm":
         return SymbolPrior(latent, config, generator, context)
     return DiffusionPrior(latent, config, generator, context)
+
+
+def _own_prior(backbone: Backbone | int, config: PriorConfig) -> Prior:
+    from ldebm.baselines.model import TextBaseline
+    from ldebm.baselines.prior import OwnPrior
+
+    if not isinstance(backbone, TextBaseline):
+        raise UsageError("prior.kind 'own': the backbone is no baseline; use another prior")
+    return OwnPrior(backbone, config)

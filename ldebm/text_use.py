@@ -7,7 +7,7 @@ Shapes: N texts, D latent dimension.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,8 @@ import pyarrow as pa
 from ldebm.errors import UsageError
 
 if TYPE_CHECKING:
+    from ldebm.data.batches import TextBatch
+    from ldebm.evaluate.likelihood import Estimate, LikelihoodSettings
     from ldebm.model import Model
 
 __all__ = ["TextScores", "Texts", "embed", "read_texts", "score_texts"]
@@ -152,11 +154,11 @@ def score_texts(
         inner: draws of each inner normaliser; even.
 
     Raises:
-        UsageError: the model is not one of text, or a text is empty.
+        UsageError: the model is not one of text or has no likelihood, or a text is empty.
     """
     import torch
 
-    from ldebm.evaluate.likelihood import LikelihoodSettings, likelihood
+    from ldebm.evaluate.likelihood import LikelihoodSettings
     from ldebm.priors import EnergyPrior
 
     if model.tokenizer is None:
@@ -167,7 +169,7 @@ def score_texts(
     parts = [texts[start : start + size] for start in range(0, len(texts), size)]
     settings = LikelihoodSettings(importance, inner, seed=seed)
     batches = (model.batch(part) for part in parts)
-    found = likelihood(model.backbone, model.prior, batches, settings)["prior"]
+    found = _estimate(model, batches, settings)
     energy = None
     if isinstance(model.prior, EnergyPrior):
         with torch.no_grad():
@@ -181,6 +183,21 @@ def score_texts(
         rows = model.tokenizer.encode_rows([str(text) for text in texts])
         tokens = np.array([min(len(row), limit) - 1 for row in rows])
     return TextScores(-found.nll_B, tokens, found.ess_B, energy)
+
+
+def _estimate(model: Model, batches: Iterable[TextBatch], settings: LikelihoodSettings) -> Estimate:
+    from ldebm.baselines.likelihood import own_likelihood
+    from ldebm.baselines.model import TextBaseline
+    from ldebm.baselines.prior import OwnPrior
+    from ldebm.evaluate.likelihood import likelihood
+
+    backbone, prior = model.backbone, model.prior
+    if not (isinstance(backbone, TextBaseline) and isinstance(prior, OwnPrior)):
+        return likelihood(backbone, prior, batches, settings)["prior"]
+    found = own_likelihood(backbone, prior, batches, settings.trajectories, settings.seed)
+    if found is None:
+        raise UsageError(f"{model.experiment}: an auto-encoder has no likelihood")
+    return found
 
 
 def embed(model: Model, rows: Sequence[str] | np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
 """The ``ldebm`` command.
 
 Modules by subject: ``project`` (params.yaml and data), ``models`` (using a trained model), ``rows``
-(a model and every row of a file), ``comparing``, and ``lineage`` (the way back, checked and run
-again). Heavy imports stay inside the commands: ``ldebm --help`` is quick.
+(a model and every row of a file), ``completing`` (gaps), ``comparing``, and ``lineage`` (the way
+back, checked and run again). Heavy imports stay inside the commands: ``ldebm --help`` is quick.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import traceback
 
 import typer
 
-from ldebm.cli import comparing, lineage, models, project, rows
+from ldebm.cli import comparing, completing, lineage, models, project, rows
 from ldebm.errors import LdebmError
 
 __all__ = ["app", "main"]
@@ -29,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(project.data, name="data")
-for module in (project, models, rows, comparing, lineage):
+for module in (project, models, completing, rows, comparing, lineage):
     for command in module.COMMANDS:
         app.command()(command)
 

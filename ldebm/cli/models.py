@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ldebm.evaluate.clusters import ClusterDescription
     from ldebm.model import Model
 
-__all__ = ["COMMANDS", "find_model"]
+__all__ = ["COMMANDS", "find_model", "load_target", "read_texts", "require_text"]
 
 MODELS = Path("models")
 CLUSTER_ROWS = 5000
@@ -55,6 +55,7 @@ def find_model(target: str) -> Path:
 
 
 def load_target(target: str) -> Model:
+    """The model that a user means by ``target``."""
     import ldebm
 
     return ldebm.load(str(find_model(target)))
@@ -104,7 +105,7 @@ def respond(
     as_json: AsJson = False,
 ) -> None:
     """Answer a dialogue so far; several answers differ by their latent vector."""
-    model = _require_text(load_target(target), target)
+    model = require_text(load_target(target), target)
     if not model.is_dialogue:
         raise UsageError(f"{target}: reads no context; this needs a model of arch 'dialogue'")
     mode = "sample" if sample else "greedy"
@@ -128,8 +129,8 @@ def classify(
     if model.is_image:
         classify_images(model, file, resize=resize, as_json=as_json)
         return
-    rows = _texts(texts, file)
-    names = _require_text(model, target).class_labels()
+    rows = read_texts(texts, file, "classify")
+    names = require_text(model, target).class_labels()
     results: list[dict[str, Any]] = [
         {"text": text, "label": names[int(p.argmax())], "probability": round(float(p.max()), 4)}
         for text, p in zip(rows, model.classify(rows), strict=True)
@@ -141,7 +142,12 @@ def classify(
         typer.echo(f"{row['label']}\t{row['probability']:.3f}\t{row['text']}")
 
 
-def _texts(texts: list[str] | None, file: Path | None) -> list[str]:
+def read_texts(texts: list[str] | None, file: Path | None, verb: str) -> list[str]:
+    """The texts given, the lines of a file, or those of standard input.
+
+    Raises:
+        UsageError: both are given, nothing is, or the file is not UTF-8 text.
+    """
     if file is not None and texts:
         raise UsageError("give texts or --file, not both")
     if file is None:
@@ -157,11 +163,16 @@ def _texts(texts: list[str] | None, file: Path | None) -> list[str]:
             raise UsageError(f"{file}: expected a UTF-8 text file ({error})") from None
     rows = [row for row in rows if row.strip()]
     if not rows:
-        raise UsageError("nothing to classify: give texts, or --file with one text a line")
+        raise UsageError(f"nothing to {verb}: give texts, or --file with one text a line")
     return rows
 
 
-def _require_text(model: Model, target: str) -> Model:
+def require_text(model: Model, target: str) -> Model:
+    """The model, if it is one of text.
+
+    Raises:
+        UsageError: it is not.
+    """
     if not model.is_text:
         kind = "images" if model.is_image else "points"
         raise UsageError(f"{target}: a model of {kind}; this command needs a model of text")
@@ -176,7 +187,7 @@ def interpolate(
     as_json: AsJson = False,
 ) -> None:
     """Decode the way between two texts in the latent space."""
-    model = _require_text(load_target(target), target)
+    model = require_text(load_target(target), target)
     rows = list(model.interpolate(first, second, steps))
     typer.echo(json.dumps(rows, indent=1, ensure_ascii=False) if as_json else "\n".join(rows))
 
@@ -187,7 +198,7 @@ def cluster(
     as_json: AsJson = False,
 ) -> None:
     """Say what each discovered class means: size, distinctive words, exemplars of the test rows."""
-    model = _require_text(load_target(target), target)
+    model = require_text(load_target(target), target)
     rows = [asdict(item) for item in _described(model, top)]
     if as_json:
         typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))

@@ -80,7 +80,7 @@ def export_embeddings(
     else:
         raise UsageError(f"{target}: a model of points; its embeddings are points again")
     columns["embedding"] = embed(model, rows)
-    if model.config.prior.kind != "gaussian":
+    if model.prior.has_classes:
         p = model.classify(rows)
         names = model.class_labels()
         columns["class"] = [names[int(index)] for index in p.argmax(1)]

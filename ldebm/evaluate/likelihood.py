@@ -47,6 +47,7 @@ from ldebm.seeding import generator as make_generator
 __all__ = [
     "Estimate",
     "LikelihoodSettings",
+    "collect",
     "likelihood",
     "mean_interval",
     "posterior_draws",
@@ -345,11 +346,11 @@ def likelihood(
         shape, flat = u_SBD.shape[:2], u_SBD.reshape(-1, u_SBD.shape[-1])
         if scorer is not None:
             own, fresh, half = (part.reshape(shape) for part in scorer(flat, stream))
-            _collect(columns, "prior", recon_SB, base_SB + own, base_SB + fresh, base_SB + half)
+            collect(columns, "prior", recon_SB, base_SB + own, base_SB + fresh, base_SB + half)
         for name, log_density in others.items():
             z_flat = z_SBD.reshape(-1, z_SBD.shape[-1])
             log_p = log_density(z_flat).double().reshape(shape) + prior.log_det().double()
-            _collect(columns, name, recon_SB, base_SB + log_p, base_SB + log_p, base_SB + log_p)
+            collect(columns, name, recon_SB, base_SB + log_p, base_SB + log_p, base_SB + log_p)
     return {name: _estimate(parts, scorer, name) for name, parts in columns.items()}
 
 
@@ -364,7 +365,7 @@ def reconstruction(backbone: Any, batch: Any, z_SBD: Tensor) -> Tensor:
     return matrix.double()
 
 
-def _collect(
+def collect(
     columns: dict[str, list[np.ndarray]],
     name: str,
     recon_SB: Tensor,
@@ -372,6 +373,16 @@ def _collect(
     fresh_SB: Tensor,
     half_SB: Tensor,
 ) -> None:
+    """Adds the bounds of one batch to the column ``name``, in the order of :class:`Estimate`.
+
+    Args:
+        columns: (7, B) arrays by name.
+        name: whose weights they are.
+        recon_SB: -log p(x|z).
+        own_SB: log weights.
+        fresh_SB: log weights with normalisers from fresh draws.
+        half_SB: log weights with normalisers from half of the draws.
+    """
     draws = len(own_SB)
     middle = draws // 2
     total_B = torch.logsumexp(own_SB, 0)

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldebm.baselines.evaluation import evaluate_code, evaluate_likelihood
+from ldebm.baselines.prior import OwnPrior
 from ldebm.config import EvaluateConfig
 from ldebm.data.packed import Packed, Split
 from ldebm.evaluate import language
@@ -24,6 +26,7 @@ from ldebm.evaluate.clusters import (
     label_information,
     mutual_information,
 )
+from ldebm.evaluate.completion import evaluate_completion
 from ldebm.evaluate.control import control_accuracy
 from ldebm.evaluate.legacy import nll_legacy
 from ldebm.evaluate.likelihood import LikelihoodSettings, likelihood, mean_interval
@@ -86,22 +89,31 @@ def evaluate_text(
     if model.is_document:
         words = np.add.reduceat(split.counts, split.offsets[:-1])
     test = _Test(split, mu, logvar, texts, words)
-    _likelihood(report, model, packed, config, test)
+    own = model.prior if isinstance(model.prior, OwnPrior) else None
+    if own:
+        evaluate_likelihood(report, model, config, split)
+    else:
+        _likelihood(report, model, packed, config, test)
     if model.is_document:
         if model.prior.has_classes:
             _classes(report, model, packed, config, test)
         evaluate_documents(report, model, packed, config, test.mu)
         return report
-    _reconstruction(report, model, test)
+    if own is None or own.baseline.kind != "rnnlm":  # which reads no latent
+        _reconstruction(report, model, test)
     z = model.sample_latents(config.samples, seed=model.seed)
     with torch.enable_grad():  # the language model is trained here
         generated = _generation(report, model, packed, config, z, test)
     report.metrics |= sampler_acceptance(model.prior, 500, model.seed)
-    if isinstance(model.prior, EnergyPrior):
+    if own:
+        evaluate_code(report, model, test.mu, split, _columns(packed, config))
+    if model.prior.has_classes:
         _classes(report, model, packed, config, test)
         _control(report, model, packed, config, z, generated, test, classifiers or {})
     else:
         report.samples += [{"kind": "sample", "text": text} for text in generated[:100]]
+    if config.completion is not None:
+        evaluate_completion(report, model, packed, config.completion)
     if judge is not None:
         evaluate_control(report, model, packed, config, judge, test.mu)
     if model.is_dialogue:
@@ -166,11 +178,14 @@ def _reconstruction(report: Report, model: Model, test: _Test) -> None:
         nll += float(model.backbone.reconstruction_nll(batch, test.mu[rows]).sum())
         start += len(batch)
     report.metrics["recon_nll"] = nll / test.split.n
-    variance, squared = test.logvar.exp(), test.mu.square()
-    kl_ND = 0.5 * (squared + variance - 1 - test.logvar)
-    report.metrics["kl_standard_normal"] = float(kl_ND.sum(-1).mean())
-    report.metrics["active_units"] = float((test.mu.var(0) > 0.01).sum())
-    report.metrics["posterior_std"] = float(variance.sqrt().mean())
+    code = getattr(model.backbone, "code_size", 0)  # what comes before z
+    mu, logvar = test.mu[:, code:], test.logvar[:, code:]
+    if mu.shape[1]:
+        variance, squared = logvar.exp(), mu.square()
+        kl_ND = 0.5 * (squared + variance - 1 - logvar)
+        report.metrics["kl_standard_normal"] = float(kl_ND.sum(-1).mean())
+        report.metrics["active_units"] = float((mu.var(0) > 0.01).sum())
+        report.metrics["posterior_std"] = float(variance.sqrt().mean())
     decoded = [str(text) for text in model.decode(test.mu, "greedy", model.seed)]
     score, signature = language.bleu(decoded, test.texts)
     report.metrics["bleu"] = language.bleu_moses(decoded, test.texts)

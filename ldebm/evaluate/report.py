@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ldebm.data.packed import Split
-from ldebm.files import write_csv, write_json, write_text
+from ldebm.files import write_csv, write_json, write_model, write_text
 from ldebm.latents import make_batch
 from ldebm.nn.backbone import Backbone
 from ldebm.seeding import numpy_generator
@@ -35,6 +35,7 @@ class Report:
         samples: one record a line of samples.jsonl.
         tables: file name without suffix -> (header, rows).
         panels: arrays that the figures draw.
+        weights: file name without suffix -> (tensors, header) of what was trained on the way.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
@@ -42,6 +43,7 @@ class Report:
     samples: list[dict[str, Any]] = field(default_factory=list)
     tables: dict[str, tuple[list[str], list[list[Any]]]] = field(default_factory=dict)
     panels: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, tuple[dict[str, Tensor], dict[str, Any]]] = field(default_factory=dict)
 
     def write(self, metrics: Path, out: Path) -> None:
         """Writes the metrics, and details.json, samples.jsonl and tables to the folder ``out``."""
@@ -51,6 +53,8 @@ class Report:
         write_text(out / "samples.jsonl", "".join(line + "\n" for line in lines))
         for name, (header, rows) in sorted(self.tables.items()):
             write_csv(out / f"{name}.csv", header, rows)
+        for name, (tensors, about) in sorted(self.weights.items()):
+            write_model(out / f"{name}.safetensors", tensors, about)
 
 
 def subset(n: int, limit: int | None, seed: int, name: str) -> np.ndarray:

@@ -76,13 +76,14 @@ def principal_axes(x_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The two directions of largest variance, (2, D), and the shares of variance they explain.
 
     An axis points to where its largest component is positive, so that equal data give equal maps.
-    Data of two dimensions keep their own axes.
+    Data of two dimensions keep their own axes; those of one have an empty second one.
     """
     centred = x_ND - x_ND.mean(0)
     variance = centred.var(0)
     total = max(float(variance.sum()), 1e-12)
-    if x_ND.shape[1] == 2:
-        return np.eye(2), variance / total
+    if x_ND.shape[1] <= 2:
+        size = x_ND.shape[1]
+        return np.eye(2, size), np.pad(variance / total, (0, 2 - size))
     _, singular, axes = np.linalg.svd(centred.astype(np.float64), full_matrices=False)
     axes = axes[:2]
     largest = axes[np.arange(2), np.abs(axes).argmax(1)]
@@ -91,7 +92,7 @@ def principal_axes(x_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _clusters(prior: Prior, z_ND: Tensor) -> list[str]:
     """The most likely class of every latent, or nothing where there are none."""
-    if not isinstance(prior, EnergyPrior):
+    if not prior.has_classes:
         return [""] * len(z_ND)
     return [str(k) for k in prior.class_logits(z_ND).argmax(-1).tolist()]
 

@@ -87,6 +87,10 @@ def architecture(config: BackboneConfig, kind: str) -> Callable[..., Backbone]:
         return lambda config, meta, generator: PointVAE(
             config, generator, meta.get("shift", 0.0), meta.get("scale")
         )
+    if config.baseline is not None and kind in ("sentences", "dialogues"):
+        from ldebm.baselines.model import TextBaseline
+
+        return TextBaseline
     if config.arch == "gru" and kind in ("sentences", "dialogues"):
         from ldebm.nn.text import TextVAE
 

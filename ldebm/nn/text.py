@@ -48,6 +48,7 @@ class TextVAE(SentenceVAE):
             products of the GRU and the output layer while training.
         meta: of the packed data: ``vocab_size``, ``max_len`` and the ids of the control tokens.
         generator: initial weights.
+        read: size of the vector that the decoder reads, if it is not the latent itself.
 
     Attributes:
         stream: source of the dropout masks; the trainer sets it before each update.
@@ -59,23 +60,33 @@ class TextVAE(SentenceVAE):
         config: BackboneConfig,
         meta: Mapping[str, Any],
         generator: torch.Generator | None = None,
+        *,
+        read: int | None = None,
     ) -> None:
         super().__init__(config, meta)
         self.low_precision = config.training.precision == "bfloat16"
         vocabulary, hidden, embed = int(meta["vocab_size"]), config.hidden, config.embed
+        read = config.latent if read is None else read
 
-        self.encoder_embedding = nn.Parameter(torch.empty(vocabulary, embed))
-        self.encoder_forward = PackedGRU(embed, hidden)
-        self.encoder_backward = PackedGRU(embed, hidden)
-        self.mean = nn.Linear(2 * hidden, config.latent)
-        self.logvar = nn.Linear(2 * hidden, config.latent)
+        self._add_encoder(config, vocabulary)
         self.decoder_embedding = nn.Parameter(torch.empty(vocabulary, embed))
-        self.decoder = PackedGRU(embed, hidden, row_size=config.latent)
-        self.initial = nn.Linear(config.latent, hidden, bias=False)
+        self.decoder = PackedGRU(embed, hidden, row_size=read)
+        self.initial = nn.Linear(read, hidden, bias=False)
         # The output embedding is tied, so that hidden vectors of another size need a map to it.
         self.adapter = nn.Linear(hidden, embed, bias=False) if hidden != embed else None
         self._frozen: _Frozen | None = None
         self._initialise(config.init, generator)
+
+    def _add_encoder(self, config: BackboneConfig, vocabulary: int) -> None:
+        """Makes the encoder and its heads."""
+        self.encoder_embedding = nn.Parameter(torch.empty(vocabulary, config.embed))
+        self.encoder_forward = PackedGRU(config.embed, config.hidden)
+        self.encoder_backward = PackedGRU(config.embed, config.hidden)
+        self._add_heads(config)
+
+    def _add_heads(self, config: BackboneConfig) -> None:
+        self.mean = nn.Linear(2 * config.hidden, config.latent)
+        self.logvar = nn.Linear(2 * config.hidden, config.latent)
 
     @torch.no_grad()
     def _initialise(self, init: str, generator: torch.Generator | None) -> None:
@@ -86,16 +97,20 @@ class TextVAE(SentenceVAE):
                 bound = 1 / math.sqrt(module.in_features)
                 for parameter in module.parameters():
                     parameter.uniform_(-bound, bound, generator=generator)
-        chosen: list[Tensor] = [self.encoder_embedding, self.decoder_embedding]
-        if init == "uniform":
-            chosen = list(self.parameters())
-        for weight in chosen:
-            weight.uniform_(-0.1, 0.1, generator=generator)
+        for name, weight in self.named_parameters():
+            if init == "uniform" or name in ("encoder_embedding", "decoder_embedding"):
+                weight.uniform_(-0.1, 0.1, generator=generator)
 
     # Encoder
 
     def encode(self, batch: TextBatch) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z|x), each (B, D), in the order the batch was asked for."""
+        state = self.encoder_state(batch)
+        logvar = self.logvar(state).clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)
+        return self.mean(state), logvar
+
+    def encoder_state(self, batch: TextBatch) -> Tensor:
+        """What the heads read, (B, 2H): the last states of both directions."""
         if self._frozen is not None and self._frozen.encoder and not torch.is_grad_enabled():
             state = torch.cat(
                 [
@@ -116,9 +131,7 @@ class TextVAE(SentenceVAE):
             )
         if self.posterior_activation:
             state = F.leaky_relu(state, 0.01)
-        state = batch.restore(state)
-        logvar = self.logvar(state).clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)
-        return self.mean(state), logvar
+        return batch.restore(state)
 
     @contextmanager
     def tables(self, *, bfloat16: bool = False) -> Iterator[None]:
@@ -148,18 +161,26 @@ class TextVAE(SentenceVAE):
 
     def reconstruction_nll(self, batch: TextBatch, z_BD: Tensor) -> Tensor:
         """-log p(x|z) in nats: the sum over a row's tokens after BOS, shape (B,)."""
-        sizes = batch.batch_sizes[1:]
-        rows = len(batch)
-        if not sizes:
+        if len(batch.batch_sizes) == 1:
             return z_BD.sum(-1) * 0.0
+        nll_N, row_N = self.token_nll(batch, z_BD)
+        nll_B = nll_N.new_zeros(len(batch)).index_add(0, row_N, nll_N)
+        return batch.restore(nll_B)
+
+    def token_nll(self, batch: TextBatch, z_BD: Tensor) -> tuple[Tensor, Tensor]:
+        """-log p(token | those before it, z) of all tokens after BOS, and their sorted rows, (N,).
+
+        Args:
+            batch: rows of at least two tokens.
+            z_BD: latents in the order the batch was asked for.
+        """
+        sizes = batch.batch_sizes[1:]
         inputs_N, targets_N = shifted(batch)
         z_sorted = z_BD.index_select(0, batch.order_B)[: sizes[0]]
         h_NH, _ = self._decode_states(inputs_N, sizes, z_sorted)
         h_NE = self._to_output(self._drop(h_NH))
         nll_N = linear_nll(h_NE, self.decoder_embedding, targets_N, bfloat16=self._rounded())
-        row_N = row_of_token(sizes, nll_N.device)
-        nll_B = nll_N.new_zeros(rows).index_add(0, row_N, nll_N)
-        return batch.restore(nll_B)
+        return nll_N, row_of_token(sizes, nll_N.device)
 
     def _decode_states(
         self, inputs_N: Tensor, sizes: list[int], z_BD: Tensor
@@ -214,7 +235,7 @@ class TextVAE(SentenceVAE):
             block = slice(top, top + counts[0])
             for left in range(0, samples, width):
                 z = z_BSD[block, left : left + width]
-                copies, flat = z.shape[1], z.reshape(-1, self.latent)
+                copies, flat = z.shape[1], z.reshape(-1, z.shape[-1])
                 h_NH = flat.new_empty(int(mine.sum()) * copies, self.decoder.hidden_size)
                 gru.run(
                     table,

@@ -29,7 +29,10 @@ LEFT_OUT = {
         "make gpu-campaign *": HOURS,
         "python -m benchmarks.campaign *": HOURS,
     },
-    "docs/tutorial.md": {"make repro": "the embedded set; typed in README.md"},
+    "docs/tutorial.md": {
+        "make repro": "the embedded set; typed in README.md",
+        "python -m pipelines build -S key=value": "key and value are the reader's",
+    },
     "docs/compare.md": {
         "dvc exp run": SAME,
         "dvc fetch": "there is no remote here; typed in docs/operations.md",

@@ -1,4 +1,4 @@
-"""The -tiny experiments of dialogue, sentiment and document models go through all stages."""
+"""The -tiny experiments of models of text go through all stages, and have their metrics."""
 
 from __future__ import annotations
 
@@ -26,6 +26,14 @@ METRICS = {
     "chatter-lstm-tiny": {
         "nll", "bleu", "mi", "wkl", "ami_intent", "ami_sentiment", "homogeneity_intent",
         "homogeneity_shuffled_intent",
+    },
+    "chatter-baseline-tiny": {
+        "nll", "nll_ess", "bleu", "wkl", "rppl", "mi", "mi_code", "ami_intent", "ami_shuffled",
+        "homogeneity_intent", "homogeneity_shuffled_intent", "control_accuracy",
+    },
+    "chatter-completion-tiny": {
+        "nll", "bleu", "completion", "completion_low", "completion_high", "completion_ngram",
+        "completion_frequent", "completion_places",
     },
     "chatter-sentiment-tiny": {
         "nll", "judge_accuracy", "judged_accuracy", "judged_low", "judged_high",

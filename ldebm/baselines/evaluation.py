@@ -1,0 +1,73 @@
+"""What the evaluation says of a baseline beside the metrics of all text models (MR 5.4, 7)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ldebm.baselines.codes import average_divergence, code_information
+from ldebm.baselines.likelihood import own_likelihood
+from ldebm.baselines.model import TextBaseline
+from ldebm.baselines.prior import OwnPrior
+from ldebm.config import EvaluateConfig
+from ldebm.data.packed import Split
+from ldebm.evaluate.clusters import cluster_metrics
+from ldebm.evaluate.report import Report, row_batches, subset
+from ldebm.model import Model
+
+__all__ = ["evaluate_code", "evaluate_likelihood"]
+
+ROWS_AT_ONCE = 4
+
+
+def evaluate_likelihood(report: Report, model: Model, config: EvaluateConfig, split: Split) -> None:
+    """NLL of test rows under the model's own prior; nothing for an AE or a DAE."""
+    backbone, prior = model.backbone, model.prior
+    assert isinstance(backbone, TextBaseline)
+    assert isinstance(prior, OwnPrior)
+    rows = subset(split.n, config.rows, model.seed, "evaluate-rows")
+    ordered, batches = row_batches(split, rows, ROWS_AT_ONCE, model.device)
+    estimate = own_likelihood(backbone, prior, batches, config.importance, model.seed)
+    if estimate is None:
+        return
+    metrics = report.metrics
+    metrics |= estimate.metrics()
+    metrics["ppl"] = float(np.exp(estimate.nll_B.sum() / np.sum(split.lengths[ordered] - 1)))
+    metrics["rate"] = metrics["nll_upper"] - float(estimate.reconstruction_B.mean())
+    pairs = zip(split.id[ordered].tolist(), estimate.nll_B.tolist(), strict=True)
+    report.tables["nll_rows"] = (["row", "nll"], [[row, round(value, 4)] for row, value in pairs])
+
+
+@torch.no_grad()
+def evaluate_code(
+    report: Report, model: Model, latent: torch.Tensor, split: Split, columns: list[str]
+) -> None:
+    """Information of the code over the test rows, by variable, and agreement with the labels.
+
+    ``mi_code`` is the published number, a sum over the variables. Codes too many for joint classes
+    are compared with labels here, as they stand; others are by the classes' own metrics.
+
+    Args:
+        report: the metrics are added to.
+        model: with a :class:`TextBaseline`.
+        latent: of all test rows, (N, latent).
+        split: the test split.
+        columns: label columns.
+    """
+    backbone = model.backbone
+    assert isinstance(backbone, TextBaseline)
+    if not backbone.baseline.coded:
+        return
+    log_q = backbone.code_log_probability(latent).double().cpu()
+    report.metrics["mi_code"] = float(code_information(log_q))
+    report.metrics["code_average_kl"] = float(average_divergence(log_q))
+    used = [len(torch.unique(variable)) for variable in log_q.argmax(-1).t()]
+    report.metrics["code_values_used"] = float(np.mean(used))
+    if model.prior.has_classes:
+        return
+    codes = log_q.argmax(-1).numpy()
+    _, cluster = np.unique(codes, axis=0, return_inverse=True)
+    report.metrics["classes_used"] = float(cluster.max() + 1)
+    for column in columns:
+        found = cluster_metrics(cluster.reshape(-1), np.asarray(split.labels(column)), model.seed)
+        report.metrics.update({f"{name}_{column}": value for name, value in found.items()})

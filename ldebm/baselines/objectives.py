@@ -1,0 +1,129 @@
+"""What the baselines minimise (MR 7, with the corrections of MR 9.13).
+
+    RNN-LM, AE, DAE   nll
+    VAE               nll + w KL(q(z|x) || N(0, I))
+    DVAE              nll + w KL(q(c|x) || U)
+    DI-VAE            nll + ACKL
+    semi-VAE          nll + w (ACKL + I + KL(q(z|x) || N(0, I)))
+    GM-VAE, DGM-VAE   nll + w (ACKL + I + KL(q(z|x) || N_bar) + beta dispersion)
+
+ACKL = KL(mean q(c|x) || U) and I = I(x, c) add up to the mean of KL(q(c|x) || U); "+ I(x, y)"
+leaves I out. With beta = 1 (GM-VAE) this is the negative ELBO.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ldebm.baselines.codes import (
+    average_divergence,
+    averaged_gaussian,
+    code_divergence,
+    code_information,
+    kl_gaussians,
+)
+from ldebm.baselines.model import Posterior, TextBaseline
+from ldebm.config import BackboneConfig, BaselineConfig
+from ldebm.objectives import Terms, gaussian_kl
+
+__all__ = ["anneal", "baseline_terms", "elbo_rate", "rate_terms"]
+
+SLOPE = 6.25  # of the published logistic: 0.0025 a step, half at step 2500
+
+
+def anneal(update: int, warmup: int) -> float:
+    """w: a logistic that is one half after ``warmup / 2`` updates; published: warmup 5000.
+
+    Example:
+        >>> anneal(2500, 5000), round(anneal(4999, 5000), 3), anneal(0, 0)
+        (0.5, 0.998, 1.0)
+    """
+    if warmup == 0:
+        return 1.0
+    return 1 / (1 + math.exp(-SLOPE * (2 * update / warmup - 1)))
+
+
+def rate_terms(found: Posterior, model: TextBaseline) -> dict[str, Tensor]:
+    """Every term beside the reconstruction, unweighted, means over the batch in nats."""
+    parts: dict[str, Tensor] = {}
+    log_q, mu, logvar = found.log_q_BMK, found.mu_BD, found.logvar_BD
+    if log_q is not None:
+        parts["average_kl"] = average_divergence(log_q)
+        parts["information"] = code_information(log_q)
+    if mu is not None and logvar is not None:
+        if model.baseline.mixture:
+            assert log_q is not None
+            kl, dispersion = _mixture_terms(log_q, mu, logvar, model)
+            parts["kl"], parts["dispersion"] = kl.mean(), dispersion.mean()
+        else:
+            parts["kl"] = gaussian_kl(mu, logvar).mean()
+    return parts
+
+
+def _mixture_terms(
+    log_q: Tensor, mu_BD: Tensor, logvar_BD: Tensor, model: TextBaseline
+) -> tuple[Tensor, Tensor]:
+    """KL(q(z|x) || N_bar) and the dispersion, each (B,)."""
+    mean, other, dispersion = averaged_gaussian(
+        log_q, model.mixture_mean_MKD, model.mixture_logvar_MKD
+    )
+    mu, logvar = mu_BD.reshape(mean.shape), logvar_BD.reshape(mean.shape)
+    return kl_gaussians(mu, logvar, mean, other).sum((-1, -2)), dispersion
+
+
+def elbo_rate(found: Posterior, model: TextBaseline) -> Tensor | None:
+    """KL(q(c, z|x) || p(c, z)) per row, (B,); ``None`` where the model has no such prior."""
+    if model.baseline.kind in ("ae", "dae"):
+        return None
+    log_q, mu, logvar = found.log_q_BMK, found.mu_BD, found.logvar_BD
+    total = torch.zeros((), device=model.decoder_embedding.device)
+    if log_q is not None:
+        total = total + code_divergence(log_q)
+    if mu is not None and logvar is not None:
+        if model.baseline.mixture:
+            assert log_q is not None
+            kl, dispersion = _mixture_terms(log_q, mu, logvar, model)
+            total = total + kl + dispersion
+        else:
+            total = total + gaussian_kl(mu, logvar)
+    return total
+
+
+def _weights(baseline: BaselineConfig) -> dict[str, float]:
+    """What the terms are multiplied by, the annealing apart."""
+    kind = baseline.kind
+    if kind in ("rnnlm", "ae", "dae"):
+        return {}
+    if kind == "divae":
+        return {"average_kl": 1.0}
+    weights = {"average_kl": 1.0, "kl": 1.0, "dispersion": baseline.beta if baseline.mixture else 0}
+    return weights if baseline.information else {**weights, "information": 1.0}
+
+
+def baseline_terms(
+    nll_B: Tensor, found: Posterior, model: TextBaseline, config: BackboneConfig, update: int
+) -> Terms:
+    """The loss of one batch and its parts.
+
+    Args:
+        nll_B: -log p(x|c, z) per row, c relaxed while training.
+        found: the encoder's distributions of the batch.
+        model: whose mixture and section count.
+        config: weight and warm-up of the KL.
+        update: updates done.
+    """
+    reconstruction = nll_B.mean()
+    parts = rate_terms(found, model)
+    weights = _weights(model.baseline)
+    w = config.kl_weight * anneal(update, config.kl_warmup)
+    if model.baseline.kind == "divae":
+        w = 1.0  # its divergence does not anneal
+    total = reconstruction
+    for name, value in parts.items():
+        if weights.get(name):
+            total = total + w * weights[name] * value
+    kept = {name: value.detach() for name, value in parts.items()}
+    return Terms(total, {"reconstruction": reconstruction.detach(), **kept})
