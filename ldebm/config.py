@@ -26,11 +26,14 @@ from pydantic_core import PydanticCustomError
 from ldebm.errors import UsageError
 from ldebm.image_config import HierarchyConfig, HVAEConfig, JudgeConfig, NVAEConfig
 from ldebm.sections import Section
+from ldebm.text_config import TextJudgeConfig
 
 __all__ = [
     "OOD_TRANSFORMS",
     "BackboneConfig",
+    "ClassifierConfig",
     "ClusterConfig",
+    "ContextConfig",
     "DataConfig",
     "EnergyConfig",
     "EvaluateConfig",
@@ -55,7 +58,9 @@ OOD_TRANSFORMS = ("rotated", "inverted", "shuffled", "noise")
 class DataConfig(Section):
     """One data set: where it comes from and how it is prepared and packed."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"full", "split_punctuation", "strict"})
+    added: ClassVar[frozenset[str]] = frozenset(
+        {"full", "split_punctuation", "strict", "classifier"}
+    )
     kind: Literal["points", "sentences", "dialogues", "documents", "images"]
     source: str  # a name of the source registry, or "file"
     path: str | None = None  # source "file": the user's file (or folder of images)
@@ -80,6 +85,7 @@ class DataConfig(Section):
     size: int | None = Field(None, ge=4, le=1024)  # images: pixels of a side; None: as they are
     channels: Literal[1, 3] | None = None  # images: grey or colour; None: as the first image is
     judge: JudgeConfig = JudgeConfig()  # images: the keys that differ from the section `judge`
+    classifier: TextJudgeConfig | None = None  # text: train one of its labels, to score control
 
 
 class OptimiserConfig(Section):
@@ -119,16 +125,30 @@ class TrainingConfig(Section):
         return self
 
 
+class ContextConfig(Section):
+    """Encoder of the previous turns: a recurrent layer over words, one over turns (MR 3.4)."""
+
+    utterance: int = Field(256, gt=0)  # hidden size of either direction over the words of a turn
+    size: int = Field(512, gt=0)  # C, the hidden size over turns
+
+
 class BackboneConfig(Section):
     """First stage: encoder, decoder and the variational objective against N(0, I)."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"hvae", "nvae"})
-    arch: Literal["mlp", "gru", "hvae", "nvae"]
+    added: ClassVar[frozenset[str]] = frozenset(
+        {"hvae", "nvae", "cell", "encoder_hidden", "bidirectional", "tied", "context"}
+    )
+    arch: Literal["mlp", "gru", "rnn", "dialogue", "bow", "hvae", "nvae"]
     latent: int = Field(default=None, gt=0, validate_default=True)  # hvae, nvae: left out
     hvae: HVAEConfig | None = None
     nvae: NVAEConfig | None = None
     hidden: int = Field(512, gt=0)
-    layers: int = Field(1, gt=0)  # hidden layers of the MLP encoder and decoder
+    cell: Literal["gru", "lstm"] = "gru"  # rnn, dialogue
+    encoder_hidden: int | None = Field(None, gt=0)  # rnn, dialogue; None: as `hidden`
+    bidirectional: bool = True  # rnn, dialogue: the encoder
+    tied: bool = True  # rnn, dialogue: the output layer is the decoder's embedding
+    context: ContextConfig | None = None  # dialogue; None: its defaults
+    layers: int = Field(1, gt=0)  # hidden layers of the MLP encoder and decoder (bow: one more)
     embed: int = Field(512, gt=0)
     dropout: float = Field(0.3, ge=0, lt=1)  # decoder input and output (text)
     word_dropout: float = Field(0.0, ge=0, lt=1)
@@ -159,15 +179,23 @@ class BackboneConfig(Section):
             if (getattr(self, arch) is not None) != (self.arch == arch):
                 given = "is missing" if self.arch == arch else f"needs arch '{arch}'"
                 raise ValueError(f"section '{arch}' {given} (arch is {self.arch!r})")
+        if self.cell == "lstm" and self.arch not in ("rnn", "dialogue"):
+            raise ValueError(f"cell 'lstm' needs arch 'rnn' or 'dialogue' (arch is {self.arch!r})")
+        if self.context is not None and self.arch != "dialogue":
+            raise ValueError(f"section 'context' needs arch 'dialogue' (arch is {self.arch!r})")
         return self
 
 
 class ClusterConfig(Section):
     """Where the class labels of the prior come from: geometric clustering, the data, or nowhere."""
 
+    added: ClassVar[frozenset[str]] = frozenset({"per_class", "pool_seed"})
+
     labels: Literal["gc", "given", "none"] = "none"
     column: str | None = None  # "given": the label column
     share: float = Field(1.0, gt=0, le=1)  # "given": share of the training labels shown
+    per_class: int | None = Field(None, gt=0)  # "given": training labels shown of every class
+    pool_seed: int | Literal["run", "first"] = "run"  # which: random by a seed, or the first
     dims: int = Field(3, gt=0)  # PCA dimensions after whitening (MR 2.8)
     iterations: int = Field(20, gt=0)
     restarts: int = Field(1, gt=0)
@@ -204,11 +232,19 @@ class SamplerConfig(Section):
     graph: bool = True  # CUDA: replay the chain as one graph
 
 
+class ClassifierConfig(Section):
+    """A classifier p(y|z) on the encoder, trained on the labelled rows: what the EBMs must beat."""
+
+    hidden: int = Field(200, gt=0)
+    rounds: int = Field(0, ge=0)  # of self-training after the first, supervised one
+    threshold: float = Field(0.95, gt=0, le=1)  # probability from which a prediction is a label
+
+
 class PriorConfig(Section):
     """Second stage: the density of z, and what is trained with it."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"hierarchy"})
-    kind: Literal["gaussian", "svebm", "diffusion", "nce"] = "diffusion"
+    added: ClassVar[frozenset[str]] = frozenset({"hierarchy", "labelled_batch", "classifier"})
+    kind: Literal["gaussian", "svebm", "diffusion", "nce", "classifier"] = "diffusion"
     scheme: Literal["two_stage", "joint"] = "two_stage"
     classes: int = Field(20, gt=0)
     levels: int = Field(6, ge=2)  # T
@@ -226,6 +262,8 @@ class PriorConfig(Section):
     kl_weight: float = Field(1.0, ge=0)  # lambda_1 (joint)
     mi_weight: float = Field(0.05, ge=0)  # lambda_2: the information bottleneck; 0: without IB
     class_weight: float = Field(0.05, ge=0)  # lambda_3
+    labelled_batch: int = Field(0, ge=0)  # labelled rows of their own in every update; 0: none
+    classifier: ClassifierConfig | None = None  # kind "classifier"; None: its defaults
     hierarchy: HierarchyConfig | None = None  # of hierarchical backbones; None: its defaults
     training: TrainingConfig
 
@@ -233,7 +271,9 @@ class PriorConfig(Section):
 class EvaluateConfig(Section):
     """What is measured, and with how many samples."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"chains", "inception", "ood", "ood_rows"})
+    added: ClassVar[frozenset[str]] = frozenset(
+        {"chains", "inception", "ood", "ood_rows", "judge", "word_vectors"}
+    )
     threads: int = Field(1, gt=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     samples: int = Field(5000, gt=0)  # drawn from the prior
@@ -248,6 +288,8 @@ class EvaluateConfig(Section):
     ood: list[str] = []  # images: data sets, or transforms of the test images (OOD_TRANSFORMS)
     ood_rows: int = Field(500, gt=1)  # test images, of either kind, that are told apart
     chains: int = Field(64, ge=0)  # images: Langevin chains that are followed; 0: none
+    judge: str | None = None  # text: the data set whose classifier scores control
+    word_vectors: str | None = None  # responses: GloVe file; None: vectors of the training text
     inception: str | None = None  # images: local file of Inception's weights; None: no FID
 
 
@@ -278,8 +320,23 @@ class ExperimentConfig(Section):
                 f"prior.sampler.level_steps {levels}: expected one number from 1 on for each of "
                 f"the {self.prior.levels} levels"
             )
+        self._coherent_labels()
         self._coherent_hierarchy()
         return self
+
+    def _coherent_labels(self) -> None:
+        cluster, prior = self.cluster, self.prior
+        given = cluster.labels == "given"
+        if cluster.per_class is not None and (not given or cluster.share != 1.0):
+            raise ValueError("cluster.per_class needs cluster.labels 'given' and no cluster.share")
+        if (prior.labelled_batch or prior.kind == "classifier") and not given:
+            raise ValueError(
+                "prior.labelled_batch and prior.kind 'classifier' need cluster.labels 'given'"
+            )
+        if prior.classifier is not None and prior.kind != "classifier":
+            raise ValueError("prior.classifier needs prior.kind 'classifier'")
+        if prior.kind == "classifier" and prior.standardise != "none":
+            raise ValueError("prior.kind 'classifier' needs prior.standardise 'none'")
 
     def _coherent_hierarchy(self) -> None:
         prior, images = self.prior, self.backbone.arch in ("hvae", "nvae")
@@ -386,12 +443,20 @@ class Params(Section):
                         f"experiments.{experiment}.evaluate.ood: {name!r} is neither a data set "
                         f"nor a transform{nearest(name, known)}"
                     )
+            judge = config.evaluate.judge
+            if judge is not None and (judge not in self.data or not self.data[judge].classifier):
+                fault = "has no section 'classifier'" if judge in self.data else "is no data set"
+                raise ValueError(
+                    f"experiments.{experiment}.evaluate.judge: {judge!r} {fault}"
+                    f"{nearest(judge, self.data)}"
+                )
         return self
 
     def datasets_of(self, experiment: str) -> list[str]:
-        """The data sets that an experiment reads: its own, and those of ``evaluate.ood``."""
+        """The data sets that an experiment reads: its own, and what ``evaluate`` names."""
         config = self.experiment(experiment)
         others = [name for name in config.evaluate.ood if name not in OOD_TRANSFORMS]
+        others += [config.evaluate.judge] if config.evaluate.judge else []
         return list(dict.fromkeys([config.data, *others]))
 
     def judge_of(self, data: str) -> JudgeConfig:

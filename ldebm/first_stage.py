@@ -152,6 +152,7 @@ def _train_backbone(
 ) -> None:
     section = config.backbone
     model = build_backbone(section, packed.meta, generator(seed, "backbone-init")).to(device)
+    model.prepare(packed)
     task = _task(model, packed, config, seed, device)
     checkpoint = CHECKPOINTS / f"backbone-{key}.pt"
     result = train(task, section.training, checkpoint, title="backbone")

@@ -8,15 +8,15 @@ import numpy as np
 import torch
 
 from ldebm.clustering import geometric_clusters
-from ldebm.config import ExperimentConfig
+from ldebm.config import ClusterConfig, ExperimentConfig
 from ldebm.data.packed import SPLITS, Packed, Split
 from ldebm.devices import choose_device
 from ldebm.errors import UsageError
 from ldebm.files import write_parquet
 from ldebm.first_stage import load_backbone
-from ldebm.latents import encode_split, encode_top
+from ldebm.latents import encode_contexts, encode_split, encode_top
 from ldebm.nn.hierarchy import HierarchicalBackbone
-from ldebm.seeding import configure, generator
+from ldebm.seeding import configure, generator, numpy_generator
 
 __all__ = ["cluster_stage"]
 
@@ -27,8 +27,9 @@ def cluster_stage(
     """Writes ``latents.parquet``: posterior means and log-variances of all rows, and labels.
 
     Labels are -1 where there are none: on valid and test with geometric clustering, on the rows
-    that ``cluster.share`` leaves out with given ones. Of hierarchical models only the top group is
-    written, a convolutional one as its mean over the places: all latents would be too many.
+    that ``cluster.share`` or ``cluster.per_class`` leaves out with given ones. Of hierarchical
+    models only the top group is written, a convolutional one as its mean over the places: all
+    latents would be too many. Where the prior reads contexts, these are written too.
     """
     training = config.backbone.training
     device = choose_device(training.device)
@@ -48,6 +49,9 @@ def cluster_stage(
         columns["mu"].append(mu)
         columns["logvar"].append(logvar)
         columns["label"].append(_labels(config, split, mu, seed))
+        if backbone.context_size:
+            contexts = encode_contexts(backbone, split, device)
+            columns.setdefault("context", []).append(contexts)
     write_parquet(out, {name: np.concatenate(parts) for name, parts in columns.items()})
 
 
@@ -56,6 +60,8 @@ def _labels(config: ExperimentConfig, split: Split, mu: np.ndarray, seed: int) -
     none = np.full(split.n, -1, dtype=np.int16)
     if cluster.labels == "given":
         given = _given(config, split)
+        if split.name == "train" and cluster.per_class is not None:
+            return _pool(given, cluster, seed)
         if split.name != "train" or cluster.share == 1.0:
             return given
         hidden = torch.rand(split.n, generator=generator(seed, "hidden-labels")).numpy()
@@ -68,6 +74,29 @@ def _labels(config: ExperimentConfig, split: Split, mu: np.ndarray, seed: int) -
             )
         return geometric_clusters(mu, classes, cluster, seed).astype(np.int16)
     return none
+
+
+def _pool(given: np.ndarray, cluster: ClusterConfig, seed: int) -> np.ndarray:
+    """``given`` with all but ``per_class`` labels of every class hidden.
+
+    Raises:
+        UsageError: a class has fewer rows.
+    """
+    assert cluster.per_class is not None
+    order = np.arange(len(given))
+    if cluster.pool_seed != "first":
+        own = seed if cluster.pool_seed == "run" else cluster.pool_seed
+        order = numpy_generator(own, "label-pool", len(given)).permutation(len(given))
+    shown = np.full(len(given), -1, dtype=np.int16)
+    for label in range(int(given.max(initial=-1)) + 1):
+        rows = order[given[order] == label][: cluster.per_class]
+        if len(rows) < cluster.per_class:
+            raise UsageError(
+                f"cluster.per_class {cluster.per_class}: class {label} of column "
+                f"{cluster.column!r} has only {len(rows)} training rows"
+            )
+        shown[rows] = label
+    return shown
 
 
 def _given(config: ExperimentConfig, split: Split) -> np.ndarray:

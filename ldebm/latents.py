@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldebm.data.batches import collate
+from ldebm.data.batches import collate, collate_dialogue, collate_documents
 from ldebm.data.packed import Split
 from ldebm.parallel import share
 
@@ -19,20 +19,25 @@ if TYPE_CHECKING:  # whoever only makes batches depends on no network
     from ldebm.nn.backbone import Backbone
     from ldebm.nn.hierarchy import HierarchicalBackbone
 
-__all__ = ["batch_noise", "encode_split", "encode_top", "make_batch"]
+__all__ = ["batch_noise", "encode_contexts", "encode_split", "encode_top", "make_batch"]
 
 
 def make_batch(split: Split, rows: np.ndarray, device: torch.device) -> Any:
     """The rows of a split as the backbone reads them.
 
-    A TextBatch; points x of shape (B, 2); or images x of shape (B, C, H, W), whose values 0 to 255
-    become -1 to 1.
+    A TextBatch, with the turns before each row where the data have them; a BagBatch of documents;
+    points x of shape (B, 2); or images x of shape (B, C, H, W), whose values 0 to 255 become -1
+    to 1.
     """
     if split.meta["kind"] == "images":
         pixels = torch.from_numpy(split.x[rows]).to(device)
         return pixels.float().div_(127.5).sub_(1)
     if split.meta["kind"] == "points":
         return torch.from_numpy(np.asarray(split.x[rows], dtype=np.float32)).to(device)
+    if split.meta["kind"] == "documents":
+        return collate_documents(split, rows, device)
+    if split.meta.get("context_turns"):
+        return collate_dialogue(split, rows, device)
     return collate(split, rows, device)
 
 
@@ -69,6 +74,19 @@ def encode_split(
             mu[rows] = mean.float().cpu().numpy()
             logvar[rows] = log_variance.float().cpu().numpy()
     return mu, logvar
+
+
+@torch.no_grad()
+def encode_contexts(
+    backbone: Backbone, split: Split, device: torch.device, batch: int = 256
+) -> np.ndarray:
+    """Context of every row, float32 (n, C), in the split's order."""
+    backbone.eval()
+    parts = []
+    for start in range(0, split.n, batch):
+        rows = np.arange(start, min(start + batch, split.n))
+        parts.append(backbone.context(make_batch(split, rows, device)).float().cpu().numpy())
+    return np.concatenate(parts)
 
 
 @torch.no_grad()

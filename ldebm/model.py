@@ -12,6 +12,7 @@ Shapes: B batch, D latent dimension, K classes.
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,12 +23,13 @@ import torch
 from torch import Tensor
 
 from ldebm.config import ExperimentConfig, parse
-from ldebm.data.batches import collate_ids
+from ldebm.data.batches import collate_bags, collate_ids, with_turns
 from ldebm.data.tokenizer import Tokenizer
 from ldebm.devices import choose_device
 from ldebm.errors import UsageError
 from ldebm.files import read_model, write_model
 from ldebm.nn.backbone import Backbone, build_backbone
+from ldebm.nn.energy import rows_of
 from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.priors import Prior, build_prior
 from ldebm.seeding import generator
@@ -52,7 +54,10 @@ class Model:
         prior: density of the latent vector.
         tokenizer: of text models, else ``None``.
         class_names: names of the classes where labels were given, else ``None``.
+        context_BC: of a model :meth:`given` contexts, else ``None``.
     """
+
+    context_BC: Tensor | None = None
 
     def __init__(
         self,
@@ -82,6 +87,16 @@ class Model:
         return self.tokenizer is not None
 
     @property
+    def is_document(self) -> bool:
+        """Whether rows are documents, read as bags of words."""
+        return bool(self.meta["kind"] == "documents")
+
+    @property
+    def is_dialogue(self) -> bool:
+        """Whether rows are responses to previous turns."""
+        return self.backbone.context_size > 0
+
+    @property
     def is_image(self) -> bool:
         """Whether rows are images."""
         return bool(self.meta["kind"] == "images")
@@ -107,9 +122,82 @@ class Model:
             if points.ndim != 2 or points.shape[1] != 2:
                 raise UsageError(f"points: expected shape (n, 2), got {points.shape}")
             return torch.from_numpy(points).to(self.device)
+        if self.is_document:
+            return collate_bags(self._bags(rows), self.device)
         limit = int(self.meta["max_len"])
         encoded = [_encode(self.tokenizer, str(text), limit) for text in rows]
         return collate_ids(encoded, self.device)
+
+    def given(self, context_BC: Tensor) -> Model:
+        """The model of responses to these contexts: row i of whatever is asked has context i mod B.
+
+        Args:
+            context_BC: what the backbone's context encoder gives.
+        """
+        bound = copy.copy(self)
+        bound.prior, bound.context_BC = self.prior.given(context_BC), context_BC
+        return bound
+
+    def _bags(self, texts: Sequence[str] | np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Known words of documents and their counts.
+
+        Raises:
+            UsageError: a document has none.
+        """
+        from ldebm.data.documents import bags
+
+        assert self.tokenizer is not None
+        found = bags(self.tokenizer, [str(text) for text in texts])
+        for text, (ids, _) in zip(texts, found, strict=True):
+            if not len(ids):
+                raise UsageError(
+                    f"document {str(text)[:60]!r}: no word that the model knows; expected a text "
+                    "with words of its training set"
+                )
+        return found
+
+    @torch.no_grad()
+    def contexts(self, turns: Sequence[Sequence[str]]) -> Tensor:
+        """Contexts (B, C) of the turns before each of B responses, oldest first; may be none.
+
+        Raises:
+            UsageError: the model reads no contexts, or a turn is empty.
+        """
+        if self.tokenizer is None or not self.is_dialogue:
+            raise UsageError(
+                f"{self.experiment}: reads no context; responses need backbone.arch 'dialogue'"
+            )
+        limit, most = int(self.meta["max_len"]), int(self.meta["context_turns"])
+        kept = [list(before)[-most:] for before in turns]
+        flat = [_encode(self.tokenizer, text, limit, "context") for row in kept for text in row]
+        batch = collate_ids(
+            [[self.tokenizer.bos_id, self.tokenizer.eos_id]] * len(kept), self.device
+        )
+        packed = collate_ids(flat, self.device) if flat else None
+        return self.backbone.context(with_turns(batch, packed, [len(row) for row in kept]))
+
+    def respond(
+        self,
+        context: Sequence[str],
+        n: int = 1,
+        label: int | str | None = None,
+        seed: int = 0,
+        mode: str = "greedy",
+    ) -> list[str]:
+        """n responses to a dialogue so far; they differ by their latent.
+
+        Args:
+            context: the previous turns, oldest first; more than the model reads are cut.
+            n: how many.
+            label: class of the responses, by name or number.
+            seed: of the draws.
+            mode: ``greedy`` or ``sample``: how words are chosen given the latent.
+
+        Raises:
+            UsageError: the model reads no contexts, or a turn is empty.
+        """
+        model = self.given(self.contexts([context]))
+        return list(model.decode(model.sample_latents(n, label, seed), mode, seed))
 
     @torch.no_grad()
     def encode(self, rows: Sequence[str] | np.ndarray) -> np.ndarray:
@@ -139,8 +227,11 @@ class Model:
                 noise = torch.randn(x.shape, generator=stream, device=x.device)
                 x = x + self.config.backbone.noise * noise
             return np.asarray(x.cpu().numpy())
+        more = {}
+        if self.context_BC is not None:
+            more["context_BC"] = rows_of(self.context_BC, len(z_BD))
         ids = self.backbone.decode(  # type: ignore[operator]
-            z_BD, mode=mode, generator=stream, max_len=int(self.meta["max_len"])
+            z_BD, mode=mode, generator=stream, max_len=int(self.meta["max_len"]), **more
         )
         return [self.tokenizer.decode(row) for row in ids]
 
@@ -205,6 +296,8 @@ class Model:
             attributes: values of label columns (``hierarchy.attributes``) that samples shall have.
         """
         stream = generator(seed, "prior-samples", device=self.device)
+        if self.is_dialogue and self.context_BC is None:  # what begins a dialogue
+            return self.given(self.contexts([[]])).sample_latents(n, label, seed)
         if attributes:
             return self.prior.sample(n, stream, self.attribute_classes(attributes))
         return self.prior.sample(n, stream, self.label_index(label))
@@ -236,6 +329,8 @@ class Model:
         """p(y | z) at the posterior mean, float32 (B, K)."""
         z = torch.from_numpy(self.encode(rows)).to(self.device)
         size = IMAGES if self.is_image else max(1, len(z))
+        if self.is_dialogue and self.context_BC is None:
+            return self.given(self.contexts([[]])).classify(rows)
         logits = [self.prior.class_logits(part) for part in torch.split(z, size)]
         return np.asarray(torch.softmax(torch.cat(logits), -1).cpu().numpy())
 
@@ -268,9 +363,9 @@ class Model:
         return score(self, images, seed)
 
 
-def _encode(tokenizer: Tokenizer, text: str, limit: int) -> list[int]:
+def _encode(tokenizer: Tokenizer, text: str, limit: int, what: str = "text") -> list[int]:
     if not text.strip():
-        raise UsageError("text: expected a sentence, got an empty one")
+        raise UsageError(f"{what}: expected a sentence, got an empty one")
     ids = tokenizer.encode(text)
     return ids if len(ids) <= limit else [*ids[: limit - 1], tokenizer.eos_id]
 

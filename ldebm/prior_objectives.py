@@ -8,6 +8,8 @@ Shapes: B batch, D latent dimension, K classes, R rows of all levels together.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -17,7 +19,13 @@ from ldebm.nn.energy import value_given
 from ldebm.objectives import Terms, gaussian_kl, masked_entropy, mutual_information
 from ldebm.priors import DiffusionPrior, EnergyPrior, Pairs
 
-__all__ = ["joint_terms", "noised_score_terms", "prior_terms", "score_matching_terms"]
+__all__ = [
+    "joint_terms",
+    "noised_score_terms",
+    "prior_terms",
+    "score_matching_terms",
+    "with_labelled",
+]
 
 
 def prior_terms(
@@ -93,6 +101,29 @@ def _class_terms(logits_BK: Tensor, label_B: Tensor | None) -> tuple[Tensor, Ten
     safe = label_B.clamp(min=0)
     losses = functional.cross_entropy(logits_BK, safe, reduction="none") * labelled
     return information, losses.sum() / labelled.sum().clamp(min=1)
+
+
+def with_labelled(
+    prior: EnergyPrior,
+    terms: Terms,
+    u_BD: Tensor,
+    label_B: Tensor,
+    generator: torch.Generator,
+) -> Terms:
+    """``terms`` with the cross-entropy of labelled rows of their own (MR 3.6) for their class term.
+
+    Args:
+        prior: the energies.
+        terms: of the other rows, without labels.
+        u_BD: standardised latents of the labelled rows.
+        label_B: their classes.
+        generator: of the level-0 noise.
+    """
+    v_BD = prior.scale_zero() * prior.level_zero(u_BD, generator)
+    logits: Tensor = prior.net(v_BD, torch.zeros_like(label_B))
+    classes = functional.cross_entropy(logits, label_B)
+    total = terms.total + prior.config.class_weight * classes
+    return replace(terms, total=total, parts={**terms.parts, "class": classes.detach()})
 
 
 def joint_terms(

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ldebm.classifier import pool_rows
 from ldebm.clustering import epoch_rows, geometric_clusters, stability
 from ldebm.config import ExperimentConfig
 from ldebm.data.batches import batch_rows, steps_per_epoch
@@ -23,7 +24,7 @@ from ldebm.latents import batch_noise, encode_split, make_batch
 from ldebm.nn.backbone import Backbone
 from ldebm.objectives import Terms, sample_posterior
 from ldebm.parallel import is_main, rank, share
-from ldebm.prior_objectives import joint_terms, prior_terms, score_matching_terms
+from ldebm.prior_objectives import joint_terms, prior_terms, score_matching_terms, with_labelled
 from ldebm.priors import DiffusionPrior, EnergyPrior, Pairs
 from ldebm.seeding import generator
 from ldebm.trainer import Group
@@ -116,6 +117,11 @@ class FrozenTask(ABC):
     def warm_up(self, rows: np.ndarray, labels: Tensor | None, stream: torch.Generator) -> Terms:
         """Loss of an update that warms up by score matching."""
 
+    def given(self, rows: np.ndarray) -> EnergyPrior:
+        """The prior of these training rows: with their contexts, where it reads any."""
+        del rows
+        return self.prior
+
     def groups(self) -> list[Group]:
         return [Group("prior", list(self.prior.parameters()), self.config.training.optimiser)]
 
@@ -136,19 +142,26 @@ class FrozenTask(ABC):
         stream = generator(self.seed, "prior", step, *_rank_path(), device=self.device)
         batch = self._batch(step)
         rows = batch[share(len(batch))].copy()
-        labels = None
-        if self.labels is not None:
+        labels, apart = None, self.config.labelled_batch
+        if self.labels is not None and not apart:
             labels = self.labels[torch.from_numpy(rows).to(self.device)]
         if step < self.warm_updates and isinstance(self.prior, DiffusionPrior):
             self.chain = None
-            return self.warm_up(rows, labels, stream)
-        return self.contrast(rows, labels, stream)
+            terms = self.warm_up(rows, labels, stream)
+        else:
+            terms = self.contrast(rows, labels, stream)
+        if self.labels_np is None or not apart:
+            return terms
+        known = pool_rows(self.labels_np, apart, self.seed, step)
+        known_B = torch.from_numpy(self.labels_np[known]).to(self.device)
+        u_BD = self.draw(known, stream)
+        return with_labelled(self.given(known), terms, u_BD, known_B, stream)
 
     def contrast(self, rows: np.ndarray, labels: Tensor | None, stream: torch.Generator) -> Terms:
         """Loss of an update against samples of the prior itself."""
         u0 = self.prior.level_zero(self.draw(rows, stream), stream)
         start = self._persistent_start(len(u0), stream)
-        terms, chain, pairs = prior_terms(self.prior, u0, labels, stream, start)
+        terms, chain, pairs = prior_terms(self.given(rows), u0, labels, stream, start)
         self.chain = (chain, pairs)
         if self.config.sampler.persistent:
             assert self.persistent is not None
@@ -200,6 +213,7 @@ class PriorTask(FrozenTask):
         config: the experiment.
         seed: of the run.
         device: where to train.
+        contexts: of the training rows, (n, C), where the prior reads them.
     """
 
     def __init__(
@@ -211,10 +225,17 @@ class PriorTask(FrozenTask):
         config: ExperimentConfig,
         seed: int,
         device: torch.device,
+        contexts: np.ndarray | None = None,
     ) -> None:
         super().__init__(prior, len(mu), labels, config, seed, device)
         self.mu, self.logvar = torch.from_numpy(mu).to(device), torch.from_numpy(logvar).to(device)
+        self.contexts = None if contexts is None else torch.from_numpy(contexts).to(device)
         prior.fit_standardisation(self.mu, self.logvar)
+
+    def given(self, rows: np.ndarray) -> EnergyPrior:
+        if self.contexts is None:
+            return self.prior
+        return self.prior.given(self.contexts[torch.from_numpy(rows).to(self.device)])
 
     def _latents(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         index = torch.from_numpy(rows).to(self.device)
@@ -226,8 +247,9 @@ class PriorTask(FrozenTask):
         return self.prior.to_standard(sample_posterior(mu, logvar, noise))
 
     def warm_up(self, rows: np.ndarray, labels: Tensor | None, stream: torch.Generator) -> Terms:
-        assert isinstance(self.prior, DiffusionPrior)
-        return score_matching_terms(self.prior, *self._latents(rows), labels, stream)
+        prior = self.given(rows)
+        assert isinstance(prior, DiffusionPrior)
+        return score_matching_terms(prior, *self._latents(rows), labels, stream)
 
 
 def _rank_path() -> tuple[str, ...]:
@@ -299,15 +321,23 @@ class JointTask:
         mu, logvar = self.backbone.encode(batch)
         z = sample_posterior(mu, logvar, noise)
         nll = self.backbone.reconstruction_nll(batch, z)
-        labels = None
-        if self.labels is not None:
+        labels, apart = None, config.prior.labelled_batch
+        if self.labels is not None and not apart:
             labels = torch.from_numpy(self.labels[rows]).to(self.device)
         factor = min(1.0, (step + 1) / max(config.backbone.kl_warmup, 1))
+        prior = self.prior
+        if prior.contextual:  # the context encoder learns from the responses alone (MR 3.4)
+            prior = prior.given(self.backbone.context(batch).detach())
         terms, chain, pairs = joint_terms(
-            self.prior, nll, mu, logvar, z, labels, stream, config.backbone.entropy_mask, factor
+            prior, nll, mu, logvar, z, labels, stream, config.backbone.entropy_mask, factor
         )
         self.chain = (chain, pairs)
-        return terms
+        if self.labels is None or not apart:
+            return terms
+        known = pool_rows(self.labels, apart, self.seed, step)
+        known_B = torch.from_numpy(self.labels[known].astype(np.int64)).to(self.device)
+        mean, _ = self.backbone.encode(make_batch(self.train_split, known, self.device))
+        return with_labelled(prior, terms, self.prior.to_standard(mean), known_B, stream)
 
     def after_update(self, step: int, averaged: dict[str, Tensor] | None) -> None:
         if self.chain is not None:

@@ -10,16 +10,19 @@ In standardised coordinates u = scale^-1 (z - shift), with F(v, t) = logsumexp_k
 The kernel N(v; m, s^2) is the paper's recovery kernel (m = u_{t+1}, s = sigma_{t+1}; at the top
 m = 0, s = sigma_T). With ``base`` the energy contains the quadratic under which a constant network
 is exactly N(0, I) at every level; it is written into the kernel: m = a^2 u_{t+1}, s = a sigma
-(at the top m = 0, s = 1).
+(at the top m = 0, s = 1). Of dialogues the energies read the context too, f(v, t, c); the kernels
+do not.
 
 Shapes: B batch, D latent dimension, K classes, T levels.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +33,7 @@ from ldebm.errors import UsageError
 from ldebm.graphs import replay_chain
 from ldebm.langevin import Chain, Conditional
 from ldebm.nn.backbone import Backbone
-from ldebm.nn.energy import Energies, EnergyNet, Folded, FoldedEnergy
+from ldebm.nn.energy import Energies, EnergyNet, Folded, FoldedEnergy, GivenEnergy, rows_of
 
 __all__ = [
     "DiffusionPrior",
@@ -43,6 +46,8 @@ __all__ = [
 ]
 
 LOG_2PI = math.log(2 * math.pi)
+CLASS_DRAWS = 512  # at least, in each of the rounds that look for a class given a context
+CLASS_ROUNDS = 200
 
 
 @dataclass(frozen=True)
@@ -110,12 +115,34 @@ class Prior(nn.Module):
         """log |det scale|: log p(z) = log p(u) - log_det()."""
         return self.scale_DD.diagonal().log().sum()
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether p(y|z) says anything."""
+        return False
+
     def class_logits(self, z_BD: Tensor) -> Tensor:
         """Unnormalised log p(y|z), shape (B, K)."""
         return z_BD.new_zeros(len(z_BD), self.classes)
 
+    @property
+    def contextual(self) -> bool:
+        """Whether the density is one of z given a context."""
+        return False
+
+    def given(self, context_BC: Tensor) -> Self:
+        """p(z|c) of these contexts: row i of whatever is asked has context i modulo B.
+
+        The parameters are the same, not copies. A prior without contexts is returned as it is.
+        """
+        del context_BC
+        return self
+
     def sample(
-        self, n: int, generator: torch.Generator, label: int | Sequence[int] | None = None
+        self,
+        n: int,
+        generator: torch.Generator,
+        label: int | Sequence[int] | None = None,
+        context_BC: Tensor | None = None,
     ) -> Tensor:
         """n latents in the backbone's coordinates, shape (n, D).
 
@@ -123,7 +150,10 @@ class Prior(nn.Module):
             n: how many.
             generator: source of all noise.
             label: draw from p(z | y = label) instead of p(z), or from p(z | y is one of several).
+            context_BC: draw from p(z | c); draw i has context i modulo B.
         """
+        if context_BC is not None:
+            return self.given(context_BC).sample(n, generator, label)
         if label is None:
             return self.from_standard(self.sample_standard(n, generator))
         labels = [label] if isinstance(label, int) else list(label)
@@ -179,10 +209,15 @@ class EnergyPrior(Prior):
     levels: int
 
     def __init__(
-        self, latent: int, config: PriorConfig, levels: int, generator: torch.Generator | None
+        self,
+        latent: int,
+        config: PriorConfig,
+        levels: int,
+        generator: torch.Generator | None,
+        context: int = 0,
     ) -> None:
         super().__init__(latent, config)
-        self.levels = levels
+        self.levels, self.context = levels, context
         self.net = self._make_net(generator)
         self.register_buffer("step_T", torch.full((levels,), config.sampler.step))
         self.register_buffer("acceptance_T", torch.ones(levels))
@@ -190,8 +225,57 @@ class EnergyPrior(Prior):
         self.acceptance_T: Tensor
 
     def _make_net(self, generator: torch.Generator | None) -> Energies:
-        config = self.config
-        return EnergyNet(self.latent, config.classes, self.levels, config.energy, generator)
+        config, context = self.config, self.context
+        return EnergyNet(
+            self.latent, config.classes, self.levels, config.energy, generator, context
+        )
+
+    @property
+    def has_classes(self) -> bool:
+        return True
+
+    @property
+    def contextual(self) -> bool:
+        return self.context > 0
+
+    @property
+    def contexts_BC(self) -> Tensor | None:
+        """The contexts that this prior was given."""
+        return self.net.context_BC if isinstance(self.net, GivenEnergy) else None
+
+    def given(self, context_BC: Tensor) -> Self:
+        if not self.contextual:
+            return self
+        net = self.net.net if isinstance(self.net, GivenEnergy) else self.net
+        assert isinstance(net, EnergyNet)
+        bound = copy.copy(self)
+        bound._modules = {**self._modules, "net": net.given(context_BC)}
+        return bound
+
+    def sample_class(self, n: int, labels: list[int], generator: torch.Generator) -> Tensor:
+        if not isinstance(self.net, GivenEnergy):
+            return super().sample_class(n, labels, generator)
+        context = rows_of(self.net.context_BC, n)
+        found = context.new_zeros(n, self.latent)
+        waiting = torch.arange(n, device=context.device)
+        for _ in range(CLASS_ROUNDS):
+            copies = max(1, CLASS_DRAWS // len(waiting))
+            mine = self.given(context[waiting])
+            draws = copies * len(waiting)
+            z = mine.from_standard(mine.sample_standard(draws, generator))
+            probability = torch.softmax(mine.class_logits(z), -1)[:, labels].sum(-1)
+            uniform = torch.rand(draws, generator=generator, device=z.device)
+            accepted = (uniform < probability).view(copies, -1)
+            first, done = accepted.int().argmax(0), accepted.any(0)
+            z = z.view(copies, len(waiting), -1)[first, torch.arange(len(waiting))]
+            found[waiting[done]] = z[done]
+            waiting = waiting[~done]
+            if not len(waiting):
+                return found
+        raise UsageError(
+            f"label {labels[0]}: after one of the contexts the model hardly ever gives this class; "
+            "choose another, or ask for none"
+        )
 
     def kernel_tables(self) -> tuple[Tensor, Tensor]:
         """(factor_T, variance_T): the kernel at level t is N(v; factor_t u_{t+1}, variance_t I)."""
@@ -284,6 +368,7 @@ class EnergyPrior(Prior):
         step2 = self.step2_T()[t_B].unsqueeze(-1)
         problem = Conditional(start_BD, mean, variance, cold, step2, t_B)
         graph = sampler.graph and u_next_BD.is_cuda
+        graph = graph and isinstance(folded, FoldedEnergy) and folded.context_BH is None
         if graph and isinstance(folded, FoldedEnergy) and folded.merge is not None:
             replayed = replay_chain(self, folded.packed, problem, sampler.method, moves, generator)
             if replayed is not None:
@@ -322,9 +407,13 @@ class SymbolPrior(EnergyPrior):
     """SVEBM (001): p(u) proportional to exp(F(u)) N(u; 0, I), one level and no noise."""
 
     def __init__(
-        self, latent: int, config: PriorConfig, generator: torch.Generator | None = None
+        self,
+        latent: int,
+        config: PriorConfig,
+        generator: torch.Generator | None = None,
+        context: int = 0,
     ) -> None:
-        super().__init__(latent, config, 1, generator)
+        super().__init__(latent, config, 1, generator, context)
 
     def kernel_tables(self) -> tuple[Tensor, Tensor]:
         one = torch.ones(1, device=self.shift_D.device)
@@ -345,9 +434,13 @@ class DiffusionPrior(EnergyPrior):
     """LDEBM: a chain of T conditional EBMs (A1), sampled from the top level down."""
 
     def __init__(
-        self, latent: int, config: PriorConfig, generator: torch.Generator | None = None
+        self,
+        latent: int,
+        config: PriorConfig,
+        generator: torch.Generator | None = None,
+        context: int = 0,
     ) -> None:
-        super().__init__(latent, config, config.levels, generator)
+        super().__init__(latent, config, config.levels, generator, context)
         self.schedule: Schedule = make_schedule(config.levels)
 
     def _tensor(self, table: object) -> Tensor:
@@ -463,9 +556,16 @@ def build_prior(
         from ldebm.hierarchical_priors import build_hierarchical
 
         return build_hierarchical(backbone, config, generator)
-    latent = backbone if isinstance(backbone, int) else backbone.latent
+    latent, context = backbone, 0
+    if not isinstance(backbone, int):
+        latent, context = backbone.latent, backbone.context_size
+    assert isinstance(latent, int)
     if config.kind == "gaussian":
         return GaussianPrior(latent, config)
+    if config.kind == "classifier":
+        from ldebm.classifier import ClassifierPrior
+
+        return ClassifierPrior(latent, config, generator)
     if config.kind == "svebm":
-        return SymbolPrior(latent, config, generator)
-    return DiffusionPrior(latent, config, generator)
+        return SymbolPrior(latent, config, generator, context)
+    return DiffusionPrior(latent, config, generator, context)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldebm.classifier import ClassifierPrior, ClassifierTask
 from ldebm.config import ExperimentConfig
 from ldebm.data.packed import Packed
 from ldebm.devices import choose_device
@@ -50,6 +51,7 @@ def prior_stage(
     latents = read_parquet(folder / "latents.parquet")
     rows = latents["split"] == 0
     mu, logvar = latents["mu"][rows], latents["logvar"][rows]
+    contexts = latents["context"][rows] if "context" in latents else None
     labels: np.ndarray | None = latents["label"][rows].astype(np.int64)
     if labels is not None and (labels < 0).all():
         labels = None
@@ -66,11 +68,18 @@ def prior_stage(
         if isinstance(prior, OnGroups):
             task = ImagePriorTask(prior, packed.split("train"), labels, config, seed, device)
         else:
-            task = PriorTask(prior, mu, logvar, labels, config, seed, device)
+            task = PriorTask(prior, mu, logvar, labels, config, seed, device, contexts)
         points = packed.kind == "points"
         shares: Sequence[float] = SNAPSHOT_SHARES if points else ()
         result = train(task, section.training, checkpoint, title="prior", snapshots=shares)
         prior.load_state_dict(result.state)
+    elif isinstance(prior, ClassifierPrior):
+        assert labels is not None
+        supervised = ClassifierTask(
+            backbone, prior, packed.split("train"), labels, config, seed, device
+        )
+        result = train(supervised, section.training, checkpoint, title="classifier")
+        supervised.module.load_state_dict(result.state)
     elif isinstance(prior, EnergyPrior):
         both = JointTask(
             backbone, prior, packed.split("train"), labels, config, seed, device, log=print

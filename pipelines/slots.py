@@ -203,8 +203,10 @@ def need_of(stage: str, params: Any, gpus: Sequence[str]) -> Need:
 def _computing(kind: str, rest: str, params: Any) -> Any:
     """The section with ``threads`` and ``device`` of a stage; None where it only moves data."""
     if kind == "judge":
-        images = rest in params.data and params.dataset(rest).kind == "images"
-        return params.judge_of(rest) if images else None
+        if rest not in params.data:
+            return None
+        data = params.dataset(rest)
+        return params.judge_of(rest) if data.kind == "images" else data.classifier
     experiment = rest.rpartition("-")[0]
     if experiment not in params.experiments:
         return None

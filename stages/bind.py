@@ -33,7 +33,9 @@ def main() -> None:
             )
     names = {"experiment": options.experiment, "data": data}
     bound = {**names, **_packed(data)}
-    judge = _files(Path("data/judge") / data)
+    judge = _files(
+        Path("data/judge") / (params.experiment(options.experiment).evaluate.judge or data)
+    )
     measure = {**names, "judge": judge if JUDGE in judge["files"] else None}
     measure["ood"] = {name: _packed(name) for name in others}
     folder = Path("data/bound")

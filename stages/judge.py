@@ -1,7 +1,8 @@
-"""Stage judge: trains the classifier by which images of a data set are measured.
+"""Stage judge: trains the classifier by which images or texts of a data set are measured.
 
-Reads data/packed/NAME; writes data/judge/NAME/{judge.safetensors, metrics.json}. Data without
-images or labels have no judge: metrics.json says so.
+Reads data/packed/NAME; writes data/judge/NAME/{judge.safetensors, metrics.json}. Images without
+labels have no judge, and texts only where the data set has a section ``classifier``: metrics.json
+says so.
 """
 
 from __future__ import annotations
@@ -21,6 +22,13 @@ def main() -> None:
     config = params.judge_of(options.data)
     packed = open_packed(Path("data/packed") / options.data)
     out = Path("data/judge") / options.data
+    text = params.dataset(options.data).classifier
+    if text is not None:
+        from ldebm.evaluate.text_judge_training import build_text_judge
+
+        metrics = build_text_judge(text, packed, out)
+        print(f"{options.data}: test accuracy {metrics['judge']['accuracy']:.4f}")
+        return
     if packed.kind != "images" or not packed.meta["labels"]:
         write_json(out / "metrics.json", {"kind": packed.kind, "judge": None})
         return

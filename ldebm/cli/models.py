@@ -1,4 +1,4 @@
-"""Commands that use a trained model: generate, classify, cluster, interpolate."""
+"""Commands that use a trained model: generate, respond, classify, cluster and interpolate."""
 
 from __future__ import annotations
 
@@ -87,6 +87,29 @@ def generate(
         return
     for row in rows:
         typer.echo(row if isinstance(row, str) else " ".join(f"{value:.4f}" for value in row))
+
+
+def respond(
+    target: Target,
+    context: Annotated[
+        list[str] | None,
+        typer.Option(help="A previous turn; give several, oldest first. None: begin a dialogue."),
+    ] = None,
+    number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many.")] = 1,
+    label: Annotated[str | None, typer.Option(help="Class: its number or name.")] = None,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Draw words instead of taking the most probable.")
+    ] = False,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Answer a dialogue so far; several answers differ by their latent vector."""
+    model = _require_text(_load(target), target)
+    if not model.is_dialogue:
+        raise UsageError(f"{target}: reads no context; this needs a model of arch 'dialogue'")
+    mode = "sample" if sample else "greedy"
+    rows = model.respond(context or [], number, model.label_index(label), seed, mode)
+    typer.echo(json.dumps(rows, indent=1, ensure_ascii=False) if as_json else "\n".join(rows))
 
 
 def classify(
@@ -182,12 +205,14 @@ def _described(model: Model, top: int) -> list[ClusterDescription]:
     """The classes of (at most 5,000) test rows of the data that the model was trained on."""
     from ldebm.data.packed import open_packed
     from ldebm.evaluate.clusters import describe_clusters
-    from ldebm.evaluate.report import encode_rows, subset
+    from ldebm.evaluate.report import context_rows, encode_rows, subset
 
     packed = open_packed(Path("data", "packed", model.config.data))
     split = packed.split("test")
     rows = subset(split.n, CLUSTER_ROWS, 0, "cluster")
     mu, _ = encode_rows(model.backbone, split, rows, model.device)
+    if model.is_dialogue:
+        model = model.given(context_rows(model.backbone, split, rows, model.device))
     logits = model.prior.class_logits(mu).detach().cpu()
     tokenizer = packed.tokenizer
     texts = [tokenizer.decode(split.row(int(row)).tolist()) for row in rows]
@@ -199,4 +224,4 @@ def _described(model: Model, top: int) -> list[ClusterDescription]:
     return describe_clusters(logits, texts, labels, exemplars=top, words=top)
 
 
-COMMANDS = [generate, classify, interpolate, cluster]
+COMMANDS = [generate, respond, classify, interpolate, cluster]

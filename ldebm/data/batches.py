@@ -20,7 +20,20 @@ from torch import Tensor
 from ldebm.data.packed import Split
 from ldebm.seeding import numpy_generator
 
-__all__ = ["TextBatch", "batch_rows", "collate", "collate_ids", "epoch_order", "steps_per_epoch"]
+__all__ = [
+    "BagBatch",
+    "DialogueBatch",
+    "TextBatch",
+    "batch_rows",
+    "collate",
+    "collate_bags",
+    "collate_dialogue",
+    "collate_documents",
+    "collate_ids",
+    "epoch_order",
+    "steps_per_epoch",
+    "with_turns",
+]
 
 
 @lru_cache(maxsize=4)
@@ -116,13 +129,101 @@ class TextBatch:
         )
 
 
+@dataclass(frozen=True)
+class BagBatch:
+    """Documents as bags of words, one after the other.
+
+    Attributes:
+        words_N: int64 ids of the different words of every document.
+        counts_N: float32, how often each is there.
+        starts_B: int64, where every document starts.
+    """
+
+    words_N: Tensor
+    counts_N: Tensor
+    starts_B: Tensor
+
+    def __len__(self) -> int:
+        """Number of documents."""
+        return len(self.starts_B)
+
+    def rows_N(self) -> Tensor:
+        """The document of every entry, int64 (N)."""
+        ends = torch.cat([self.starts_B[1:], self.starts_B.new_tensor([len(self.words_N)])])
+        rows = torch.arange(len(self), device=ends.device)
+        return torch.repeat_interleave(rows, ends - self.starts_B)
+
+
+def collate_bags(
+    bags: Sequence[tuple[np.ndarray, np.ndarray]], device: torch.device | str = "cpu"
+) -> BagBatch:
+    """Documents given as ids and counts of their words; one without words stays empty."""
+    lengths = np.array([len(ids) for ids, _ in bags], dtype=np.int64)
+    words = np.concatenate([np.asarray(ids, dtype=np.int64) for ids, _ in bags])
+    counts = np.concatenate([np.asarray(counts, dtype=np.float32) for _, counts in bags])
+    starts = torch.from_numpy(np.cumsum(lengths) - lengths)
+    return BagBatch(
+        torch.from_numpy(words).to(device), torch.from_numpy(counts).to(device), starts.to(device)
+    )
+
+
+def collate_documents(
+    split: Split, rows: np.ndarray, device: torch.device | str = "cpu"
+) -> BagBatch:
+    """The given rows of a split of documents."""
+    spans = [(int(split.offsets[row]), int(split.offsets[row + 1])) for row in rows]
+    return collate_bags([(split.ids[a:b], split.counts[a:b]) for a, b in spans], device)
+
+
+@dataclass(frozen=True)
+class DialogueBatch(TextBatch):
+    """Rows with the turns that precede each.
+
+    Attributes:
+        turns: all previous turns, those of the first row first, oldest first; None: there are none.
+        counts_B: how many belong to every row, in the order the batch was asked for.
+    """
+
+    turns: TextBatch | None
+    counts_B: list[int]
+
+    def to(self, device: torch.device | str) -> DialogueBatch:
+        turns = None if self.turns is None else self.turns.to(device)
+        return with_turns(super().to(device), turns, self.counts_B)
+
+
+def with_turns(batch: TextBatch, turns: TextBatch | None, counts_B: list[int]) -> DialogueBatch:
+    """``batch`` with the turns before its rows."""
+    return DialogueBatch(
+        batch.tokens_N, batch.batch_sizes, batch.lengths_B, batch.order_B, turns, counts_B
+    )
+
+
+def collate_dialogue(
+    split: Split, rows: np.ndarray, device: torch.device | str = "cpu"
+) -> DialogueBatch:
+    """Packs the given rows of a split of dialogues, and the turns before them."""
+    eos = int(split.meta["eos_id"])
+    turns: list[np.ndarray] = []
+    counts: list[int] = []
+    for row in np.asarray(rows).tolist():
+        flat = split.context(row)
+        ends = np.flatnonzero(flat == eos) + 1
+        turns += np.split(flat, ends[:-1]) if len(ends) else []
+        counts.append(len(ends))
+    packed = collate_ids(turns, device) if turns else None
+    return with_turns(collate(split, rows, device), packed, counts)
+
+
 def collate(split: Split, rows: np.ndarray, device: torch.device | str = "cpu") -> TextBatch:
     """Packs the given rows of a text split."""
     rows = np.asarray(rows)
     return _pack(split.ids, split.offsets[rows], split.lengths[rows], device)
 
 
-def collate_ids(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> TextBatch:
+def collate_ids(
+    rows: Sequence[Sequence[int] | np.ndarray], device: torch.device | str = "cpu"
+) -> TextBatch:
     """Packs rows of token ids (BOS to EOS) that come from no data set, such as generated ones."""
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
     starts = np.cumsum(lengths) - lengths

@@ -18,7 +18,8 @@ import torch
 from sklearn import metrics as scores
 from torch import Tensor
 
-from ldebm.priors import DiffusionPrior, Prior
+from ldebm.nn.energy import rows_of
+from ldebm.priors import DiffusionPrior, EnergyPrior, Prior
 from ldebm.seeding import generator as make_generator
 from ldebm.seeding import numpy_generator
 
@@ -102,14 +103,19 @@ def label_information(
         states = prior.sample_levels(n, stream)
     rows = []
     for t, u in enumerate(states):
-        ends = u.repeat_interleave(draws, 0) if t else u
-        if isinstance(prior, DiffusionPrior):
-            folded = prior.net.fold()
+        ends, level_prior = u, prior
+        if t:
+            ends = u.repeat_interleave(draws, 0)
+            if isinstance(prior, EnergyPrior) and prior.contexts_BC is not None:
+                of_states = rows_of(prior.contexts_BC, n)
+                level_prior = prior.given(of_states.repeat_interleave(draws, 0))
+        if isinstance(level_prior, DiffusionPrior):
+            folded = level_prior.net.fold()
             for level in reversed(range(t)):
                 t_B = torch.full((len(ends),), level, dtype=torch.long, device=device)
-                chain = prior.chain(ends, t_B, stream, folded)
-                ends = chain.x_BD / float(prior.schedule.scale[level + 1])
-        p = torch.softmax(prior.class_logits(prior.from_standard(ends)).double(), -1)
+                chain = level_prior.chain(ends, t_B, stream, folded)
+                ends = chain.x_BD / float(level_prior.schedule.scale[level + 1])
+        p = torch.softmax(level_prior.class_logits(prior.from_standard(ends)).double(), -1)
         p = p.reshape(n, -1, p.shape[-1]).mean(1)
         rows.append(
             {

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,8 @@ class LikelihoodSettings:
         trajectories: S, of each row.
         inner: M, fresh draws of each normaliser Z_t(u_{t+1}); even.
         top_draws: plain draws for the top normaliser.
+        top_particles: of its annealed estimates.
+        top_steps: temperatures of these.
         threshold: inner ESS below which a normaliser is estimated again by annealing.
         anneal_particles: particles of that annealing.
         anneal_steps: its temperatures.
@@ -76,12 +78,18 @@ class LikelihoodSettings:
     trajectories: int = 500
     inner: int = 64
     top_draws: int = 65536
+    top_particles: int = 512
+    top_steps: int = 100
     threshold: float = 4.0
     anneal_particles: int = 8
     anneal_steps: int = 20
     anneal_share: float = 0.05
     of_sampler: bool = True
     seed: int = 0
+
+    def of_context(self) -> LikelihoodSettings:
+        """The same with fewer draws for the top normaliser, which every context has its own of."""
+        return replace(self, top_draws=4096, top_particles=64, top_steps=50)
 
 
 @dataclass
@@ -199,20 +207,43 @@ def _gaussian(x: Tensor, mean: Tensor | float, variance: float) -> Tensor:
 class _Trajectories:
     """log p(u_0..u_{T-1}) / q(u_1..u_{T-1}|u_0) of an energy prior, with its diagnostics."""
 
-    def __init__(self, prior: EnergyPrior, settings: LikelihoodSettings, pilot_ND: Tensor) -> None:
+    tops: list[Sandwich]
+    shift: list[float]
+    ess: list[list[Tensor]]
+    annealed: int = 0
+    total: int = 0
+
+    def __init__(
+        self,
+        prior: EnergyPrior,
+        settings: LikelihoodSettings,
+        pilot_ND: Tensor,
+        before: _Trajectories | None = None,
+    ) -> None:
         self.settings = settings
         self.energies: Conditionals = conditionals(prior, of_sampler=settings.of_sampler)
         top = self.energies.levels - 1
         stream = make_generator(settings.seed, "nll", "pilot", device=pilot_ND.device)
         levels = self._levels(pilot_ND, stream)
         start = self.energies.scale[top] * levels[top]
-        self.top = global_normaliser(self.energies, start, stream, settings.top_draws)
+        self.top = global_normaliser(
+            self.energies,
+            start,
+            stream,
+            settings.top_draws,
+            settings.top_particles,
+            settings.top_steps,
+        )
+        if before is not None:  # another context of the same prior: the diagnostics are joined
+            self.shift, self.ess, self.tops = before.shift, before.ess, [*before.tops, self.top]
+            self.annealed, self.total = before.annealed, before.total
+            return
+        self.tops = [self.top]
         self.shift = [
             choose_shift(self.energies, t, levels[t + 1][:128], settings.inner, stream)
             for t in range(top)
         ]
-        self.ess: list[list[Tensor]] = [[] for _ in range(top)]
-        self.annealed = self.total = 0
+        self.ess = [[] for _ in range(top)]
 
     def _levels(self, u0_ND: Tensor, stream: torch.Generator) -> list[Tensor]:
         """u_0..u_{T-1} by the forward process."""
@@ -294,14 +325,19 @@ def likelihood(
     for index, batch in enumerate(batches):
         mu, logvar = backbone.encode(batch)
         stream = make_generator(settings.seed, "nll", index, device=mu.device)
-        if isinstance(prior, EnergyPrior) and scorer is None:
-            table = conditionals(prior)
+        if isinstance(prior, EnergyPrior) and (scorer is None or prior.contextual):
+            given = prior
+            if prior.contextual:
+                if len(mu) > 1:
+                    raise ValueError("the likelihood given contexts needs batches of one row")
+                given, settings = prior.given(backbone.context(batch)), settings.of_context()
+            table = conditionals(given)
             noise = (table.abar0, table.sbar0)
             pilot, _ = posterior_draws(
                 prior, mu, logvar, max(1, 512 // len(mu)), noise,
                 make_generator(settings.seed, "nll", "start", device=mu.device),
             )  # fmt: skip
-            scorer = _Trajectories(prior, settings, pilot.reshape(-1, mu.shape[1]))
+            scorer = _Trajectories(given, settings, pilot.reshape(-1, mu.shape[1]), scorer)
         u_SBD, log_q_SB = posterior_draws(prior, mu, logvar, settings.trajectories, noise, stream)
         z_SBD = prior.from_standard(u_SBD)
         recon_SB = reconstruction(backbone, batch, z_SBD)
@@ -353,6 +389,12 @@ def _bound(weight_SB: Tensor) -> Tensor:
     return math.log(len(weight_SB)) - torch.logsumexp(weight_SB, 0)
 
 
+def _mean_top(tops: list[Sandwich]) -> Sandwich:
+    """The means over contexts; without contexts there is one."""
+    names = [item.name for item in fields(Sandwich)]
+    return Sandwich(*(float(np.mean([getattr(top, name) for top in tops])) for name in names))
+
+
 def _estimate(parts: list[np.ndarray], scorer: _Trajectories | None, name: str) -> Estimate:
     table = np.concatenate(parts, axis=1)
     estimate = Estimate(*table)
@@ -363,5 +405,5 @@ def _estimate(parts: list[np.ndarray], scorer: _Trajectories | None, name: str) 
             estimate.inner_ess.append((float(ess.median()), float(low)))
         estimate.shift = scorer.shift
         estimate.annealed = scorer.annealed / max(scorer.total, 1)
-        estimate.top = scorer.top
+        estimate.top = _mean_top(scorer.tops)
     return estimate

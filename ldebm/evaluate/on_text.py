@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,9 +27,12 @@ from ldebm.evaluate.clusters import (
 from ldebm.evaluate.control import control_accuracy
 from ldebm.evaluate.legacy import nll_legacy
 from ldebm.evaluate.likelihood import LikelihoodSettings, likelihood, mean_interval
+from ldebm.evaluate.on_documents import evaluate_documents
 from ldebm.evaluate.on_points import sampler_acceptance
 from ldebm.evaluate.priors import fit_densities, posterior_samples
-from ldebm.evaluate.report import Report, encode_rows, row_batches, subset
+from ldebm.evaluate.report import Report, context_rows, encode_rows, row_batches, subset
+from ldebm.evaluate.responses import evaluate_responses
+from ldebm.evaluate.text_control import evaluate_control
 from ldebm.model import Model
 from ldebm.priors import EnergyPrior
 from ldebm.seeding import generator
@@ -45,12 +49,13 @@ MI_SAMPLES = 10
 
 @dataclass(frozen=True)
 class _Test:
-    """The test split, encoded."""
+    """The test split, encoded; ``words_N`` are predicted in every row."""
 
     split: Split
     mu: Tensor
     logvar: Tensor
     texts: list[str]
+    words_N: np.ndarray
 
 
 @torch.no_grad()
@@ -59,6 +64,7 @@ def evaluate_text(
     packed: Packed,
     config: EvaluateConfig,
     classifiers: dict[str, Classifier] | None = None,
+    judge: Path | None = None,
 ) -> Report:
     """All metrics of a text model.
 
@@ -67,13 +73,25 @@ def evaluate_text(
         packed: its data.
         config: the experiment's ``evaluate`` section.
         classifiers: label column -> a function that names the label of a text.
+        judge: folder of the independent classifier of ``evaluate.judge``.
     """
     assert model.tokenizer is not None
     report, split = Report(), packed.split("test")
-    mu, logvar = encode_rows(model.backbone, split, np.arange(split.n), model.device)
+    everything = np.arange(split.n)
+    mu, logvar = encode_rows(model.backbone, split, everything, model.device)
     texts = [model.tokenizer.decode(split.row(i)) for i in range(split.n)]
-    test = _Test(split, mu, logvar, texts)
+    if model.is_dialogue:  # from here on row and sample i have the context of test row i mod N
+        model = model.given(context_rows(model.backbone, split, everything, model.device))
+    words = split.lengths - 1
+    if model.is_document:
+        words = np.add.reduceat(split.counts, split.offsets[:-1])
+    test = _Test(split, mu, logvar, texts, words)
     _likelihood(report, model, packed, config, test)
+    if model.is_document:
+        if model.prior.has_classes:
+            _classes(report, model, packed, config, test)
+        evaluate_documents(report, model, packed, config, test.mu)
+        return report
     _reconstruction(report, model, test)
     z = model.sample_latents(config.samples, seed=model.seed)
     with torch.enable_grad():  # the language model is trained here
@@ -84,6 +102,10 @@ def evaluate_text(
         _control(report, model, packed, config, z, generated, test, classifiers or {})
     else:
         report.samples += [{"kind": "sample", "text": text} for text in generated[:100]]
+    if judge is not None:
+        evaluate_control(report, model, packed, config, judge, test.mu)
+    if model.is_dialogue:
+        evaluate_responses(report, model, packed, test.texts, generated, config)
     report.samples.sort(key=lambda item: item["kind"] != "sample")
     return report
 
@@ -103,7 +125,8 @@ def _likelihood(
     metrics |= {f"gain_{name}": value for name, value in fitted.gain.items()}
     metrics["mixture_components"] = float(fitted.components)
     rows = subset(test.split.n, config.rows, seed, "evaluate-rows")
-    ordered, batches = row_batches(test.split, rows, LIKELIHOOD_BATCH, model.device)
+    size = 1 if model.is_dialogue else LIKELIHOOD_BATCH
+    ordered, batches = row_batches(test.split, rows, size, model.device)
     settings = LikelihoodSettings(config.importance, config.inner, seed=seed)
     results = likelihood(model.backbone, model.prior, batches, settings, fitted.densities)
     metrics |= results["prior"].metrics()
@@ -118,9 +141,11 @@ def _likelihood(
     report.tables["nll_rows"] = (
         header, [[int(row[0]), *(round(float(v), 4) for v in row[1:])] for row in table]
     )  # fmt: skip
-    words = float(np.sum(test.split.lengths[ordered] - 1))
+    words = float(np.sum(test.words_N[ordered]))
     metrics["ppl"] = float(np.exp(results["prior"].nll_B.sum() / words))
     metrics["rate"] = metrics["nll_upper"] - float(results["prior"].reconstruction_B.mean())
+    if model.is_dialogue or model.is_document:  # the published estimators are of sentences
+        return
     few = subset(len(rows), LEGACY_ROWS, seed, "legacy-rows")
     _, batches = row_batches(test.split, rows[few], LIKELIHOOD_BATCH, model.device)
     metrics["nll_legacy"] = float(nll_legacy(model.backbone, model.prior, batches, seed).mean())

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldebm.data.batches import collate
 from ldebm.data.packed import Split
 from ldebm.files import write_csv, write_json, write_text
+from ldebm.latents import make_batch
 from ldebm.nn.backbone import Backbone
 from ldebm.seeding import numpy_generator
 
-__all__ = ["Report", "encode_rows", "make_batch", "row_batches", "subset"]
+__all__ = ["Report", "context_rows", "encode_rows", "make_batch", "row_batches", "subset"]
 
 
 @dataclass
@@ -53,13 +53,6 @@ class Report:
             write_csv(out / f"{name}.csv", header, rows)
 
 
-def make_batch(split: Split, rows: np.ndarray, device: torch.device) -> Any:
-    """Rows as the backbone reads them: points (B, 2), or a packed text batch."""
-    if split.meta["kind"] == "points":
-        return torch.from_numpy(np.array(split.x[rows], dtype=np.float32)).to(device)
-    return collate(split, rows, device)
-
-
 def subset(n: int, limit: int | None, seed: int, name: str) -> np.ndarray:
     """All of n rows, or ``limit`` random ones in rising order."""
     if limit is None or limit >= n:
@@ -79,6 +72,16 @@ def row_batches(
         rows = rows[np.argsort(split.lengths[rows], kind="stable")]
     parts = (rows[i : i + size] for i in range(0, len(rows), size))
     return rows, (make_batch(split, part, device) for part in parts)
+
+
+@torch.no_grad()
+def context_rows(
+    backbone: Backbone, split: Split, rows: np.ndarray, device: torch.device
+) -> Tensor:
+    """Contexts of ``rows`` in their order, (N, C)."""
+    backbone.eval()
+    parts = (rows[i : i + 512] for i in range(0, len(rows), 512))
+    return torch.cat([backbone.context(make_batch(split, part, device)) for part in parts])
 
 
 @torch.no_grad()

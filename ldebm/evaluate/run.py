@@ -35,7 +35,7 @@ def evaluate(
         packed: its data.
         config: the experiment's ``evaluate`` section.
         snapshots: file with the prior at several training times, when there is one (points).
-        measure: judge and other data sets (images).
+        measure: judge (images, text) and other data sets (images).
     """
     if model.is_image:
         return evaluate_images(model, packed, config, measure or Measure())
@@ -43,7 +43,10 @@ def evaluate(
         states = read_snapshots(snapshots) if snapshots and snapshots.is_file() else {}
         report = evaluate_points(model, packed, config, states)
     else:
-        report = evaluate_text(model, packed, config, classifiers_for(packed))
+        measure = measure or Measure()
+        judge = measure.judge if config.judge else None
+        classifiers = {} if model.is_document else classifiers_for(packed)
+        report = evaluate_text(model, packed, config, classifiers, judge)
     add_views(report, model, packed)
     return report
 

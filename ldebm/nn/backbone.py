@@ -24,10 +24,12 @@ class Backbone(nn.Module, ABC):
 
     Attributes:
         latent: D.
+        context_size: C of the context that the decoder and the prior read; 0: none.
         stream: source of dropout noise while training; set by the trainer before each update.
     """
 
     latent: int
+    context_size: int = 0
     stream: torch.Generator | None = None
 
     @abstractmethod
@@ -42,6 +44,19 @@ class Backbone(nn.Module, ABC):
         """
         del bfloat16
         return nullcontext()
+
+    def prepare(self, packed: Any) -> None:
+        """Takes what else it needs of a packed data set, before training; most need nothing."""
+        del packed
+
+    def context(self, batch: Any) -> Tensor:
+        """The context of every row, (B, C).
+
+        Raises:
+            TypeError: the model reads no context.
+        """
+        del batch
+        raise TypeError(f"{type(self).__name__} reads no context")
 
     @abstractmethod
     def reconstruction_nll(self, batch: Any, z_BD: Tensor) -> Tensor:
@@ -66,6 +81,18 @@ def architecture(config: BackboneConfig, kind: str) -> Callable[..., Backbone]:
         from ldebm.nn.text import TextVAE
 
         return TextVAE
+    if config.arch == "rnn" and kind in ("sentences", "dialogues"):
+        from ldebm.nn.recurrent import RecurrentVAE
+
+        return RecurrentVAE
+    if config.arch == "dialogue" and kind == "dialogues":
+        from ldebm.nn.dialogue import DialogueVAE
+
+        return DialogueVAE
+    if config.arch == "bow" and kind == "documents":
+        from ldebm.nn.bow import BagVAE
+
+        return BagVAE
     if config.arch == "hvae" and kind == "images":
         from ldebm.nn.hvae import HVAE
 
@@ -74,7 +101,11 @@ def architecture(config: BackboneConfig, kind: str) -> Callable[..., Backbone]:
         from ldebm.nn.nvae import NVAE
 
         return NVAE
-    wanted = {"points": "'mlp'", "images": "'hvae' or 'nvae'"}.get(kind, "'gru'")
+    wanted = {"points": "'mlp'", "images": "'hvae' or 'nvae'", "documents": "'bow'"}.get(
+        kind, "'gru' or 'rnn'"
+    )
+    if kind == "dialogues":
+        wanted += " (or 'dialogue')"
     raise UsageError(f"backbone.arch {config.arch!r} does not model {kind}: set it to {wanted}")
 
 

@@ -23,7 +23,16 @@ from torch.nn import functional
 from ldebm.config import EnergyConfig
 from ldebm.nn.packed_energy import SLOPE, PackedEnergy
 
-__all__ = ["Energies", "EnergyNet", "Folded", "FoldedEnergy", "SpectralLinear", "value_given"]
+__all__ = [
+    "Energies",
+    "EnergyNet",
+    "Folded",
+    "FoldedEnergy",
+    "GivenEnergy",
+    "SpectralLinear",
+    "rows_of",
+    "value_given",
+]
 
 
 def _activation(name: str) -> Callable[[Tensor], Tensor]:
@@ -116,6 +125,7 @@ class FoldedEnergy:
         merge: weight on the z half of the merge layer (``None`` without time).
         time_TH: what time adds before the first block, per level (``None`` without time).
         residual: whether the inner layers are residual blocks.
+        context_BH: what contexts add before the first block; row i has context i modulo B.
     """
 
     activation: str
@@ -123,6 +133,7 @@ class FoldedEnergy:
     merge: Tensor | None
     time_TH: Tensor | None
     residual: bool
+    context_BH: Tensor | None = None
 
     def logits(self, z_BD: Tensor, t_B: Tensor | int) -> Tensor:
         """f(z, t), shape (B, K)."""
@@ -136,7 +147,7 @@ class FoldedEnergy:
         Without gradients, as in chains, by :class:`PackedEnergy`: the same but for rounding.
         """
         if self.merge is not None and label_B is None and not torch.is_grad_enabled():
-            return self.packed.value_and_gradient(z_BD, t_B)
+            return self.packed.value_and_gradient(z_BD, t_B, self._context(len(z_BD)))
         logits, stem, inputs = self._forward(z_BD, t_B)
         if label_B is None:
             value = torch.logsumexp(logits, -1)
@@ -161,6 +172,10 @@ class FoldedEnergy:
         assert self.time_TH is not None
         return PackedEnergy(self.activation, self.layers, self.merge, self.time_TH)
 
+    def _context(self, rows: int) -> Tensor | None:
+        """What the contexts add to ``rows`` rows."""
+        return None if self.context_BH is None else rows_of(self.context_BH, rows)
+
     def _inner(self) -> tuple[tuple[Tensor, Tensor], ...]:
         """The layers behind the stem: blocks (or hidden layers) and the output."""
         return self.layers[2:] if self.residual else self.layers[1:]
@@ -176,6 +191,9 @@ class FoldedEnergy:
             second = functional.linear(act(h), *self.layers[1])
             stem = (h, second)
             h = functional.linear(act(second), self.merge) + self.time_TH[t_B]
+        context = self._context(len(z_BD))
+        if context is not None:
+            h = h + context
         inputs: list[Tensor] = []
         inner = self._inner()
         for index, (weight, bias) in enumerate(inner):
@@ -197,6 +215,7 @@ class EnergyNet(Energies):
         levels: T (ignored by ``mlp``).
         config: sizes and switches.
         generator: initial weights; the same generator gives the same network.
+        context: C, size of the context vector that f(z, t, c) also reads; 0: none.
     """
 
     def __init__(
@@ -206,9 +225,10 @@ class EnergyNet(Energies):
         levels: int,
         config: EnergyConfig,
         generator: torch.Generator | None = None,
+        context: int = 0,
     ) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.context = config, context
         hidden, spectral = config.hidden, config.spectral_norm
         self.residual = config.arch == "residual"
 
@@ -219,13 +239,17 @@ class EnergyNet(Energies):
         if self.residual:
             self.input2 = layer(hidden, hidden)
             self.time1, self.time2 = layer(hidden, hidden), layer(hidden, hidden)
-            self.merge = layer(2 * hidden, hidden)
+            self.merge = layer((3 if context else 2) * hidden, hidden)
             self.register_buffer("time_TH", _sinusoids(levels, hidden))
             self.time_TH: Tensor
             self.blocks = nn.ModuleList(layer(hidden, hidden) for _ in range(config.blocks))
         else:
             self.blocks = nn.ModuleList(layer(hidden, hidden) for _ in range(config.blocks - 1))
         self.output = layer(hidden, classes)
+        if context:
+            self.context1 = layer(context, hidden)
+            if self.residual:
+                self.context2 = layer(hidden, hidden)
         self._initialise(generator)
         self.power_iterate(rounds=30)
 
@@ -260,21 +284,68 @@ class EnergyNet(Energies):
             if isinstance(module, SpectralLinear):
                 module.power_iterate(rounds)
 
-    def fold(self) -> FoldedEnergy:
-        """The effective weights, computed once; differentiable in the parameters."""
+    def fold(self, context_BC: Tensor | None = None) -> FoldedEnergy:
+        """The effective weights, computed once; differentiable in the parameters.
+
+        Args:
+            context_BC: contexts of the rows, (B, C): row i has context i modulo B.
+
+        Raises:
+            ValueError: the network reads contexts and has none, or the other way round.
+        """
+        if (context_BC is not None) != bool(self.context):
+            raise ValueError(f"a network with a context of size {self.context}: use given(context)")
         act = _activation(self.config.activation)
         inner = [*self.blocks, self.output]
         if not self.residual:
             layers = [self.input, *inner]
             folded = tuple((item.effective_weight(), item.bias) for item in layers)
-            return FoldedEnergy(self.config.activation, folded, None, None, False)
+            rows = None if context_BC is None else self.context1(context_BC)
+            return FoldedEnergy(self.config.activation, folded, None, None, False, rows)
         layers = [self.input, self.input2, *inner]
         folded = tuple((item.effective_weight(), item.bias) for item in layers)
         hidden = self.config.hidden
         merge = self.merge.effective_weight()
         time = self.time2(act(self.time1(self.time_TH)))
-        time = functional.linear(act(time), merge[:, hidden:], self.merge.bias)
-        return FoldedEnergy(self.config.activation, folded, merge[:, :hidden], time, True)
+        of_time = merge[:, hidden : 2 * hidden]
+        time = functional.linear(act(time), of_time, self.merge.bias)
+        rows = None
+        if context_BC is not None:
+            read = act(self.context2(act(self.context1(context_BC))))
+            rows = functional.linear(read, merge[:, 2 * hidden :])
+        return FoldedEnergy(self.config.activation, folded, merge[:, :hidden], time, True, rows)
+
+    def given(self, context_BC: Tensor) -> GivenEnergy:
+        """The network of these contexts, (B, C), with the same parameters."""
+        return GivenEnergy(self, context_BC)
+
+
+class GivenEnergy(Energies):
+    """f(z, t, c) with the contexts c of the rows filled in: row i has context i modulo B.
+
+    Args:
+        net: the network; it stays the owner of the parameters.
+        context_BC: the contexts.
+    """
+
+    def __init__(self, net: EnergyNet, context_BC: Tensor) -> None:
+        super().__init__()
+        self.net, self.context_BC = net, context_BC
+
+    def power_iterate(self, rounds: int = 1) -> None:
+        self.net.power_iterate(rounds)
+
+    def fold(self) -> FoldedEnergy:
+        """The effective weights with what the contexts add."""
+        return self.net.fold(self.context_BC)
+
+
+def rows_of(values_BX: Tensor, rows: int) -> Tensor:
+    """``rows`` rows of which row i is row i modulo B of ``values_BX``."""
+    if len(values_BX) in (1, rows):
+        return values_BX.expand(rows, *values_BX.shape[1:])
+    index = torch.arange(rows, device=values_BX.device) % len(values_BX)
+    return values_BX.index_select(0, index)
 
 
 def _sinusoids(levels: int, size: int) -> Tensor:

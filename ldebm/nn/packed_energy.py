@@ -68,17 +68,29 @@ class PackedEnergy:
         return [*layers, *self.blocks, *back, *self.back_blocks]
 
     @torch.no_grad()
-    def value_and_gradient(self, z_BD: Tensor, t_B: Tensor | int) -> tuple[Tensor, Tensor]:
-        """F(z, t) = logsumexp f and dF/dz, shapes (B,) and (B, D)."""
+    def value_and_gradient(
+        self, z_BD: Tensor, t_B: Tensor | int, context_BH: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """F(z, t) = logsumexp f and dF/dz, shapes (B,) and (B, D).
+
+        Args:
+            z_BD: where.
+            t_B: levels.
+            context_BH: what the context of every row adds before the first block.
+        """
         if len(z_BD) <= ROWS_AT_ONCE:
-            return self._rows(z_BD, t_B)
+            return self._rows(z_BD, t_B, context_BH)
         parts = []
         for start in range(0, len(z_BD), ROWS_AT_ONCE):
             span = slice(start, start + ROWS_AT_ONCE)
-            parts.append(self._rows(z_BD[span], t_B if isinstance(t_B, int) else t_B[span]))
+            context = None if context_BH is None else context_BH[span]
+            t = t_B if isinstance(t_B, int) else t_B[span]
+            parts.append(self._rows(z_BD[span], t, context))
         return torch.cat([value for value, _ in parts]), torch.cat([slope for _, slope in parts])
 
-    def _rows(self, z_BD: Tensor, t_B: Tensor | int) -> tuple[Tensor, Tensor]:
+    def _rows(
+        self, z_BD: Tensor, t_B: Tensor | int, context_BH: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         inputs = z_BD.new_zeros(len(z_BD), len(self.first))
         inputs[:, : self.latent] = z_BD
         inputs[:, self.latent] = 1.0
@@ -87,6 +99,9 @@ class PackedEnergy:
         second = self._activate(first, act) @ self.second
         time = self.time_TP[t_B].expand(len(z_BD), -1) if isinstance(t_B, int) else None
         h = self.time_TP.index_select(0, t_B) if time is None else time  # type: ignore[arg-type]
+        if context_BH is not None:
+            h = h.clone()
+            h[:, : context_BH.shape[1]] += context_BH
         h = torch.addmm(h, self._activate(second, act), self.merge)
         states = [h]
         for weight in self.blocks:

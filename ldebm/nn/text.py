@@ -28,7 +28,7 @@ from ldebm.nn.gru import PackedGRU, bidirectional_last
 from ldebm.nn.softmax import linear_nll
 from ldebm.nn.writing import Output, screens, write
 
-__all__ = ["TextVAE"]
+__all__ = ["LOGVAR_LIMIT", "ROWS_AT_ONCE", "TextVAE", "keep_mask", "row_of_token", "shifted"]
 
 LOGVAR_LIMIT = 12.0
 ROWS_AT_ONCE = 512  # of decoding and of likelihoods of many samples: more would leave the cache
@@ -161,12 +161,12 @@ class TextVAE(Backbone):
         rows = len(batch)
         if not sizes:
             return z_BD.sum(-1) * 0.0
-        inputs_N, targets_N = _shifted(batch)
+        inputs_N, targets_N = shifted(batch)
         z_sorted = z_BD.index_select(0, batch.order_B)[: sizes[0]]
         h_NH, _ = self._decode_states(inputs_N, sizes, z_sorted)
         h_NE = self._to_output(self._drop(h_NH))
         nll_N = linear_nll(h_NE, self.decoder_embedding, targets_N, bfloat16=self._rounded())
-        row_N = _row_of_token(sizes, nll_N.device)
+        row_N = row_of_token(sizes, nll_N.device)
         nll_B = nll_N.new_zeros(rows).index_add(0, row_N, nll_N)
         return batch.restore(nll_B)
 
@@ -204,7 +204,7 @@ class TextVAE(Backbone):
         if not (self.training and self.dropout):
             return x
         keep = 1 - self.dropout
-        return x * _keep_mask(x, keep, self._noise()).mul_(1 / keep)
+        return x * keep_mask(x, keep, self._noise()).mul_(1 / keep)
 
     def _drop_words(self, tokens_N: Tensor) -> Tensor:
         """Replaces words of the decoder's input by the unknown word (MR 1.4)."""
@@ -233,11 +233,11 @@ class TextVAE(Backbone):
         sizes = batch.batch_sizes[1:]
         if not sizes:
             return nll_BS.t()
-        inputs_N, targets_N = _shifted(batch)
+        inputs_N, targets_N = shifted(batch)
         types, index_N = torch.unique(inputs_N, return_inverse=True)
         gru = FrozenGRU(self.decoder, bfloat16)
         table = gru.table(F.embedding(types, self.decoder_embedding))
-        row_N = _row_of_token(sizes, inputs_N.device)
+        row_N = row_of_token(sizes, inputs_N.device)
         z_BSD = z_SBD.index_select(1, batch.order_B).transpose(0, 1)
         width = min(samples, ROWS_AT_ONCE)
         height = max(1, ROWS_AT_ONCE // samples)
@@ -334,7 +334,7 @@ class TextVAE(Backbone):
         return gru, table, output
 
 
-def _keep_mask(x: Tensor, keep: float, generator: torch.Generator) -> Tensor:
+def keep_mask(x: Tensor, keep: float, generator: torch.Generator) -> Tensor:
     """Ones with probability ``keep`` (to 1/65536), else zeros, in the shape of ``x``.
 
     Four 16-bit numbers of each 64-bit draw: seven times as fast as ``bernoulli_`` on a CPU.
@@ -345,7 +345,7 @@ def _keep_mask(x: Tensor, keep: float, generator: torch.Generator) -> Tensor:
     return (short < round(keep * 65536) - 32768).to(x.dtype)
 
 
-def _shifted(batch: TextBatch) -> tuple[Tensor, Tensor]:
+def shifted(batch: TextBatch) -> tuple[Tensor, Tensor]:
     """The decoder's inputs (all but each row's last token) and targets (all but its first)."""
     sizes = batch.batch_sizes
     steps = torch.split(batch.tokens_N, sizes)
@@ -353,7 +353,7 @@ def _shifted(batch: TextBatch) -> tuple[Tensor, Tensor]:
     return torch.cat(inputs), batch.tokens_N[sizes[0] :]
 
 
-def _row_of_token(sizes: list[int], device: torch.device) -> Tensor:
+def row_of_token(sizes: list[int], device: torch.device) -> Tensor:
     """Sorted row of every packed token, (N,)."""
     rows = torch.arange(sizes[0], device=device)
     return torch.cat([rows[:n] for n in sizes])

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ldebm.nn.frozen_gru import FrozenGRU, GateTable
 
-__all__ = ["Output", "argmax", "screens", "write"]
+__all__ = ["Output", "argmax", "draw_words", "screens", "write"]
 
 GROUP = 128  # columns whose maximum is looked at first
 UNIT = 2.0**-9  # rounding of bfloat16
@@ -172,7 +172,7 @@ def write(
         if uniform_BL is None:
             tokens = output.best(hidden)
         else:
-            tokens = _draw(output.logits(hidden), uniform_BL[alive, step])
+            tokens = draw_words(output.logits(hidden), uniform_BL[alive, step])
         out_BL[alive, step] = tokens
         going = (tokens != eos).nonzero().squeeze(-1)
         if len(going) < len(tokens):
@@ -185,7 +185,7 @@ def write(
     return [ids[:n] for ids, n in zip(out_BL.tolist(), lengths, strict=True)]
 
 
-def _draw(logits_BV: Tensor, uniform_B: Tensor) -> Tensor:
+def draw_words(logits_BV: Tensor, uniform_B: Tensor) -> Tensor:
     """Words by inversion of the cumulative softmax."""
     cumulative = torch.softmax(logits_BV, -1).cumsum(-1, dtype=torch.float64)
     wanted = (uniform_B.double() * cumulative[:, -1]).unsqueeze(-1)

@@ -263,6 +263,7 @@ def _samples(folder: Path) -> dict[str, Any]:
         "samples": samples,
         "classes": sorted(classes.items(), key=lambda item: (len(item[0]), item[0])),
         "reconstructions": [row for row in rows if row.get("kind") == "reconstruction"],
+        "responses": [row for row in rows if row.get("kind") == "response"],
         "points_svg": point_map(spots, reach(spots), "Samples of the model") if spots else "",
         "spots": spots,
         "points": len(points),

@@ -1,0 +1,106 @@
+"""How good responses are: against the true ones, and against those to other contexts (MR 5.2, 5.5).
+
+Every score stands beside a control: the same model's responses to the contexts of other rows. What
+a model gains over that, it gains by reading the context.
+
+Shapes: N test rows, C context size.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ldebm.config import EvaluateConfig
+from ldebm.data.packed import Packed
+from ldebm.evaluate import language
+from ldebm.evaluate.report import Report
+from ldebm.evaluate.response_metrics import response_metrics
+from ldebm.evaluate.word_vectors import word_vectors
+from ldebm.model import Model
+from ldebm.seeding import numpy_generator
+
+__all__ = ["evaluate_responses", "response_scores"]
+
+SHOWN = 50
+
+
+@torch.no_grad()
+def evaluate_responses(
+    report: Report,
+    model: Model,
+    packed: Packed,
+    texts: list[str],
+    generated: list[str],
+    config: EvaluateConfig,
+) -> None:
+    """Adds the scores of one response to every test row, and of the control.
+
+    As published, words are the most probable ones given the latent.
+
+    Args:
+        report: they are added to.
+        model: given the contexts of the test rows.
+        packed: its data.
+        texts: the true responses, N.
+        generated: samples already drawn; row i has the context of test row i modulo N.
+        config: ``decode`` says whether these were greedy.
+    """
+    assert model.context_BC is not None
+    rows = len(texts)
+    if config.decode == "greedy" and len(generated) >= rows:
+        responses = generated[:rows]
+    else:
+        responses = _responses(model, rows)
+    order = _deranged(rows, model.seed)
+    others = _responses(model.given(model.context_BC[torch.from_numpy(order)]), rows)
+    metrics, train, tokenizer = report.metrics, packed.split("train"), packed.tokenizer
+    train_texts = [tokenizer.decode(train.row(i)) for i in range(train.n)]
+    vectors = word_vectors(train_texts, config.word_vectors, model.seed)
+    for name, found in (("response", responses), ("response_shuffled", others)):
+        scores = response_scores(found, texts)
+        scores |= response_metrics(found, texts, vectors)
+        metrics |= {f"{name}_{key}": value for key, value in scores.items()}
+    report.details["word_vectors"] = vectors.origin
+    test = packed.split("test")
+    for i in range(min(SHOWN, rows)):
+        turns = _turns(test.context(i), tokenizer.eos_id)
+        before = [tokenizer.decode(turn) for turn in turns]
+        report.samples.append(
+            {"kind": "response", "context": before, "text": texts[i], "decoded": responses[i]}
+        )
+
+
+def _responses(model: Model, rows: int) -> list[str]:
+    z = model.sample_latents(rows, seed=model.seed)
+    return [str(text) for text in model.decode(z, "greedy", model.seed)]
+
+
+def _deranged(rows: int, seed: int) -> np.ndarray:
+    """A permutation that leaves no row where it is (of one row: the row)."""
+    order = numpy_generator(seed, "other-contexts", rows).permutation(rows)
+    place = np.empty(rows, dtype=np.int64)
+    place[order] = np.roll(order, 1)
+    return place
+
+
+def _turns(flat: np.ndarray, eos: int) -> list[list[int]]:
+    """The turns of one context, each from BOS to EOS."""
+    ends = np.flatnonzero(flat == eos) + 1
+    return [part.tolist() for part in np.split(flat, ends[:-1])] if len(ends) else []
+
+
+def response_scores(responses: list[str], references: list[str]) -> dict[str, float]:
+    """BLEU by both definitions, and distinct-n.
+
+    Args:
+        responses: one a row.
+        references: the true ones.
+    """
+    return {
+        "bleu": language.bleu_moses(responses, references),
+        "bleu_2": language.bleu_moses(responses, references, order=2),
+        "bleu_sacrebleu": language.bleu(responses, references)[0],
+        "distinct_1": language.distinct_n(responses, 1),
+        "distinct_2": language.distinct_n(responses, 2),
+    }

@@ -1,0 +1,97 @@
+"""Control over a label, scored by the judge of a data set (MR 5.6), and diversity beside it.
+
+As many samples of every class are asked for, classified, and counted together. A model that writes
+the same few sentences would score well, so that diversity stands beside it, of real text as well.
+
+Shapes: N rows, K classes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ldebm.config import EvaluateConfig
+from ldebm.data.packed import Packed
+from ldebm.evaluate.control import wilson
+from ldebm.evaluate.diversity import diversity
+from ldebm.evaluate.report import Report, subset
+from ldebm.evaluate.text_judge import load_text_judge, text_classifier
+from ldebm.model import Model
+
+__all__ = ["classified", "evaluate_control"]
+
+REAL_ROWS = 2000
+
+
+@torch.no_grad()
+def evaluate_control(
+    report: Report, model: Model, packed: Packed, config: EvaluateConfig, judge: Path, mu_ND: Tensor
+) -> None:
+    """Adds accuracy by class, overall and of the judge itself, diversity, and p(y|mu).
+
+    Args:
+        report: they are added to.
+        model: trained with given labels.
+        packed: its data.
+        config: ``per_label`` samples are drawn of every class, decoded as ``decode`` says.
+        judge: folder of the judge.
+        mu_ND: posterior means of the test rows.
+    """
+    column = model.config.cluster.column
+    if model.class_names is None or column is None:
+        return
+    network, tokenizer, columns = load_text_judge(judge)
+    classify = text_classifier(network, tokenizer, column)
+    metrics = report.metrics
+    metrics["judge_accuracy"] = columns[column]
+    by_label: dict[str, list[str]] = {}
+    for number, name in enumerate(model.class_names):
+        z = model.sample_latents(config.per_label, number, model.seed)
+        texts = [str(text) for text in model.decode(z, config.decode, model.seed + number)]
+        by_label[name] = texts
+    found = {name: classify(texts) for name, texts in by_label.items()}
+    right = {name: sum(item == name for item in items) for name, items in found.items()}
+    for name, count in right.items():
+        low, high = wilson(count, len(found[name]))
+        metrics |= {
+            f"judged_{name}": count / len(found[name]),
+            f"judged_{name}_low": low,
+            f"judged_{name}_high": high,
+        }
+    total = sum(map(len, found.values()))
+    low, high = wilson(sum(right.values()), total)
+    metrics |= {
+        "judged_accuracy": sum(right.values()) / total,
+        "judged_low": low,
+        "judged_high": high,
+        "judged_samples": float(total),
+    }
+    generated = [text for texts in by_label.values() for text in texts]
+    train = packed.split("train")
+    rows = subset(train.n, REAL_ROWS, model.seed, "real-diversity")
+    real = [packed.tokenizer.decode(train.row(int(row))) for row in rows]
+    scores = diversity(generated, real, model.seed)
+    metrics |= {f"control_{name}": value for name, value in scores.items()}
+    classified(report, model, packed, mu_ND)
+
+
+def classified(report: Report, model: Model, packed: Packed, mu_ND: Tensor) -> None:
+    """Adds how often the class of largest p(y|mu) is the label of a test row, with its interval."""
+    assert model.config.cluster.column is not None
+    label = torch.from_numpy(
+        packed.split("test").labels(model.config.cluster.column).astype("int64")
+    )
+    guess = model.prior.class_logits(mu_ND).argmax(-1).cpu()
+    known = label >= 0
+    right, rows = int((guess == label)[known].sum()), int(known.sum())
+    low, high = wilson(right, rows)
+    report.metrics |= {
+        "accuracy": right / max(rows, 1),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "accuracy_rows": float(rows),
+        "accuracy_majority": float(torch.bincount(label[known]).max()) / max(rows, 1),
+    }

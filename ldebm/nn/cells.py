@@ -1,0 +1,73 @@
+"""Recurrent layers on packed, time-major rows by torch's own kernels: LSTM and GRU alike.
+
+:mod:`ldebm.nn.gru` is the faster GRU of the sentence models; here the cell is a parameter, as the
+dialogue models need it (MR 3.3, 3.4), and a layer can also be taken one step at a time.
+
+Shapes: B rows, N tokens of all rows in time-major order, I input size, H hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+__all__ = ["Cell", "State"]
+
+State = tuple[Tensor, ...]
+"""(h,) of a GRU, (h, c) of an LSTM; each (directions, B, H)."""
+
+
+class Cell(nn.Module):
+    """One layer, in one direction or both.
+
+    Args:
+        kind: ``gru`` or ``lstm``.
+        inputs: I.
+        hidden: H, of each direction.
+        bidirectional: whether a second direction reads from each row's last token to its first.
+    """
+
+    def __init__(
+        self, kind: Literal["gru", "lstm"], inputs: int, hidden: int, *, bidirectional: bool = False
+    ) -> None:
+        super().__init__()
+        self.kind, self.hidden = kind, hidden
+        self.directions = 2 if bidirectional else 1
+        layer = nn.LSTM if kind == "lstm" else nn.GRU
+        self.rnn = layer(inputs, hidden, bidirectional=bidirectional)
+
+    @property
+    def states(self) -> int:
+        """Tensors of the state: 1 of a GRU, 2 of an LSTM."""
+        return 2 if self.kind == "lstm" else 1
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None) -> None:
+        """U(-1/sqrt(H), 1/sqrt(H)) on everything, as torch does."""
+        bound = self.hidden**-0.5
+        for parameter in self.parameters():
+            parameter.uniform_(-bound, bound, generator=generator)
+
+    def forward(
+        self, x_NI: Tensor, batch_sizes: Sequence[int], start: State | None = None
+    ) -> tuple[Tensor, State]:
+        """Outputs of all tokens, (N, directions * H), and the last states of sorted rows.
+
+        Args:
+            x_NI: inputs in packed order.
+            batch_sizes: rows of every step, falling.
+            start: first states; zeros if not given.
+        """
+        packed = PackedSequence(x_NI, torch.tensor(batch_sizes, dtype=torch.int64))
+        first = None if start is None else start if self.kind == "lstm" else start[0]
+        out, last = self.rnn(packed, first)
+        return out.data, tuple(last) if self.kind == "lstm" else (last,)
+
+    def last(self, x_NI: Tensor, batch_sizes: Sequence[int]) -> Tensor:
+        """Hidden states after each row's last token, and before its first: (B, directions * H)."""
+        _, state = self(x_NI, batch_sizes)
+        return torch.cat(list(state[0]), -1)

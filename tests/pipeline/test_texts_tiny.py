@@ -1,0 +1,80 @@
+"""The -tiny experiments of dialogue, sentiment and document models go through all stages."""
+
+from __future__ import annotations
+
+import json
+import math
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ldebm.config import load_params
+from ldebm.files import hash_path, read_json
+from tests.unit.text_worlds import documents
+
+ROOT = Path(__file__).parents[2]
+DATA_STAGES = ("fetch", "prepare", "validate", "pack", "judge")
+STAGES = ("backbone", "cluster", "prior", "evaluate")
+METRICS = {
+    "chatter-gen-tiny": {
+        "nll", "bleu", "mi", "rppl", "ami_intent", "ami_shuffled", "response_bleu",
+        "response_bleu_sacrebleu", "response_embedding_average", "response_embedding_extrema",
+        "response_embedding_greedy", "response_shuffled_bleu",
+    },
+    "chatter-lstm-tiny": {
+        "nll", "bleu", "mi", "wkl", "ami_intent", "ami_sentiment", "homogeneity_intent",
+        "homogeneity_shuffled_intent",
+    },
+    "chatter-sentiment-tiny": {
+        "nll", "judge_accuracy", "judged_accuracy", "judged_low", "judged_high",
+        "judged_positive", "judged_negative", "control_self_bleu", "control_self_bleu_real",
+        "control_distinct_2", "accuracy", "label_information_0",
+    },
+    "agnews-tiny": {"nll", "ppl", "accuracy", "accuracy_low", "accuracy_high", "ami_topic", "mi"},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("tiny")
+    (place / "mirror" / "agnews").mkdir(parents=True)
+    for seed, (name, rows) in enumerate((("dev", 60), ("test", 30))):
+        texts, labels = documents(rows, seed)
+        lines = [
+            json.dumps({"label": 1 + (label if i % 4 else 3), "text": text, "headline": "none"})
+            for i, (text, label) in enumerate(zip(texts, labels, strict=True))
+        ]
+        (place / "mirror" / "agnews" / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["run"]["datasets"] = sorted({params["experiments"][name]["data"] for name in METRICS})
+    files = (place / "mirror" / "agnews").iterdir()
+    params["data"]["agnews-tiny"]["checksums"] = {path.name: hash_path(path) for path in files}
+    (place / "params.yaml").write_text(yaml.safe_dump(params))
+    return place
+
+
+def stage(monkeypatch: pytest.MonkeyPatch, name: str, *options: str) -> None:
+    module = import_module(f"stages.{name}")
+    monkeypatch.setattr("sys.argv", [name, *options])
+    module.main()
+
+
+@pytest.mark.pipeline
+@pytest.mark.parametrize("name", METRICS)
+def test_a_tiny_experiment_is_built_and_measured(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("LDEBM_DATA_MIRROR", str(folder / "mirror"))
+    config = load_params().experiment(name)
+    if not Path("data/judge", config.data).exists():
+        for item in DATA_STAGES:
+            stage(monkeypatch, item, "--data", config.data)
+    stage(monkeypatch, "bind", "--experiment", name)
+    for item in STAGES:
+        stage(monkeypatch, item, "--experiment", name, "--seed", "0")
+    metrics = read_json(Path("reports", name, "0", "metrics.json"))
+    assert METRICS[name] <= set(metrics)
+    assert all(math.isfinite(metrics[key]) for key in METRICS[name])

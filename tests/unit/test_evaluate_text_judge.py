@@ -1,0 +1,105 @@
+"""The classifier by which control over text is scored: it learns, and its answers are counted."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from ldebm.config import EvaluateConfig, ExperimentConfig, load_params, parse
+from ldebm.data.packed import Measure, Packed
+from ldebm.errors import UsageError
+from ldebm.evaluate.run import evaluate
+from ldebm.evaluate.text_judge import load_text_judge, text_classifier
+from ldebm.evaluate.text_judge_training import build_text_judge
+from ldebm.model import Model
+from ldebm.nn.backbone import build_backbone
+from ldebm.priors import build_prior
+from ldebm.seeding import generator
+from ldebm.text_config import TextJudgeConfig
+from tests.unit.text_worlds import packed_dialogues
+
+CONFIG = TextJudgeConfig(embed=24, hidden=24, epochs=16, batch=32, lr=1e-2, dropout=0.1, threads=1)
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Packed, Path]:
+    folder = tmp_path_factory.mktemp("judge")
+    packed = packed_dialogues(folder / "packed", turns=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        metrics = build_text_judge(CONFIG, packed, folder / "judge")
+    assert metrics["judge"]["accuracy"] > 0.6  # of 14 classes
+    return packed, folder / "judge"
+
+
+def test_a_loaded_judge_names_labels_of_texts(judged: tuple[Packed, Path]) -> None:
+    packed, folder = judged
+    judge, tokenizer, columns = load_text_judge(folder)
+    classify = text_classifier(judge, tokenizer, "intent")
+    test, names = packed.split("test"), packed.meta["labels"]["intent"]
+    texts = [tokenizer.decode(test.row(i)) for i in range(test.n)]
+    found = classify([*texts, " "])
+    right = [names[k] == found[i] for i, k in enumerate(test.labels("intent").tolist())]
+    assert sum(right) / test.n == pytest.approx(columns["intent"], abs=0.02)
+    assert found[-1] is None
+    with pytest.raises(UsageError, match="no label column 'mood'"):
+        text_classifier(judge, tokenizer, "mood")
+    with pytest.raises(UsageError, match="section 'classifier'"):
+        load_text_judge(folder.parent / "packed")
+
+
+def test_control_is_counted_by_class_beside_the_diversity_of_real_text(
+    judged: tuple[Packed, Path], tmp_path: Path
+) -> None:
+    packed, folder = judged
+    content = {
+        "data": "d",
+        "backbone": {
+            "arch": "rnn", "latent": 4, "hidden": 12, "embed": 8, "training": {"updates": 1},
+        },
+        "cluster": {"labels": "given", "column": "intent"},
+        "prior": {
+            "classes": 14, "levels": 2, "training": {"updates": 1}, "sampler": {"steps": 2},
+            "energy": {"hidden": 8, "blocks": 1, "spectral_norm": False, "activation": "silu"},
+        },
+    }  # fmt: skip
+    config = parse(ExperimentConfig, content, "experiment")
+    backbone = build_backbone(config.backbone, packed.meta, generator(0))
+    prior = build_prior(backbone, config.prior, generator(1))
+    model = Model(config, packed.meta, backbone, prior, packed.tokenizer, "e", 0)
+    settings = EvaluateConfig(
+        samples=60, rows=4, importance=8, inner=8, reverse_lm="none", per_label=6, judge="d"
+    )
+    report = evaluate(model, packed, settings, measure=Measure(judge=folder))
+    metrics = report.metrics
+    names = packed.meta["labels"]["intent"]
+    assert metrics["judged_samples"] == 6 * len(names)
+    mean = sum(metrics[f"judged_{name}"] for name in names) / len(names)
+    assert metrics["judged_accuracy"] == pytest.approx(mean)
+    assert metrics["judged_low"] <= metrics["judged_accuracy"] <= metrics["judged_high"]
+    wanted = {"control_self_bleu", "control_self_bleu_real", "control_distinct_2", "accuracy"}
+    assert all(math.isfinite(metrics[name]) for name in wanted)
+
+
+def test_an_experiment_may_only_name_a_judge_that_is_trained(tmp_path: Path) -> None:
+    text = """\
+run: {datasets: [a], experiments: [e], seeds: [0]}
+data:
+  a: {kind: sentences, source: ptb}
+  b: {kind: sentences, source: ptb, classifier: {epochs: 1}}
+experiments:
+  e:
+    data: a
+    backbone: {arch: gru, latent: 2, training: {epochs: 1}}
+    prior: {training: {updates: 1}}
+    evaluate: {judge: JUDGE}
+"""
+    path = tmp_path / "params.yaml"
+    path.write_text(text.replace("JUDGE", "b"))
+    assert load_params(path).datasets_of("e") == ["a", "b"]
+    for name, message in (("a", "has no section 'classifier'"), ("c", "is no data set")):
+        path.write_text(text.replace("JUDGE", name))
+        with pytest.raises(UsageError, match=message):
+            load_params(path)
