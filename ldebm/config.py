@@ -333,6 +333,9 @@ class ExperimentConfig(Section):
             raise ValueError(
                 "prior.labelled_batch and prior.kind 'classifier' need cluster.labels 'given'"
             )
+        images = self.backbone.arch in ("hvae", "nvae")
+        if images and (prior.labelled_batch or prior.kind == "classifier"):
+            raise ValueError("prior.labelled_batch and prior.kind 'classifier' are not for images")
         if prior.classifier is not None and prior.kind != "classifier":
             raise ValueError("prior.classifier needs prior.kind 'classifier'")
         if prior.kind == "classifier" and prior.standardise != "none":

@@ -1,4 +1,4 @@
-"""Commands that use a trained model: generate, respond, classify, cluster and interpolate."""
+"""Commands that use a trained model: generate, respond, classify, cluster, interpolate."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ dimension, H hidden size, E embedding size.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from ldebm.config import BackboneConfig, ContextConfig
 from ldebm.data.batches import DialogueBatch, TextBatch
+from ldebm.errors import UsageError
 from ldebm.nn.cells import Cell
 from ldebm.nn.recurrent import RecurrentVAE
 from ldebm.nn.text import row_of_token
@@ -33,7 +35,23 @@ class DialogueVAE(RecurrentVAE):
         config: as of :class:`RecurrentVAE`, and ``context``.
         meta: of the packed data.
         generator: initial weights.
+
+    Raises:
+        UsageError: the data were packed without previous turns.
     """
+
+    def __init__(
+        self,
+        config: BackboneConfig,
+        meta: Mapping[str, Any],
+        generator: torch.Generator | None = None,
+    ) -> None:
+        if not meta.get("context_turns"):
+            raise UsageError(
+                "backbone.arch 'dialogue': the data set has no previous turns; set its "
+                "context_turns to 1 up, or use arch 'rnn'"
+            )
+        super().__init__(config, meta, generator)
 
     def _add_posterior(self, features: int, config: BackboneConfig) -> None:
         section = config.context or ContextConfig()

@@ -12,11 +12,15 @@ from torch import Tensor
 
 from ldebm.config import BackboneConfig
 from ldebm.data.batches import DialogueBatch, collate_ids, with_turns
+from ldebm.errors import UsageError
 from ldebm.nn.dialogue import DialogueVAE
 from ldebm.nn.recurrent import RecurrentVAE
 from ldebm.seeding import generator
 
-META = {"vocab_size": 30, "max_len": 12, "pad_id": 0, "unk_id": 1, "bos_id": 2, "eos_id": 3}
+META = {
+    "vocab_size": 30, "max_len": 12, "pad_id": 0, "unk_id": 1, "bos_id": 2, "eos_id": 3,
+    "context_turns": 3,
+}  # fmt: skip
 ROWS = [[2, 7, 9, 3], [2, 3], [2, 4, 5, 6, 7, 8, 3], [2, 9, 9, 1, 3], [2, 20, 3]]
 TURNS: list[list[list[int]]] = [
     [[2, 5, 3]],
@@ -173,6 +177,11 @@ def test_sampled_sentences_do_not_depend_on_the_others_of_their_batch() -> None:
     assert first == all_rows[:2]
     with pytest.raises(ValueError, match="generator"):
         model.decode(z, "sample")
+
+
+def test_data_without_previous_turns_are_refused() -> None:
+    with pytest.raises(UsageError, match="context_turns"):
+        DialogueVAE(settings("dialogue"), META | {"context_turns": 0})
 
 
 def test_dropout_uses_the_stream_alone() -> None:
