@@ -19,6 +19,15 @@ from ldebm.nn.logistic import build_likelihood
 from ldebm.seeding import generator
 
 HVAE = {"widths": [4, 6], "hidden": 8, "likelihood": "bernoulli"}
+ENERGY = {
+    "hidden": 16,
+    "blocks": 2,
+    "activation": "silu",
+    "spectral_norm": False,
+    "init": "orthogonal",
+}
+EVERY_LEVEL = {"inputs": "context", "label_groups": [0, 1], "label_levels": "all",
+               "label_sampling": "langevin", "cached_draws": 4}  # fmt: skip
 
 
 def packed_images(
