@@ -74,7 +74,8 @@ def _dialogue_backbone(facts: FileFacts) -> dict[str, Any]:
     section = _text_backbone(facts)
     hidden = int(section["hidden"])
     context = {"utterance": hidden // 2, "size": hidden}
-    kept = {key: value for key, value in section.items() if key not in ("init", "kl_floor")}
+    left_out = ("init", "kl_floor", "training")
+    kept = {key: value for key, value in section.items() if key not in left_out}
     training = {key: value for key, value in section["training"].items() if key != "precision"}
     return {
         **kept, "arch": "dialogue", "cell": "lstm", "context": context, "word_dropout": 0.4,
