@@ -7,6 +7,7 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
 VENV   := .venv
+PIP    := $(VENV)/bin/python -m pip install -q --no-compile # half the time: most modules are never imported
 STAMP  := $(VENV)/.stamp-$(shell cat constraints.txt pyproject.toml | cksum | tr ' ' '-')
 RUN    ?=
 SEEDS  ?=
@@ -20,7 +21,7 @@ export GX_ANALYTICS_ENABLED := false
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONUNBUFFERED := 1
-unexport PYTHONHOME VIRTUAL_ENV
+unexport PYTHONHOME VIRTUAL_ENV PYTHONDONTWRITEBYTECODE
 
 SELECT := $(strip $(subst $(comma), ,$(RUN)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(EPOCHS),--epochs $(EPOCHS)))
 
@@ -36,15 +37,16 @@ $(STAMP): # its name holds the hash of the pins: a checkout that only touches th
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else f"Python {v[0]}.{v[1]}: expected 3.11 to 3.13; give another with PYTHON=")'
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@echo "setup: installing into $(VENV) (log: setup.log)"
-	@{ $(VENV)/bin/python -m pip install -q "$$(grep '^torch==' constraints.txt)" && \
-	   $(VENV)/bin/python -m pip install -q -c constraints.txt setuptools && \
-	   $(VENV)/bin/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[pipeline,docs,dev]'; \
+	@{ $(PIP) "$$(grep '^torch==' constraints.txt)" && \
+	   $(PIP) -c constraints.txt setuptools && \
+	   $(PIP) -c constraints.txt --no-build-isolation -e '.[pipeline,docs,dev]'; \
 	 } > setup.log 2>&1 || { grep -vE '^WARNING' setup.log | tail -n 20; echo "setup: failed, see setup.log"; exit 1; }
 	@rm -f $(VENV)/.stamp-* && touch $@
 
 repro: setup ## Build what params.yaml selects; RUN=group or experiment, SEEDS=0,1,2 and EPOCHS=n select first
 	@$(if $(SELECT),ldebm select $(SELECT))
-	@dvc repro
+	@test -d data/bound || dvc repro bind # the first time: all stages of the data in one process
+	@python -m pipelines build
 	@echo "report: site/index.html"
 
 test: setup lint types ## Lint, strict types, and all tests (the smoke pipeline is one of them)

@@ -95,17 +95,18 @@ class DataConfig(Section):
 class OptimiserConfig(Section):
     """Adam with clipping, a schedule and (off by default) an average of the weights."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"name", "eps"})
+    added: ClassVar[frozenset[str]] = frozenset({"name", "eps", "decay"})
     name: Literal["adam", "adamax"] = "adam"
     lr: float = Field(1e-3, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     clip: float | None = Field(None, gt=0)  # global L2 norm
-    schedule: Literal["constant", "one_cycle", "linear", "cosine"] = "constant"
+    schedule: Literal["constant", "one_cycle", "linear", "cosine", "exponential"] = "constant"
     warmup: int = Field(0, ge=0)  # updates of linear warm-up
     hold: float = Field(0.5, ge=0, le=1)  # "linear": share of updates before the decay starts
     final: float = Field(0.02, ge=0, le=1)  # last learning rate over the largest
+    decay: float = Field(0.9, gt=0, le=1)  # "exponential": factor after every epoch (MR 6.5)
     ema: float | None = Field(None, gt=0, lt=1)  # decay of the averaged weights that are kept
 
 
@@ -243,6 +244,7 @@ class EnergyConfig(Section):
 class SamplerConfig(Section):
     """Langevin dynamics."""
 
+    added: ClassVar[frozenset[str]] = frozenset({"training_start"})
     method: Literal["mala", "pcnl", "ula"] = "mala"
     steps: int = Field(12, gt=0)  # per level and sample
     level_steps: list[int] = []  # instead, when sampling the whole prior: one number a level
@@ -253,6 +255,7 @@ class SamplerConfig(Section):
     target: float = Field(0.6, gt=0, lt=1)
     minimum_acceptance: float = Field(0.2, ge=0, lt=1)
     start: Literal["base", "previous", "noise"] = "base"
+    training_start: Literal["same", "data"] = "same"  # "data": at the positive examples (CD)
     persistent: bool = False  # SVEBM: keep the chains between updates
     graph: bool = True  # CUDA: replay the chain as one graph
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ldebm.config import ExperimentConfig, parse
-from ldebm.data.batches import collate_bags, collate_ids, with_turns
+from ldebm.data.batches import DialogueBatch, TextBatch, collate_bags, collate_ids, with_turns
 from ldebm.data.tokenizer import Tokenizer
 from ldebm.devices import choose_device
 from ldebm.errors import UsageError
@@ -101,8 +101,14 @@ class Model:
         """Whether rows are images."""
         return bool(self.meta["kind"] == "images")
 
-    def batch(self, rows: Sequence[str] | np.ndarray) -> Any:
+    def batch(
+        self, rows: Sequence[str] | np.ndarray, turns: Sequence[Sequence[str]] | None = None
+    ) -> Any:
         """Rows as the backbone reads them: sentences, points (B, 2), or uint8 images (B, C, H, W).
+
+        Args:
+            rows: B of them.
+            turns: of responses the turns before each, oldest first; None: they begin dialogues.
 
         Raises:
             UsageError: a sentence is empty, or points or images have another shape.
@@ -126,7 +132,8 @@ class Model:
             return collate_bags(self.bags(rows), self.device)
         limit = int(self.meta["max_len"])
         encoded = [_encode(self.tokenizer, str(text), limit) for text in rows]
-        return collate_ids(encoded, self.device)
+        batch = collate_ids(encoded, self.device)
+        return batch if turns is None else self._after(batch, turns)
 
     def given(self, context_BC: Tensor) -> Model:
         """The model of responses to these contexts: row i of whatever is asked has context i mod B.
@@ -167,14 +174,17 @@ class Model:
             raise UsageError(
                 f"{self.experiment}: reads no context; responses need backbone.arch 'dialogue'"
             )
+        empty = [[self.tokenizer.bos_id, self.tokenizer.eos_id]] * len(turns)
+        return self.backbone.context(self._after(collate_ids(empty, self.device), turns))
+
+    def _after(self, batch: TextBatch, turns: Sequence[Sequence[str]]) -> DialogueBatch:
+        """A batch with the turns before each of its rows."""
+        assert self.tokenizer is not None
         limit, most = int(self.meta["max_len"]), int(self.meta["context_turns"])
         kept = [list(before)[-most:] for before in turns]
         flat = [_encode(self.tokenizer, text, limit, "context") for row in kept for text in row]
-        batch = collate_ids(
-            [[self.tokenizer.bos_id, self.tokenizer.eos_id]] * len(kept), self.device
-        )
         packed = collate_ids(flat, self.device) if flat else None
-        return self.backbone.context(with_turns(batch, packed, [len(row) for row in kept]))
+        return with_turns(batch, packed, [len(row) for row in kept])
 
     def respond(
         self,

@@ -54,6 +54,8 @@ def prior_terms(
     own_B = label_B if prior.trains_classes else None
     with torch.no_grad():
         frozen = prior.folded_for(own_B)
+    if start_BD is None and config.sampler.training_start == "data":
+        start_BD = pairs.v_BD
     chain = prior.chain(pairs.u_next_BD, pairs.t_B, generator, frozen, start_BD)
     rows = len(pairs.t_B)
     asked, asked_t = prior.class_rows(pairs, u0_BD, unlabelled=label_B is None)

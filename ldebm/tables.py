@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ __all__ = [
     "HEADLINE",
     "ablation_tables",
     "faults_table",
+    "full_size_table",
     "markdown",
     "speed_table",
     "summary",
@@ -182,6 +183,41 @@ def sweeps_table(path: str | Path) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     lines.append(f"\n{_cores(content)}, at {_commits(rounds)}.")
     return "\n".join(lines) + "\n"
+
+
+def full_size_table(path: str | Path) -> str:
+    """What ``python -m benchmarks.full_size`` measured; empty where there is none."""
+    if not Path(path).is_file():
+        return ""
+    content = read_json(path)
+    lines = [
+        "## Full-size NVAE\n",
+        "The configurations of params.yaml at full size: two updates of each stage, interrupted"
+        " after the first and resumed, then a sample. `a + b`: of the first and of the second"
+        " stage; on a CPU seconds are those of its threads; memory is the peak of a process.\n",
+        "| model | batch | latents | parameters, M | s/update | peak memory, GiB | checkpoint, GB"
+        " | a sample, s | device | all parts |",
+        "| --- " * 10 + "|",
+    ]
+    for item in content["rounds"]:
+        cpu = "_cpu" if item["device"] == "cpu" else ""
+        seconds = {s: statistics.mean(item[f"{s}_step{cpu}_seconds"]) for s in TRAINED}
+        cells = [item["kind"], str(item["batch"]), str(item["latent"])]
+        cells.append(_both(item[f"{stage}_parameters"] / 1e6 for stage in TRAINED))
+        cells.append(_both(seconds[stage] for stage in TRAINED))
+        cells.append(_both(item[f"{stage}_peak_bytes"] / 2**30 for stage in TRAINED))
+        cells.append(_both(item[f"{stage}_checkpoint_bytes"] / 1e9 for stage in TRAINED))
+        threads = f", {item['threads']} thread" + ("s" if item["threads"] != 1 else "")
+        cells.append(f"{item[f'sample{cpu}_seconds']:.3g}")
+        cells.append(item["device"] + (threads if item["device"] == "cpu" else ""))
+        cells.append("ok" if item["ok"] else f"failed: {', '.join(item['failed'])}")
+        lines.append("| " + " | ".join(cells) + " |")
+    lines.append(f"\n{content['seconds'] / 60:.0f} min, at {_commits(content['rounds'])}.")
+    return "\n".join(lines) + "\n"
+
+
+def _both(values: Iterable[float]) -> str:
+    return " + ".join(f"{value:.3g}" for value in values)
 
 
 def _cores(content: Mapping[str, Any]) -> str:

@@ -2,12 +2,12 @@
 
 Read with pyarrow alone, so that a machine that only uses models needs no more.
 
-Shapes: N texts, D latent dimension.
+Shapes: N texts, D latent dimension, K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ldebm.evaluate.likelihood import Estimate, LikelihoodSettings
     from ldebm.model import Model
 
-__all__ = ["TextScores", "Texts", "embed", "read_texts", "score_texts"]
+__all__ = ["TextScores", "Texts", "encode_texts", "read_texts", "score_texts"]
 
 ROWS = 4  # at a time: bounds the memory of the trajectories
 ENCODED = 256
@@ -36,13 +36,15 @@ class Texts:
     Attributes:
         texts: those that are not empty.
         rows: the line, or the row of a table, of each, from 1.
+        turns: what was said before each, oldest first; None where the file has no contexts.
     """
 
     texts: list[str]
     rows: list[int]
+    turns: list[list[str]] | None = None
 
 
-def read_texts(path: Path, column: str | None = None) -> Texts:
+def read_texts(path: Path, column: str | None = None, context: str | None = None) -> Texts:
     """The texts of a txt file, one a line, or of a column of a csv, jsonl or parquet file.
 
     Empty lines are left out.
@@ -50,6 +52,7 @@ def read_texts(path: Path, column: str | None = None) -> Texts:
     Args:
         path: the file.
         column: of a table; by default ``text``, or the only column of text.
+        context: column of the turns before, as lists or with a turn a line.
 
     Raises:
         UsageError: the file is missing, damaged or has no such column; or a row has no text.
@@ -57,10 +60,12 @@ def read_texts(path: Path, column: str | None = None) -> Texts:
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
     if path.suffix.lower() not in TABLES:
+        if context is not None:
+            raise UsageError(f"{path}: only a table has a column {context!r} of contexts")
         return _lines(path)
     table = _table(path)
     kinds = {field.name: field.type for field in table.schema}
-    worded = [n for n, kind in kinds.items() if pa.types.is_string(kind) or _is_large(kind)]
+    worded = [name for name, kind in kinds.items() if _is_text(kind) and name != context]
     chosen = column or ("text" if "text" in worded else worded[0] if len(worded) == 1 else None)
     if chosen not in worded:
         there = ", ".join(kinds) or "none"
@@ -72,11 +77,27 @@ def read_texts(path: Path, column: str | None = None) -> Texts:
             raise UsageError(f"{path}: row {number}: no text in column {chosen!r}")
     if not texts:
         raise UsageError(f"{path}: the file has no rows")
-    return Texts([" ".join(str(text).split()) for text in texts], list(range(1, len(texts) + 1)))
+    tidy = [" ".join(str(text).split()) for text in texts]
+    return Texts(tidy, list(range(1, len(texts) + 1)), _turns(table, context, path))
 
 
-def _is_large(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+def _turns(table: pa.Table, context: str | None, path: Path) -> list[list[str]] | None:
+    """The turns before every row; empty ones are left out."""
+    if context is None:
+        return None
+    if context not in table.column_names:
+        there = ", ".join(table.column_names)
+        raise UsageError(f"{path}: no column {context!r} for --context; columns there: {there}")
+    found = []
+    for value in table.column(context).to_pylist():
+        turns = value if isinstance(value, list) else str(value or "").split("\n")
+        found.append([" ".join(str(turn).split()) for turn in turns if turn and str(turn).strip()])
+    return found
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    types = pa.types
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
 def _table(path: Path) -> pa.Table:
@@ -117,7 +138,7 @@ class TextScores:
         bound: importance-weighted lower bound of log p(x), nats (N,) (MR 5.1).
         tokens: what was predicted of each text: its tokens with EOS (N,).
         ess: effective number of the trajectories of the bound (N,): near 1, it is loose.
-        energy: -F(z, 0) at the posterior mean (N,); None for a Gaussian prior.
+        energy: -F(z, 0) at the posterior mean (N,); None where the prior has no energies.
     """
 
     bound: np.ndarray
@@ -140,7 +161,12 @@ class TextScores:
 
 
 def score_texts(
-    model: Model, texts: Sequence[str], seed: int = 0, importance: int = 100, inner: int = 64
+    model: Model,
+    texts: Sequence[str],
+    turns: Sequence[Sequence[str]] | None = None,
+    seed: int = 0,
+    importance: int = 100,
+    inner: int = 64,
 ) -> TextScores:
     """Likelihood bounds and energies.
 
@@ -149,40 +175,27 @@ def score_texts(
     Args:
         model: of text.
         texts: N sentences.
+        turns: of a model of responses the turns before each; None: they begin dialogues.
         seed: of the draws.
         importance: trajectories a text.
         inner: draws of each inner normaliser; even.
 
     Raises:
-        UsageError: the model is not one of text or has no likelihood, or a text is empty.
+        UsageError: the model is not one of text, has no likelihood or reads no contexts; or a text
+            is empty.
     """
-    import torch
-
     from ldebm.evaluate.likelihood import LikelihoodSettings
     from ldebm.priors import EnergyPrior
 
-    if model.tokenizer is None:
-        raise UsageError(f"{model.experiment}: not a model of text")
-    size = ROWS
-    if model.is_dialogue:  # texts begin a dialogue; every context has a normaliser of its own
-        model, size = model.given(model.contexts([[]])), 1
-    parts = [texts[start : start + size] for start in range(0, len(texts), size)]
     settings = LikelihoodSettings(importance, inner, seed=seed)
-    batches = (model.batch(part) for part in parts)
+    size = 1 if model.is_dialogue else ROWS  # each context has normalisers of its own
+    batches = _batches(model, texts, turns, size)
     found = _estimate(model, batches, settings)
+    _, logits = encode_texts(model, texts, turns)
     energy = None
-    if isinstance(model.prior, EnergyPrior):
-        with torch.no_grad():
-            z = torch.from_numpy(embed(model, texts)).to(model.device)
-            energy = -torch.logsumexp(model.prior.class_logits(z), -1).double().cpu().numpy()
-    limit = int(model.meta["max_len"])
-    assert model.tokenizer is not None
-    if model.is_document:
-        tokens = np.array([int(counts.sum()) for _, counts in model.bags(texts)])
-    else:
-        rows = model.tokenizer.encode_rows([str(text) for text in texts])
-        tokens = np.array([min(len(row), limit) - 1 for row in rows])
-    return TextScores(-found.nll_B, tokens, found.ess_B, energy)
+    if isinstance(model.prior, EnergyPrior) and logits is not None:
+        energy = -np.logaddexp.reduce(logits.astype(np.float64), axis=1)
+    return TextScores(-found.nll_B, _tokens(model, texts), found.ess_B, energy)
 
 
 def _estimate(model: Model, batches: Iterable[TextBatch], settings: LikelihoodSettings) -> Estimate:
@@ -200,7 +213,54 @@ def _estimate(model: Model, batches: Iterable[TextBatch], settings: LikelihoodSe
     return found
 
 
-def embed(model: Model, rows: Sequence[str] | np.ndarray) -> np.ndarray:
-    """Posterior means, float32 (N, D), encoded some at a time."""
-    starts = range(0, len(rows), ENCODED)
-    return np.concatenate([model.encode(rows[start : start + ENCODED]) for start in starts])
+def _tokens(model: Model, texts: Sequence[str]) -> np.ndarray:
+    """What the decoder predicts of every text: tokens with EOS, or known words of a document."""
+    assert model.tokenizer is not None
+    if model.is_document:
+        return np.array([counts.sum() for _, counts in model.bags(texts)])
+    limit = int(model.meta["max_len"])
+    rows = model.tokenizer.encode_rows([str(text) for text in texts])
+    return np.array([min(len(row), limit) - 1 for row in rows])
+
+
+def _batches(
+    model: Model, texts: Sequence[str], turns: Sequence[Sequence[str]] | None, size: int
+) -> Iterator[Any]:
+    if model.tokenizer is None:
+        raise UsageError(f"{model.experiment}: not a model of text")
+    if turns is not None and not model.is_dialogue:
+        raise UsageError(f"{model.experiment}: reads no contexts; leave --context out")
+    for start in range(0, len(texts), size):
+        part = slice(start, start + size)
+        yield model.batch(texts[part], None if turns is None else turns[part])
+
+
+def encode_texts(
+    model: Model, texts: Sequence[str], turns: Sequence[Sequence[str]] | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Posterior means, float32 (N, D), and the class logits there (N, K).
+
+    Args:
+        model: of text.
+        texts: N of them.
+        turns: of a model of responses the turns before each; None: they begin dialogues.
+
+    Returns:
+        Means and logits; the latter are None for a prior without classes.
+
+    Raises:
+        UsageError: the model is not one of text, it reads no contexts, or a text is empty.
+    """
+    import torch
+
+    means, logits = [], []
+    with torch.no_grad():
+        for batch in _batches(model, texts, turns, ENCODED):
+            z = model.backbone.encode(batch)[0]
+            means.append(z.float().cpu().numpy())
+            prior = model.prior
+            if model.is_dialogue:
+                prior = prior.given(model.backbone.context(batch))
+            if prior.has_classes:
+                logits.append(prior.class_logits(z).float().cpu().numpy())
+    return np.concatenate(means), np.concatenate(logits) if logits else None

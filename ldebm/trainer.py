@@ -91,12 +91,22 @@ class TrainResult:
     snapshots: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
 
-def learning_rate_factor(config: OptimiserConfig, step: int, total: int) -> float:
+def learning_rate_factor(
+    config: OptimiserConfig, step: int, total: int, per_epoch: int = 1
+) -> float:
     """The learning rate of update ``step`` of ``total`` over the largest.
+
+    Args:
+        config: whose schedule it is.
+        step: updates done.
+        total: updates of the whole training.
+        per_epoch: updates of an epoch; ``exponential`` falls after each, not in between.
 
     Example:
         >>> learning_rate_factor(OptimiserConfig(schedule="linear", final=0.0), 75, 100)
         0.5
+        >>> learning_rate_factor(OptimiserConfig(schedule="exponential", decay=0.9), 25, 100, 10)
+        0.81
     """
     if config.schedule == "one_cycle":
         rise = max(1, int(0.3 * total))
@@ -112,6 +122,8 @@ def learning_rate_factor(config: OptimiserConfig, step: int, total: int) -> floa
     if config.schedule == "cosine":
         share = step / max(1, total)
         return warm * (config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * share)))
+    if config.schedule == "exponential":
+        return warm * config.decay ** (step // per_epoch)
     return warm
 
 
@@ -231,8 +243,9 @@ class _Loop:
 
     def _update(self) -> Terms:
         self.task.module.train()
+        per_epoch = self.task.steps_per_epoch
         for group, optimiser in zip(self.groups, self.optimisers, strict=True):
-            factor = learning_rate_factor(group.config, self.step, self.total)
+            factor = learning_rate_factor(group.config, self.step, self.total, per_epoch)
             optimiser.param_groups[0]["lr"] = group.config.lr * factor
             optimiser.zero_grad(set_to_none=True)
         terms = self.task.loss(self.step)

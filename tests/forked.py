@@ -24,6 +24,7 @@ PRELOADED = [
     "pyarrow.parquet",
     "sklearn.cluster",
     "sklearn.metrics",
+    "torch._dynamo",  # the first optimiser of a process imports it: over a second
     "ldebm.data.fetch",
     "ldebm.data.packing",
     "ldebm.evaluate.run",

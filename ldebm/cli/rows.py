@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,9 +12,20 @@ from ldebm.cli.models import AsJson, Resize, Seed, Target, load_target
 from ldebm.cli.output import expect_table, show_rows
 from ldebm.errors import UsageError
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ldebm.model import Model
+
+    Encoded = tuple[dict[str, Any], np.ndarray, np.ndarray | None]
+
 __all__ = ["COMMANDS"]
 
 Column = Annotated[str | None, typer.Option("--text", help="Column of the text, of a table.")]
+Context = Annotated[
+    str | None,
+    typer.Option("--context", help="Column of the turns before, for models of responses."),
+]
 
 
 def score(
@@ -30,6 +41,7 @@ def score(
         Path | None, typer.Option(help="FILE.parquet or FILE.json; by default the screen.")
     ] = None,
     text: Column = None,
+    context: Context = None,
     importance: Annotated[
         int, typer.Option(min=2, help="Texts: trajectories of the bound, for each.")
     ] = 100,
@@ -47,8 +59,8 @@ def score(
     from ldebm.text_use import read_texts, score_texts
 
     expect_table(out)
-    found = read_texts(file, text)
-    rows = score_texts(model, found.texts, seed, importance).records(found)
+    found = read_texts(file, text, context)
+    rows = score_texts(model, found.texts, found.turns, seed, importance).records(found)
     show_rows(rows, out, "text", "texts", as_json=as_json)
 
 
@@ -59,34 +71,55 @@ def export_embeddings(
     ],
     to: Annotated[Path, typer.Option("--to", help="FILE.parquet, which is written.")],
     text: Column = None,
+    context: Context = None,
     resize: Resize = False,
 ) -> None:
     """Write the posterior mean of every row, and its class, to a parquet file."""
     if to.suffix.lower() != ".parquet":
         raise UsageError(f"{to}: expected a file name that ends in .parquet")
     from ldebm.files import write_parquet
-    from ldebm.text_use import embed, read_texts
 
     model = load_target(target)
-    columns: dict[str, Any]
-    if model.is_image:
-        from ldebm.image_use import read_pictures
-
-        pictures = read_pictures(source, model.meta, resize=resize)
-        columns, rows = {"image": pictures.places}, pictures.pixels
-    elif model.is_text:
-        found = read_texts(source, text)
-        columns, rows = {"row": found.rows, "text": found.texts}, found.texts  # type: ignore[assignment]
-    else:
+    if not (model.is_image or model.is_text):
         raise UsageError(f"{target}: a model of points; its embeddings are points again")
-    columns["embedding"] = embed(model, rows)
-    if model.prior.has_classes:
-        p = model.classify(rows)
+    read = _read_images if model.is_image else _read_texts
+    columns, embedding, p = read(model, source, text, context, resize=resize)
+    columns["embedding"] = embedding
+    if p is not None:
         names = model.class_labels()
         columns["class"] = [names[int(index)] for index in p.argmax(1)]
         columns["probability"] = p.max(1)
     write_parquet(to, columns)
-    typer.echo(f"{to}: {len(rows)} rows of {columns['embedding'].shape[1]} numbers")
+    typer.echo(f"{to}: {len(embedding)} rows of {embedding.shape[1]} numbers")
+
+
+def _read_texts(
+    model: Model, source: Path, text: str | None, context: str | None, *, resize: bool
+) -> Encoded:
+    """Columns of the texts, their posterior means and p(y|z) there."""
+    import numpy as np
+
+    from ldebm.text_use import encode_texts, read_texts
+
+    if resize:
+        raise UsageError(f"{model.experiment}: a model of text; leave --resize out")
+    found = read_texts(source, text, context)
+    z, logits = encode_texts(model, found.texts, found.turns)
+    if logits is not None:
+        logits = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
+    return {"row": found.rows, "text": found.texts}, z, logits
+
+
+def _read_images(
+    model: Model, source: Path, text: str | None, context: str | None, *, resize: bool
+) -> Encoded:
+    from ldebm.image_use import read_pictures
+
+    if text or context:
+        raise UsageError(f"{model.experiment}: a model of images; leave --text and --context out")
+    found = read_pictures(source, model.meta, resize=resize)
+    p = model.classify(found.pixels) if model.prior.has_classes else None
+    return {"image": found.places}, model.encode(found.pixels), p
 
 
 COMMANDS = [score, export_embeddings]

@@ -10,6 +10,7 @@ from typing import Any
 
 from ldebm.config import DataConfig, load_params
 from ldebm.data.folders import as_file
+from ldebm.data.new_experiment import table_experiment
 from ldebm.data.new_images import (
     data_section,
     holds_images,
@@ -17,7 +18,7 @@ from ldebm.data.new_images import (
     inspect_images,
 )
 from ldebm.data.new_tables import data_section as table_section
-from ldebm.data.new_tables import inspect_file, table_experiment
+from ldebm.data.new_tables import inspect_file
 from ldebm.errors import UsageError
 from ldebm.files import atomic_path, hash_path
 

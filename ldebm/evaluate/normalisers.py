@@ -97,7 +97,7 @@ def conditionals(prior: EnergyPrior, *, of_sampler: bool = True) -> Conditionals
 
     @torch.no_grad()
     def value(v_ND: Tensor, t: int) -> Tensor:
-        return torch.logsumexp(folded.logits(v_ND, t), -1) * cold[t]
+        return folded.value(v_ND, t) * cold[t]
 
     @torch.no_grad()
     def gradient(v_ND: Tensor, t: int) -> tuple[Tensor, Tensor]:

@@ -95,6 +95,9 @@ class Folded(Protocol):
     def logits(self, z_BD: Tensor, t_B: Tensor | int) -> Tensor:
         """f(z, t), shape (B, K)."""
 
+    def value(self, z_BD: Tensor, t_B: Tensor | int) -> Tensor:
+        """F(z, t), shape (B,)."""
+
     def value_and_gradient(self, z_BD: Tensor, t_B: Tensor | int) -> tuple[Tensor, Tensor]:
         """F(z, t) and dF/dz, shapes (B,) and (B, D)."""
 
@@ -138,6 +141,12 @@ class FoldedEnergy:
     def logits(self, z_BD: Tensor, t_B: Tensor | int) -> Tensor:
         """f(z, t), shape (B, K)."""
         return self._forward(z_BD, t_B)[0]
+
+    def value(self, z_BD: Tensor, t_B: Tensor | int) -> Tensor:
+        """F(z, t), shape (B,); without gradients as :meth:`value_and_gradient`."""
+        if self.merge is not None and not torch.is_grad_enabled():
+            return self.packed.value(z_BD, t_B, self._context(len(z_BD)))
+        return torch.logsumexp(self.logits(z_BD, t_B), -1)
 
     def value_and_gradient(
         self, z_BD: Tensor, t_B: Tensor | int, label_B: Tensor | None = None

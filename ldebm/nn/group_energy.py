@@ -171,6 +171,10 @@ class _FoldedConv:
             h = F.linear(F.silu(main), second) + F.linear(F.silu(h), skip)
         return F.linear(F.silu(h), self.output)
 
+    def value(self, z_BD: Tensor, t_B: Tensor | int) -> Tensor:
+        """F(z, t), shape (B,)."""
+        return torch.logsumexp(self.logits(z_BD, t_B), -1)
+
     def value_and_gradient(self, z_BD: Tensor, t_B: Tensor | int) -> tuple[Tensor, Tensor]:
         """F_g and its gradient, as :class:`FoldedGroups` gives them for all groups."""
         return _by_autograd(self.logits, z_BD, t_B)
@@ -338,6 +342,10 @@ class FoldedGroups:
         if self.own_B is not None:
             return value_given(logits, self.own_B)[:, None]
         return logits if self.allowed_K is None else logits[:, self.allowed_K.to(z_BD.device)]
+
+    def value(self, z_BD: Tensor, t_B: Tensor | int) -> Tensor:
+        """F(v, t), shape (B,): the logsumexp of the logits."""
+        return torch.logsumexp(self.logits(z_BD, t_B), -1)
 
     def coupled(self, outputs: list[Tensor]) -> Tensor:
         """The logits of all classes from the outputs of all groups."""

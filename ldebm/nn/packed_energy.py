@@ -88,9 +88,22 @@ class PackedEnergy:
             parts.append(self._rows(z_BD[span], t, context))
         return torch.cat([value for value, _ in parts]), torch.cat([slope for _, slope in parts])
 
-    def _rows(
+    @torch.no_grad()
+    def value(self, z_BD: Tensor, t_B: Tensor | int, context_BH: Tensor | None = None) -> Tensor:
+        """F(z, t) alone, (B,); arguments as for :meth:`value_and_gradient`."""
+        values = []
+        for start in range(0, len(z_BD), ROWS_AT_ONCE):
+            span = slice(start, start + ROWS_AT_ONCE)
+            context = None if context_BH is None else context_BH[span]
+            t = t_B if isinstance(t_B, int) else t_B[span]
+            logits, *_ = self._forward(z_BD[span], t, context)
+            values.append(torch.logsumexp(logits, -1))
+        return torch.cat(values) if values else z_BD.new_zeros(0)
+
+    def _forward(
         self, z_BD: Tensor, t_B: Tensor | int, context_BH: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor], Tensor]:
+        """Logits; inputs of the stem's activations and of the others; a buffer to work in."""
         inputs = z_BD.new_zeros(len(z_BD), len(self.first))
         inputs[:, : self.latent] = z_BD
         inputs[:, self.latent] = 1.0
@@ -107,7 +120,12 @@ class PackedEnergy:
         for weight in self.blocks:
             h = torch.addmm(h, self._activate(h, act), weight)
             states.append(h)
-        logits = self._activate(h, act) @ self.output
+        return self._activate(h, act) @ self.output, first, second, states, act
+
+    def _rows(
+        self, z_BD: Tensor, t_B: Tensor | int, context_BH: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        logits, first, second, states, act = self._forward(z_BD, t_B, context_BH)
         value = torch.logsumexp(logits, -1)
         share = logits.sub_(value.unsqueeze(-1)).exp_()
 

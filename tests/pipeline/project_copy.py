@@ -12,6 +12,8 @@ from typing import Any, Self
 
 import yaml
 
+from tests.warm import warm_python
+
 ROOT = Path(__file__).parents[2]
 IDENTITY = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
 CODE = ("ldebm", "stages", "dvc.yaml", ".dvcignore", ".gitignore")
@@ -100,12 +102,20 @@ class ProjectCopy:
         return other
 
     more: Mapping[str, str] = MappingProxyType({})  # variables of the environment
+    warm = True  # the project's commands start from a process that has the libraries loaded
+
+    @property
+    def interpreter(self) -> str:
+        """The Python of the project's commands."""
+        return str(warm_python() / "python") if self.warm else sys.executable
 
     def environment(self) -> dict[str, str]:
         """What commands of the project run with."""
+        folders = [str(warm_python())] if self.warm else []
+        folders += [str(Path(sys.executable).parent), os.environ["PATH"]]
         return {
             **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PATH": os.pathsep.join(folders),
             "DVC_NO_ANALYTICS": "1",
             "DO_NOT_TRACK": "1",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -129,7 +139,7 @@ class ProjectCopy:
 
     def python(self, *words: str, code: int | None = 0) -> SimpleNamespace:
         """Runs ``python -m`` with the words."""
-        return self.call([sys.executable, "-m", *words], code)
+        return self.call([self.interpreter, "-m", *words], code)
 
     def git(self, *arguments: str) -> str:
         """Output of a git command."""

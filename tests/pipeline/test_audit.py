@@ -29,7 +29,8 @@ def scratch(tmp_path: Path, monkeypatch) -> Path:
 def state(project: ProjectCopy) -> tuple[str, str, dict[str, str], list[str]]:
     """What an audit must leave as it was."""
     records = sorted(path.name for path in (project.folder / "lineage").iterdir())
-    status = project.git("status", "--porcelain", "--ignored")
+    lines = project.git("status", "--porcelain", "--ignored").splitlines()
+    status = "\n".join(line for line in lines if not line.endswith("__pycache__/"))
     return status, project.git("worktree", "list"), project.outputs(), records
 
 

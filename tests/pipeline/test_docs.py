@@ -38,7 +38,11 @@ LEFT_OUT = {
         "dvc fetch": "there is no remote here; typed in docs/operations.md",
         "git diff A B -- FILE": "A, B and FILE are the reader's",
     },
-    "docs/data.md": {"ldebm new NAME *": "is typed in README.md"},
+    "docs/data.md": {
+        "ldebm new NAME *": "is typed in README.md",
+        "ldebm score MODEL *": "MODEL and FILE are the reader's; typed in docs/tutorial.md",
+        "ldebm export-embeddings MODEL *": "as above",
+    },
     "docs/audit.md": {
         "dvc exp *": SAME,
         "dvc fetch": "there is no remote here; typed in docs/operations.md",

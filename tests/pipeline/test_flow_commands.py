@@ -156,6 +156,7 @@ def test_clean_leaves_what_a_build_works_on(served):
     assert workspace.place(name).is_dir()
 
 
+@pytest.mark.long
 def test_a_server_that_dies_does_not_hold_up_the_build_or_its_end(tmp_path):
     tiny = Tiny(tmp_path / "one", seconds=0.5)
     with server(tmp_path / "one" / "prefect") as (url, process):

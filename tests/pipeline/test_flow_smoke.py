@@ -14,9 +14,10 @@ pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory, server) -> ProjectCopy:
-    """The small problem, built by the flow."""
+    """The small problem, built by the flow in another folder, by processes of Python's own."""
     folder = tmp_path_factory.mktemp("flow")
     project = ProjectCopy(folder / "first", names=(*CODE, "pipelines"))
+    project.warm = False
     wanted = ("PREFECT_HOME", "PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "LDEBM_SLOTS")
     project.more = {name: server.environment[name] for name in wanted}
     report = project.python("pipelines", "build", "--slots", "2", "--json")

@@ -24,9 +24,10 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
 # A checkpoint after every update, three epochs, and every kind of state that a checkpoint holds:
-# averaged weights, best weights, rows drawn by class, refreshed labels, persistent chains.
+# averaged weights, best weights, rows drawn by class, refreshed labels, persistent chains, and of
+# image models running means of batch norms and vectors of spectral norms.
 PARAMS = """\
-run: {datasets: [talk, dots], experiments: [talk], seeds: [0]}
+run: {datasets: [talk, dots, marks], experiments: [talk], seeds: [0]}
 presets:
   optimiser: &optimiser {lr: 0.003, clip: 1.0, schedule: linear, warmup: 5, ema: 0.9}
   training: &training
@@ -49,6 +50,7 @@ data:
     {kind: dialogues, source: chatter, train: 312, valid: 40, test: 40, vocab_size: 700,
      max_len: 12}
   dots: {kind: points, source: gaussians16, train: 312, valid: 40, test: 40}
+  marks: {kind: images, source: digits, valid: 40, test: 1445, labels: [digit]}
 experiments:
   talk: &talk
     data: talk
@@ -65,6 +67,42 @@ experiments:
     prior: *prior
   dots-joint: {<<: *dots, prior: *joint}
   dots-svebm: {<<: *dots, cluster: {labels: none}, prior: *svebm}
+  hvae:
+    data: marks
+    backbone:
+      arch: hvae
+      hvae:
+        {likelihood: bernoulli, layers: [{dense: 3}, {conv: [2, 2]}, {conv: [2, 4]}],
+         widths: [4, 6], hidden: 8, free_nats: [1, 1, 1]}
+      kl_warmup: 10
+      training: *training
+    cluster: {labels: given, column: digit, sampler: balanced}
+    prior:
+      <<: *prior
+      classes: 10
+      standardise: diagonal
+      hierarchy:
+        {inputs: context, channels: 4, flat: 8, label_groups: [0, 1], label_levels: all,
+         cached_draws: 2}
+  nvae:
+    data: marks
+    backbone:
+      arch: nvae
+      nvae:
+        {likelihood: bernoulli, channels: 4, latents: 2, scales: 2, groups: [1, 2], cells: 1,
+         cells_per_group: 1, flows: 1, bn_readjust: data, bn_passes: 3, checkpointing: true}
+      kl_warmup: 10
+      training: {<<: *training, optimiser: {name: adamax, lr: 0.003, schedule: cosine}}
+    prior:
+      <<: *prior
+      energy_scale: code
+      t_weight: step
+      score_matching: 0.0
+      standardise: none
+      energy: {activation: silu}
+      sampler: {method: ula, rule: published, steps: 3, start: previous}
+      hierarchy: {inputs: z, channels: 4}
+      training: {<<: *training, optimiser: {lr: 0.001, schedule: exponential, decay: 0.5}}
 """
 KILL, TERM = signal.SIGKILL, signal.SIGTERM
 CODES = {KILL: -KILL, TERM: 75}
@@ -76,6 +114,10 @@ CASES = [
     ("prior", "dots", [KILL]),
     ("prior", "dots-joint", [TERM, KILL]),
     ("prior", "dots-svebm", [KILL]),
+    ("backbone", "hvae", [KILL]),
+    ("backbone", "nvae", [TERM]),
+    ("prior", "hvae", [KILL]),
+    ("prior", "nvae", [KILL]),
 ]
 
 
@@ -166,7 +208,7 @@ class Runs:
 
 
 def _data(base: Path) -> Params:
-    """Makes, prepares, packs and binds both data sets."""
+    """Makes, prepares, packs and binds the data sets."""
     (base / "params.yaml").write_text(PARAMS)
     params = load_params(base / "params.yaml")
     for name, config in params.data.items():

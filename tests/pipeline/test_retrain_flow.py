@@ -161,6 +161,7 @@ def test_wrong_use_is_one_line_with_exit_code_2(project):
         assert "Traceback" not in done.err
 
 
+@pytest.mark.long
 def test_a_refused_challenger_can_be_compared_again_and_promoted_by_hand(project):
     project.edit("mi_weight: 0.0", "mi_weight: 1.5")
     branch = pipelines(project, "retrain").record["branch"]

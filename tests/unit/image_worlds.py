@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,15 @@ from ldebm.nn.logistic import build_likelihood
 from ldebm.seeding import generator
 
 HVAE = {"widths": [4, 6], "hidden": 8, "likelihood": "bernoulli"}
+ENERGY = {
+    "hidden": 16,
+    "blocks": 2,
+    "activation": "silu",
+    "spectral_norm": False,
+    "init": "orthogonal",
+}
+EVERY_LEVEL = {"inputs": "context", "label_groups": [0, 1], "label_levels": "all",
+               "label_sampling": "langevin", "cached_draws": 4}  # fmt: skip
 
 
 def packed_images(
@@ -68,7 +78,7 @@ class LinearGaussian(HierarchicalBackbone):
     def __init__(self) -> None:
         super().__init__()
         self.groups, self.latent = (Group((1,)), Group((1,))), 2
-        self.likelihood = build_likelihood(HVAEConfig(layers=[{"dense": 1}], widths=[1]), 1)  # type: ignore[list-item]
+        self.likelihood = build_likelihood(HVAEConfig(layers=[{"dense": 1}], widths=[1]), 1)
 
     def features(self, x_BCHW: Tensor) -> list[Tensor]:
         return [x_BCHW.flatten(1), x_BCHW.flatten(1)]
@@ -108,4 +118,5 @@ class LinearGaussian(HierarchicalBackbone):
             first, _ = self.posterior_of(0, feature, flat, z_1)
             second, _ = self.posterior_of(1, feature, flat, z_1)
             rows.append(first.log_density(z_1) + second.log_density(z_2))
-        return torch.logsumexp(torch.stack(rows), 0) - np.log(len(x)) + np.log(self.spread)
+        mixture: Tensor = torch.logsumexp(torch.stack(rows), 0) - math.log(len(x))
+        return mixture + math.log(self.spread)

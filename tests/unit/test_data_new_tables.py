@@ -76,6 +76,13 @@ def test_a_partly_labelled_file_keeps_rows_without_a_label(project: Project) -> 
     assert experiment.cluster.column == "y"
     assert experiment.prior.classes == 2
     assert "60 rows, 30 of them labelled" in experiment.description
+    assert experiment.prior.labelled_batch == 0, "half of the rows: enough for every batch"
+
+
+def test_few_labels_get_a_batch_of_their_own(project: Project) -> None:
+    rows = [f"sentence number {i},{'ab'[i % 2] if i < 12 else ''}" for i in range(60)]
+    project.add("mine.csv", "\n".join(["text,y", *rows]), "y")
+    assert load_params(project.params).experiment("mine-ldebm").prior.labelled_batch == 12
 
 
 def test_an_unlabelled_file_gets_classes_by_clustering(project: Project) -> None:
@@ -101,6 +108,7 @@ def test_a_turn_a_row_is_put_in_order_and_gets_its_context(project: Project, ord
     ]  # fmt: skip
     assert packed.split("train").labels("act")[last] == 0
     assert len(packed.split("train").context(rows["turn"].tolist().index(0))) == 0
+    assert load_params(project.params).experiment("mine-ldebm").backbone.arch == "dialogue"
 
 
 def test_a_dialogue_a_row_has_lists_of_turns_and_of_labels(project: Project) -> None:
@@ -125,6 +133,7 @@ def test_documents_are_taken_as_words_where_that_is_asked_for(project: Project) 
     config = project.add("mine.txt", rows, kind="documents")
     packed = project.built(config)
     assert packed.kind == "documents"
+    assert load_params(project.params).experiment("mine-ldebm").backbone.arch == "bow"
     assert len(packed.split("train").row(0)) == len(packed.split("test").row(0)) == 4
 
 

@@ -1,37 +1,21 @@
-"""Priors on u: gradients through T, the public code's step, labels, and an exactly known case."""
+"""Priors on u: gradients through T, where chains start and step, labels."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from ldebm.config import ExperimentConfig, PriorConfig
+from ldebm.config import PriorConfig
 from ldebm.errors import UsageError
-from ldebm.evaluate.quadrature import prior_grid
 from ldebm.hierarchical_priors import GroupDiffusionPrior
-from ldebm.image_prior_task import ImagePriorTask
 from ldebm.nn.group_energy import GroupEnergies
 from ldebm.nn.hierarchy import HierarchicalBackbone
+from ldebm.prior_objectives import prior_terms
 from ldebm.priors import Prior, build_prior
 from ldebm.seeding import generator
-from ldebm.trainer import train
-from tests.unit.image_worlds import LinearGaussian, packed_images, tiny_hvae
-
-ENERGY = {
-    "hidden": 16,
-    "blocks": 2,
-    "activation": "silu",
-    "spectral_norm": False,
-    "init": "orthogonal",
-}
-
-EVERY_LEVEL = {"inputs": "context", "label_groups": [0, 1], "label_levels": "all",
-               "label_sampling": "langevin", "cached_draws": 4}  # fmt: skip
+from tests.unit.image_worlds import ENERGY, EVERY_LEVEL, LinearGaussian, tiny_hvae
 
 
 def make(backbone: HierarchicalBackbone | None = None, **changes: Any) -> Any:
@@ -124,6 +108,19 @@ def test_the_published_step_is_the_public_codes_update_of_u() -> None:
         assert float(prior.weight_T()[t]) == pytest.approx(1 / step2)
 
 
+def test_chains_of_training_start_at_the_data_where_that_is_asked_for() -> None:
+    still = {"steps": 1, "method": "ula", "step": 1e-14}
+    found = {}
+    for start in ("same", "data"):
+        prior = make(tiny_hvae().double(), sampler=still | {"training_start": start}).double()
+        u = torch.randn(8, prior.latent, generator=generator(0, "u"), dtype=torch.float64)
+        terms, chain, pairs = prior_terms(prior, u, None, generator(1, "terms"))
+        found[start] = float((chain.x_BD - pairs.v_BD).abs().max())
+        if start == "data":
+            assert float(terms.parts["contrastive"]) == pytest.approx(0, abs=1e-5)
+    assert found["data"] < 1e-5 < 0.1 < found["same"]
+
+
 def test_attributes_are_independent_given_u() -> None:
     prior = make(
         classes=4, hierarchy={"channels": 4, "attributes": {"smiling": [1, 2], "male": [0]}}
@@ -170,169 +167,3 @@ def test_the_backbone_is_no_part_of_the_priors_tensors() -> None:
     prior = make()
     assert not [name for name in prior.state_dict() if "backbone" in name or "_held" in name]
     assert not any(parameter.requires_grad for parameter in prior.backbone.parameters())
-
-
-# --- A two-layer linear-Gaussian generator, where the aggregate posterior is known exactly.
-
-
-def mixture_images(apart: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """300 pictures of 1 x 2 pixels in two heaps, and which heap each is in."""
-    stream = np.random.default_rng(0)
-    heap = np.arange(300) % 2
-    centre = np.where(heap[:, None] == 0, [-0.22, 0.12], [0.2, 0.02])
-    x = apart * centre + 0.06 * stream.standard_normal((300, 2))
-    return ((x + 1) * 127.5).round().clip(0, 255).astype(np.uint8).reshape(300, 1, 1, 2), heap
-
-
-def experiment(updates: int, **prior: Any) -> ExperimentConfig:
-    section: dict[str, Any] = {
-        "levels": 3,
-        "classes": 2,
-        "energy": ENERGY | {"hidden": 32, "blocks": 2},
-        "standardise": "diagonal",
-        "mi_weight": 0.0,
-        "class_weight": 0.5,
-        "sampler": {"steps": 10},
-        "hierarchy": {"inputs": "context", "label_groups": [0], "cached_draws": 4},
-        "score_matching": 0.75,
-        "training": {
-            "updates": updates,
-            "batch": 256,
-            "validate_every": None,
-            "optimiser": {
-                "lr": 2e-3,
-                "betas": [0.9, 0.99],
-                "clip": 1.0,
-                "schedule": "linear",
-                "ema": 0.99,
-            },
-        },
-    } | prior
-    content = {
-        "data": "two-heaps",
-        "backbone": {
-            "arch": "hvae",
-            "hvae": {"layers": [{"dense": 1}], "widths": [1]},
-            "training": {"updates": 1},
-        },
-        "cluster": {"labels": "given", "column": "heap"},
-        "prior": section,
-    }
-    return ExperimentConfig.model_validate(content)
-
-
-def trained(
-    tmp_path: Path, updates: int, apart: float = 1.0, **prior: Any
-) -> tuple[Any, np.ndarray]:
-    images, heap = mixture_images(apart)
-    split = packed_images(tmp_path / "packed", images, {"heap": heap}).split("train")
-    config = experiment(updates, **prior)
-    learnt: Any = build_prior(LinearGaussian(), config.prior, generator(0, "prior-init"))
-    task = ImagePriorTask(learnt, split, heap.astype(np.int64), config, 0, torch.device("cpu"))
-    result = train(task, config.prior.training, None, title="test")
-    learnt.load_state_dict(result.state)
-    return learnt.eval(), images
-
-
-def divergence(prior: Any, images: np.ndarray) -> float:
-    """KL(aggregate posterior || prior) in nats, by quadrature."""
-    grid = prior_grid(prior, prior.to_standard(_draws(prior, images)))
-    axis = grid.axis_G
-    u = torch.cartesian_prod(axis, axis)
-    log_q = prior.backbone.aggregate_log_density(prior.from_standard(u), images)
-    log_q = log_q + prior.log_det()
-    mass = torch.softmax(log_q, 0)
-    assert float(torch.logsumexp(log_q, 0).exp() * grid.cell**2) == pytest.approx(1, abs=0.01)
-    log_p = grid.mass_GG.flatten().clamp(min=1e-30).log()
-    return float((mass * (mass.clamp(min=1e-30).log() - log_p)).sum())
-
-
-def _draws(prior: Any, images: np.ndarray) -> Tensor:
-    x = torch.from_numpy(images).float().div(127.5).sub(1)
-    noise = torch.randn(len(x), 2, generator=generator(9, "draws"))
-    drawn: Tensor = prior.backbone.posterior(x, noise).u_BD
-    return drawn
-
-
-@pytest.mark.parametrize(
-    "hierarchy",
-    [
-        {"inputs": "context", "label_groups": [0], "cached_draws": 4},
-        EVERY_LEVEL | {"label_training": "class"},
-    ],
-)
-def test_the_learnt_prior_is_the_exact_aggregate_posterior(
-    tmp_path: Path, hierarchy: dict[str, Any]
-) -> None:
-    prior, images = trained(tmp_path, 600, hierarchy=hierarchy)
-    reference: Any = build_prior(
-        LinearGaussian(), PriorConfig.model_validate({"kind": "gaussian", "standardise": "none",
-                                                      "training": {"updates": 1}})
-    )  # fmt: skip
-    assert divergence(reference, images) > 0.3
-    assert divergence(prior, images) < 0.05
-    drawn = prior.sample(2000, generator(1, "sample"))
-    again = torch.cat([_draws(prior, images) for _ in range(4)])
-    torch.testing.assert_close(drawn.mean(0), again.mean(0), atol=0.1, rtol=0)
-    torch.testing.assert_close(drawn.std(0), again.std(0), atol=0.1, rtol=0)
-
-
-@pytest.mark.parametrize(
-    ("training", "sampling"), [("logits", "langevin"), ("class", "langevin"), ("class", "filtered")]
-)
-def test_conditional_samples_fall_into_their_heap(
-    tmp_path: Path, training: str, sampling: str
-) -> None:
-    hierarchy = EVERY_LEVEL | {"label_training": training, "label_sampling": sampling}
-    prior, images = trained(tmp_path, 400, apart=2.0, hierarchy=hierarchy)
-    centre = [_draws(prior, images[heap::2]).mean(0) for heap in (0, 1)]
-    for heap in (0, 1):
-        u = prior.sample(300, generator(heap, "class"), label=heap)
-        own, other = ((u - centre[k]).norm(dim=1) for k in (heap, 1 - heap))
-        assert float((own < other).float().mean()) > 0.95
-
-
-@pytest.mark.parametrize("sampler", ["sir", "langevin"])
-def test_the_contrastive_prior_resamples_towards_the_aggregate_posterior(
-    tmp_path: Path, sampler: str
-) -> None:
-    prior, images = trained(
-        tmp_path,
-        300,
-        kind="nce",
-        score_matching=0.0,
-        sampler={"steps": 40},
-        standardise="none",
-        hierarchy={"inputs": "context", "nce_sampler": sampler, "cached_draws": 4},
-    )
-    drawn = prior.sample(2000, generator(0, "sample"))
-    wanted = torch.cat([_draws(prior, images) for _ in range(4)])
-    assert float((drawn.mean(0) - wanted.mean(0)).abs().max()) < 0.15
-    assert float((torch.cov(drawn.t()) - torch.cov(wanted.t())).abs().max()) < 0.25
-
-
-def test_a_resumed_training_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    images, heap = mixture_images()
-    split = packed_images(tmp_path / "packed", images, {"heap": heap}).split("train")
-    config = experiment(30, hierarchy={"label_groups": [0]})
-    states = []
-    for stop in (None, 21):
-        checkpoint = None if stop is None else tmp_path / "prior.pt"
-        for last in (True,) if stop is None else (False, True):
-            prior = build_prior(LinearGaussian(), config.prior, generator(0, "prior-init"))
-            task = ImagePriorTask(
-                prior,  # type: ignore[arg-type]
-                split,
-                heap.astype(np.int64),
-                config,
-                0,
-                torch.device("cpu"),
-            )
-            training = config.prior.training
-            if last:
-                result = train(task, training, checkpoint, title="test")
-            else:
-                with pytest.raises(SystemExit):
-                    train(task, training, checkpoint, title="test", stop_after=stop)
-        states.append(result.state)
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

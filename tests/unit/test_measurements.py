@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.recorded import Rounds
+from benchmarks.full_size import PARTS, UPDATES, record, shortened
+from benchmarks.recorded import ROOT, Rounds
 from benchmarks.sweeps import Built, differences
+from ldebm.config import load_params
 from ldebm.files import read_json, write_json
-from ldebm.tables import faults_table, sweeps_table
+from ldebm.tables import faults_table, full_size_table, sweeps_table
 
 FAULT = {"kind": "stage", "finished": True, "same": True, "twice": 0, "alive": 0, "corrupt": 0}
 SWEEP = {"kind": "small", "versions": 6, "seeds": 2, "slots": 2, "same": True, "lock_errors": 0}
@@ -58,8 +60,44 @@ def test_the_table_of_sweeps_has_the_median_of_the_times(tmp_path: Path):
     assert "| small | 3 | 6 x 2 | 2 | 80 | 40 | 0.5 | 3 | 0 |" in sweeps_table(rounds.path)
 
 
+def test_the_table_of_full_size_models_has_both_stages_and_names_what_failed(tmp_path: Path):
+    parts = {part: {"ok": part != "prior-resumed", "seconds": 9.0} for part in PARTS}
+    for number, part in enumerate(("backbone", "backbone-resumed", "prior", "prior-resumed")):
+        parts[part] |= {"step_seconds": [[99.0, 10.0 + number]], "peak_bytes": (1 + number) * 2**30}
+        parts[part]["checkpoint_bytes"] = 0 if part.endswith("resumed") else 3e9 + number * 1e8
+    parts["sample"] |= {"backbone_parameters": 130e6, "prior_parameters": 7e6, "latent": 640}
+    parts["sample"] |= {"model_bytes": 1, "peak_bytes": 1, "sample_seconds": [99.0, 42.0]}
+    parts["sample"]["device"] = "cpu"
+    rounds = Rounds(tmp_path / "full-size.json")
+    rounds.add({"kind": "large", "number": 0, "seconds": 60.0, **record(parts, 2, 1)})
+    row = "| large | 2 | 640 | 130 + 7 | 10.5 + 12.5 | 2 + 4 | 3 + 3.2 | 42 | cpu, 1 thread |"
+    assert f"{row} failed: prior-resumed |" in full_size_table(rounds.path)
+    assert not rounds.ok
+
+
+@pytest.mark.parametrize("name", ["cifar10-nvae", "celebahq256-nvae", "church64-nvae"])
+def test_a_full_size_measurement_changes_nothing_but_length_and_batch(name):
+    config = load_params(ROOT / "params.yaml").experiment(name)
+    short = shortened(config, 1, 1).model_dump()
+    allowed = {"epochs", "updates", "batch", "threads", "bn_passes"}
+    changed = set()
+
+    def compare(ours, theirs, key=""):
+        if isinstance(ours, dict):
+            assert ours.keys() == theirs.keys()
+            for name in ours:
+                compare(ours[name], theirs[name], name)
+        elif ours != theirs:
+            changed.add(key)
+
+    compare(short, config.model_dump())
+    assert {"updates", "batch"} <= changed <= allowed
+    assert short["backbone"]["training"]["updates"] == UPDATES
+
+
 def test_what_was_not_measured_has_no_table(tmp_path: Path):
-    assert faults_table(tmp_path / "none.json") == sweeps_table(tmp_path / "none.json") == ""
+    none = tmp_path / "none.json"
+    assert faults_table(none) == sweeps_table(none) == full_size_table(none) == ""
 
 
 def test_an_output_that_differs_or_is_missing_in_one_version_is_named():

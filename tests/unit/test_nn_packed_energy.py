@@ -27,6 +27,8 @@ def test_values_and_gradients_are_those_of_the_plain_network(activation: str, hi
         value, gradient = folded.value_and_gradient(z, t)
         with torch.no_grad():
             own_value, own_gradient = folded.value_and_gradient(z, t)
+            alone = folded.value(z, t)
+        torch.testing.assert_close(alone, own_value, rtol=0, atol=0)
         torch.testing.assert_close(own_value, value, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(own_gradient, gradient, rtol=1e-10, atol=1e-13)
         assert not own_gradient.requires_grad

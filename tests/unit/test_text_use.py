@@ -20,7 +20,7 @@ from ldebm.model import Model, save
 from ldebm.nn.backbone import build_backbone
 from ldebm.priors import EnergyPrior, build_prior
 from ldebm.seeding import generator
-from ldebm.text_use import embed, read_texts, score_texts
+from ldebm.text_use import encode_texts, read_texts, score_texts
 from tests.unit.evaluate_models import constant_energy
 
 TEXTS = [turn.text for turn in generate(seed=0)][:400]
@@ -148,11 +148,57 @@ def test_embeddings_are_the_posterior_means(run, file: Path, tmp_path: Path, suf
     np.testing.assert_allclose(written["probability"], p.max(1), atol=1e-5)
 
 
+def _dialogue_model() -> Model:
+    plain = _model()
+    config = plain.config.model_dump()
+    config["backbone"] |= {"arch": "dialogue", "cell": "lstm",
+                           "context": {"utterance": 6, "size": 10}}  # fmt: skip
+    parsed = ExperimentConfig.model_validate(config)
+    meta = META | {"kind": "dialogues", "context_turns": 2}
+    backbone = build_backbone(parsed.backbone, meta, generator(0, "backbone"))
+    prior = build_prior(backbone, parsed.prior, generator(1, "prior"))
+    return Model(parsed, meta, backbone, prior, TOKENIZER, "talk-ldebm", 0)
+
+
+def test_responses_are_scored_given_the_turns_before() -> None:
+    model = _dialogue_model()
+    texts, turns = TEXTS[:3], [["hello there"], [], TEXTS[5:8]]
+    given = score_texts(model, texts, turns, importance=8)
+    alone = score_texts(model, texts, importance=8)
+    assert given.bound[1] == pytest.approx(alone.bound[1], abs=1e-4)
+    assert given.bound[0] != alone.bound[0]
+    cut = score_texts(model, texts, [*turns[:2], TEXTS[6:8]], importance=8)
+    assert cut.bound[2] == pytest.approx(given.bound[2], abs=1e-4), "it reads two turns"
+    z, logits = encode_texts(model, texts, turns)
+    assert z.shape == (3, 6)
+    assert logits is not None
+    assert logits.shape == (3, 3)
+    with pytest.raises(UsageError, match="reads no contexts; leave --context out"):
+        score_texts(_model(), texts, turns)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_contexts_come_from_a_column(tmp_path: Path, suffix: str) -> None:
+    source = tmp_path / f"mine.{suffix}"
+    if suffix == "csv":
+        source.write_text('before,text\n"hi there\nhello",good day\n,thanks\n')
+    else:
+        rows = [{"before": ["hi there", "hello "], "text": "good day"}, {"before": [], "text": "a"}]
+        source.write_text("\n".join(map(json.dumps, rows)))
+    found = read_texts(source, None, "before")
+    assert found.turns == [["hi there", "hello"], []]
+    with pytest.raises(UsageError, match="no column 'after' for --context"):
+        read_texts(source, "text", "after")
+    (tmp_path / "a.txt").write_text("hello")
+    with pytest.raises(UsageError, match="only a table has a column 'before'"):
+        read_texts(tmp_path / "a.txt", None, "before")
+
+
 def test_encoding_in_parts_is_encoding_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model = _model()
     whole = model.encode(TEXTS[:20])
     monkeypatch.setattr("ldebm.text_use.ENCODED", 7)
-    np.testing.assert_allclose(embed(model, TEXTS[:20]), whole, atol=1e-5)
+    np.testing.assert_allclose(encode_texts(model, TEXTS[:20])[0], whole, atol=1e-5)
 
 
 BAD = {

@@ -119,6 +119,47 @@ def test_schedules_start_and_end_where_they_should() -> None:
     assert learning_rate_factor(OptimiserConfig(), 7, 100) == 1.0
 
 
+@pytest.mark.parametrize("gamma", [0.9, 0.98])
+def test_the_exponential_schedule_is_that_of_torch_stepped_after_every_epoch(gamma: float) -> None:
+    config = OptimiserConfig(lr=4e-5, schedule="exponential", decay=gamma)
+    theirs = torch.optim.Adam([nn.Parameter(torch.zeros(1))], lr=config.lr)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(theirs, gamma)
+    for step in range(40):
+        ours = config.lr * learning_rate_factor(config, step, 1000, per_epoch=8)
+        assert ours == pytest.approx(theirs.param_groups[0]["lr"], rel=1e-12)
+        assert ours == pytest.approx(4e-5 * gamma ** (step // 8), rel=1e-12)
+        theirs.step()
+        if step % 8 == 7:
+            scheduler.step()
+
+
+def test_the_trainer_lets_the_learning_rate_fall_after_every_epoch() -> None:
+    class Still(Regression):
+        """One weight whose gradient is always 1: plain Adam moves it by the learning rate."""
+
+        steps_per_epoch = 5
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights: list[float] = [0.0]
+
+        def groups(self) -> list[Group]:
+            config = OptimiserConfig(lr=0.1, schedule="exponential", decay=0.5)
+            return [Group("all", [self.module.weight], config)]  # type: ignore[list-item]
+
+        def loss(self, step: int) -> Terms:
+            weight = self.module.weight.sum()  # type: ignore[operator]
+            return Terms(weight, {})
+
+        def after_update(self, step: int, averaged: dict[str, Tensor] | None) -> None:
+            self.weights.append(float(self.module.weight.detach()))  # type: ignore[operator, arg-type]
+
+    task = Still()
+    train(task, TrainingConfig(updates=15), None, title="still")
+    moved = -np.diff(task.weights)
+    np.testing.assert_allclose(moved, np.repeat([0.1, 0.05, 0.025], 5), rtol=1e-4)
+
+
 def test_weights_are_kept_at_the_asked_shares_of_the_run() -> None:
     result = train(Regression(), CONFIG, None, title="snapshots", snapshots=(0.1, 1.0))
     assert sorted(result.snapshots) == [10, 100]
@@ -126,32 +167,44 @@ def test_weights_are_kept_at_the_asked_shares_of_the_run() -> None:
 
 
 SCRIPT = """
-import sys, time
+import sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from tests.unit.test_trainer import CONFIG, Regression
 from ldebm.trainer import train
-class Slow(Regression):
+class Stepped(Regression):
     def after_update(self, step, averaged):
         super().after_update(step, averaged)
         print("step", step, flush=True)
-        time.sleep(0.02)
-train(Slow(), CONFIG, Path({file!r}), title="slow")
+        sys.stdin.readline()
+train(Stepped(), CONFIG, Path({file!r}), title="stepped")
 """
 
 
-def test_sigterm_writes_a_checkpoint_and_exits_with_75(tmp_path: Path) -> None:
+def test_sigterm_ends_the_run_after_the_step_in_hand_with_a_checkpoint(tmp_path: Path) -> None:
     file = tmp_path / "term.pt"
     script = SCRIPT.format(root=str(Path(__file__).parents[2]), file=str(file))
     process = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=os.environ.copy()
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ.copy(),
     )
+    assert process.stdin is not None
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith("step 5"):
+        if line == "step 5\n":
             process.terminate()
             break
-    assert process.wait(timeout=10) == 75
+        process.stdin.write("\n")
+        process.stdin.flush()
+    # The child waits inside step 5, whatever the machine is doing; one more line lets it go on.
+    more, said = process.communicate("\n")
+    assert process.returncode == 75
+    assert more == ""
+    assert "interrupted at update 6 of 100; start it again to continue" in said
     resumed = train(Regression(), CONFIG, file, title="rest")
     whole = train(Regression(), CONFIG, None, title="whole")
     assert torch.equal(resumed.state["weight"], whole.state["weight"])
