@@ -3,12 +3,9 @@
 A shallow network maps the latent of a sentence with gaps to (u_obs, u_unk), trained so that the
 decoder, reading both, writes the words that are there. To complete a sentence, u_obs is kept and
 u_unk is drawn from the prior given it, by Langevin chains at every level of the prior in which the
-observed coordinates follow their own forward path. The gaps are then filled with
-
-    p(word | known words) ~ sum_s w_s p(word | words before, u_s),   w_s ~ p(known words | u_s)
-
-where the network's own (u_obs, u_unk) is one of the draws. Coordinates are the prior's: u is
-standardised.
+observed coordinates follow their own forward path. The gaps are then filled with the words that
+make the sentence most probable, p(x) ~ sum_s p(x | u_s), by a beam search; the network's own
+(u_obs, u_unk) is one of the draws. Coordinates are the prior's: u is standardised.
 
 Shapes: B rows, S draws, N tokens of all rows, D latent dimension, O of them observed.
 """
@@ -124,14 +121,22 @@ def _text(model: Model) -> TextVAE:
     return model.backbone
 
 
-def _known_nll(text: TextVAE, hidden: Sequence[list[int]], z_BD: Tensor) -> Tensor:
-    """-log p(known words | z) per row, (B,): gaps are read as unknown and not predicted."""
-    batch = collate_ids(hidden, z_BD.device)
-    sizes = batch.batch_sizes[1:]
+def _known_nll(
+    text: TextVAE, rows: Sequence[list[int]], gaps: Sequence[list[bool]], z_BD: Tensor
+) -> Tensor:
+    """-log p(known words | all words before, z) per row, (B,): gaps are read but not predicted.
+
+    Args:
+        text: encoder and decoder.
+        rows: token ids, BOS to EOS.
+        gaps: which tokens are missing.
+        z_BD: latents.
+    """
+    batch = collate_ids(rows, z_BD.device)
+    marks = collate_ids([[int(gap) for gap in gap_row] for gap_row in gaps], z_BD.device)
     nll_N, row_N = text.token_nll(batch, z_BD)
-    known = batch.tokens_N[len(batch) :] != text.unk_id
-    nll_B = nll_N.new_zeros(len(batch)).index_add(0, row_N, nll_N * known)
-    assert sum(sizes) == len(nll_N)
+    known_N = marks.tokens_N[len(batch) :] == 0
+    nll_B = nll_N.new_zeros(len(batch)).index_add(0, row_N, nll_N * known_N)
     return batch.restore(nll_B)
 
 
@@ -172,10 +177,11 @@ def train_completer(
             chosen = batch_rows(split.n, config.batch, seed, step)
             draws = numpy_generator(seed, "completion-masks", step)
             pairs = [mask_words(split.row(i), config.share, draws, text.eos_id) for i in chosen]
-            hidden = hide([p[0] for p in pairs], [p[1] for p in pairs], text.unk_id)
+            rows, gaps = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
             with torch.no_grad():
-                u = prior.to_standard(text.encode(collate_ids(hidden, model.device))[0])
-            loss = _known_nll(text, hidden, prior.from_standard(completer(u))).mean()
+                hidden = collate_ids(hide(rows, gaps, text.unk_id), model.device)
+                u = prior.to_standard(text.encode(hidden)[0])
+            loss = _known_nll(text, rows, gaps, prior.from_standard(completer(u))).mean()
             optimiser.zero_grad()
             torch.autograd.backward(loss)
             optimiser.step()
@@ -243,7 +249,7 @@ def complete_rows(
         completer: of the same model.
         rows: token ids, BOS to EOS.
         gaps: which tokens are missing.
-        config: draws and moves.
+        config: draws, moves and hypotheses.
         seed: of the chains.
     """
     text, prior = _text(model), model.prior
@@ -258,11 +264,8 @@ def complete_rows(
         if config.draws > 1:
             seen = u_BD[:, : completer.observed].repeat(config.draws - 1, 1)
             draws.append(given_observed(prior, seen, config.steps, stream))
-        z_ND = prior.from_standard(torch.cat(draws))
-        nll_N = _known_nll(text, hidden * config.draws, z_ND)
-        weight_SB = torch.softmax(-nll_N.view(config.draws, len(hidden)).double(), 0).float()
-        z_SBD = z_ND.view(config.draws, len(hidden), -1)
-        filled += fill(text, hidden, gaps[part], z_SBD, weight_SB)
+        z_SBD = prior.from_standard(torch.cat(draws)).view(config.draws, len(hidden), -1)
+        filled += fill(text, hidden, gaps[part], z_SBD, config.beam)
     return filled
 
 

@@ -20,4 +20,5 @@ class CompletionConfig(Section):
     batch: int = Field(64, gt=0)
     lr: float = Field(2e-3, gt=0)
     draws: int = Field(8, gt=0)  # of z_unk for each row
+    beam: int = Field(16, gt=0)  # hypotheses of a row that are kept while its gaps are filled
     steps: int = Field(50, gt=0)  # Langevin moves of each level

@@ -18,7 +18,7 @@ class BaselineConfig(Section):
     """A baseline of the LDEBM paper's tables, with the objective of MR 7.
 
     Its code c has M variables of k values; its vector z has ``backbone.latent`` dimensions. The
-    weight of every KL but DI-VAE's rises with the updates: ``backbone.kl_warmup``.
+    weights of I(x, c) and of the KL of z rise with the updates: ``backbone.kl_warmup``.
     """
 
     kind: Kind

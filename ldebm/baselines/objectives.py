@@ -1,14 +1,17 @@
 """What the baselines minimise (MR 7, with the corrections of MR 9.13).
 
-    RNN-LM, AE, DAE   nll
+    RNN-LM, AE        nll
+    DAE               nll + (1 - w) ACKL
     VAE               nll + w KL(q(z|x) || N(0, I))
-    DVAE              nll + w KL(q(c|x) || U)
+    DVAE              nll + ACKL + w I
     DI-VAE            nll + ACKL
-    semi-VAE          nll + w (ACKL + I + KL(q(z|x) || N(0, I)))
-    GM-VAE, DGM-VAE   nll + w (ACKL + I + KL(q(z|x) || N_bar) + beta dispersion)
+    semi-VAE          nll + ACKL + w (I + KL(q(z|x) || N(0, I)))
+    GM-VAE, DGM-VAE   nll + ACKL + w (I + KL(q(z|x) || N_bar) + beta dispersion)
 
-ACKL = KL(mean q(c|x) || U) and I = I(x, c) add up to the mean of KL(q(c|x) || U); "+ I(x, y)"
-leaves I out. With beta = 1 (GM-VAE) this is the negative ELBO.
+w rises to 1. ACKL = KL(mean q(c|x) || U) and I = I(x, c) add up to the mean of KL(q(c|x) || U);
+"+ I(x, y)" leaves I out. With beta = 1 (GM-VAE) this is the negative ELBO. The published w is on
+ACKL too, and on nothing in a DAE; the last objective is the same, but in the first updates the
+noise of relaxed codes only hurts, and is got rid of by giving every sentence one certain code.
 """
 
 from __future__ import annotations
@@ -92,15 +95,21 @@ def elbo_rate(found: Posterior, model: TextBaseline) -> Tensor | None:
     return total
 
 
-def _weights(baseline: BaselineConfig) -> dict[str, float]:
-    """What the terms are multiplied by, the annealing apart."""
+def _weights(baseline: BaselineConfig, weight: float, w: float) -> dict[str, float]:
+    """What the terms are multiplied by: ``weight``, and the annealing ``w``."""
     kind = baseline.kind
-    if kind in ("rnnlm", "ae", "dae"):
+    if kind in ("rnnlm", "ae"):
         return {}
+    if kind == "dae":
+        return {"average_kl": 1.0 - w}
     if kind == "divae":
         return {"average_kl": 1.0}
-    weights = {"average_kl": 1.0, "kl": 1.0, "dispersion": baseline.beta if baseline.mixture else 0}
-    return weights if baseline.information else {**weights, "information": 1.0}
+    weights = {"average_kl": weight, "kl": w * weight, "information": w * weight}
+    if baseline.mixture:
+        weights["dispersion"] = w * weight * baseline.beta
+    if baseline.information:
+        del weights["information"]
+    return weights
 
 
 def baseline_terms(
@@ -117,13 +126,10 @@ def baseline_terms(
     """
     reconstruction = nll_B.mean()
     parts = rate_terms(found, model)
-    weights = _weights(model.baseline)
-    w = config.kl_weight * anneal(update, config.kl_warmup)
-    if model.baseline.kind == "divae":
-        w = 1.0  # its divergence does not anneal
+    weights = _weights(model.baseline, config.kl_weight, anneal(update, config.kl_warmup))
     total = reconstruction
     for name, value in parts.items():
         if weights.get(name):
-            total = total + w * weights[name] * value
+            total = total + weights[name] * value
     kept = {name: value.detach() for name, value in parts.items()}
     return Terms(total, {"reconstruction": reconstruction.detach(), **kept})

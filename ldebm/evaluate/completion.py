@@ -51,7 +51,7 @@ def evaluate_completion(
     never = range(tokenizer.eos_id + 1)
     hidden = hide(rows, gaps, tokenizer.unk_id)
     theirs = [
-        trigrams.fill(row, gap, never, tokenizer.unk_id)
+        trigrams.fill(row, gap, never, tokenizer.unk_id, config.beam)
         for row, gap in zip(hidden, gaps, strict=True)
     ]
     frequent = [[int(counts.argmax())] * len(row) for row in rows]

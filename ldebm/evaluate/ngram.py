@@ -14,8 +14,8 @@ import numpy as np
 __all__ = ["KneserNey"]
 
 ORDER = 3
-CANDIDATES = 100  # of a gap: by the words before it; those after choose among them
 Counts = dict[tuple[int, ...], dict[int, int]]
+Hypothesis = tuple[float, list[int]]  # log-probability and words
 
 
 class KneserNey:
@@ -80,44 +80,44 @@ class KneserNey:
         return found
 
     def fill(
-        self, row: Sequence[int], gaps: Sequence[bool], never: Sequence[int], unknown: int
+        self,
+        row: Sequence[int],
+        gaps: Sequence[bool],
+        never: Sequence[int],
+        unknown: int,
+        beam: int,
     ) -> list[int]:
-        """The row with its gaps filled from left to right.
-
-        A gap takes the word that makes it and what follows, as far as that is known, most probable.
+        """The row with its gaps filled so that all of it is most probable, by a beam search.
 
         Args:
             row: BOS to EOS.
             gaps: which tokens are missing.
             never: tokens that fill no gap.
             unknown: id of the unknown word, which says nothing of its neighbours.
+            beam: hypotheses that are kept; with one, a gap does not see what follows it.
         """
-        filled = [int(token) for token in row]
-        start = [filled[0]] * (ORDER - 2)
-        for place in range(1, len(filled)):
-            if not gaps[place]:
-                continue
-            before = start + filled[:place]
-            share = self.distribution(before)
-            share[list(never)] = 0
-            best = np.argpartition(-share, min(CANDIDATES, len(share) - 1))[:CANDIDATES]
-            best = best[np.lexsort((best, -share[best]))]
-            after: list[int] = []
-            for token, gap in zip(
-                filled[place + 1 : place + ORDER], gaps[place + 1 :], strict=False
-            ):
-                if gap or token == unknown:
-                    break
-                after.append(token)
-            scores = [self._score(before, int(word), float(share[word]), after) for word in best]
-            filled[place] = int(best[int(np.argmax(scores))])
-        return filled
+        padding = ORDER - 2
+        found = [(0.0, [int(row[0])] * (padding + 1))]
+        for token, gap in zip(row[1:], gaps[1:], strict=True):
+            if gap:
+                found = self._branch(found, never, beam)
+            elif token == unknown:
+                found = [(score, [*words, unknown]) for score, words in found]
+            else:
+                found = [
+                    (score + math.log(self.probability(words, int(token))), [*words, int(token)])
+                    for score, words in found
+                ]
+        return max(found, key=lambda item: item[0])[1][padding:]
 
-    def _score(self, before: list[int], word: int, share: float, after: list[int]) -> float:
-        if share == 0:
-            return -math.inf
-        score, history = math.log(share), [*before, word]
-        for token in after:
-            score += math.log(self.probability(history, token))
-            history = [*history, token]
-        return score
+    def _branch(self, found: list[Hypothesis], never: Sequence[int], beam: int) -> list[Hypothesis]:
+        """The best of what continues hypotheses by one word."""
+        longer: list[Hypothesis] = []
+        for score, words in found:
+            share = self.distribution(words)
+            share[list(never)] = 0
+            best = np.argpartition(-share, min(beam, len(share) - 1))[:beam]
+            longer += [
+                (score + math.log(share[word]), [*words, int(word)]) for word in best if share[word]
+            ]
+        return sorted(longer, key=lambda item: (-item[0], item[1]))[:beam]

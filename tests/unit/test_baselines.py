@@ -132,12 +132,18 @@ def test_what_is_left_out_is_left_out():
     assert terms("ae")[2].posterior(collate_ids([[2, 5, 3]])).logvar_BD.max() == -12
 
 
-def test_the_weight_rises_as_published_except_for_di_vae():
+def test_the_weight_rises_as_published_except_that_of_the_average_code():
     assert anneal(2500, 5000) == 0.5
     assert anneal(1000, 5000) == pytest.approx(1 / (1 + math.exp(-0.0025 * (1000 - 2500))))
+    w = anneal(1000, 5000)
     early, found, _ = terms("vae", update=1000)
-    kl = float(gaussian_kl(found.mu_BD, found.logvar_BD).mean())
-    assert float(early.total) == pytest.approx(3 + anneal(1000, 5000) * kl, rel=1e-5)
+    kl = gaussian_kl(found.mu_BD, found.logvar_BD).mean().item()
+    assert early.total.item() == pytest.approx(3 + w * kl, rel=1e-5)
+    for kind, average, information in (("dae", 1 - w, 0), ("dvae", 1, w), ("divae", 1, 0)):
+        early, found, _ = terms(kind, update=1000)
+        expected = 3 + average * average_divergence(found.log_q_BMK)
+        expected = expected + information * code_information(found.log_q_BMK)
+        assert early.total.item() == pytest.approx(expected.item(), rel=1e-5), kind
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from ldebm.baselines.codes import log_one_hot
 from ldebm.baselines.likelihood import own_likelihood
 from ldebm.baselines.model import TextBaseline
 from ldebm.baselines.prior import OwnPrior
+from ldebm.baselines.training import BaselineTask
 from ldebm.config import EvaluateConfig, ExperimentConfig, PriorConfig
 from ldebm.data.batches import TextBatch, collate_ids
 from ldebm.errors import UsageError
@@ -27,6 +29,7 @@ from ldebm.priors import build_prior
 from ldebm.second_stage import prior_stage
 from ldebm.seeding import generator
 from ldebm.text_use import score_texts
+from ldebm.trainer import train
 from tests.unit.baseline_models import KINDS, baseline, section
 from tests.unit.test_evaluate_run import packed_text
 
@@ -206,17 +209,16 @@ def test_both_stages_give_the_same_bytes_twice_and_a_model_that_is_used_like_any
         assert np.isfinite(model.encode(["hello there"])).all()
 
 
-def test_training_lowers_the_loss_and_resumes_to_the_same_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    from ldebm.baselines.training import BaselineTask
-    from ldebm.trainer import train
-
-    packed = packed_text(tmp_path)
-    content = section("semivae", kl_warmup=20).model_dump(mode="json")
+def small_task(
+    folder: Path, kind: str, updates: int, lr: float, **more: object
+) -> Callable[[], BaselineTask]:
+    """Makes the first stage of a small baseline, the same every time."""
+    packed = packed_text(folder)
+    content = section(kind).model_dump(mode="json") | more
     content["training"] = {
-        "updates": 60, "batch": 64, "validate_every": None, "optimiser": {"lr": 0.01},
+        "updates": updates, "batch": 64, "validate_every": None, "optimiser": {"lr": lr},
     }  # fmt: skip
+    content["latent"] = content["latent"] or None
     config = ExperimentConfig.model_validate({"data": "d", "backbone": content, "prior": OWN})
 
     def task() -> BaselineTask:
@@ -224,10 +226,26 @@ def test_training_lowers_the_loss_and_resumes_to_the_same_weights(
         splits = packed.split("train"), packed.split("valid")
         return BaselineTask(model, *splits, config, 0, torch.device("cpu"))
 
-    whole = train(task(), config.backbone.training, None, title="t")
+    return task
+
+
+def test_training_lowers_the_loss_and_resumes_to_the_same_weights(tmp_path: Path):
+    task = small_task(tmp_path, "semivae", 60, 0.01, kl_warmup=20)
+    training = task().config.training
+    whole = train(task(), training, None, title="t")
     assert whole.curve[-1]["loss"] < 0.8 * whole.curve[0]["loss"]
     checkpoint = tmp_path / "c.pt"
     with pytest.raises(SystemExit):
-        train(task(), config.backbone.training, checkpoint, title="t", stop_after=23)
-    again = train(task(), config.backbone.training, checkpoint, title="t")
+        train(task(), training, checkpoint, title="t", stop_after=23)
+    again = train(task(), training, checkpoint, title="t")
     assert all(torch.equal(value, again.state[name]) for name, value in whole.state.items())
+
+
+@pytest.mark.parametrize("kind", ["dae", "dvae"])
+def test_a_code_tells_sentences_apart_and_does_not_become_the_same_for_all(
+    tmp_path: Path, kind: str
+):
+    task = small_task(tmp_path, kind, 100, 0.02, kl_warmup=200, word_dropout=0.5)()
+    last = train(task, task.config.training, None, title="t").curve[-1]
+    assert last["information"] > 0.5
+    assert last["average_kl"] < 0.5, "it would be 2 log 3 for one code"

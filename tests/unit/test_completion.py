@@ -21,6 +21,7 @@ from ldebm.completion import (
     train_completer,
 )
 from ldebm.config import CompletionConfig, EvaluateConfig
+from ldebm.data.batches import collate_ids
 from ldebm.errors import UsageError
 from ldebm.evaluate.run import evaluate
 from ldebm.files import write_model
@@ -28,6 +29,7 @@ from ldebm.nn.filling import fill
 from ldebm.nn.text import TextVAE
 from ldebm.priors import DiffusionPrior, build_prior
 from ldebm.seeding import generator, numpy_generator
+from tests.unit.baseline_models import META, section
 from tests.unit.evaluate_models import config, constant_energy
 from tests.unit.test_evaluate_run import packed_text, untrained
 
@@ -82,33 +84,33 @@ def test_an_energy_that_ties_coordinates_together_is_heeded():
     assert isinstance(build_prior(2, config("diffusion", levels=3), generator(0)), DiffusionPrior)
 
 
-def test_filling_one_gap_takes_the_word_of_largest_mean_probability(tmp_path: Path):
-    packed = packed_text(tmp_path)
-    model = untrained(packed, "gaussian", 4).backbone
-    assert isinstance(model, TextVAE)
-    z = torch.randn(3, 1, 4, generator=generator(0, "z"))
-    weight = torch.tensor([[0.2], [0.5], [0.3]])
-    row, gaps = [2, 9, 20, 11, 3], [False, False, True, False, False]
-    found = fill(model, [row], [gaps], z, weight)[0]
-    words = range(4, packed.tokenizer.vocab_size)
-    p = []
-    for word in words:  # p(word | 2 9) from the likelihood of the row that ends there
-        from ldebm.data.batches import collate_ids
+def most_probable(model: TextVAE, rows: list[list[int]], z: torch.Tensor) -> list[int]:
+    """The row whose mean probability over samples of z is largest."""
+    nll = model.nll_matrix(collate_ids(rows), z.expand(-1, len(rows), -1)).double()
+    return rows[int(torch.logsumexp(-nll, 0).argmax())]
 
-        nll = model.nll_matrix(collate_ids([[2, 9, word]]), z) - model.nll_matrix(
-            collate_ids([[2, 9]]), z
-        )
-        p.append(float((weight[:, 0] * (-nll[:, 0]).exp()).sum()))
-    assert found == [2, 9, words[int(np.argmax(p))], 11, 3]
-    two = fill(
-        model,
-        [row, [2, 7, 3]],
-        [gaps, [False, True, False]],
-        z.expand(3, 2, 4),
-        weight.expand(3, 2),
+
+def test_a_beam_that_is_wide_enough_finds_the_most_probable_rows():
+    model = TextVAE(section("vae"), META, generator(0)).eval()
+    with torch.no_grad():  # sharper words than those of an untrained decoder
+        model.decoder_embedding.mul_(8)
+    z = torch.randn(3, 1, 4, generator=generator(0, "z"))
+    words = range(4, META["vocab_size"])  # type: ignore[call-overload]
+    one = most_probable(model, [[2, 9, word, 11, 3] for word in words], z)
+    two = most_probable(model, [[2, a, 8, b, 10, 3] for a in words for b in words], z)
+    rows, gaps = (
+        [[2, 9, 1, 11, 3], [2, 5, 3], [2, 1, 8, 1, 10, 3]],
+        [
+            [False, False, True, False, False],
+            [False] * 3,
+            [False, True, False, True, False, False],
+        ],
     )
-    assert two[0] == found
-    assert len(two[1]) == 3
+    samples = z.expand(3, 3, 4)
+    assert fill(model, rows, gaps, samples, len(words) ** 2) == [one, [2, 5, 3], two]
+    narrow = fill(model, rows, gaps, samples, 1)
+    prefix = most_probable(model, [[2, word] for word in words], z)
+    assert narrow[2][1] == prefix[1], "one hypothesis does not see what follows"
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "diffusion"])

@@ -45,9 +45,23 @@ def test_a_gap_takes_what_fits_on_both_sides():
     rows = [[2, 4, 5, 6, 3]] * 3 + [[2, 4, 7, 8, 3]] * 2
     model = KneserNey(rows, 12)
     never = (0, 1, 2, 3)
-    assert model.fill([2, 4, 1, 6, 3], [False, False, True, False, False], never, 1)[2] == 5
-    assert model.fill([2, 4, 1, 8, 3], [False, False, True, False, False], never, 1)[2] == 7
-    both = model.fill([2, 4, 1, 1, 3], [False, False, True, True, False], never, 1)
+    assert model.fill([2, 4, 1, 6, 3], [False, False, True, False, False], never, 1, 8)[2] == 5
+    assert model.fill([2, 4, 1, 8, 3], [False, False, True, False, False], never, 1, 8)[2] == 7
+    assert model.fill([2, 4, 1, 8, 3], [False, False, True, False, False], never, 1, 1)[2] == 5
+    both = model.fill([2, 4, 1, 1, 3], [False, False, True, True, False], never, 1, 8)
     assert both == [2, 4, 5, 6, 3]
-    assert model.fill([2, 1, 3], [False, True, False], (*never, 4), 1)[1] != 4
+    assert model.fill([2, 1, 3], [False, True, False], (*never, 4), 1, 8)[1] != 4
+    assert model.fill([2, 1, 3], [False, False, False], never, 1, 8) == [2, 1, 3]
     assert math.isfinite(model.probability([3, 3], 11))
+
+
+def test_a_wide_beam_finds_the_most_probable_row():
+    model, never = KneserNey(ROWS, 12), (0, 1, 2, 3)
+    found = model.fill([2, 1, 5, 1, 3], [False, True, False, True, False], never, 1, 64)
+
+    def score(row: list[int]) -> float:
+        padded = [2, *row]
+        return sum(math.log(model.probability(padded[: i + 1], row[i])) for i in range(1, 5))
+
+    words = range(4, 12)
+    assert found == max(([2, a, 5, b, 3] for a in words for b in words), key=score)
