@@ -1,11 +1,11 @@
 #!/bin/sh
 # Registers what prefect.yaml says with the server and works on its runs, in this project's folder.
-#   PREFECT_API_URL       the server; default: this machine's
+#   PREFECT_API_URL       the server; default: this machine's, at PREFECT_SERVER_API_PORT (4200)
 #   LDEBM_REGISTER=no     only work: another machine registers the deployments
 # Options go to `prefect worker start`: --limit 1, --name left, --work-queue gpu ...
 set -eu
 cd "$(dirname "$0")/.."
-export PREFECT_API_URL="${PREFECT_API_URL:-http://127.0.0.1:4200/api}"
+export PREFECT_API_URL="${PREFECT_API_URL:-http://127.0.0.1:${PREFECT_SERVER_API_PORT:-4200}/api}"
 export DO_NOT_TRACK=1 DVC_NO_ANALYTICS=1 GX_ANALYTICS_ENABLED=false
 export PREFECT_SERVER_ANALYTICS_ENABLED=false
 if [ "${LDEBM_REGISTER:-yes}" = yes ]; then
