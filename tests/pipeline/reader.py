@@ -153,7 +153,8 @@ class Operator(Typist, NumbersProject):
     names = (*NumbersProject.names, *MAKE)
 
     def __init__(self, folder: Path) -> None:
-        text = PARAMS.replace("gauss", "chatter-ldebm").replace("shifted", "gaussians16-ldebm")
+        text = re.sub(r"\bgauss\b", "chatter-ldebm", PARAMS)
+        text = text.replace("shifted", "gaussians16-ldebm")
         text = text.replace("[chatter-ldebm]", "[chatter-ldebm, gaussians16-ldebm]")
         super().__init__(folder, params=text.replace("mi_weight", "levels: 6, mi_weight"))
         self.server = Server(folder.parent)
