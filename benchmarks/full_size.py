@@ -94,7 +94,7 @@ def timed_updates(kind: type[ImageTask] | type[ImagePriorTask]) -> Iterator[list
         after(task, step, averaged)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        seconds.append([now - then for now, then in zip(_clocks(), started, strict=True)])
+        seconds.append(_since(started))
 
     with patch.multiple(kind, begin_epoch=begin_epoch, after_update=after_update):
         yield seconds
@@ -102,6 +102,11 @@ def timed_updates(kind: type[ImageTask] | type[ImagePriorTask]) -> Iterator[list
 
 def _clocks() -> list[float]:
     return [time.perf_counter(), time.process_time()]
+
+
+def _since(started: list[float]) -> list[float]:
+    """Seconds, of the clock and of this process, since ``started``."""
+    return [now - then for now, then in zip(_clocks(), started, strict=True)]
 
 
 def interrupt_once_training() -> None:
@@ -160,7 +165,7 @@ def sample_part() -> Found:
     }
     started = _clocks()
     drawn["prior"] = model.sample_latents(1, seed=0).cpu()
-    found["sample_seconds"] = [now - then for now, then in zip(_clocks(), started, strict=True)]
+    found["sample_seconds"] = _since(started)
     found["ok"] = True
     for latents in drawn.values():
         image = model.decode(latents.to(model.device), "sample")

@@ -116,19 +116,18 @@ def speed_table(root: Path = Path()) -> str:
     path = root / RESULTS / "bench.json"
     if not path.is_file():
         return ""
+    columns = ("what", "value", "unit", "reference", "times the public code")
     lines = [
         "## Speed\n",
         "Reference: the public code on a machine of this kind, 2 threads. `same_steps` has the"
         " public code's number of Langevin steps.\n",
-        "| what | value | unit | reference | times the public code |",
-        "| --- " * 5 + "|",
+        *_head(columns),
     ]
     for row in read_json(path):
         if row.get("value") is not None:
             ratio = "" if row.get("ratio") is None else f"{row['ratio']:.2g}"
             reference = "" if row.get("reference") is None else f"{row['reference']:g}"
-            cells = [row["name"], f"{row['value']:.4g}", row["unit"], reference, ratio]
-            lines.append("| " + " | ".join(cells) + " |")
+            lines.append(_row(row["name"], f"{row['value']:.4g}", row["unit"], reference, ratio))
     return "\n".join(lines) + "\n"
 
 
@@ -137,20 +136,19 @@ def faults_table(path: str | Path) -> str:
     if not Path(path).is_file():
         return ""
     content = read_json(path)
+    same, corrupt = "same bytes as `dvc repro`", "corrupt files"
+    columns = ("fault", "rounds", "next start finishes", same, "built twice", "orphans", corrupt)
     lines = [
         "## Faults\n",
         "A build is killed (SIGKILL) at a random moment, or its disk, cache or remote fails; then"
         " it is started again.\n",
-        "| fault | rounds | next start finishes | same bytes as `dvc repro` | built twice | orphans"
-        " | corrupt files |",
-        "| --- " * 7 + "|",
+        *_head(columns),
     ]
     rounds = content["rounds"]
     for kind in dict.fromkeys(item["kind"] for item in rounds):
         mine = [item for item in rounds if item["kind"] == kind]
         names = ("finished", "same", "twice", "alive", "corrupt")
-        cells = [kind, len(mine), *(sum(item[name] for item in mine) for name in names)]
-        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+        lines.append(_row(kind, len(mine), *(sum(item[name] for item in mine) for name in names)))
     minutes = content["seconds"] / 60
     lines.append(f"\n{_cores(content)}, {minutes:.0f} min, at {_commits(rounds)}.")
     if again := content["repeated"]:
@@ -163,13 +161,13 @@ def sweeps_table(path: str | Path) -> str:
     if not Path(path).is_file():
         return ""
     content = read_json(path)
+    columns = ["what", "repetitions", "versions x seeds", "slots", "`dvc repro`, s", "flow, s"]
+    columns += ["ratio", "same bytes", "lock errors"]
     lines = [
         "## Sweeps\n",
         "The same versions through the flow, all slots at once, and one after the other by"
         " `dvc repro`. `small`: stages that take a blink, repeated for the locks.\n",
-        "| what | repetitions | versions x seeds | slots | `dvc repro`, s | flow, s | ratio"
-        " | same bytes | lock errors |",
-        "| --- " * 9 + "|",
+        *_head(columns),
     ]
     rounds = content["rounds"]
     for kind in dict.fromkeys(item["kind"] for item in rounds):
@@ -180,7 +178,7 @@ def sweeps_table(path: str | Path) -> str:
         cells = [kind, str(len(mine)), ", ".join(sizes), ", ".join(slots)]
         cells += [f"{statistics.median(item[name] for item in mine):.3g}" for name in times]
         cells += [str(sum(item[name] for item in mine)) for name in ("same", "lock_errors")]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(_row(*cells))
     lines.append(f"\n{_cores(content)}, at {_commits(rounds)}.")
     return "\n".join(lines) + "\n"
 
@@ -190,14 +188,14 @@ def full_size_table(path: str | Path) -> str:
     if not Path(path).is_file():
         return ""
     content = read_json(path)
+    columns = ["model", "batch", "latents", "parameters, M", "s/update", "peak memory, GiB"]
+    columns += ["checkpoint, GB", "a sample, s", "device", "all parts"]
     lines = [
         "## Full-size NVAE\n",
         "The configurations of params.yaml at full size: two updates of each stage, interrupted"
         " after the first and resumed, then a sample. `a + b`: of the first and of the second"
         " stage; on a CPU seconds are those of its threads; memory is the peak of a process.\n",
-        "| model | batch | latents | parameters, M | s/update | peak memory, GiB | checkpoint, GB"
-        " | a sample, s | device | all parts |",
-        "| --- " * 10 + "|",
+        *_head(columns),
     ]
     for item in content["rounds"]:
         cpu = "_cpu" if item["device"] == "cpu" else ""
@@ -211,9 +209,18 @@ def full_size_table(path: str | Path) -> str:
         cells.append(f"{item[f'sample{cpu}_seconds']:.3g}")
         cells.append(item["device"] + (threads if item["device"] == "cpu" else ""))
         cells.append("ok" if item["ok"] else f"failed: {', '.join(item['failed'])}")
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(_row(*cells))
     lines.append(f"\n{content['seconds'] / 60:.0f} min, at {_commits(content['rounds'])}.")
     return "\n".join(lines) + "\n"
+
+
+def _head(columns: Sequence[str]) -> tuple[str, str]:
+    """The first two lines of a table."""
+    return _row(*columns), "| --- " * len(columns) + "|"
+
+
+def _row(*cells: object) -> str:
+    return f"| {' | '.join(str(cell) for cell in cells)} |"
 
 
 def _both(values: Iterable[float]) -> str:
@@ -234,12 +241,12 @@ def _ablation(content: Mapping[str, Any]) -> str:
     rows = content["rows"]
     metrics = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
     times = ("seconds_per_1000", "training_seconds")
+    columns = ["model", "T", "K", "seeds", *metrics, "sampling, s", "training, s", "device"]
     lines = [
         f"## {content['group']}\n",
         "Diffusion steps T and Langevin moves K of each (004 Table 3). Sampling: seconds for 1,000"
         " images, prior and decoder; training: of the second stage alone.\n",
-        f"| model | T | K | seeds | {' | '.join(metrics)} | sampling, s | training, s | device |",
-        "| --- " * (7 + len(metrics)) + "|",
+        *_head(columns),
     ]
     for name in dict.fromkeys(row["experiment"] for row in rows):
         mine = [row for row in rows if row["experiment"] == name]
@@ -250,7 +257,7 @@ def _ablation(content: Mapping[str, Any]) -> str:
             values = [row[key] for row in mine if row[key] is not None]
             cells.append(f"{statistics.median(values):.3g}" if values else "")
         cells.append(", ".join(dict.fromkeys(row["device"] for row in mine)))
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(_row(*cells))
     return "\n".join(lines) + "\n"
 
 
@@ -265,8 +272,7 @@ def _table(name: str, runs: Sequence[Mapping[str, Any]]) -> str:
         columns += [item for item in published.metrics if item not in columns]
     lines = [
         f"## {name}\n",
-        "| model | seeds | updates | device | hours | " + " | ".join(columns) + " |",
-        "| --- " * (5 + len(columns)) + "|",
+        *_head(("model", "seeds", "updates", "device", "hours", *columns)),
     ]
     for experiment, group in by_experiment(runs).items():
         seconds = [run["seconds"] for run in group if run.get("seconds") is not None]
@@ -274,14 +280,14 @@ def _table(name: str, runs: Sequence[Mapping[str, Any]]) -> str:
         devices = ", ".join(sorted({str(run["device"]) for run in group if run.get("device")}))
         cells = [experiment, str(len(group)), _lengths(group), devices, hours]
         cells += [summary(group, item) for item in columns]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(_row(*cells))
     if published:
         for row in published.rows:
             values = published.values(row)
             given = [values.get(item) for item in columns]
             cells = [f"*{row[0]}* (published)", "", "", "", ""]
             cells += ["" if number is None else f"{number:g}" for number in given]
-            lines.append("| " + " | ".join(cells) + " |")
+            lines.append(_row(*cells))
         lines.append(f"\n{published.note}")
     if tradeoff(runs):
         lines.append("\n![BLEU against valid NLL](ptb-tradeoff.svg)")

@@ -191,10 +191,11 @@ def score_texts(
     size = 1 if model.is_dialogue else ROWS  # each context has normalisers of its own
     batches = _batches(model, texts, turns, size)
     found = _estimate(model, batches, settings)
-    _, logits = encode_texts(model, texts, turns)
     energy = None
-    if isinstance(model.prior, EnergyPrior) and logits is not None:
-        energy = -np.logaddexp.reduce(logits.astype(np.float64), axis=1)
+    if isinstance(model.prior, EnergyPrior):
+        _, logits = encode_texts(model, texts, turns)
+        if logits is not None:
+            energy = -np.logaddexp.reduce(logits.astype(np.float64), axis=1)
     return TextScores(-found.nll_B, _tokens(model, texts), found.ess_B, energy)
 
 

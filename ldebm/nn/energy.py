@@ -14,7 +14,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -89,15 +88,18 @@ class SpectralLinear(nn.Module):
         return functional.linear(x, self.effective_weight(), self.bias)
 
 
-class Folded(Protocol):
+class Folded(ABC):
     """Energies at fixed weights, as chains need them."""
 
+    @abstractmethod
     def logits(self, z_BD: Tensor, t_B: Tensor | int) -> Tensor:
         """f(z, t), shape (B, K)."""
 
     def value(self, z_BD: Tensor, t_B: Tensor | int) -> Tensor:
-        """F(z, t), shape (B,)."""
+        """F(z, t), shape (B,): the logsumexp of the logits."""
+        return torch.logsumexp(self.logits(z_BD, t_B), -1)
 
+    @abstractmethod
     def value_and_gradient(self, z_BD: Tensor, t_B: Tensor | int) -> tuple[Tensor, Tensor]:
         """F(z, t) and dF/dz, shapes (B,) and (B, D)."""
 
@@ -119,7 +121,7 @@ class Energies(nn.Module, ABC):
 
 
 @dataclass(frozen=True)
-class FoldedEnergy:
+class FoldedEnergy(Folded):
     """Plain weights of an :class:`EnergyNet` at one moment, for chains.
 
     Attributes:
@@ -146,7 +148,7 @@ class FoldedEnergy:
         """F(z, t), shape (B,); without gradients as :meth:`value_and_gradient`."""
         if self.merge is not None and not torch.is_grad_enabled():
             return self.packed.value(z_BD, t_B, self._context(len(z_BD)))
-        return torch.logsumexp(self.logits(z_BD, t_B), -1)
+        return super().value(z_BD, t_B)
 
     def value_and_gradient(
         self, z_BD: Tensor, t_B: Tensor | int, label_B: Tensor | None = None

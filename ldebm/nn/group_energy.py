@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from ldebm.config import EnergyConfig, PriorConfig
 from ldebm.errors import UsageError
 from ldebm.image_config import HierarchyConfig
-from ldebm.nn.energy import Energies, EnergyNet, SpectralLinear, value_given
+from ldebm.nn.energy import Energies, EnergyNet, Folded, SpectralLinear, value_given
 from ldebm.nn.hierarchy import Group
 
 __all__ = ["ConvEnergy", "FoldedGroups", "GroupEnergies", "Place", "Placed"]
@@ -138,7 +138,7 @@ class ConvEnergy(Energies):
         return _FoldedConv(self)
 
 
-class _FoldedConv:
+class _FoldedConv(Folded):
     """The effective weights of a :class:`ConvEnergy`, and what time adds at every level."""
 
     def __init__(self, net: ConvEnergy) -> None:
@@ -170,10 +170,6 @@ class _FoldedConv:
             main = F.linear(F.silu(h), first) + added[t_B]
             h = F.linear(F.silu(main), second) + F.linear(F.silu(h), skip)
         return F.linear(F.silu(h), self.output)
-
-    def value(self, z_BD: Tensor, t_B: Tensor | int) -> Tensor:
-        """F(z, t), shape (B,)."""
-        return torch.logsumexp(self.logits(z_BD, t_B), -1)
 
     def value_and_gradient(self, z_BD: Tensor, t_B: Tensor | int) -> tuple[Tensor, Tensor]:
         """F_g and its gradient, as :class:`FoldedGroups` gives them for all groups."""
@@ -283,7 +279,7 @@ def _labels(
     return labels
 
 
-class FoldedGroups:
+class FoldedGroups(Folded):
     """:class:`GroupEnergies` at fixed weights.
 
     Args:
@@ -342,10 +338,6 @@ class FoldedGroups:
         if self.own_B is not None:
             return value_given(logits, self.own_B)[:, None]
         return logits if self.allowed_K is None else logits[:, self.allowed_K.to(z_BD.device)]
-
-    def value(self, z_BD: Tensor, t_B: Tensor | int) -> Tensor:
-        """F(v, t), shape (B,): the logsumexp of the logits."""
-        return torch.logsumexp(self.logits(z_BD, t_B), -1)
 
     def coupled(self, outputs: list[Tensor]) -> Tensor:
         """The logits of all classes from the outputs of all groups."""

@@ -12,6 +12,7 @@ Shapes: B batch, D latent dimension, H hidden size, P padded hidden size, K clas
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -80,25 +81,14 @@ class PackedEnergy:
         """
         if len(z_BD) <= ROWS_AT_ONCE:
             return self._rows(z_BD, t_B, context_BH)
-        parts = []
-        for start in range(0, len(z_BD), ROWS_AT_ONCE):
-            span = slice(start, start + ROWS_AT_ONCE)
-            context = None if context_BH is None else context_BH[span]
-            t = t_B if isinstance(t_B, int) else t_B[span]
-            parts.append(self._rows(z_BD[span], t, context))
+        parts = [self._rows(*part) for part in _parts(z_BD, t_B, context_BH)]
         return torch.cat([value for value, _ in parts]), torch.cat([slope for _, slope in parts])
 
     @torch.no_grad()
     def value(self, z_BD: Tensor, t_B: Tensor | int, context_BH: Tensor | None = None) -> Tensor:
         """F(z, t) alone, (B,); arguments as for :meth:`value_and_gradient`."""
-        values = []
-        for start in range(0, len(z_BD), ROWS_AT_ONCE):
-            span = slice(start, start + ROWS_AT_ONCE)
-            context = None if context_BH is None else context_BH[span]
-            t = t_B if isinstance(t_B, int) else t_B[span]
-            logits, *_ = self._forward(z_BD[span], t, context)
-            values.append(torch.logsumexp(logits, -1))
-        return torch.cat(values) if values else z_BD.new_zeros(0)
+        parts = _parts(z_BD, t_B, context_BH)
+        return torch.cat([torch.logsumexp(self._forward(*part)[0], -1) for part in parts])
 
     def _forward(
         self, z_BD: Tensor, t_B: Tensor | int, context_BH: Tensor | None
@@ -154,6 +144,16 @@ class PackedEnergy:
         else:
             aten.gelu_backward.grad_input(back, x, grad_input=back)
         return back
+
+
+def _parts(
+    z_BD: Tensor, t_B: Tensor | int, context_BH: Tensor | None
+) -> Iterator[tuple[Tensor, Tensor | int, Tensor | None]]:
+    """The rows in parts that fit into the cache; without rows one empty part."""
+    for start in range(0, max(1, len(z_BD)), ROWS_AT_ONCE):
+        span = slice(start, start + ROWS_AT_ONCE)
+        context = None if context_BH is None else context_BH[span]
+        yield z_BD[span], t_B if isinstance(t_B, int) else t_B[span], context
 
 
 def _padded(size: int) -> int:

@@ -4,7 +4,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ldebm.seeding import configure, derive_seed, generator, numerics, numpy_generator
+from ldebm.seeding import (
+    VECTOR_FUNCTIONS,
+    configure,
+    derive_seed,
+    generator,
+    numerics,
+    numpy_generator,
+)
 
 PATHS = st.lists(
     st.one_of(st.integers(0, 1000), st.text("abc", min_size=1, max_size=3)), max_size=3
@@ -38,6 +45,25 @@ def test_streams_of_neighbouring_steps_are_uncorrelated():
 def test_numpy_streams_follow_the_same_rule():
     assert numpy_generator(1, "x").random() == numpy_generator(1, "x").random()
     assert numpy_generator(1, "x").random() != numpy_generator(2, "x").random()
+
+
+def test_every_vector_function_is_called_by_one_thread_before_two_may_call_it(monkeypatch):
+    """See `_start_vector_functions`: the race itself shows in one process of twenty."""
+    called = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda _: called.append("products"))
+    for name in VECTOR_FUNCTIONS:
+        function = getattr(torch, name)
+
+        def spy(x, name=name, function=function):
+            assert x.numel() <= 2048  # the smallest part that torch gives to a thread
+            called.append((name, x.dtype))
+            return function(x)
+
+        monkeypatch.setattr(torch, name, spy)
+    configure(1)
+    before = called[: called.index("products")]
+    assert {name for name, _ in before} == set(VECTOR_FUNCTIONS)
+    assert {kind for _, kind in before} == {torch.float32, torch.float64}
 
 
 def test_configured_products_are_exact_to_float32():
