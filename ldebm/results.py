@@ -7,6 +7,7 @@ came about.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,13 @@ from ldebm.lineage import records
 
 __all__ = [
     "by_experiment",
+    "devices",
     "flatten",
+    "lengths",
     "load_results",
     "numbers",
     "record_runs",
+    "summary",
 ]
 
 RESULTS = Path("results")
@@ -152,3 +156,38 @@ def numbers(runs: Sequence[Mapping[str, Any]], metric: str) -> list[float]:
     """The values of a metric in those runs that have it."""
     values = [flatten(run["metrics"]).get(metric) for run in runs]
     return [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+
+
+def summary(runs: Sequence[Mapping[str, Any]], metric: str, scale: float = 1.0) -> str:
+    """Median over the seeds, with the smallest and largest where there are several.
+
+    Args:
+        runs: of one experiment.
+        metric: its name.
+        scale: the values are multiplied by it.
+
+    Example:
+        >>> summary([{"metrics": {"nll": 2.0}}, {"metrics": {"nll": 3.0}}], "nll")
+        '2.5 [2, 3]'
+    """
+    values = [scale * value for value in numbers(runs, metric)]
+    if not values:
+        return ""
+    middle = f"{statistics.median(values):.4g}"
+    return middle if len(values) == 1 else f"{middle} [{min(values):.4g}, {max(values):.4g}]"
+
+
+def lengths(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Updates of the first and the second stage, with the epochs where they were given so."""
+    run = runs[0]
+    parts = []
+    for stage in TRAINED:
+        updates = run.get("updates", {}).get(stage)
+        epochs = run.get("epochs", {}).get(stage)
+        parts.append("" if updates is None else f"{updates}{f' ({epochs:g} ep)' if epochs else ''}")
+    return " + ".join(parts)
+
+
+def devices(runs: Sequence[Mapping[str, Any]]) -> str:
+    """The devices of the runs, each once."""
+    return ", ".join(sorted({str(run["device"]) for run in runs if run.get("device")}))

@@ -12,12 +12,13 @@ from typing import Any
 
 from ldebm.files import read_json
 from ldebm.glossary import describe
+from ldebm.paper_tables import beside_the_paper
 from ldebm.published import PUBLISHED
-from ldebm.results import by_experiment, load_results
+from ldebm.results import by_experiment, load_results, summary
 from ldebm.site.comparing import comparison_data
 from ldebm.site.graph import lineage_nodes, lineage_svg
 from ldebm.site.run import run_page
-from ldebm.tables import HEADLINE, summary
+from ldebm.tables import HEADLINE
 
 __all__ = ["gather", "number"]
 
@@ -29,13 +30,15 @@ def gather(root: Path = Path()) -> dict[str, Any]:
     folders = [path.parent for path in root.glob("reports/*/*/metrics.json")]
     folders = [folder for folder in folders if folder.name.isdecimal()]
     folders.sort(key=lambda folder: (folder.parent.name, int(folder.name)))
+    runs = load_results(root)
     nodes = lineage_nodes(root, [f"{item.parent.name}-{item.name}" for item in folders])
     return {
         "runs": [run_page(folder, root) for folder in folders],
         "validations": [
             _validation(path) for path in sorted(root.glob("reports/validation/*/report.json"))
         ],
-        "tables": _tables(load_results(root)),
+        "tables": _tables(runs),
+        "papers": _papers(runs),
         "stages": nodes,
         "lineage_svg": lineage_svg(nodes) if nodes else "",
         "comparison": comparison_data(root),
@@ -71,30 +74,37 @@ def _expectation(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tables(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The recorded runs by data set, with the papers' rows below."""
+    """The recorded runs by data set."""
     tables = []
     for data in sorted({str(run["params"]["data"]) for run in runs}):
         groups = by_experiment([run for run in runs if run["params"]["data"] == data])
-        published = PUBLISHED.get(data)
-        ours = [key for key in HEADLINE if any(summary(mine, key) for mine in groups.values())]
-        theirs = published.metrics if published else ()
-        columns = list(dict.fromkeys([*ours[:1], *theirs, *ours]))
+        columns = [key for key in HEADLINE if any(summary(mine, key) for mine in groups.values())]
         rows = [
-            (name, False, [str(len(mine)), *(summary(mine, key) for key in columns)])
+            (name, [str(len(mine)), *(summary(mine, key) for key in columns)])
             for name, mine in groups.items()
         ]
-        for row in published.rows if published else ():
-            values = published.values(row) if published else {}
-            rows.append((row[0], True, ["", *(number(values.get(key)) for key in columns)]))
-        tables.append(
-            {
-                "data": data,
-                "columns": [(key, describe(key)) for key in columns],
-                "rows": rows,
-                "note": published.note if published else "",
-            }
-        )
+        described = [(key, describe(key)) for key in columns]
+        tables.append({"data": data, "columns": described, "rows": rows})
     return tables
+
+
+def _papers(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The papers' tables of which something is recorded, with our numbers beside theirs."""
+    ran = {run["experiment"] for run in runs}
+    found = []
+    for name, table in PUBLISHED.items():
+        columns, rows = beside_the_paper(table, runs)
+        if ran & set(table.experiments):
+            found.append(
+                {
+                    "anchor": f"paper-{name}",
+                    "title": table.title,
+                    "columns": columns,
+                    "rows": rows,
+                    "note": table.note,
+                }
+            )
+    return found
 
 
 def number(value: Any) -> str:

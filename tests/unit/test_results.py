@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ldebm.charts import Series, line_chart, read_curve
+from ldebm.config import load_params
 from ldebm.errors import UsageError
 from ldebm.files import read_json, write_csv, write_json
 from ldebm.lineage import recorded
@@ -89,16 +90,45 @@ def test_the_tables_have_the_median_of_the_seeds_beside_the_papers_rows(project:
     text = markdown(load_results(project))
     ours = next(line for line in text.splitlines() if line.startswith("| plain"))
     assert "101 [100, 102]" in ours
-    published = next(line for line in text.splitlines() if line.startswith("| *LDEBM* "))
-    assert "11.16" in published
-    assert "82.38" in published
 
 
-def test_the_published_table_has_the_rows_of_the_paper():
+def test_a_papers_table_has_its_numbers_ours_and_what_was_not_run(project: Path):
+    for seed in range(2):
+        evaluated(project, "ptb-ldebm", seed, nll=90.0, bleu=8.0 + seed)
+        evaluated(project, "agnews-500-svebm", seed, accuracy=0.75)
+    record_runs(project)
+    rows = [line.split(" | ") for line in markdown(load_results(project)).splitlines()]
+    ours = next(row for row in rows if row[0] == "| LDEBM")
+    assert ours[1:5] == ["ptb-ldebm", "2", " + ", "cpu"]  # no training left its number of updates
+    assert ours[5:9] == ["164.57", "not measured", "11.16", "8.5 [8, 9]"]
+    assert ours[-1] == "90 [90, 90] |"
+    other = next(row for row in rows if row[0] == "| SVEBM-IB with GC")
+    assert other[1:3] == ["ptb-svebm-ib-gc", "0"]
+    assert other[7:9] == ["10.08", "not run"]
+    news = next(row for row in rows if row[0] == "| SVEBM" and "agnews" in row[1])
+    assert news[1:3] == ["agnews-*-svebm", "0/2/0/0"]
+    assert news[5:9] == ["84.5", "not run", "84.7", "75 [75, 75]"]  # per cent
+    without = next(row for row in rows if row[0] == "| CatVAE")
+    assert without[5:7] == ["84.6", ""]
+
+
+def test_a_published_table_has_the_rows_of_the_paper_and_our_experiments():
     table = PUBLISHED["ptb"]
-    values = {row[0]: table.values(row) for row in table.rows}
-    assert values["LDEBM"] == {"rppl": 164.57, "bleu": 11.16, "wkl": 0.06, "nll_legacy": 82.38}
-    assert values["SVEBM-IB"]["wkl"] == 0.16
+    values = {"rPPL": 164.57, "BLEU": 11.16, "wKL": 0.06, "NLL": 82.38, "valid NLL": None}
+    assert table.system("LDEBM") == values
+    assert table.system("SVEBM-IB")["wKL"] == 0.16
+    params = load_params(Path("params.yaml"))
+    for table in PUBLISHED.values():
+        assert all(len(item.values) <= len(table.columns) for item in table.systems)
+        assert all(
+            item.metrics is None or len(item.metrics) == len(table.columns)
+            for item in table.systems
+        )
+    ours = [name for table in PUBLISHED.values() for name in table.experiments]
+    full = ("agnews-2500-", "agnews-10000-")  # of the full training file: docs/data.md
+    assert [
+        name for name in ours if not name.startswith(full) and name not in params.experiments
+    ] == []
 
 
 def test_the_site_has_the_same_bytes_twice_and_leaves_nothing_of_an_earlier_one(project: Path):
