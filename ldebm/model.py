@@ -32,7 +32,7 @@ from ldebm.nn.backbone import Backbone, build_backbone
 from ldebm.nn.energy import rows_of
 from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.priors import Prior, build_prior
-from ldebm.seeding import generator
+from ldebm.seeding import generator, start_vector_functions
 
 if TYPE_CHECKING:
     from ldebm.image_use import Scores
@@ -430,6 +430,7 @@ def load(path: str | Path, device: str = "auto") -> Model:
     tokenizer = None
     if "tokenizer" in tensors:
         tokenizer = Tokenizer.from_bytes(tensors["tokenizer"].numpy())
+    start_vector_functions()  # the same seed, the same samples
     where = choose_device(device)
     return Model(config, meta, backbone.to(where), prior.to(where), tokenizer, experiment, seed)
 

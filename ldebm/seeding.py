@@ -17,7 +17,14 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["configure", "derive_seed", "generator", "numerics", "numpy_generator"]
+__all__ = [
+    "configure",
+    "derive_seed",
+    "generator",
+    "numerics",
+    "numpy_generator",
+    "start_vector_functions",
+]
 
 VECTOR_FUNCTIONS = (
     *("acos", "asin", "atan", "cos", "erf", "erfc", "erfinv", "exp"),
@@ -70,15 +77,15 @@ def configure(threads: int) -> None:
     torch.set_num_threads(threads)
     torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms loads a compiler
     torch.backends.cudnn.benchmark = False
-    _start_vector_functions()
+    start_vector_functions()
     torch.set_float32_matmul_precision("medium")
     if _matmul_error() > 2e-6:  # AMX and TF32 really round: stay with the exact kernels there
         torch.set_float32_matmul_precision("highest")
     reuse_memory()
 
 
-def _start_vector_functions() -> None:
-    """Calls every elementary function once in this thread alone.
+def start_vector_functions() -> None:
+    """Calls every elementary function once, from this thread alone.
 
     The library behind them finds its kernel at the first call in a process. Where two threads make
     that call together, one of them now and then computes its half with a coarser kernel (measured:

@@ -48,7 +48,7 @@ def test_numpy_streams_follow_the_same_rule():
 
 
 def test_every_vector_function_is_called_by_one_thread_before_two_may_call_it(monkeypatch):
-    """See `_start_vector_functions`: the race itself shows in one process of twenty."""
+    """See `start_vector_functions`: the race itself shows in one process of twenty."""
     called = []
     monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda _: called.append("products"))
     for name in VECTOR_FUNCTIONS:
