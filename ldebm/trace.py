@@ -151,7 +151,7 @@ def trace(target: str, root: Path = Path(), revision: str | None = None) -> Trac
             continue
         seen.add(step.stage)
         step.record = step.record or _record(step, known)
-        before = _producers(sources(step, root), steps)
+        before = _producers(step, sources(step, root), steps)
         step.after = [item.stage for item in before]
         result.steps.append(step)
         waiting += before
@@ -263,9 +263,25 @@ def _overlap(one: str, other: str) -> bool:
     return one == other or one.startswith(other + "/") or other.startswith(one + "/")
 
 
-def _producers(paths: Sequence[str], steps: Sequence[Step]) -> list[Step]:
+def _producers(step: Step, paths: Sequence[str], steps: Sequence[Step]) -> list[Step]:
+    """The stages that wrote what ``step`` read of ``paths``.
+
+    dvc.lock keeps the stages of experiments that are no longer selected. Of a folder of many
+    stages' outputs those count of which the record says that something lay there.
+    """
+    listed = {item["path"]: item.get("files") for item in (step.record or {}).get("inputs", [])}
+
+    def read(path: str, out: str) -> bool:
+        if not _overlap(path, out):
+            return False
+        files = listed.get(path)
+        if files is None or not out.startswith(f"{path}/"):
+            return True
+        inside = out.removeprefix(f"{path}/")
+        return any(name == inside or name.startswith(f"{inside}/") for name in files)
+
     return [
-        step for step in steps if any(_overlap(path, out) for path in paths for out in step.outputs)
+        other for other in steps if any(read(path, out) for path in paths for out in other.outputs)
     ]
 
 

@@ -35,6 +35,23 @@ def test_an_untouched_project_has_no_problem(project: Path):
     assert check(project) == []
 
 
+def test_an_experiment_that_is_gone_is_no_part_of_what_was_built_without_it(project: Path):
+    """dvc.lock keeps the stages of experiments that are no longer selected."""
+    other = "models/gone/0/prior/model.safetensors"
+    stages = lock(project)
+    stages["prior@gone-0"] = execute(project, "prior@gone-0", ["data/packed"], {other: "weights"})
+    stages["report"] = execute(project, "report", ["models"], {"site/index.html": "both"})
+    write_lock(project, stages)
+    assert {"prior@e-0", "prior@gone-0"} <= {step.stage for step in trace("site", project).steps}
+    shutil.rmtree(project / "models/gone")
+    assert named(verify(trace("site", project), project), "artifact", other, "missing")
+    stages["report"] = execute(project, "report", ["models"], {"site/index.html": "one"})
+    write_lock(project, stages)
+    assert verify(trace("site", project), project) == []
+    (project / MODEL).unlink()  # a part of it, still
+    assert named(verify(trace("site", project), project), "artifact", MODEL, "missing")
+
+
 def test_the_walk_at_a_revision_reads_the_lock_of_that_commit(project: Path):
     git(project, "add", "-f", "dvc.lock")
     git(project, "commit", "-q", "-m", "built")
