@@ -218,12 +218,12 @@ class _Check:
             if report.is_file() and bool(_json(report).get("success")) != verdict["success"]:
                 said = "valid" if verdict["success"] else "not valid"
                 yield f"says that {verdict['data']} was {said}, {report} does not"
-        commit = record["git"].get("commit")
-        if not commit or git("rev-parse", "--git-dir", root=self.root) is None:
+        commit, project = record["git"].get("commit"), self.place("ldebm").parent
+        if not commit or git("rev-parse", "--git-dir", root=project) is None:
             return
         if commit not in self.committed:
             paths = sorted({path for item in self.result.steps for path in item.code})
-            self.committed[commit] = hashes_at(commit, paths, self.root)
+            self.committed[commit] = hashes_at(commit, paths, project)
         there = self.committed[commit]
         if there is None:
             yield f"names commit {commit}, which is not in this repository"

@@ -286,3 +286,17 @@ def test_records_of_a_queue_without_dvc_are_verified_too(project: Path):
     assert check(project) == []
     (project / MODEL).write_text("tampered")
     assert named(check(project), "artifact", MODEL, "lineage/prior@e-0")
+
+
+def test_the_code_of_a_queue_is_compared_with_the_commit_of_its_project(project: Path, monkeypatch):
+    queue = project / "queue"  # a folder of the project's own repository
+    queue.mkdir()
+    for name in ("data", "models", "lineage", "reports"):
+        (project / name).rename(queue / name)
+    shutil.copy(project / "params.yaml", queue)
+    monkeypatch.setattr("ldebm.verify.__file__", str(project / "ldebm/verify.py"))
+    for stage in [step.stage for step in trace("e", queue).steps]:
+        edit_record(queue, stage, lambda record: record | {"git": record["git"] | {"dirty": False}})
+    assert check(queue) == []
+    (project / "stages/prior.py").write_text("# changed")
+    assert named(check(queue), "code", "stages/prior.py", "differs")
