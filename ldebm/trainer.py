@@ -25,6 +25,7 @@ from ldebm.config import OptimiserConfig, TrainingConfig
 from ldebm.errors import DivergenceError, UsageError
 from ldebm.files import atomic_path
 from ldebm.lineage import note
+from ldebm.memory import give_back_memory
 from ldebm.objectives import Terms
 from ldebm.parallel import average_gradients, is_main
 from ldebm.progress import Progress
@@ -234,6 +235,7 @@ class _Loop:
                     raise SystemExit(EXIT_INTERRUPTED)
                 if time.monotonic() - self.saved > self.config.checkpoint_seconds:
                     self.save()
+                    give_back_memory()
 
     def _maybe_begin_epoch(self) -> None:
         epoch = self.step // self.task.steps_per_epoch
