@@ -144,7 +144,7 @@ class BackboneConfig(Section):
         {"hvae", "nvae", "cell", "encoder_hidden", "bidirectional", "tied", "context", "baseline"}
     )
     arch: Literal["mlp", "gru", "rnn", "dialogue", "bow", "hvae", "nvae"]
-    baseline: BaselineConfig | None = None  # of "gru"
+    baseline: BaselineConfig | None = None  # of "gru" and "dialogue"
     latent: int = Field(default=None, gt=0, validate_default=True)  # hvae, nvae: left out
     hvae: HVAEConfig | None = None
     nvae: NVAEConfig | None = None
@@ -198,8 +198,10 @@ class BackboneConfig(Section):
         baseline = self.baseline
         if baseline is None:
             return self
-        if self.arch != "gru":
-            raise ValueError(f"section 'baseline' needs arch 'gru' (arch is {self.arch!r})")
+        if self.arch not in ("gru", "dialogue"):
+            raise ValueError(
+                f"section 'baseline' needs arch 'gru' or 'dialogue' (arch is {self.arch!r})"
+            )
         if self.kl_floor or self.objective != "kl":
             raise ValueError("section 'baseline' needs kl_floor 0 and objective 'kl'")
         if not baseline.continuous and self.latent:
@@ -360,6 +362,8 @@ class ExperimentConfig(Section):
             raise ValueError(
                 "prior.kind 'own' needs a section backbone.baseline and prior.standardise 'none'"
             )
+        if kind == "own" and self.prior.scheme != "two_stage":
+            raise ValueError("prior.kind 'own' needs prior.scheme 'two_stage'")
         if baseline is not None and kind != "own" and baseline.kind not in ("ae", "vae"):
             raise ValueError(
                 f"backbone.baseline {baseline.kind!r} has a prior of its own: "

@@ -98,6 +98,7 @@ _METRICS: dict[str, tuple[Better, str]] = {
     "acceptance_min": ("", "acceptance at the worst level"),
     "mi_code": ("", "information of the code about the sentence, summed over its variables, nats"),
     "code_average_kl": ("", "KL of the code's mean from the uniform one: 0 if all are used alike"),
+    "policy_kl": ("lower", "KL of the code's posterior from its prior given the context, nats"),
     "code_values_used": ("", "values of a variable of the code that some test row is given"),
     "completion": ("higher", "share of masked words that the model fills in as they were"),
     "completion_low": ("", "lower end of the 95% interval of completion"),

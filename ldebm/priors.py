@@ -557,7 +557,7 @@ def build_prior(
 
         return build_hierarchical(backbone, config, generator)
     if config.kind == "own":
-        return _own_prior(backbone, config)
+        return _own_prior(backbone, config, generator)
     latent, context = backbone, 0
     if not isinstance(backbone, int):
         latent, context = backbone.latent, backbone.context_size
@@ -573,10 +573,15 @@ def build_prior(
     return DiffusionPrior(latent, config, generator, context)
 
 
-def _own_prior(backbone: Backbone | int, config: PriorConfig) -> Prior:
-    from ldebm.baselines.model import TextBaseline
+def _own_prior(
+    backbone: Backbone | int, config: PriorConfig, generator: torch.Generator | None
+) -> Prior:
+    from ldebm.baselines.model import Baseline
+    from ldebm.baselines.policy import PolicyPrior
     from ldebm.baselines.prior import OwnPrior
 
-    if not isinstance(backbone, TextBaseline):
+    if not isinstance(backbone, Baseline):
         raise UsageError("prior.kind 'own': the backbone is no baseline; use another prior")
+    if backbone.context_size and backbone.baseline.coded:
+        return PolicyPrior(backbone, config, generator)
     return OwnPrior(backbone, config)

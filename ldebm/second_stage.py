@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldebm.baselines.policy import PolicyPrior, PolicyTask
 from ldebm.classifier import ClassifierPrior, ClassifierTask
 from ldebm.config import ExperimentConfig
 from ldebm.data.packed import Packed
@@ -49,7 +50,7 @@ def prior_stage(
     device = choose_device(section.training.device)
     configure(section.training.threads)
     latents = read_parquet(folder / "latents.parquet")
-    rows = latents["split"] == 0
+    rows, held_out = latents["split"] == 0, latents["split"] == 1
     mu, logvar = latents["mu"][rows], latents["logvar"][rows]
     contexts = latents["context"][rows] if "context" in latents else None
     labels: np.ndarray | None = latents["label"][rows].astype(np.int64)
@@ -72,6 +73,12 @@ def prior_stage(
         points = packed.kind == "points"
         shares: Sequence[float] = SNAPSHOT_SHARES if points else ()
         result = train(task, section.training, checkpoint, title="prior", snapshots=shares)
+        prior.load_state_dict(result.state)
+    elif isinstance(prior, PolicyPrior):
+        assert contexts is not None
+        valid = latents["mu"][held_out], latents["context"][held_out]
+        policy = PolicyTask(prior, (mu, contexts), valid, section, seed, device)
+        result = train(policy, section.training, checkpoint, title="policy")
         prior.load_state_dict(result.state)
     elif isinstance(prior, ClassifierPrior):
         assert labels is not None

@@ -201,12 +201,12 @@ def score_texts(
 
 def _estimate(model: Model, batches: Iterable[TextBatch], settings: LikelihoodSettings) -> Estimate:
     from ldebm.baselines.likelihood import own_likelihood
-    from ldebm.baselines.model import TextBaseline
+    from ldebm.baselines.model import Baseline
     from ldebm.baselines.prior import OwnPrior
     from ldebm.evaluate.likelihood import likelihood
 
     backbone, prior = model.backbone, model.prior
-    if not (isinstance(backbone, TextBaseline) and isinstance(prior, OwnPrior)):
+    if not (isinstance(backbone, Baseline) and isinstance(prior, OwnPrior)):
         return likelihood(backbone, prior, batches, settings)["prior"]
     found = own_likelihood(backbone, prior, batches, settings.trajectories, settings.seed)
     if found is None:

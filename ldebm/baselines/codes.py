@@ -23,19 +23,29 @@ __all__ = [
     "joint_log_probability",
     "kl_gaussians",
     "log_one_hot",
+    "of_variables",
 ]
 
 FLOOR = -50.0  # log-probability of a value that a drawn code does not have
 TINY = 1e-15
 
 
-def code_divergence(log_q_BMK: Tensor) -> Tensor:
-    """KL(q(c|x) || uniform) per row, summed over the variables, shape (B,).
+def of_variables(flat: Tensor, variables: int, values: int) -> Tensor:
+    """The values of all variables in a row, (..., M k), as (..., M, k)."""
+    return flat.reshape(*flat.shape[:-1], variables, values)
+
+
+def code_divergence(log_q_BMK: Tensor, log_p_BMK: Tensor | None = None) -> Tensor:
+    """KL(q(c|x) || p) per row, summed over the variables, shape (B,).
 
     The published code divides by the number of variables and multiplies by k/M (MR 9.13).
+
+    Args:
+        log_q_BMK: q(c|x).
+        log_p_BMK: p, such as a policy given the context; None: uniform.
     """
-    values = log_q_BMK.shape[-1]
-    return (log_q_BMK.exp() * (log_q_BMK + math.log(values))).sum((-1, -2))
+    log_p = -math.log(log_q_BMK.shape[-1]) if log_p_BMK is None else log_p_BMK
+    return (log_q_BMK.exp() * (log_q_BMK - log_p)).sum((-1, -2))
 
 
 def average_divergence(log_q_BMK: Tensor) -> Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ldebm.baselines.codes import average_divergence, code_information
+from ldebm.baselines.codes import average_divergence, code_divergence, code_information
 from ldebm.baselines.likelihood import own_likelihood
-from ldebm.baselines.model import TextBaseline
+from ldebm.baselines.model import Baseline
 from ldebm.baselines.prior import OwnPrior
 from ldebm.config import EvaluateConfig
 from ldebm.data.packed import Split
@@ -23,7 +23,7 @@ ROWS_AT_ONCE = 4
 def evaluate_likelihood(report: Report, model: Model, config: EvaluateConfig, split: Split) -> None:
     """NLL of test rows under the model's own prior; nothing for an AE or a DAE."""
     backbone, prior = model.backbone, model.prior
-    assert isinstance(backbone, TextBaseline)
+    assert isinstance(backbone, Baseline)
     assert isinstance(prior, OwnPrior)
     rows = subset(split.n, config.rows, model.seed, "evaluate-rows")
     ordered, batches = row_batches(split, rows, ROWS_AT_ONCE, model.device)
@@ -45,20 +45,24 @@ def evaluate_code(
     """Information of the code over the test rows, by variable, and agreement with the labels.
 
     ``mi_code`` is the published number, a sum over the variables. Codes too many for joint classes
-    are compared with labels here, as they stand; others are by the classes' own metrics.
+    are compared with labels here, as they stand; others are by the classes' own metrics. Of
+    responses ``policy_kl`` is below ``mi_code`` by what the context tells of the code.
 
     Args:
         report: the metrics are added to.
-        model: with a :class:`TextBaseline`.
+        model: a baseline; one of responses is given the contexts of the rows.
         latent: of all test rows, (N, latent).
         split: the test split.
         columns: label columns.
     """
-    backbone = model.backbone
-    assert isinstance(backbone, TextBaseline)
-    if not backbone.baseline.coded:
+    assert isinstance(model.prior, OwnPrior)
+    if not model.prior.baseline.coded:
         return
-    log_q = backbone.code_log_probability(latent).double().cpu()
+    log_q = model.prior.code_part(latent).double()
+    if model.prior.contextual:
+        divergence = code_divergence(log_q, model.prior.code_log_prior(len(latent)))
+        report.metrics["policy_kl"] = float(divergence.mean())
+    log_q = log_q.cpu()
     report.metrics["mi_code"] = float(code_information(log_q))
     report.metrics["code_average_kl"] = float(average_divergence(log_q))
     used = [len(torch.unique(variable)) for variable in log_q.argmax(-1).t()]

@@ -7,14 +7,14 @@
                       w = p(x|c) p(c) / q(c|x)
     semi-VAE          c, z ~ q,         w = p(x|c, z) p(c) p(z) / (q(c|x) q(z|x))
 
-AE and DAE train no density and have none. ``nll`` is -log mean w: at or above the NLL on average.
+Of responses everything is given the context, p(c) by the policy. AE and DAE train no density and
+have none. ``nll`` is -log mean w: at or above the NLL on average.
 
 Shapes: B rows, S draws, M variables, k values, D dimensions of z.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ldebm.baselines.codes import code_divergence, digits, log_one_hot
-from ldebm.baselines.model import Posterior, TextBaseline
+from ldebm.baselines.model import Baseline, Posterior
 from ldebm.baselines.prior import OwnPrior
 from ldebm.data.batches import TextBatch
 from ldebm.evaluate.likelihood import Estimate, collect
@@ -34,13 +34,13 @@ __all__ = ["own_likelihood"]
 
 @torch.no_grad()
 def own_likelihood(
-    model: TextBaseline, prior: OwnPrior, batches: Iterable[TextBatch], draws: int, seed: int
+    model: Baseline, prior: OwnPrior, batches: Iterable[TextBatch], draws: int, seed: int
 ) -> Estimate | None:
     """The NLL of rows under a baseline and its own prior.
 
     Args:
         model: trained.
-        prior: its own.
+        prior: its own; of a model of responses it is given the contexts of each batch.
         batches: rows, a few each.
         draws: S, of each row; at least as many codes are summed over.
         seed: of all draws.
@@ -58,46 +58,48 @@ def own_likelihood(
     for index, batch in enumerate(batches):
         found = model.posterior(batch)
         stream = make_generator(seed, "own-nll", index, device=model.decoder_embedding.device)
+        mine = prior.given(model.context(batch)) if prior.contextual else prior
         if kind == "rnnlm":
             nll = model.reconstruction_nll(batch, torch.zeros(len(batch), 1, device=stream.device))
             nll = nll.double()
             ones = torch.ones_like(nll)
             exact.append(torch.stack([nll, nll, nll, nll, nll, ones, nll]).cpu().numpy())
         elif kind in ("dvae", "divae") and few:
-            exact.append(_summed(model, batch, found, prior.classes).cpu().numpy())
+            exact.append(_summed(model, mine, batch, found).cpu().numpy())
         else:
-            recon_SB, weight_SB = _weights(model, prior, batch, found, draws, stream)
+            recon_SB, weight_SB = _weights(model, mine, batch, found, draws, stream)
             collect(columns, "own", recon_SB, weight_SB, weight_SB, weight_SB)
     table = np.concatenate(exact or columns["own"], axis=1)
     return Estimate(*table)
 
 
-def _summed(model: TextBaseline, batch: TextBatch, found: Posterior, classes: int) -> Tensor:
+def _summed(model: Baseline, prior: OwnPrior, batch: TextBatch, found: Posterior) -> Tensor:
     """The columns of an estimate by the sum over all codes, (7, B)."""
     log_q = found.log_q_BMK
     assert log_q is not None
     baseline = model.baseline
-    all_codes = torch.arange(classes, device=log_q.device)
+    all_codes = torch.arange(prior.classes, device=log_q.device)
     codes_KM = digits(all_codes, baseline.variables, baseline.values)
     latent_KD = log_one_hot(codes_KM, baseline.values).flatten(1)
     recon_KB = model.nll_matrix(batch, latent_KD.unsqueeze(1).expand(-1, len(batch), -1)).double()
-    joint_KB = -recon_KB - math.log(classes)
+    log_p = prior.code_log_prior(len(batch))
+    joint_KB = _joint(log_p, codes_KM) - recon_KB
     nll_B = -torch.logsumexp(joint_KB, 0)
     q_KB = _joint(log_q, codes_KM).exp().double()
     expected_B = (q_KB * recon_KB).sum(0)
-    upper_B = expected_B + code_divergence(log_q).double()
+    upper_B = expected_B + code_divergence(log_q.double(), log_p)
     ess_B = torch.exp(-2 * nll_B - torch.logsumexp(2 * joint_KB, 0))
     return torch.stack([nll_B, nll_B, upper_B, nll_B, nll_B, ess_B, expected_B])
 
 
-def _joint(log_q_BMK: Tensor, codes_KM: Tensor) -> Tensor:
-    """log q(c|x) of given codes, (K, B)."""
+def _joint(log_p_BMK: Tensor, codes_KM: Tensor) -> Tensor:
+    """Log-probabilities of given codes, (K, B)."""
     variable = torch.arange(codes_KM.shape[1], device=codes_KM.device)
-    return log_q_BMK[:, variable, codes_KM].sum(-1).t()
+    return log_p_BMK[:, variable, codes_KM].sum(-1).t()
 
 
 def _weights(
-    model: TextBaseline,
+    model: Baseline,
     prior: OwnPrior,
     batch: TextBatch,
     found: Posterior,
@@ -113,8 +115,9 @@ def _weights(
         parts.append(log_q.flatten(1).expand(draws, -1, -1))
     elif log_q is not None:
         codes_SBM = _draw(log_q, draws, stream)
-        chosen = log_q.expand(draws, -1, -1, -1).gather(-1, codes_SBM.unsqueeze(-1))
-        log_w -= chosen.double().sum((-1, -2)) + log_q.shape[1] * math.log(log_q.shape[2])
+        ratio = prior.code_log_prior(rows) - log_q.double()  # log p(c) - log q(c|x)
+        chosen = ratio.expand(draws, -1, -1, -1).gather(-1, codes_SBM.unsqueeze(-1))
+        log_w += chosen.sum((-1, -2))
         parts.append(log_one_hot(codes_SBM, log_q.shape[2]).flatten(2))
     if mu is not None and logvar is not None:
         noise = torch.randn(draws, *mu.shape, generator=stream, device=device)

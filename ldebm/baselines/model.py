@@ -1,4 +1,6 @@
-"""One encoder and decoder for all baselines: the GRU VAE with a code, a vector, both or neither.
+"""One encoder and decoder for all baselines: a VAE with a code, a vector, both or neither.
+
+Of sentences it is the GRU VAE, of responses the VAE given the turns before.
 
 A latent is [log-probabilities of the code's values; z]. The encoder gives log q(c|x) and the mean
 of z, so that the most probable code of a sentence, its classes and its latent are one array; a
@@ -12,18 +14,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ldebm.baselines.codes import FLOOR
+from ldebm.baselines.codes import FLOOR, of_variables
 from ldebm.config import BackboneConfig, BaselineConfig
 from ldebm.data.batches import TextBatch
-from ldebm.nn.sentences import LOGVAR_LIMIT
+from ldebm.nn.dialogue import DialogueVAE
+from ldebm.nn.sentences import LOGVAR_LIMIT, SentenceVAE
 from ldebm.nn.text import TextVAE
 
-__all__ = ["Posterior", "TextBaseline"]
+__all__ = ["Baseline", "DialogueBaseline", "Posterior", "TextBaseline"]
 
 
 @dataclass(frozen=True)
@@ -41,16 +44,24 @@ class Posterior:
     logvar_BD: Tensor | None
 
 
-class TextBaseline(TextVAE):
-    """A baseline of MR 7; arguments as :class:`ldebm.nn.text.TextVAE`.
+class Baseline(SentenceVAE):
+    """What makes a baseline of MR 7 of a model of sentences: mixed in before its class.
+
+    Args:
+        config: the model's, with a section ``baseline``.
+        meta: of the packed data.
+        generator: initial weights.
 
     Attributes:
         baseline: its section of the parameters.
         latent: size of a latent: M k for the code and D for z; 1 where there is neither.
         code_size: M k, or 0.
+        vector_size: D, or 0.
         mixture_mean_MKD: means of the Gaussians of every value (mixtures).
         mixture_logvar_MKD: their log-variances.
     """
+
+    decoder_embedding: nn.Parameter
 
     def __init__(
         self,
@@ -58,36 +69,31 @@ class TextBaseline(TextVAE):
         meta: Mapping[str, Any],
         generator: torch.Generator | None = None,
     ) -> None:
-        baseline = config.baseline
-        if baseline is None:
-            raise ValueError("a baseline needs its section of the parameters")
-        code = baseline.variables * baseline.values if baseline.coded else 0
-        read = config.latent + (0 if baseline.mixture else code)
-        super().__init__(config, meta, generator, read=max(1, read))
-        self.baseline: BaselineConfig = baseline
-        self.code_size, self.vector_size = code, config.latent
-        self.latent = max(1, code + config.latent)
+        super().__init__(config, meta, generator)  # type: ignore[call-arg]  # of the other class
+        baseline = _section(config)
+        self.baseline, self.code_size = baseline, _code_size(baseline)
+        self.vector_size = config.latent
+        self.latent = max(1, self.code_size + config.latent)
         if baseline.mixture:
             with torch.no_grad():
                 self.mixture_mean_MKD.normal_(generator=generator)
                 self.mixture_logvar_MKD.normal_(generator=generator)
 
-    def _add_encoder(self, config: BackboneConfig, vocabulary: int) -> None:
-        if config.baseline is not None and config.baseline.kind != "rnnlm":
-            super()._add_encoder(config, vocabulary)
+    def read_size(self, config: BackboneConfig) -> int:
+        baseline = _section(config)
+        return max(1, config.latent + (0 if baseline.mixture else _code_size(baseline)))
 
-    def _add_heads(self, config: BackboneConfig) -> None:
-        baseline, width = config.baseline, 2 * config.hidden
-        assert baseline is not None
+    def _add_heads(self, features: int, config: BackboneConfig) -> None:
+        baseline = _section(config)
         if baseline.continuous:
-            self.mean = nn.Linear(width, config.latent)
+            self.mean = nn.Linear(features, config.latent)
         if baseline.continuous and baseline.kind != "ae":
-            self.logvar = nn.Linear(width, config.latent)
+            self.logvar = nn.Linear(features, config.latent)
         if baseline.coded:
             size = baseline.variables * baseline.values
-            self.code: nn.Module = nn.Linear(width, size)
+            self.code: nn.Module = nn.Linear(features, size)
             if baseline.mixture:  # as published
-                hidden = nn.Linear(width, width)
+                hidden = nn.Linear(features, features)
                 self.code = nn.Sequential(hidden, nn.LeakyReLU(0.01), self.code)
         if baseline.mixture:
             shape = (baseline.variables, baseline.values, config.latent // baseline.variables)
@@ -104,8 +110,8 @@ class TextBaseline(TextVAE):
         state = self.encoder_state(batch)
         log_q = mu = logvar = None
         if baseline.coded:
-            shape = (len(state), baseline.variables, baseline.values)
-            log_q = torch.log_softmax(self.code(state).reshape(shape), -1)
+            logits = of_variables(self.code(state), baseline.variables, baseline.values)
+            log_q = torch.log_softmax(logits, -1)
         if baseline.continuous:
             mu = self.mean(state)
             logvar = torch.full_like(mu, -LOGVAR_LIMIT)
@@ -137,41 +143,44 @@ class TextBaseline(TextVAE):
             with super().tables(bfloat16=bfloat16):
                 yield
 
-    def code_log_probability(self, latent: Tensor) -> Tensor:
-        """The code's part of latents, (..., M, k)."""
-        shape = (*latent.shape[:-1], self.baseline.variables, self.baseline.values)
-        return latent[..., : self.code_size].reshape(shape)
-
     # Decoder
 
     def read(self, latent: Tensor) -> Tensor:
         """What the decoder reads of latents: the most probable code, and z; (..., R)."""
         if self.baseline.mixture or not self.baseline.coded:
             return latent[..., self.code_size :]
-        best = self.code_log_probability(latent).argmax(-1)
-        one_hot = nn.functional.one_hot(best, self.baseline.values).to(latent.dtype).flatten(-2)
+        values, code = self.baseline.values, latent[..., : self.code_size]
+        best = of_variables(code, self.baseline.variables, values).argmax(-1)
+        one_hot = nn.functional.one_hot(best, values).to(latent.dtype).flatten(-2)
         return torch.cat([one_hot, latent[..., self.code_size :]], -1)
 
-    def nll_of_read(self, batch: TextBatch, read_BR: Tensor) -> Tensor:
-        """-log p(x) per row for what the decoder reads, such as relaxed codes, shape (B,)."""
-        return super().reconstruction_nll(batch, read_BR)
 
-    def reconstruction_nll(self, batch: TextBatch, z_BD: Tensor) -> Tensor:
-        """-log p(x|latent) in nats per row, shape (B,)."""
-        return self.nll_of_read(batch, self.read(z_BD))
+class TextBaseline(Baseline, TextVAE):
+    """A baseline of sentences alone."""
 
-    @torch.no_grad()
-    def nll_matrix(self, batch: TextBatch, z_SBD: Tensor, *, bfloat16: bool = False) -> Tensor:
-        """-log p(x_b | latent_sb), shape (S, B)."""
-        return super().nll_matrix(batch, self.read(z_SBD), bfloat16=bfloat16)
+    def _add_encoder(self, config: BackboneConfig, vocabulary: int) -> None:
+        if _section(config).kind != "rnnlm":
+            super()._add_encoder(config, vocabulary)
 
-    @torch.no_grad()
-    def decode(
-        self,
-        z_BD: Tensor,
-        mode: Literal["greedy", "sample"] = "greedy",
-        generator: torch.Generator | None = None,
-        max_len: int | None = None,
-    ) -> list[list[int]]:
-        """Writes one sentence per latent; arguments as of :class:`ldebm.nn.text.TextVAE`."""
-        return super().decode(self.read(z_BD), mode, generator, max_len)
+
+class DialogueBaseline(Baseline, DialogueVAE):
+    """A baseline of responses: encoder and decoder of the other models of responses (MR 3.4).
+
+    Code and vector are of the response and its context, and the decoder reads both and the context.
+    """
+
+    def _add_encoder(self, config: BackboneConfig, vocabulary: int) -> None:
+        if _section(config).kind != "rnnlm":
+            super()._add_encoder(config, vocabulary)
+        else:  # which still reads contexts
+            self.encoder_embedding = nn.Parameter(torch.empty(vocabulary, config.embed))
+
+
+def _section(config: BackboneConfig) -> BaselineConfig:
+    if config.baseline is None:
+        raise ValueError("a baseline needs its section of the parameters")
+    return config.baseline
+
+
+def _code_size(baseline: BaselineConfig) -> int:
+    return baseline.variables * baseline.values if baseline.coded else 0

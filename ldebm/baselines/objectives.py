@@ -28,7 +28,7 @@ from ldebm.baselines.codes import (
     code_information,
     kl_gaussians,
 )
-from ldebm.baselines.model import Posterior, TextBaseline
+from ldebm.baselines.model import Baseline, Posterior
 from ldebm.config import BackboneConfig, BaselineConfig
 from ldebm.objectives import Terms, gaussian_kl
 
@@ -49,7 +49,7 @@ def anneal(update: int, warmup: int) -> float:
     return 1 / (1 + math.exp(-SLOPE * (2 * update / warmup - 1)))
 
 
-def rate_terms(found: Posterior, model: TextBaseline) -> dict[str, Tensor]:
+def rate_terms(found: Posterior, model: Baseline) -> dict[str, Tensor]:
     """Every term beside the reconstruction, unweighted, means over the batch in nats."""
     parts: dict[str, Tensor] = {}
     log_q, mu, logvar = found.log_q_BMK, found.mu_BD, found.logvar_BD
@@ -67,7 +67,7 @@ def rate_terms(found: Posterior, model: TextBaseline) -> dict[str, Tensor]:
 
 
 def _mixture_terms(
-    log_q: Tensor, mu_BD: Tensor, logvar_BD: Tensor, model: TextBaseline
+    log_q: Tensor, mu_BD: Tensor, logvar_BD: Tensor, model: Baseline
 ) -> tuple[Tensor, Tensor]:
     """KL(q(z|x) || N_bar) and the dispersion, each (B,)."""
     mean, other, dispersion = averaged_gaussian(
@@ -77,7 +77,7 @@ def _mixture_terms(
     return kl_gaussians(mu, logvar, mean, other).sum((-1, -2)), dispersion
 
 
-def elbo_rate(found: Posterior, model: TextBaseline) -> Tensor | None:
+def elbo_rate(found: Posterior, model: Baseline) -> Tensor | None:
     """KL(q(c, z|x) || p(c, z)) per row, (B,); ``None`` where the model has no such prior."""
     if model.baseline.kind in ("ae", "dae"):
         return None
@@ -113,7 +113,7 @@ def _weights(baseline: BaselineConfig, weight: float, w: float) -> dict[str, flo
 
 
 def baseline_terms(
-    nll_B: Tensor, found: Posterior, model: TextBaseline, config: BackboneConfig, update: int
+    nll_B: Tensor, found: Posterior, model: Baseline, config: BackboneConfig, update: int
 ) -> Terms:
     """The loss of one batch and its parts.
 

@@ -5,11 +5,13 @@ Shapes: n samples, M variables, k values, D dimensions of z, K = k^M joint class
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from ldebm.baselines.codes import digits, joint_log_probability, log_one_hot
-from ldebm.baselines.model import TextBaseline
+from ldebm.baselines.codes import digits, joint_log_probability, log_one_hot, of_variables
+from ldebm.baselines.model import Baseline
 from ldebm.config import PriorConfig
 from ldebm.priors import LOG_2PI, Prior
 
@@ -19,7 +21,7 @@ MOST_CLASSES = 4096  # codes with more values in all have no joint classes
 
 
 class OwnPrior(Prior):
-    """Draws latents of :class:`ldebm.baselines.model.TextBaseline`; nothing is trained.
+    """Draws latents of :class:`ldebm.baselines.model.Baseline`; nothing is trained.
 
     Args:
         backbone: whose prior it is; the mixture is copied from it.
@@ -29,7 +31,7 @@ class OwnPrior(Prior):
         classes: k^M, or 1 where that is above ``MOST_CLASSES`` or there is no code.
     """
 
-    def __init__(self, backbone: TextBaseline, config: PriorConfig) -> None:
+    def __init__(self, backbone: Baseline, config: PriorConfig) -> None:
         super().__init__(backbone.latent, config)
         self.baseline, self.code_size = backbone.baseline, backbone.code_size
         self.vector_size = backbone.vector_size
@@ -58,26 +60,41 @@ class OwnPrior(Prior):
         """Log-probabilities of the joint codes, (n, K)."""
         if not self.has_classes:
             return z_BD.new_zeros(len(z_BD), 1)
-        shape = (len(z_BD), self.baseline.variables, self.baseline.values)
-        return joint_log_probability(z_BD[:, : self.code_size].reshape(shape))
+        return joint_log_probability(self.code_part(z_BD))
 
     def sample_standard(self, n: int, generator: torch.Generator) -> Tensor:
         if not self.baseline.coded:
             if self.vector_size == 0:
                 return torch.zeros(n, 1, device=self.shift_D.device)
             return self._normal(n, generator)
-        shape = (n, self.baseline.variables)
-        device = self.shift_D.device
-        codes = torch.randint(self.baseline.values, shape, generator=generator, device=device)
-        return self._of_codes(codes, generator)
+        return self._of_codes(self.draw_codes(n, generator), generator)
 
     def sample_class(self, n: int, labels: list[int], generator: torch.Generator) -> Tensor:
-        """Draws given the joint code, which is one of ``labels`` with equal probability."""
+        """Draws given the joint code, which is one of ``labels`` in proportion to its prior."""
+        return self._of_codes(self.draw_codes_of(n, labels, generator), generator)
+
+    def code_part(self, latent: Tensor) -> Tensor:
+        """The code's part of latents, (..., M, k): log q(c|x)."""
+        code = latent[..., : self.code_size]
+        return of_variables(code, self.baseline.variables, self.baseline.values)
+
+    def code_log_prior(self, rows: int) -> Tensor:
+        """log p(c) of every variable, (n, M, k) float64, for n rows."""
+        shape = (rows, self.baseline.variables, self.baseline.values)
+        uniform = -math.log(self.baseline.values)
+        return torch.full(shape, uniform, dtype=torch.float64, device=self.shift_D.device)
+
+    def draw_codes(self, n: int, generator: torch.Generator) -> Tensor:
+        """n codes of the prior, (n, M)."""
+        shape, device = (n, self.baseline.variables), self.shift_D.device
+        return torch.randint(self.baseline.values, shape, generator=generator, device=device)
+
+    def draw_codes_of(self, n: int, labels: list[int], generator: torch.Generator) -> Tensor:
+        """n codes of the prior among the joint ones ``labels``, (n, M)."""
         device = self.shift_D.device
         chosen = torch.randint(len(labels), (n,), generator=generator, device=device)
         label_N = torch.tensor(labels, device=device)[chosen]
-        codes = digits(label_N, self.baseline.variables, self.baseline.values)
-        return self._of_codes(codes, generator)
+        return digits(label_N, self.baseline.variables, self.baseline.values)
 
     def _normal(self, n: int, generator: torch.Generator) -> Tensor:
         device = self.shift_D.device
@@ -95,12 +112,11 @@ class OwnPrior(Prior):
         return torch.cat(parts, -1)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """log p(z) with the code summed out exactly, (...,) of z (..., D), float64."""
+        """log p(z) with the code summed out exactly, (..., n) of z (..., n, D), float64."""
         z = z.double()
         if not self.baseline.mixture:
             return -0.5 * (z.square() + LOG_2PI).sum(-1)
         mean, logvar = self.mean_MKD.double(), self.logvar_MKD.double()
         away = z.reshape(*z.shape[:-1], mean.shape[0], 1, mean.shape[2]) - mean
         log_p = -0.5 * (away.square() * (-logvar).exp() + logvar + LOG_2PI).sum(-1)
-        log_mixture = torch.logsumexp(log_p, -1) - torch.tensor(mean.shape[1]).double().log()
-        return log_mixture.sum(-1)
+        return torch.logsumexp(log_p + self.code_log_prior(z.shape[-2]), -1).sum(-1)

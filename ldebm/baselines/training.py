@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ldebm.baselines.codes import gumbel_softmax
-from ldebm.baselines.model import Posterior, TextBaseline
+from ldebm.baselines.model import Baseline, Posterior
 from ldebm.baselines.objectives import baseline_terms, elbo_rate
 from ldebm.config import ExperimentConfig
 from ldebm.data.batches import batch_rows
@@ -31,7 +31,7 @@ class BaselineTask(BackboneTask):
 
     def __init__(
         self,
-        backbone: TextBaseline,
+        backbone: Baseline,
         train: Split,
         valid: Split,
         config: ExperimentConfig,

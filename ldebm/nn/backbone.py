@@ -87,11 +87,11 @@ def architecture(config: BackboneConfig, kind: str) -> Callable[..., Backbone]:
         return lambda config, meta, generator: PointVAE(
             config, generator, meta.get("shift", 0.0), meta.get("scale")
         )
-    if config.baseline is not None and kind in ("sentences", "dialogues"):
-        from ldebm.baselines.model import TextBaseline
-
-        return TextBaseline
     if config.arch == "gru" and kind in ("sentences", "dialogues"):
+        if config.baseline is not None:
+            from ldebm.baselines.model import TextBaseline
+
+            return TextBaseline
         from ldebm.nn.text import TextVAE
 
         return TextVAE
@@ -100,6 +100,10 @@ def architecture(config: BackboneConfig, kind: str) -> Callable[..., Backbone]:
 
         return RecurrentVAE
     if config.arch == "dialogue" and kind == "dialogues":
+        if config.baseline is not None:
+            from ldebm.baselines.model import DialogueBaseline
+
+            return DialogueBaseline
         from ldebm.nn.dialogue import DialogueVAE
 
         return DialogueVAE

@@ -53,22 +53,21 @@ class DialogueVAE(RecurrentVAE):
             )
         super().__init__(config, meta, generator)
 
-    def _add_posterior(self, features: int, config: BackboneConfig) -> None:
+    def _add_joint(self, features: int, config: BackboneConfig) -> int:
         section = config.context or ContextConfig()
-        self.context_size = section.size
         self.joined = nn.Linear(features + section.size, config.hidden)
-        super()._add_posterior(config.hidden, config)
+        return config.hidden
 
     def _add_more(self, config: BackboneConfig) -> None:
         section = config.context or ContextConfig()
-        width = section.utterance
+        width, self.context_size = section.utterance, section.size
         self.turn_encoder = Cell("gru", config.embed, width, bidirectional=True)
         self.attention = nn.Linear(2 * width, width)
         self.attention_score = nn.Linear(width, 1, bias=False)
         self.turns = Cell("gru", 2 * width, section.size)
         self.no_turns = nn.Parameter(torch.empty(section.size))
         self._kept: tuple[TextBatch, tuple[Any, ...], Tensor] | None = None
-        self.to_inputs = nn.Linear(section.size, config.embed + config.latent)
+        self.to_inputs = nn.Linear(section.size, config.embed + self.read_size(config))
 
     def context(self, batch: TextBatch) -> Tensor:
         """c of every row, (B, C), in the order the batch was asked for.

@@ -50,26 +50,36 @@ class RecurrentVAE(SentenceVAE):
     ) -> None:
         super().__init__(config, meta)
         vocabulary, hidden, embed = int(meta["vocab_size"]), config.hidden, config.embed
-        self.encoder_embedding = nn.Parameter(torch.empty(vocabulary, embed))
-        self.encoder = Cell(
-            config.cell,
-            embed,
-            config.encoder_hidden or hidden,
-            bidirectional=config.bidirectional,
-        )
-        features = self.encoder.hidden * self.encoder.directions
-        self._add_posterior(features, config)
+        read = self.read_size(config)
+        self._add_encoder(config, vocabulary)
         self.decoder_embedding = nn.Parameter(torch.empty(vocabulary, embed))
-        self.decoder = Cell(config.cell, embed + config.latent, hidden)
-        self.start = nn.Linear(config.latent, hidden * self.decoder.states)
+        self.decoder = Cell(config.cell, embed + read, hidden)
+        self.start = nn.Linear(read, hidden * self.decoder.states)
         adapt = config.tied and hidden != embed
         self.adapter = nn.Linear(hidden, embed, bias=False) if adapt else None
         self.output = None if config.tied else nn.Parameter(torch.empty(vocabulary, hidden))
         self._add_more(config)
         self._initialise(config.init, generator)
 
-    def _add_posterior(self, features: int, config: BackboneConfig) -> None:
-        """The layers between the encoder's features and q(z|x)."""
+    def _add_encoder(self, config: BackboneConfig, vocabulary: int) -> None:
+        """Makes the encoder and its heads."""
+        self.encoder_embedding = nn.Parameter(torch.empty(vocabulary, config.embed))
+        self.encoder = Cell(
+            config.cell,
+            config.embed,
+            config.encoder_hidden or config.hidden,
+            bidirectional=config.bidirectional,
+        )
+        features = self.encoder.hidden * self.encoder.directions
+        self._add_heads(self._add_joint(features, config), config)
+
+    def _add_joint(self, features: int, config: BackboneConfig) -> int:
+        """Layers between the encoder's features and the heads; the number of their outputs."""
+        del config
+        return features
+
+    def _add_heads(self, features: int, config: BackboneConfig) -> None:
+        """The layers that give q(z|x)."""
         self.mean = nn.Linear(features, config.latent)
         self.logvar = nn.Linear(features, config.latent)
 
@@ -96,11 +106,13 @@ class RecurrentVAE(SentenceVAE):
 
     def encode(self, batch: TextBatch) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z|x), each (B, D), in the order the batch was asked for."""
+        state = self.encoder_state(batch)
+        logvar = self.logvar(state).clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)
+        return self.mean(state), logvar
+
+    def encoder_state(self, batch: TextBatch) -> Tensor:
         features = self._features(batch)
-        if self.posterior_activation:
-            features = F.leaky_relu(features, 0.01)
-        logvar = self.logvar(features).clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)
-        return self.mean(features), logvar
+        return F.leaky_relu(features, 0.01) if self.posterior_activation else features
 
     def _features(self, batch: TextBatch) -> Tensor:
         """What the encoder reads off every row, (B, features), in the order asked for."""
@@ -129,13 +141,12 @@ class RecurrentVAE(SentenceVAE):
         """The output layer's weight, (V, E) where tied, else (V, H)."""
         return self.decoder_embedding if self.output is None else self.output
 
-    def reconstruction_nll(self, batch: TextBatch, z_BD: Tensor) -> Tensor:
-        """-log p(x|z), given the context where there is one: nats per row, shape (B,)."""
+    def nll_of_read(self, batch: TextBatch, read_BR: Tensor) -> Tensor:
         sizes = batch.batch_sizes[1:]
         if not sizes:
-            return z_BD.sum(-1) * 0.0
+            return read_BR.sum(-1) * 0.0
         inputs_N, targets_N = shifted(batch)
-        z, c = z_BD.index_select(0, batch.order_B), self._conditions(batch)
+        z, c = read_BR.index_select(0, batch.order_B), self._conditions(batch)
         c = None if c is None else c.index_select(0, batch.order_B)
         row_N = row_of_token(sizes, z.device)
         words = self._drop(F.embedding(self._drop_words(inputs_N), self.decoder_embedding))
@@ -154,6 +165,7 @@ class RecurrentVAE(SentenceVAE):
             z_SBD: samples.
             bfloat16: the output layer's products in bfloat16.
         """
+        z_SBD = self.read(z_SBD)
         samples, rows, _ = z_SBD.shape
         sizes = batch.batch_sizes[1:]
         nll_BS = z_SBD.new_zeros(rows, samples)
@@ -169,7 +181,7 @@ class RecurrentVAE(SentenceVAE):
         for left in range(0, samples, width):
             z = z_BSD[:, left : left + width]
             copies = z.shape[1]
-            flat = z.reshape(-1, self.latent)
+            flat = z.reshape(-1, z.shape[-1])
             copy_N = torch.arange(copies, device=row_N.device).repeat(len(row_N))
             flat_N = row_N.repeat_interleave(copies) * copies + copy_N
             words = words_NE.repeat_interleave(copies, 0)
@@ -206,7 +218,7 @@ class RecurrentVAE(SentenceVAE):
         Raises:
             ValueError: the mode is unknown, or sampling has no generator.
         """
-        steps = (max_len or self.max_len) - 2
+        z_BD, steps = self.read(z_BD), (max_len or self.max_len) - 2
         uniform_BL = self._word_draws(mode, len(z_BD), steps, generator, z_BD)
         written: list[list[int]] = []
         for first in range(0, len(z_BD), ROWS_AT_ONCE):

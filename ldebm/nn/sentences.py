@@ -1,10 +1,12 @@
 """What the VAEs of sentences share: the vocabulary's sizes, dropout, draws of words, packed rows.
 
-Shapes: B rows of the batch, L written words, N tokens of all rows in packed order.
+Shapes: B rows of the batch, L written words, N tokens of all rows in packed order, R of what the
+decoder reads of a latent.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,6 +41,30 @@ class SentenceVAE(Backbone):
         self.max_len = int(meta["max_len"])
         self.pad_id, self.unk_id = int(meta["pad_id"]), int(meta["unk_id"])
         self.bos_id, self.eos_id = int(meta["bos_id"]), int(meta["eos_id"])
+
+    @abstractmethod
+    def encoder_state(self, batch: TextBatch) -> Tensor:
+        """What the heads read, (B, features), in the order the batch was asked for."""
+
+    def read_size(self, config: BackboneConfig) -> int:
+        """Size of the vector that the decoder reads of a latent."""
+        return config.latent
+
+    def read(self, latent: Tensor) -> Tensor:
+        """What the decoder reads of latents: here these themselves."""
+        return latent
+
+    @abstractmethod
+    def nll_of_read(self, batch: TextBatch, read_BR: Tensor) -> Tensor:
+        """-log p(x) in nats per row, given what the decoder reads, such as relaxed codes: (B,)."""
+
+    def reconstruction_nll(self, batch: TextBatch, z_BD: Tensor) -> Tensor:
+        """-log p(x|z), given the context where there is one: nats per row, shape (B,)."""
+        return self.nll_of_read(batch, self.read(z_BD))
+
+    @abstractmethod
+    def nll_matrix(self, batch: TextBatch, z_SBD: Tensor, *, bfloat16: bool = False) -> Tensor:
+        """-log p(x_b | z_sb) of samples of every row, without dropout, shape (S, B)."""
 
     def _to_output(self, h_NH: Tensor) -> Tensor:
         return h_NH if self.adapter is None else self.adapter(h_NH)

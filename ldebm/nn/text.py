@@ -48,7 +48,6 @@ class TextVAE(SentenceVAE):
             products of the GRU and the output layer while training.
         meta: of the packed data: ``vocab_size``, ``max_len`` and the ids of the control tokens.
         generator: initial weights.
-        read: size of the vector that the decoder reads, if it is not the latent itself.
 
     Attributes:
         stream: source of the dropout masks; the trainer sets it before each update.
@@ -60,13 +59,11 @@ class TextVAE(SentenceVAE):
         config: BackboneConfig,
         meta: Mapping[str, Any],
         generator: torch.Generator | None = None,
-        *,
-        read: int | None = None,
     ) -> None:
         super().__init__(config, meta)
         self.low_precision = config.training.precision == "bfloat16"
         vocabulary, hidden, embed = int(meta["vocab_size"]), config.hidden, config.embed
-        read = config.latent if read is None else read
+        read = self.read_size(config)
 
         self._add_encoder(config, vocabulary)
         self.decoder_embedding = nn.Parameter(torch.empty(vocabulary, embed))
@@ -82,11 +79,11 @@ class TextVAE(SentenceVAE):
         self.encoder_embedding = nn.Parameter(torch.empty(vocabulary, config.embed))
         self.encoder_forward = PackedGRU(config.embed, config.hidden)
         self.encoder_backward = PackedGRU(config.embed, config.hidden)
-        self._add_heads(config)
+        self._add_heads(2 * config.hidden, config)
 
-    def _add_heads(self, config: BackboneConfig) -> None:
-        self.mean = nn.Linear(2 * config.hidden, config.latent)
-        self.logvar = nn.Linear(2 * config.hidden, config.latent)
+    def _add_heads(self, features: int, config: BackboneConfig) -> None:
+        self.mean = nn.Linear(features, config.latent)
+        self.logvar = nn.Linear(features, config.latent)
 
     @torch.no_grad()
     def _initialise(self, init: str, generator: torch.Generator | None) -> None:
@@ -159,11 +156,11 @@ class TextVAE(SentenceVAE):
 
     # Decoder with given tokens
 
-    def reconstruction_nll(self, batch: TextBatch, z_BD: Tensor) -> Tensor:
-        """-log p(x|z) in nats: the sum over a row's tokens after BOS, shape (B,)."""
+    def nll_of_read(self, batch: TextBatch, read_BR: Tensor) -> Tensor:
+        """-log p(x) in nats: the sum over a row's tokens after BOS, shape (B,)."""
         if len(batch.batch_sizes) == 1:
-            return z_BD.sum(-1) * 0.0
-        nll_N, row_N = self.token_nll(batch, z_BD)
+            return read_BR.sum(-1) * 0.0
+        nll_N, row_N = self.token_nll(batch, read_BR)
         nll_B = nll_N.new_zeros(len(batch)).index_add(0, row_N, nll_N)
         return batch.restore(nll_B)
 
@@ -216,6 +213,7 @@ class TextVAE(SentenceVAE):
             z_SBD: samples of each.
             bfloat16: recurrent and output products in bfloat16, else in the weights' precision.
         """
+        z_SBD = self.read(z_SBD)
         samples, rows, _ = z_SBD.shape
         nll_BS = z_SBD.new_zeros(rows, samples)
         sizes = batch.batch_sizes[1:]
@@ -280,7 +278,7 @@ class TextVAE(SentenceVAE):
         Raises:
             ValueError: the mode is unknown, or sampling has no generator.
         """
-        steps = (max_len or self.max_len) - 2
+        z_BD, steps = self.read(z_BD), (max_len or self.max_len) - 2
         uniform_BL = self._word_draws(mode, len(z_BD), steps, generator, z_BD)
         gru, table, output = self._writer(len(z_BD) * steps, screen=mode == "greedy")
         written: list[list[int]] = []

@@ -31,6 +31,12 @@ METRICS = {
         "nll", "nll_ess", "bleu", "wkl", "rppl", "mi", "mi_code", "ami_intent", "ami_shuffled",
         "homogeneity_intent", "homogeneity_shuffled_intent", "control_accuracy",
     },
+    "chatter-gen-baseline-tiny": {
+        "nll", "nll_ess", "bleu", "rppl", "mi", "mi_code", "policy_kl", "ami_intent",
+        "control_accuracy", "response_bleu", "response_bleu_2", "response_embedding_average",
+        "response_embedding_extrema", "response_embedding_greedy", "response_shuffled_bleu",
+        "response_shuffled_embedding_greedy",
+    },
     "chatter-completion-tiny": {
         "nll", "bleu", "completion", "completion_low", "completion_high", "completion_ngram",
         "completion_frequent", "completion_places",
