@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 from ldebm.baselines.config import Kind
-from ldebm.baselines.model import TextBaseline
+from ldebm.baselines.model import DialogueBaseline, TextBaseline
 from ldebm.config import BackboneConfig
 from ldebm.seeding import generator
 
@@ -16,7 +16,9 @@ META = {
 }  # fmt: skip
 
 
-def section(kind: str, kl_warmup: int = 0, init: str = "default", **more: object) -> BackboneConfig:
+def section(
+    kind: str, kl_warmup: int = 0, init: str = "default", arch: str = "gru", **more: object
+) -> BackboneConfig:
     """The backbone section of a baseline with 2 variables of 3 values and 4 dimensions."""
     content: dict[str, object] = {"kind": kind, **more}
     if kind not in ("rnnlm", "ae", "vae"):
@@ -24,7 +26,8 @@ def section(kind: str, kl_warmup: int = 0, init: str = "default", **more: object
     latent = None if kind in ("rnnlm", "dae", "dvae", "divae") else 4
     return BackboneConfig.model_validate(
         {
-            "arch": "gru",
+            "arch": arch,
+            "context": {"utterance": 5, "size": 7} if arch == "dialogue" else None,
             "latent": latent,
             "hidden": 16,
             "embed": 12,
@@ -39,3 +42,10 @@ def section(kind: str, kl_warmup: int = 0, init: str = "default", **more: object
 def baseline(kind: str, **more: object) -> TextBaseline:
     """An untrained baseline."""
     return TextBaseline(section(kind, **more), META, generator(0, "init")).eval()  # type: ignore[arg-type]
+
+
+def responses(kind: str, **more: object) -> DialogueBaseline:
+    """An untrained baseline of responses."""
+    meta = META | {"kind": "dialogues", "context_turns": 2}
+    found = section(kind, arch="dialogue", **more)  # type: ignore[arg-type]
+    return DialogueBaseline(found, meta, generator(0, "init")).eval()
