@@ -175,8 +175,9 @@ _SMD = PublishedTable(
     "Responses on the Stanford multi-domain dialogues (SVEBM Table 3)",
     _RESPONSES,
     (
-        System("DI-VAE", "", (7.06, 76.17, 43.98, 60.92)),
-        System("DGM-VAE + I", "", (10.16, 78.93, 48.14, 64.87)),
+        System("DI-VAE", "smd-divae", (7.06, 76.17, 43.98, 60.92)),
+        System("DGM-VAE", "smd-dgmvae"),
+        System("DGM-VAE + I", "smd-dgmvae-i", (10.16, 78.93, 48.14, 64.87)),
         System("Gaussian prior", "smd-gaussian"),
         System("SVEBM-IB", "smd-svebm-ib", (12.01, 80.88, 51.35, 67.12)),
         System("LDEBM", "smd-ldebm"),
@@ -188,6 +189,9 @@ _DD_GEN = PublishedTable(
     "Responses on DailyDialog (LDEBM; its table is not at hand)",
     _RESPONSES,
     (
+        System("DI-VAE", "dd-gen-divae"),
+        System("DGM-VAE", "dd-gen-dgmvae"),
+        System("DGM-VAE + I", "dd-gen-dgmvae-i"),
         System("Gaussian prior", "dd-gen-gaussian"),
         System("SVEBM-IB", "dd-gen-svebm-ib"),
         System("LDEBM", "dd-gen-ldebm"),
