@@ -50,6 +50,17 @@ def test_matrices_are_lists_of_scalars_from_the_run_section():
             assert all(isinstance(item, str | int) for item in getattr(run, name))
 
 
+def test_every_experiment_and_data_set_has_the_keys_that_its_stages_ask_for():
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for stage, content in STAGES.items():
+        for path in content.get("params", []):
+            found = re.fullmatch(r"(\w+)\.\$\{item\.\w+\}((\.\w+)*)", path)
+            for name, place in params[found[1]].items() if found else []:
+                for key in found[2].split(".")[1:]:
+                    assert key in place, f"{stage}@{name}: {path} is missing"
+                    place = place[key]
+
+
 def test_a_command_is_the_stage_and_its_keys_and_nothing_else():
     for stage, content in STAGES.items():
         keys = [f" --{key} ${{item.{key}}}" for key in content.get("matrix", {})]
