@@ -110,6 +110,11 @@ def test_a_papers_table_has_its_numbers_ours_and_what_was_not_run(project: Path)
     assert news[5:9] == ["84.5", "not run", "84.7", "75 [75, 75]"]  # per cent
     without = next(row for row in rows if row[0] == "| CatVAE")
     assert without[5:7] == ["84.6", ""]
+    build(project)
+    page = (project / "site/index.html").read_text()
+    assert 'id="paper-ptb"' in page
+    assert 'id="paper-agnews"' in page
+    assert 'id="paper-dd"' not in page  # nothing of it is recorded
 
 
 def test_a_published_table_has_the_rows_of_the_paper_and_our_experiments():
