@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ldebm.published import Column, PublishedTable, System
-from ldebm.results import devices, lengths, summary
+from ldebm.results import by_experiment, devices, lengths, summary
 
 __all__ = ["NOT_MEASURED", "NOT_RUN", "beside_the_paper"]
 
@@ -34,11 +34,11 @@ def beside_the_paper(
     columns = ["system", "experiment", "seeds", "updates", "device"]
     for column, published in zip(table.columns, shown, strict=True):
         columns += [f"{column.label}: paper", "ours"] if published else [f"{column.label}: ours"]
-    rows = []
+    groups, rows = by_experiment(runs), []
     for system in table.systems:
-        found = {part: _of(system, part, runs) for part in _parts(table)}
+        found = {part: groups.get(system.experiment_of(part), []) for part in table.parts}
         ran = [run for group in found.values() for run in group]
-        name = system.experiment.replace("{}", "*")
+        name = system.experiment_of("*")
         seeds = "/".join(str(len(group)) for group in found.values()) if name else ""
         cells = [system.name, name, seeds, lengths(ran) if ran else "", devices(ran)]
         for i, column in enumerate(table.columns):
@@ -47,15 +47,6 @@ def beside_the_paper(
             cells.append(_ours(system, i, column, found[column.part]))
         rows.append(cells)
     return columns, rows
-
-
-def _parts(table: PublishedTable) -> list[str]:
-    return list(dict.fromkeys(column.part for column in table.columns))
-
-
-def _of(system: System, part: str, runs: Sequence[Run]) -> list[Run]:
-    name = system.experiment.replace("{}", part)
-    return [run for run in runs if run["experiment"] == name]
 
 
 def _ours(system: System, index: int, column: Column, runs: Sequence[Run]) -> str:

@@ -50,6 +50,10 @@ class System:
     values: tuple[float | None, ...] = ()
     metrics: tuple[str, ...] | None = None
 
+    def experiment_of(self, part: str) -> str:
+        """Ours for the columns of a part."""
+        return self.experiment.replace("{}", part)
+
     def value(self, column: int) -> float | None:
         """The published value of a column."""
         return self.values[column] if column < len(self.values) else None
@@ -65,11 +69,16 @@ class PublishedTable:
     note: str = ""
 
     @property
+    def parts(self) -> list[str]:
+        """The parts of the columns, each once."""
+        return list(dict.fromkeys(column.part for column in self.columns))
+
+    @property
     def experiments(self) -> list[str]:
         """Ours, of all systems."""
-        parts = dict.fromkeys(column.part for column in self.columns)
-        names = [item.experiment for item in self.systems if item.experiment]
-        return list(dict.fromkeys(name.replace("{}", part) for name in names for part in parts))
+        systems = [item for item in self.systems if item.experiment]
+        names = (item.experiment_of(part) for item in systems for part in self.parts)
+        return list(dict.fromkeys(names))
 
     def system(self, name: str) -> dict[str, float | None]:
         """The published values of a system by the column's label.

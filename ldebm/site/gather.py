@@ -93,8 +93,8 @@ def _papers(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ran = {run["experiment"] for run in runs}
     found = []
     for name, table in PUBLISHED.items():
-        columns, rows = beside_the_paper(table, runs)
         if ran & set(table.experiments):
+            columns, rows = beside_the_paper(table, runs)
             found.append(
                 {
                     "anchor": f"paper-{name}",
