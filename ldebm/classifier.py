@@ -22,6 +22,7 @@ from ldebm.data.packed import Split
 from ldebm.errors import UsageError
 from ldebm.latents import encode_split, make_batch
 from ldebm.nn.backbone import Backbone
+from ldebm.nn.linear import draw_linear
 from ldebm.objectives import Terms
 from ldebm.priors import GaussianPrior
 from ldebm.seeding import generator, numpy_generator
@@ -48,10 +49,7 @@ class ClassifierPrior(GaussianPrior):
             nn.Linear(latent, hidden), nn.ReLU(), nn.Linear(hidden, config.classes)
         )
         for layer in self.head:
-            if isinstance(layer, nn.Linear):
-                bound = 1 / math.sqrt(layer.in_features)
-                nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
-                nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+            draw_linear(layer, generator)
 
     @property
     def has_classes(self) -> bool:

@@ -11,7 +11,6 @@ Shapes: n samples or rows, B contexts, C context size, M variables, k values, L 
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any, Self
 
 import numpy as np
@@ -24,6 +23,7 @@ from ldebm.baselines.prior import OwnPrior
 from ldebm.config import PriorConfig
 from ldebm.data.batches import batch_rows, steps_per_epoch
 from ldebm.nn.energy import rows_of
+from ldebm.nn.linear import draw_linear
 from ldebm.objectives import Terms
 from ldebm.parallel import row_weight, share
 from ldebm.trainer import Group
@@ -50,10 +50,7 @@ class PolicyPrior(OwnPrior):
             nn.Linear(size, size), nn.Tanh(), nn.Linear(size, self.code_size)
         )
         for layer in self.policy:
-            if isinstance(layer, nn.Linear):
-                bound = 1 / math.sqrt(layer.in_features)
-                nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
-                nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+            draw_linear(layer, generator)
 
     @property
     def contextual(self) -> bool:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ldebm.config import BackboneConfig
 from ldebm.data.batches import BagBatch
 from ldebm.nn.backbone import Backbone
+from ldebm.nn.linear import draw_linear
 
 __all__ = ["BagVAE"]
 
@@ -76,10 +77,7 @@ class BagVAE(Backbone):
         bound = math.sqrt(6 / (len(self.words) + self.words.shape[1]))
         self.words.uniform_(-bound, bound, generator=generator)
         for module in self.modules():
-            if isinstance(module, nn.Linear):
-                bound = 1 / math.sqrt(module.in_features)
-                for parameter in module.parameters():
-                    parameter.uniform_(-bound, bound, generator=generator)
+            draw_linear(module, generator)
 
     def prepare(self, packed: Any) -> None:
         """Takes the background frequencies."""

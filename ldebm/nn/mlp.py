@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ldebm.config import BackboneConfig
 from ldebm.nn.backbone import Backbone
+from ldebm.nn.linear import draw_linear
 
 __all__ = ["PointVAE"]
 
@@ -52,10 +53,7 @@ class PointVAE(Backbone):
         self.data_scale: Tensor
         self.data_shift: Tensor
         for module in self.modules():
-            if isinstance(module, nn.Linear):
-                bound = 1 / math.sqrt(module.in_features)
-                nn.init.uniform_(module.weight, -bound, bound, generator=generator)
-                nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+            draw_linear(module, generator)
 
     def encode(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         hidden = torch.relu(self.encoder((batch - self.data_shift) / self.data_scale))

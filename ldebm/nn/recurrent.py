@@ -11,7 +11,6 @@ size, E embedding size, V vocabulary, S samples, C context size.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from ldebm.config import BackboneConfig
 from ldebm.data.batches import TextBatch
 from ldebm.nn.cells import Cell, State
+from ldebm.nn.linear import draw_linear
 from ldebm.nn.sentences import LOGVAR_LIMIT, ROWS_AT_ONCE, SentenceVAE, row_of_token, shifted
 from ldebm.nn.softmax import linear_nll
 from ldebm.nn.writing import Output, draw_words
@@ -95,10 +95,7 @@ class RecurrentVAE(SentenceVAE):
         for module in self.modules():
             if isinstance(module, Cell):
                 module.reset_parameters(generator)
-            elif isinstance(module, nn.Linear):
-                bound = 1 / math.sqrt(module.in_features)
-                for parameter in module.parameters():
-                    parameter.uniform_(-bound, bound, generator=generator)
+            draw_linear(module, generator)
         for parameter in self.parameters(recurse=False):
             parameter.uniform_(-0.1, 0.1, generator=generator)
 

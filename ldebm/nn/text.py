@@ -10,7 +10,6 @@ U distinct tokens, D latent dimension, H hidden size, E embedding size, V vocabu
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from ldebm.config import BackboneConfig
 from ldebm.data.batches import TextBatch
 from ldebm.nn.frozen_gru import FrozenGRU, GateTable
 from ldebm.nn.gru import PackedGRU, bidirectional_last
+from ldebm.nn.linear import draw_linear
 from ldebm.nn.sentences import LOGVAR_LIMIT, ROWS_AT_ONCE, SentenceVAE, row_of_token, shifted
 from ldebm.nn.softmax import linear_nll
 from ldebm.nn.writing import Output, screens, write
@@ -90,10 +90,7 @@ class TextVAE(SentenceVAE):
         for module in self.modules():
             if isinstance(module, PackedGRU):
                 module.reset_parameters(generator)
-            elif isinstance(module, nn.Linear):
-                bound = 1 / math.sqrt(module.in_features)
-                for parameter in module.parameters():
-                    parameter.uniform_(-bound, bound, generator=generator)
+            draw_linear(module, generator)
         for name, weight in self.named_parameters():
             if init == "uniform" or name in ("encoder_embedding", "decoder_embedding"):
                 weight.uniform_(-0.1, 0.1, generator=generator)
