@@ -25,7 +25,7 @@ unexport PYTHONHOME VIRTUAL_ENV PYTHONDONTWRITEBYTECODE
 
 SELECT := $(strip $(subst $(comma), ,$(RUN)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(EPOCHS),--epochs $(EPOCHS)))
 
-.PHONY: help setup repro select test test-all lint types unit bench report results docs closure gpu-campaign server worker clean
+.PHONY: help setup repro select test test-all lint types unit bench report results docs gpu-campaign server worker clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/' | \
@@ -78,9 +78,6 @@ results: setup ## Record evaluated runs in results/ and write docs/results.md; R
 docs: setup ## Build the documentation into docs-site/ (guides, and the reference from the docstrings)
 	@NO_MKDOCS_2_WARNING=1 mkdocs build -q
 	@echo "docs: docs-site/index.html"
-
-closure: setup ## Rewrite the code dependencies of dvc.yaml from the imports of the stages
-	@python -m stages.closure --update
 
 CAMPAIGN ?= campaign
 MINUTES  ?= 0

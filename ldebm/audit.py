@@ -202,6 +202,11 @@ def _commit(step: Step, root: Path, use_workspace: bool) -> str:
     head = (git("rev-parse", "HEAD", root=root) or b"").decode().strip()
     if use_workspace and head:
         return head
+    if not step.code:
+        raise UsageError(
+            f"{step.stage}: {', '.join(step.code_list)} of the time it was built is neither here "
+            "nor in git, so its code is not known; --workspace runs the code of the working tree"
+        )
     recorded = step.record["git"].get("commit") if step.record else None
     history = git("log", f"-{_SEARCHED}", "--format=%H", "--", "dvc.lock", root=root) or b""
     reasons = []

@@ -26,6 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ldebm.code_lists import CODE
 from ldebm.errors import UsageError
 from ldebm.files import hash_json, hash_path, read_json, write_json
 from ldebm.seeding import numerics
@@ -152,7 +153,7 @@ def code_hashes(root: Path = Path()) -> dict[str, str]:
         source = getattr(module, "__file__", None)
         if source and source.endswith(".py") and Path(source).resolve().is_relative_to(base):
             relative = Path(source).resolve().relative_to(base)
-            if relative.parts[0] in {"ldebm", "stages"}:
+            if relative.parts[0] in CODE:
                 found[relative.as_posix()] = hash_path(base / relative)
     return dict(sorted(found.items()))
 
@@ -173,7 +174,7 @@ def git_state(root: Path = Path()) -> dict[str, Any]:
         return done.stdout.strip() if done.returncode == 0 else None
 
     commit = git("rev-parse", "HEAD")
-    changed = git("status", "--porcelain", "--", "ldebm", "stages", "params.yaml", "dvc.yaml")
+    changed = git("status", "--porcelain", "--", *CODE, "params.yaml", "dvc.yaml")
     return {"commit": commit, "dirty": None if commit is None else bool(changed)}
 
 

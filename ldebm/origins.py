@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ldebm.code_lists import is_code, is_code_list, parse_code_list
 from ldebm.files import json_text
 from ldebm.targets import Run
 from ldebm.yaml_text import parse_yaml
@@ -95,7 +96,9 @@ def _from_records(
 
 def _from_lock(found: Origin, run: Run, path: str, md5: str) -> str | None:
     """The same from the dvc.lock of the run's state, if that is the run's."""
-    content = run.snapshot.read("dvc.lock") if run.snapshot is not None else None
+    if run.snapshot is None:
+        return None
+    content = run.snapshot.read("dvc.lock")
     if content is None:
         return None
     try:
@@ -108,14 +111,19 @@ def _from_lock(found: Origin, run: Run, path: str, md5: str) -> str | None:
     if not any(out["path"] == path and out.get("md5") == md5 for out in outputs):
         return None
     found.evaluate = _section(evaluated.get("params", {}).get("params.yaml", {}))
-    code, bound = {}, None
+    code, bound, lost = {}, None, False
     for stage in TRAINED_BY:
         for item in stages.get(f"{stage}@{instance}", {}).get("deps", []):
-            if item["path"].split("/")[0] in {"ldebm", "stages"}:
+            if is_code(item["path"]):
                 code[item["path"]] = str(item.get("md5"))
+            elif is_code_list(item["path"]):
+                listed = run.snapshot.read(item["path"]) or b""
+                lost = lost or hashlib.md5(listed).hexdigest() != item.get("md5")
+                code |= parse_code_list(listed) or {}
             elif _is_binding(item["path"]):
                 bound = str(item.get("md5"))
-    found.code["md5"] = code
+    if not lost:
+        found.code["md5"] = code
     return bound
 
 

@@ -8,12 +8,14 @@ the records of :mod:`ldebm.lineage` add code, commit, device and times. Where th
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from ldebm.code_lists import is_code, is_code_list, listed_code
 from ldebm.config import OOD_TRANSFORMS
 from ldebm.errors import UsageError
 from ldebm.files import read_json
@@ -40,9 +42,10 @@ class Step:
     command: str
     inputs: dict[str, str]  # path -> md5
     outputs: dict[str, str]  # path -> md5
-    code: dict[str, str]  # path -> md5
+    code: dict[str, str]  # path -> md5; empty where `code_list` is of a version that is lost
     params: dict[str, Any]  # dotted key -> value
     record: dict[str, Any] | None = None
+    code_list: dict[str, str] = field(default_factory=dict)  # path of the list of code -> md5
     locked: bool = True  # False: known from its record alone
     after: list[str] = field(default_factory=list)  # the stages whose outputs it read
 
@@ -91,7 +94,7 @@ class Trace:
                 yield f"    wrote   {path}  md5:{md5[:12]}"
             for key, value in step.params.items():
                 yield f"    params  {key} = {value}"
-            yield f"    code    {len(step.code)} files"
+            yield f"    code    {f'{len(step.code)} files' if step.code else 'unknown'}"
             yield f"    run     {_run_line(step.record)}"
 
 
@@ -183,7 +186,8 @@ def locked_steps(root: Path = Path(), revision: str | None = None) -> list[Step]
         return None
     try:
         stages = parse_yaml(found)["stages"]
-        return [_locked_step(name, stage) for name, stage in stages.items()]
+        lists = functools.cache(functools.partial(listed_code, root=root, revision=revision))
+        return [_locked_step(name, stage, lists) for name, stage in stages.items()]
     except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         message = " ".join(str(error).split())[:150]
         raise UsageError(
@@ -192,14 +196,23 @@ def locked_steps(root: Path = Path(), revision: str | None = None) -> list[Step]
         ) from None
 
 
-def _locked_step(name: str, stage: Mapping[str, Any]) -> Step:
+def _locked_step(
+    name: str, stage: Mapping[str, Any], lists: Callable[[str, str], dict[str, str] | None]
+) -> Step:
     inputs = {item["path"]: str(item.get("md5")) for item in stage.get("deps", [])}
+    listed = {path: md5 for path, md5 in inputs.items() if is_code_list(path)}
+    code = {path: md5 for path, md5 in inputs.items() if is_code(path)}
+    for path, md5 in listed.items():
+        code |= lists(path, md5) or {}
     return Step(
         stage=name,
         command=str(stage["cmd"]),
-        inputs={path: md5 for path, md5 in inputs.items() if not _is_code(path)},
+        inputs={
+            path: md5 for path, md5 in inputs.items() if not is_code(path) and path not in listed
+        },
         outputs={item["path"]: str(item.get("md5")) for item in stage.get("outs", [])},
-        code={path: md5 for path, md5 in inputs.items() if _is_code(path)},
+        code=code,
+        code_list=listed,
         params={k: v for group in stage.get("params", {}).values() for k, v in group.items()},
     )
 
@@ -224,10 +237,6 @@ def _newest(known: Sequence[dict[str, Any]]) -> list[Step]:
     for record in known:
         last.setdefault(record["stage"], record_step(record))
     return list(reversed(last.values()))
-
-
-def _is_code(path: str) -> bool:
-    return path.split("/")[0] in {"ldebm", "stages"}
 
 
 def _experiments(steps: Sequence[Step]) -> list[str]:

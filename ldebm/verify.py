@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ldebm.code_lists import is_code
 from ldebm.errors import UsageError
 from ldebm.files import hash_path, read_json
 from ldebm.lineage import dvc_md5, read_records, record_name, seal
@@ -100,18 +101,19 @@ class _Check:
     def place(self, path: str) -> Path:
         """Where a file lies: code beside a GPU queue is that of the installed project."""
         here = self.root / path
-        if path.split("/")[0] not in {"ldebm", "stages"} or (self.root / "dvc.yaml").exists():
+        if not is_code(path) or (self.root / "dvc.yaml").exists():
             return here
         return Path(__file__).parents[1] / path
 
     def files(self, step: Step) -> Iterator[Problem]:
         """Files against dvc.lock, or against the record where there is no lock."""
         source = "dvc.lock" if step.locked else str((step.record or {}).get("file"))
-        for path, md5 in {**step.inputs, **step.outputs, **step.code}.items():
+        code = {**step.code, **step.code_list}
+        for path, md5 in {**step.inputs, **step.outputs, **code}.items():
             joined = any(out.startswith(path + "/") for out in self.written)
             if path in step.inputs and joined:
                 continue  # a folder of many stages' outputs: each of them is checked by itself
-            kind = "artifact" if path in step.outputs else "code" if path in step.code else "data"
+            kind = "artifact" if path in step.outputs else "code" if path in code else "data"
             if path in step.inputs and path in self.written:
                 continue  # checked where it was written; `chain` holds the two hashes together
             found = self.md5(path)
@@ -276,7 +278,11 @@ def _against_lock(step: Step, record: Mapping[str, Any]) -> Iterator[str]:
     by_dvc = record.get("ran_by") in ("dvc", "flow")  # by hand one may add --debug
     if by_dvc and record.get("command") != step.command:
         yield f"does not agree with dvc.lock on the command: {record['command']}"
-    extra = sorted(set(record["code"]) - set(step.code))
+    if not step.code:
+        return  # a list of code that is lost: its own hash says so
+    extra = sorted(
+        path for path in record["code"] if not {path, path.split("/")[0]} & step.code.keys()
+    )
     if extra:
         yield f"ran code that dvc.lock does not list: {', '.join(extra)}"
     code = record.get("code_md5", {}).items()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ldebm.errors import UsageError
+from ldebm.lineage import dvc_md5
 from pipelines.lockfile import read_outs
 
 __all__ = [
@@ -183,12 +184,8 @@ def fingerprints(dag: Dag, root: Path) -> dict[str, str]:
         files = {}
         for dep in stage.deps:
             within = any(out == dep or out.startswith(f"{dep}/") for out in made)
-            if not within and (root / dep).is_file():
-                files[dep] = hashlib.md5((root / dep).read_bytes()).hexdigest()
-            elif not within and (root / dep).is_dir():
-                inside = sorted(item for item in (root / dep).rglob("*") if item.is_file())
-                content = [[str(i.relative_to(root)), i.read_bytes().hex()] for i in inside]
-                files[dep] = hashlib.md5(json.dumps(content).encode()).hexdigest()
+            if not within and (root / dep).exists():
+                files[dep] = dvc_md5(root / dep)
         above = {parent: found.get(parent, "") for parent in stage.parents}
         facts = [name, stage.cmd, stage.params, files, above, stage.outs]
         text = json.dumps(facts, sort_keys=True, default=str)
@@ -210,9 +207,9 @@ def work_key(stage: Stage, root: Path, lock: Mapping[str, str]) -> str:
         within = {path: md5 for path, md5 in made.items() if path.startswith(f"{dep}/")}
         if dep in made:
             inputs[dep] = made[dep]
-        elif (root / dep).is_file():
-            inputs[dep] = hashlib.md5((root / dep).read_bytes()).hexdigest()
-        else:
+        elif within or not (root / dep).exists():
             inputs[dep] = within
+        else:
+            inputs[dep] = dvc_md5(root / dep)
     content = [stage.name, stage.cmd, stage.params, inputs]
     return hashlib.md5(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from ldebm.code_lists import is_code, is_code_list
 from ldebm.lineage import recorded
 
 __all__ = ["Plan", "plan", "this_stage"]
@@ -50,10 +51,9 @@ def plan(stage: str, keys: Mapping[str, str], root: Path = Path()) -> Plan:
         return [re.sub(r"\$\{item\.(\w+)\}", lambda found: keys[found[1]], item) for item in items]
 
     instance = "-".join(keys[key] for key in definition.get("matrix", {}))
-    code = ("ldebm/", "stages/")
     return Plan(
         name=f"{stage}@{instance}" if instance else stage,
-        inputs=[dep for dep in filled("deps") if not dep.startswith(code)],
+        inputs=[dep for dep in filled("deps") if not is_code(dep) and not is_code_list(dep)],
         outputs=[path for kind in ("outs", "plots", "metrics") for path in filled(kind)],
         params={key: _lookup(params, key) for key in filled("params")},
     )

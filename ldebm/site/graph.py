@@ -12,6 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ldebm.code_lists import is_code, is_code_list
 from ldebm.trace import bound_sources
 from ldebm.yaml_text import parse_yaml
 
@@ -85,13 +86,14 @@ def lineage_nodes(root: Path, runs: Sequence[str]) -> list[Node]:
 
 
 def _node(name: str, stage: dict[str, Any]) -> Node:
-    code = ("ldebm/", "stages/")
     deps = {str(dep["path"]): str(dep.get("md5", "")) for dep in stage.get("deps", [])}
     params = {k: v for group in stage.get("params", {}).values() for k, v in group.items()}
     return Node(
         stage=name,
         command=str(stage["cmd"]),
-        inputs={path: md5 for path, md5 in deps.items() if not path.startswith(code)},
+        inputs={
+            path: md5 for path, md5 in deps.items() if not is_code(path) and not is_code_list(path)
+        },
         outputs={str(out["path"]): str(out.get("md5", "")) for out in stage.get("outs", [])},
         params=params,
     )

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ldebm.code_lists import code_list
+from ldebm.lineage import dvc_md5
 from tests.pipeline.project_copy import ProjectCopy
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
@@ -158,21 +160,27 @@ def test_an_input_that_is_nowhere_is_named_with_the_command_that_gets_it(
     assert nothing_left(built, scratch)
 
 
+@pytest.mark.parametrize("kept", [True, False], ids=["list at hand", "list lost"])
 def test_code_that_was_never_committed_is_refused_with_the_way_out(
-    built: ProjectCopy, scratch: Path
+    built: ProjectCopy, scratch: Path, kept: bool
 ):
-    lock = built.folder / "dvc.lock"
-    text = lock.read_text()
-    content = yaml.safe_load(text)
+    lock, listed = built.folder / "dvc.lock", built.folder / code_list("prior")
+    texts = lock.read_text(), listed.read_text()
+    md5 = json.loads(texts[1])["ldebm/priors.py"]
+    if kept:
+        listed.write_text(texts[1].replace(md5, "0" * 32))
+    content = yaml.safe_load(texts[0])
     for dep in content["stages"][PRIOR]["deps"]:
-        if dep["path"] == "ldebm/priors.py":
-            dep["md5"] = "0" * 32
+        if dep["path"] == code_list("prior"):
+            dep["md5"] = dvc_md5(listed) if kept else "1" * 32
     lock.write_text(yaml.safe_dump(content))
     try:
         failed = built.ldebm("audit", PRIOR, code=2)
     finally:
-        lock.write_text(text)
-    assert "ldebm/priors.py" in failed.err
+        lock.write_text(texts[0])
+        listed.write_text(texts[1])
+    assert ("ldebm/priors.py" if kept else code_list("prior")) in failed.err
+    assert failed.err.count("\n") == 1
     assert "--workspace" in failed.err
 
 

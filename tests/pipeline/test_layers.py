@@ -1,4 +1,4 @@
-"""Who may import whom, and that dvc.yaml lists the code that its stages run."""
+"""Who may import whom, and that every stage depends on the code that it runs."""
 
 import ast
 import subprocess
@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stages.closure import closure, stage_names, update
+from ldebm.code_lists import code_list
+from ldebm.files import read_json
+from ldebm.lineage import dvc_md5
+from stages.code import closure, stage_names, write_lists
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ("dvc", "prefect", "great_expectations", "polars", "matplotlib", "yaml", "ruamel", "jinja2")
@@ -96,12 +99,31 @@ def test_only_the_validate_stage_imports_great_expectations():
             assert not users & set(closure(f"stages.{stage}", ROOT)), stage
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_the_deps_of_a_stage_are_exactly_the_code_that_it_imports(stage):
-    listed = {dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")}
-    expected = set(closure(f"stages.{stage}", ROOT))
-    assert expected, f"stages/{stage}.py is missing"
-    assert listed == expected, "run `make closure`"
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "code"])
+def test_a_stage_depends_on_the_list_of_the_code_that_it_imports(stage, tmp_path):
+    assert code_list(stage) in STAGES[stage]["deps"]
+    assert {code_list(stage): {"cache": False}} in STAGES["code"]["outs"]
+    assert f"stages/{stage}.py" in closure(f"stages.{stage}", ROOT)
+
+
+def test_what_a_stage_loads_is_on_its_list():
+    """The lists come from the syntax tree; this is what Python really imports."""
+    script = (
+        "import sys, stages.evaluate\n"
+        "found = [m.__file__ for name, m in sys.modules.items()"
+        " if name.split('.')[0] in ('ldebm', 'stages') and getattr(m, '__file__', None)]\n"
+        "print(*found, sep='\\n')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    loaded = {Path(line).relative_to(ROOT).as_posix() for line in done.stdout.split()}
+    assert "ldebm/config.py" in loaded
+    assert loaded <= set(closure("stages.evaluate", ROOT))
+
+
+def test_every_change_of_code_runs_the_stage_that_lists_it():
+    assert STAGES["code"]["deps"] == ["ldebm", "stages"]
 
 
 def test_the_closure_names_the_stages_of_the_dag():
@@ -122,8 +144,7 @@ def small(tmp_path: Path) -> Path:
         "stages/__init__.py": "",
         "stages/one.py": "import os\nfrom ldebm.used import f\n",
         "stages/two.py": "import ldebm\nldebm.load()\n",
-        "dvc.yaml": "\nstages:\n  one:\n    cmd: x\n    deps:\n      - data\n      - ldebm/old.py\n"
-        "    outs:\n      - y\n",
+        "dvc.yaml": "\nstages:\n  code:\n    cmd: x\n  one:\n    cmd: x\n  two:\n    cmd: x\n",
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -141,8 +162,13 @@ def test_lazy_imports_of_a_package_count_only_where_the_package_itself_is_used(s
     assert {"ldebm/model.py", "ldebm/deep.py"} <= set(found)
 
 
-def test_updating_replaces_code_and_keeps_data(small: Path):
-    assert update(small)
-    deps = yaml.safe_load((small / "dvc.yaml").read_text())["stages"]["one"]["deps"]
-    assert deps == ["data", *closure("stages.one", small)]
-    assert not update(small)
+def test_a_list_has_the_hash_of_every_file_and_changes_with_it(small: Path):
+    write_lists(small)
+    one = read_json(small / "data/code/one.json")
+    assert one == {name: dvc_md5(small / name) for name in closure("stages.one", small)}
+    before = {stage: (small / code_list(stage)).read_bytes() for stage in ("one", "two")}
+    (small / "ldebm/late.py").write_text("import os\n")
+    write_lists(small)
+    assert (small / code_list("one")).read_bytes() != before["one"]
+    assert (small / code_list("two")).read_bytes() == before["two"]
+    assert not (small / code_list("code")).exists()

@@ -1,7 +1,9 @@
-"""The code that a stage runs, for the `deps:` of dvc.yaml: DVC does not see imports (C9).
+"""Stage ``code``: which files of the project every stage runs, and their hashes.
 
-    python -m stages.closure            prints the modules of every stage
-    python -m stages.closure --update   rewrites the ldebm/ and stages/ lines of dvc.yaml
+DVC does not see imports (C9), so this stage reads them: for every stage of dvc.yaml it writes
+``data/code/STAGE.json``, path -> md5, of the modules that ``stages/STAGE.py`` imports. The stage
+depends on that one file. Any change of code runs this stage; only those whose list has changed run
+after it.
 
 Imports are read from the syntax tree, those inside functions too. Only the lazy imports of a
 package's ``__init__`` are left out where that package was not imported for its own sake, and
@@ -10,18 +12,18 @@ imports under ``if TYPE_CHECKING`` are never followed.
 
 from __future__ import annotations
 
-import argparse
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ldebm.files import write_text
+from ldebm.code_lists import CODE, code_list
+from ldebm.files import write_json
+from ldebm.lineage import dvc_md5
+from stages._entry import arguments, run
 
-__all__ = ["closure", "stage_names", "update"]
-
-_PACKAGES = ("ldebm", "stages")
-_STAGE = re.compile(r"  ([a-z_]+):\n")
+__all__ = ["closure", "stage_names", "write_lists"]
 
 
 def closure(module: str, root: Path = Path()) -> list[str]:
@@ -64,10 +66,10 @@ def _parents(name: str) -> Iterator[str]:
 def _imports(path: Path, name: str, root: Path, deep: bool) -> Iterator[str]:
     """Dotted names of the project's modules that a file imports."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    for node in _nodes(ast.parse(path.read_text(encoding="utf-8")), deep):
+    for node in _import_statements(path.read_text(encoding="utf-8"), deep):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
+        else:
             above = package.split(".")[: len(package.split(".")) + 1 - node.level]
             base = ".".join(
                 [*(above if node.level else []), *([node.module] if node.module else [])]
@@ -76,9 +78,13 @@ def _imports(path: Path, name: str, root: Path, deep: bool) -> Iterator[str]:
             modules = [member for member in members if _file(member, root)]
             # Only a package that gives a name of its own (`from ldebm import load`) is read deeply.
             names = modules if len(modules) == len(members) else [base, *modules]
-        else:
-            continue
-        yield from (item for item in names if item.split(".")[0] in _PACKAGES)
+        yield from (item for item in names if item.split(".")[0] in CODE)
+
+
+@functools.cache  # most files are imported by several stages
+def _import_statements(source: str, deep: bool) -> list[ast.Import | ast.ImportFrom]:
+    nodes = _nodes(ast.parse(source), deep)
+    return [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
 
 
 def _nodes(tree: ast.AST, deep: bool) -> Iterator[ast.AST]:
@@ -98,37 +104,24 @@ def stage_names(root: Path = Path()) -> list[str]:
     return [match.group(1) for match in re.finditer(r"^  ([a-z_]+):$", stages, re.MULTILINE)]
 
 
-def update(root: Path = Path()) -> bool:
-    """Rewrites the code lines of every `deps:` in dvc.yaml; returns whether that changed it."""
-    path = root / "dvc.yaml"
-    text = path.read_text(encoding="utf-8")
-    stage, in_deps, lines = "", False, []
-    for line in text.splitlines(keepends=True):
-        match = _STAGE.fullmatch(line)
-        stage = match.group(1) if match else stage
-        if in_deps and not line.startswith("      - "):
-            lines += [f"      - {item}\n" for item in closure(f"stages.{stage}", root)]
-            in_deps = False
-        if in_deps and re.fullmatch(r"      - (ldebm|stages)/\S+\.py\n", line):
+def write_lists(root: Path = Path()) -> None:
+    """Writes the list of every stage of dvc.yaml but this one."""
+    hashes: dict[str, str] = {}
+    for stage in stage_names(root):
+        if stage == "code":
             continue
-        lines.append(line)
-        in_deps = in_deps or line == "    deps:\n"
-    changed = "".join(lines) != text
-    if changed:
-        write_text(path, "".join(lines))
-    return changed
+        files = closure(f"stages.{stage}", root)
+        for path in files:
+            if path not in hashes:
+                hashes[path] = dvc_md5(root / path)
+        write_json(root / code_list(stage), {path: hashes[path] for path in files})
 
 
 def main() -> None:
-    """Prints the closures, or updates dvc.yaml."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--update", action="store_true", help="rewrite the deps of dvc.yaml")
-    if parser.parse_args().update:
-        print("dvc.yaml: updated" if update() else "dvc.yaml: already right")
-        return
-    for stage in stage_names():
-        print(f"{stage}:", *closure(f"stages.{stage}"), sep="\n  ")
+    """Writes all lists."""
+    arguments(__doc__)
+    write_lists()
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
