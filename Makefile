@@ -8,6 +8,8 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 VENV   := .venv
 PIP    := $(VENV)/bin/python -m pip install -q --no-compile # half the time: most modules are never imported
+# What torch needs is there before it comes, so that it can be installed beside the rest. Its CUDA builds bring more.
+FOR_TORCH := filelock fsspec jinja2 networkx sympy typing_extensions
 STAMP  := $(VENV)/.stamp-$(shell cat constraints.txt pyproject.toml | cksum | tr ' ' '-')
 RUN    ?=
 SEEDS  ?=
@@ -37,15 +39,15 @@ $(STAMP): # its name holds the hash of the pins: a checkout that only touches th
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else f"Python {v[0]}.{v[1]}: expected 3.11 to 3.13; give another with PYTHON=")'
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@echo "setup: installing into $(VENV) (log: setup.log)"
-	@{ $(PIP) "$$(grep '^torch==' constraints.txt)" && \
-	   $(PIP) -c constraints.txt setuptools && \
+	@{ $(PIP) -c constraints.txt pip && $(PIP) -c constraints.txt setuptools $(FOR_TORCH) && \
+	   { $(PIP) -c constraints.txt "$$(grep '^torch==' constraints.txt)" & torch=$$!; \
+	     $(PIP) --no-deps -r <(grep -vE '^(#|torch==)' constraints.txt); rest=$$?; wait $$torch && (exit $$rest); } && \
 	   $(PIP) -c constraints.txt --no-build-isolation -e '.[pipeline,docs,dev]'; \
 	 } > setup.log 2>&1 || { grep -vE '^WARNING' setup.log | tail -n 20; echo "setup: failed, see setup.log"; exit 1; }
 	@rm -f $(VENV)/.stamp-* && touch $@
 
 repro: setup ## Build what params.yaml selects; RUN=group or experiment, SEEDS=0,1,2 and EPOCHS=n select first
 	@$(if $(SELECT),ldebm select $(SELECT))
-	@test -d data/bound || dvc repro bind # the first time: all stages of the data in one process
 	@python -m pipelines build
 	@echo "report: site/index.html"
 
