@@ -96,6 +96,8 @@ _METRICS: dict[str, tuple[Better, str]] = {
     "tv_posterior": ("lower", "total variation of posterior samples from the prior density"),
     "acceptance": ("", "share of accepted Langevin moves; 0.6 is aimed at"),
     "acceptance_min": ("", "acceptance at the worst level"),
+    "sampler_auc": ("", "AUROC of samples against those of chains 8 times as long; 0.5: the same"),
+    "sampler_energy_gap": ("", "mean energy of samples less that of such chains, in s.d."),
     "mi_code": ("", "information of the code about the sentence, summed over its variables, nats"),
     "code_average_kl": ("", "KL of the code's mean from the uniform one: 0 if all are used alike"),
     "policy_kl": ("lower", "KL of the code's posterior from its prior given the context, nats"),

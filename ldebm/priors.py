@@ -512,7 +512,11 @@ class DiffusionPrior(EnergyPrior):
 
     @torch.no_grad()
     def sample_levels(
-        self, n: int, generator: torch.Generator, folded_T: Sequence[Folded] | None = None
+        self,
+        n: int,
+        generator: torch.Generator,
+        folded_T: Sequence[Folded] | None = None,
+        times: int = 1,
     ) -> list[Tensor]:
         """[u_0, ..., u_{T-1}] of n reverse trajectories, each (n, D).
 
@@ -520,6 +524,7 @@ class DiffusionPrior(EnergyPrior):
             n: how many.
             generator: source of all noise.
             folded_T: the energies of every level; by default those of p(z).
+            times: so much longer chains.
         """
         folded_T = folded_T or [self.net.fold()] * self.levels
         sampler = self.config.sampler
@@ -528,8 +533,8 @@ class DiffusionPrior(EnergyPrior):
         states: list[Tensor] = []
         for t in reversed(range(self.levels)):
             t_B = torch.full((n,), t, dtype=torch.long, device=device)
-            moves = sampler.level_steps[t] if sampler.level_steps else None
-            v = self.chain(u, t_B, generator, folded_T[t], steps=moves).x_BD
+            moves = sampler.level_steps[t] if sampler.level_steps else sampler.steps
+            v = self.chain(u, t_B, generator, folded_T[t], steps=times * moves).x_BD
             u = v / float(self.schedule.scale[t + 1])
             states.append(u)
         return states[::-1]

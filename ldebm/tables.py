@@ -79,6 +79,7 @@ HEADLINE = (
     "tv_sampler",
     "tv_floor",
     "acceptance",
+    "sampler_auc",
 )
 """The metrics of the tables, in their order; a table has those that one of its runs has."""
 

@@ -29,9 +29,9 @@ from ldebm.evaluate.image_metrics import (
 from ldebm.evaluate.image_rows import parts, posterior_draw
 from ldebm.evaluate.image_views import Material, add_image_views
 from ldebm.evaluate.judge import Judge, judge_images, load_judge
-from ldebm.evaluate.on_points import sampler_acceptance
 from ldebm.evaluate.ood import detect
 from ldebm.evaluate.report import Report, subset
+from ldebm.evaluate.sampling import sampler_acceptance
 from ldebm.evaluate.shifted import fit, shift
 from ldebm.evaluate.synthesis import by_attributes, by_class
 from ldebm.model import Model

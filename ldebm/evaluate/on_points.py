@@ -21,11 +21,12 @@ from ldebm.evaluate.likelihood import LikelihoodSettings, likelihood, mean_inter
 from ldebm.evaluate.points import bandwidth, density_panel, mmd2, mode_metrics, nll_true
 from ldebm.evaluate.quadrature import Grid, nll_by_quadrature, prior_grid, total_variation
 from ldebm.evaluate.report import Report, encode_rows, make_batch, row_batches, subset
+from ldebm.evaluate.sampling import sampler_acceptance
 from ldebm.model import Model
-from ldebm.priors import DiffusionPrior, EnergyPrior, Prior
+from ldebm.priors import EnergyPrior
 from ldebm.seeding import generator
 
-__all__ = ["evaluate_points", "sampler_acceptance"]
+__all__ = ["evaluate_points"]
 
 CHECK_ROWS = 50  # rows of the importance-weighted check of the quadrature
 PANEL_ROWS = 20000
@@ -155,25 +156,6 @@ def _discrepancies(
     report.metrics["mmd2_data"] = mmd2(real, x_N2, width / 5)
     report.metrics["mmd2_median"] = mmd2(x_prior, x_N2, width)
     report.metrics["mmd2_z"] = mmd2(z_prior, posterior, bandwidth(posterior) / 5)
-
-
-@torch.no_grad()
-def sampler_acceptance(prior: Prior, n: int, seed: int) -> dict[str, float]:
-    """Metropolis acceptance of the sampler's chains, mean and per level; 1 without chains."""
-    if not isinstance(prior, EnergyPrior):
-        return {"acceptance": 1.0, "acceptance_min": 1.0}
-    device = prior.shift_D.device
-    stream = generator(seed, "acceptance", device=device)
-    top = torch.randn(n, prior.latent, generator=stream, device=device)
-    states = [top]
-    if isinstance(prior, DiffusionPrior):
-        states = [*prior.sample_levels(n, stream)[1:], top]
-    means = []
-    for t, u_next in enumerate(states):
-        t_B = torch.full((n,), t, dtype=torch.long, device=device)
-        means.append(float(prior.chain(u_next, t_B, stream).acceptance_B.mean()))
-    result = {"acceptance": sum(means) / len(means), "acceptance_min": min(means)}
-    return result | {f"acceptance_{t}": mean for t, mean in enumerate(means)}
 
 
 def _classes(report: Report, model: Model, packed: Packed, rows: np.ndarray, mu: Tensor) -> None:

@@ -31,10 +31,10 @@ from ldebm.evaluate.control import control_accuracy
 from ldebm.evaluate.legacy import nll_legacy
 from ldebm.evaluate.likelihood import LikelihoodSettings, likelihood, mean_interval
 from ldebm.evaluate.on_documents import evaluate_documents
-from ldebm.evaluate.on_points import sampler_acceptance
 from ldebm.evaluate.priors import fit_densities, posterior_samples
 from ldebm.evaluate.report import Report, context_rows, encode_rows, row_batches, subset
 from ldebm.evaluate.responses import evaluate_responses
+from ldebm.evaluate.sampling import sampler_acceptance, sampler_convergence
 from ldebm.evaluate.text_control import evaluate_control
 from ldebm.model import Model
 from ldebm.priors import EnergyPrior
@@ -105,6 +105,7 @@ def evaluate_text(
     with torch.enable_grad():  # the language model is trained here
         generated = _generation(report, model, packed, config, z, test)
     report.metrics |= sampler_acceptance(model.prior, 500, model.seed)
+    report.metrics |= sampler_convergence(model.prior, model.seed)
     if own:
         evaluate_code(report, model, test.mu, split, _columns(packed, config))
     if model.prior.has_classes:
