@@ -57,7 +57,7 @@ def measure(experiment: str, seed: int, samples: int, root: Path = Path()) -> di
     prior = model.config.prior
     sampler = prior.sampler
     levels = prior.levels if prior.kind == "diffusion" else 1
-    moves = sampler.level_steps or [sampler.steps] * levels
+    moves = sampler.moves(levels)
     found = read_json(root / "reports" / experiment / str(seed) / "metrics.json")
 
     def work() -> None:

@@ -261,6 +261,10 @@ class SamplerConfig(Section):
     persistent: bool = False  # SVEBM: keep the chains between updates
     graph: bool = True  # CUDA: replay the chain as one graph
 
+    def moves(self, levels: int) -> list[int]:
+        """How many moves a sample of the whole prior makes at each level, from t = 0 up."""
+        return list(self.level_steps) or [self.steps] * levels
+
 
 class ClassifierConfig(Section):
     """A classifier p(y|z) on the encoder, trained on the labelled rows: what the EBMs must beat."""

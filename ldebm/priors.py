@@ -516,7 +516,7 @@ class DiffusionPrior(EnergyPrior):
         n: int,
         generator: torch.Generator,
         folded_T: Sequence[Folded] | None = None,
-        times: int = 1,
+        moves_T: Sequence[int] | None = None,
     ) -> list[Tensor]:
         """[u_0, ..., u_{T-1}] of n reverse trajectories, each (n, D).
 
@@ -524,17 +524,16 @@ class DiffusionPrior(EnergyPrior):
             n: how many.
             generator: source of all noise.
             folded_T: the energies of every level; by default those of p(z).
-            times: so much longer chains.
+            moves_T: of every level; by default the sampler's.
         """
         folded_T = folded_T or [self.net.fold()] * self.levels
-        sampler = self.config.sampler
+        moves_T = moves_T or self.config.sampler.moves(self.levels)
         device = self.shift_D.device
         u = torch.randn(n, self.latent, generator=generator, device=device)
         states: list[Tensor] = []
         for t in reversed(range(self.levels)):
             t_B = torch.full((n,), t, dtype=torch.long, device=device)
-            moves = sampler.level_steps[t] if sampler.level_steps else sampler.steps
-            v = self.chain(u, t_B, generator, folded_T[t], steps=times * moves).x_BD
+            v = self.chain(u, t_B, generator, folded_T[t], steps=moves_T[t]).x_BD
             u = v / float(self.schedule.scale[t + 1])
             states.append(u)
         return states[::-1]

@@ -16,6 +16,7 @@ from ldebm.results import RESULTS, TRAINED, by_experiment, devices, lengths, num
 __all__ = [
     "HEADLINE",
     "ablation_tables",
+    "chains_table",
     "faults_table",
     "full_size_table",
     "markdown",
@@ -254,6 +255,40 @@ def _ablation(content: Mapping[str, Any]) -> str:
             cells.append(f"{statistics.median(values):.3g}" if values else "")
         cells.append(", ".join(dict.fromkeys(row["device"] for row in mine)))
         lines.append(_row(*cells))
+    return "\n".join(lines) + "\n"
+
+
+CHAINS = (
+    "model",
+    "lambda_1",
+    "epochs",
+    "sampler",
+    "moves by level",
+    "long",
+    "draws",
+    "sampler_auc",
+    "energy gap",
+    "commit",
+)
+
+
+def chains_table(path: Path) -> str:
+    """What ``python -m benchmarks.chains`` measured; empty without it."""
+    if not path.is_file():
+        return ""
+    rows = read_json(path)["rows"]
+    lines = [
+        "## Chains\n",
+        "Samples of short chains, and of the long chains anew, against samples of long chains:"
+        " held-out AUROC of a classifier of values, squares and energies (0.5: cannot be told"
+        " apart), and the difference of their mean energies in standard deviations.\n",
+        *_head(CHAINS),
+    ]
+    for row in sorted(rows, key=lambda row: (row["experiment"], -sum(row["moves"]))):
+        cells = [row["experiment"], f"{row['kl_weight']:g}", row["epochs"], row["method"]]
+        cells += [", ".join(map(str, row[key])) for key in ("moves", "long")]
+        cells += [row["draws"], f"{row['sampler_auc']:.3f}", f"{row['sampler_energy_gap']:.3f}"]
+        lines.append(_row(*cells, row["commit"][:8]))
     return "\n".join(lines) + "\n"
 
 

@@ -17,6 +17,7 @@ from ldebm.files import write_text
 from ldebm.results import RESULTS, load_results, record_runs
 from ldebm.tables import (
     ablation_tables,
+    chains_table,
     faults_table,
     full_size_table,
     markdown,
@@ -42,7 +43,8 @@ def main() -> None:
             chart = scatter_chart(marks, "test NLL, nats a sentence (valid)", "BLEU")
             write_text(Path("docs", "ptb-tradeoff.svg"), chart)
         sections = [markdown(runs), speed_table()]
-        sections += [ablation_tables(), full_size_table(RESULTS / "full-size.json")]
+        sections += [ablation_tables(), chains_table(RESULTS / "chains.json")]
+        sections += [full_size_table(RESULTS / "full-size.json")]
         sections += [sweeps_table(RESULTS / "sweeps.json"), faults_table(RESULTS / "faults.json")]
         write_text(Path("docs", "results.md"), "\n".join(filter(None, sections)))
     except LdebmError as error:

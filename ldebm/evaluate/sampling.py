@@ -9,6 +9,8 @@ Shapes: N draws, D latent dimension.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -44,13 +46,18 @@ def sampler_acceptance(prior: Prior, n: int, seed: int) -> dict[str, float]:
 
 @torch.no_grad()
 def sampler_convergence(
-    prior: Prior, seed: int, draws: int = DRAWS, times: int = TIMES
+    prior: Prior,
+    seed: int,
+    moves_T: Sequence[int] | None = None,
+    draws: int = DRAWS,
+    times: int = TIMES,
 ) -> dict[str, float]:
-    """Draws of the default sampler against those of chains ``times`` as long.
+    """Draws of the sampler against those of chains ``times`` as long as its own.
 
     Args:
         prior: any; nothing is reported of one without chains.
         seed: of both samples.
+        moves_T: of every level, of the draws that are judged; by default the sampler's own.
         draws: of each.
         times: how much longer.
 
@@ -60,9 +67,13 @@ def sampler_convergence(
     """
     if not isinstance(prior, EnergyPrior):
         return {}
+    own_T = prior.config.sampler.moves(prior.levels)
     usual, longer = (
-        _draw(prior, draws, generator(seed, name, device=prior.shift_D.device), factor)
-        for name, factor in (("chains", 1), ("long-chains", times))
+        _draw(prior, draws, generator(seed, name, device=prior.shift_D.device), moves)
+        for name, moves in (
+            ("chains", moves_T or own_T),
+            ("long-chains", [times * moves for moves in own_T]),
+        )
     )
     folded, scale = prior.net.fold(), 1.0
     if isinstance(prior, DiffusionPrior):
@@ -79,13 +90,13 @@ def sampler_convergence(
     }
 
 
-def _draw(prior: EnergyPrior, n: int, stream: torch.Generator, times: int) -> Tensor:
-    """Standardised latents u_0 of chains ``times`` as long as the prior's own, (N, D)."""
+def _draw(prior: EnergyPrior, n: int, stream: torch.Generator, moves_T: Sequence[int]) -> Tensor:
+    """Standardised latents u_0, (N, D)."""
     if isinstance(prior, DiffusionPrior):
-        return prior.sample_levels(n, stream, times=times)[0]
+        return prior.sample_levels(n, stream, moves_T=moves_T)[0]
     zeros = torch.zeros(n, prior.latent, device=prior.shift_D.device)
     t_B = torch.zeros(n, dtype=torch.long, device=zeros.device)
-    return prior.chain(zeros, t_B, stream, steps=times * prior.config.sampler.steps).x_BD
+    return prior.chain(zeros, t_B, stream, steps=moves_T[0]).x_BD
 
 
 def distinguishability(one: np.ndarray, other: np.ndarray) -> float:

@@ -132,7 +132,7 @@ def _restricted_chain(
 
     sampler = prior.config.sampler
     problem = Conditional(start[:, is_free], mean[:, is_free], variance, cold, step2, t_B)
-    moves = sampler.level_steps[int(t_B[0])] if sampler.level_steps else sampler.steps
+    moves = sampler.moves(prior.levels)[int(t_B[0])]
     return whole(problem.run(sampler.method, evaluate, moves, stream).x_BD)
 
 

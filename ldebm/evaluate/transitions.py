@@ -116,7 +116,7 @@ def _moments(
         scale = 1.0
         if isinstance(prior, DiffusionPrior):
             scale = float(prior.schedule.scale[t + 1])
-        moves = factor * (sampler.level_steps[t] if sampler.level_steps else sampler.steps)
+        moves = factor * sampler.moves(prior.levels)[t]
         v, done = prior.chain_start(u, t_B, stream), 0
         for mark in sorted({round(moves * i / (MOMENTS - 1)) for i in range(MOMENTS)}):
             if mark > done:

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.chains import parse_moves
 from benchmarks.full_size import PARTS, UPDATES, record, shortened
 from benchmarks.recorded import ROOT, Rounds
 from benchmarks.sweeps import Built, differences
 from ldebm.config import load_params
+from ldebm.errors import UsageError
 from ldebm.files import read_json, write_json
-from ldebm.tables import faults_table, full_size_table, sweeps_table
+from ldebm.tables import chains_table, faults_table, full_size_table, sweeps_table
 
 FAULT = {"kind": "stage", "finished": True, "same": True, "twice": 0, "alive": 0, "corrupt": 0}
 SWEEP = {"kind": "small", "versions": 6, "seeds": 2, "slots": 2, "same": True, "lock_errors": 0}
@@ -118,3 +120,18 @@ def test_an_output_that_differs_or_is_missing_in_one_version_is_named():
 )
 def test_lines_about_locks_are_counted_and_the_name_of_the_lock_file_is_not(said, count):
     assert Built(said=said).lock_errors == count
+
+
+@pytest.mark.parametrize("text", ["", "0", "6,4", "6,a,4", "-1"])
+def test_moves_that_are_no_numbers_of_moves_are_named(text: str):
+    with pytest.raises(UsageError, match="expected a number from 1 on, or 3 with commas"):
+        parse_moves(text, 3)
+
+
+def test_the_table_of_chains_has_a_row_for_every_measurement(tmp_path: Path):
+    row = {"experiment": "e", "kl_weight": 1.0, "epochs": 3.0, "method": "pcnl", "draws": 8000}
+    row |= {"moves": [6, 4], "long": [48, 48], "sampler_auc": 0.5041, "sampler_energy_gap": -0.057}
+    write_json(tmp_path / "chains.json", {"rows": [row | {"commit": "0123456789"}]})
+    wanted = "| e | 1 | 3.0 | pcnl | 6, 4 | 48, 48 | 8000 | 0.504 | -0.057 | 01234567 |"
+    assert wanted in chains_table(tmp_path / "chains.json").splitlines()
+    assert chains_table(tmp_path / "none.json") == ""
