@@ -191,7 +191,7 @@ def prior_samples(repeats: int) -> list[Record]:
         times = timed(partial(_sample, prior, 1000), max(1, repeats // 2))
         sampler = prior.config.sampler
         more: Record = {
-            "steps": sampler.steps * prior.levels,
+            "steps": sum(sampler.moves(prior.levels)),
             "method": sampler.method,
             "batch": 1000,
         }
@@ -245,6 +245,7 @@ def generation(repeats: int) -> list[Record]:
             latents = timed(partial(_sample, prior, count), 1)
             words = sum(map(len, work())) / count
         more = {"seconds": times, "seconds_of_latents": latents["median"], "batch": count}
+        more |= {"steps": sum(prior.config.sampler.moves(prior.levels))}
         more |= {"words_per_sentence": words, "sizes": f"{TEXT}; {ENERGY}", "data": "none"}
         more |= {"weights": "initial, with an end of sentence as on the Penn Treebank"}
         records.append(record(name, count / times["median"], "sentences/s", "generation", **more))

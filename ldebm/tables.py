@@ -285,7 +285,8 @@ def chains_table(path: Path) -> str:
         *_head(CHAINS),
     ]
     for row in sorted(rows, key=lambda row: (row["experiment"], -sum(row["moves"]))):
-        cells = [row["experiment"], f"{row['kl_weight']:g}", row["epochs"], row["method"]]
+        epochs = "" if row["epochs"] is None else f"{row['epochs']:g}"
+        cells = [row["experiment"], f"{row['kl_weight']:g}", epochs, row["method"]]
         cells += [", ".join(map(str, row[key])) for key in ("moves", "long")]
         cells += [row["draws"], f"{row['sampler_auc']:.3f}", f"{row['sampler_energy_gap']:.3f}"]
         lines.append(_row(*cells, row["commit"][:8]))

@@ -132,6 +132,6 @@ def test_the_table_of_chains_has_a_row_for_every_measurement(tmp_path: Path):
     row = {"experiment": "e", "kl_weight": 1.0, "epochs": 3.0, "method": "pcnl", "draws": 8000}
     row |= {"moves": [6, 4], "long": [48, 48], "sampler_auc": 0.5041, "sampler_energy_gap": -0.057}
     write_json(tmp_path / "chains.json", {"rows": [row | {"commit": "0123456789"}]})
-    wanted = "| e | 1 | 3.0 | pcnl | 6, 4 | 48, 48 | 8000 | 0.504 | -0.057 | 01234567 |"
+    wanted = "| e | 1 | 3 | pcnl | 6, 4 | 48, 48 | 8000 | 0.504 | -0.057 | 01234567 |"
     assert wanted in chains_table(tmp_path / "chains.json").splitlines()
     assert chains_table(tmp_path / "none.json") == ""
