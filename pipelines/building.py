@@ -271,12 +271,13 @@ def read_params(project: Path, strict: bool) -> Any:
     import yaml
 
     from ldebm.config import load_params
+    from ldebm.yaml_text import parse_yaml
 
     path = project / "params.yaml"
     if not path.is_file():
         return None
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise UsageError(f"{path}: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or "experiments" not in content:

@@ -17,6 +17,7 @@ import sys
 
 LIBRARIES = (  # none that starts threads when it is imported, and none of this project
     "torch",
+    "torch._dynamo",  # the first optimiser of a process imports it: over a second
     "torch.nn.functional",
     "torch.nn.utils.rnn",
     "torch.utils.checkpoint",
