@@ -31,7 +31,7 @@ from ldebm.objectives import Terms
 from ldebm.parallel import average_gradients, is_main
 from ldebm.progress import Progress
 
-__all__ = ["Group", "Task", "TrainResult", "learning_rate_factor", "train"]
+__all__ = ["Group", "Task", "TrainResult", "learning_rate_factor", "train", "untraced"]
 
 EXIT_INTERRUPTED = 75
 CURVE_POINTS = 200
@@ -398,11 +398,11 @@ def _optimiser(group: Group) -> torch.optim.Optimizer:
         "weight_decay": config.weight_decay,
     }
     if config.name == "adamax":
-        return _untraced(torch.optim.Adamax)(group.parameters, **shared)
-    return _untraced(torch.optim.Adam)(group.parameters, **shared, fused=True)
+        return untraced(torch.optim.Adamax)(group.parameters, **shared)
+    return untraced(torch.optim.Adam)(group.parameters, **shared, fused=True)
 
 
-def _untraced(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+def untraced(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
     """The optimiser without what is there for ``torch.compile``, which nothing here uses.
 
     Those wrappers import a compiler when they are first called, which takes over a second.
