@@ -54,8 +54,11 @@ def contents(tiny: Tiny) -> dict[str, bytes]:
     return {str(f.relative_to(tiny.root)): f.read_bytes() for f in files if f.is_file()}
 
 
-def test_stages_in_parallel_give_the_same_dvc_lock_every_time(tmp_path, environment, reference):
-    for number in range(3):
+@pytest.mark.parametrize("rounds", [1, pytest.param(3, marks=pytest.mark.long)])
+def test_stages_in_parallel_give_the_same_dvc_lock_every_time(
+    tmp_path, environment, reference, rounds
+):
+    for number in range(rounds):
         tiny = environment(Tiny(tmp_path / str(number), parts=FOUR))
         messages: list[str] = []
         report = tiny.build(cpu=4, messages=messages)
