@@ -14,7 +14,7 @@ STAMP  := $(VENV)/.stamp-$(shell cat constraints.txt pyproject.toml | cksum | tr
 RUN    ?=
 SEEDS  ?=
 EPOCHS ?=
-JOBS   ?= 2
+JOBS   ?= 3# of the tests, some of which wait for servers: one more than there are cores
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DO_NOT_TRACK := 1
@@ -25,6 +25,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONUNBUFFERED := 1
 unexport PYTHONHOME VIRTUAL_ENV PYTHONDONTWRITEBYTECODE
 
+PYTEST := python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
 SELECT := $(strip $(subst $(comma), ,$(RUN)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(EPOCHS),--epochs $(EPOCHS)))
 
 .PHONY: help setup repro select test test-all lint types unit bench report results docs gpu-campaign server worker clean
@@ -51,11 +52,11 @@ repro: setup ## Build what params.yaml selects; RUN=group or experiment, SEEDS=0
 	@python -m pipelines build
 	@echo "report: site/index.html"
 
-test: setup lint types ## Lint, strict types, and all tests (the smoke pipeline is one of them)
-	@python -m pytest -q -n $(JOBS) --dist loadfile -m "not long"
+test: setup lint ## Lint, strict types, and all tests (mypy and the smoke pipeline are two of them)
+	@$(PYTEST) -m "not long"
 
-test-all: setup lint types ## The same with the long tests: Postgres, two workers, every command of the guides
-	@python -m pytest -q -n $(JOBS) --dist loadfile
+test-all: setup lint ## The same with the long tests: Postgres, two workers, every command of the guides
+	@$(PYTEST)
 
 unit: setup ## Only the quick tests
 	@python -m pytest -q -m "not slow and not gpu and not pipeline"

@@ -612,7 +612,8 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         else:
             import yaml  # absent on a machine that has only the core
 
-            content = yaml.safe_load(text)
+            # libyaml where it is there: the parameters of all experiments in a tenth of the time
+            content = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except Exception as error:
         detail = " ".join(str(error).split())
         raise UsageError(f"{path}: cannot be parsed: {detail}") from None

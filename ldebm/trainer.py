@@ -8,12 +8,13 @@ run killed anywhere and started again ends with the same bytes (C37).
 
 from __future__ import annotations
 
+import inspect
 import math
 import signal
 import sys
 import time
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,7 +31,7 @@ from ldebm.objectives import Terms
 from ldebm.parallel import average_gradients, is_main
 from ldebm.progress import Progress
 
-__all__ = ["Group", "Task", "TrainResult", "learning_rate_factor", "train"]
+__all__ = ["Group", "Task", "TrainResult", "learning_rate_factor", "train", "untraced"]
 
 EXIT_INTERRUPTED = 75
 CURVE_POINTS = 200
@@ -397,8 +398,19 @@ def _optimiser(group: Group) -> torch.optim.Optimizer:
         "weight_decay": config.weight_decay,
     }
     if config.name == "adamax":
-        return torch.optim.Adamax(group.parameters, **shared)
-    return torch.optim.Adam(group.parameters, **shared, fused=True)
+        return untraced(torch.optim.Adamax)(group.parameters, **shared)
+    return untraced(torch.optim.Adam)(group.parameters, **shared, fused=True)
+
+
+def untraced(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    """The optimiser without what is there for ``torch.compile``, which nothing here uses.
+
+    Those wrappers import a compiler when they are first called, which takes over a second.
+    """
+    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    methods: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    methods["step"] = torch.no_grad()(inspect.unwrap(kind.step))
+    return type(kind.__name__, (kind,), methods)
 
 
 def _check_sums(checkpoint: Path) -> None:

@@ -26,6 +26,7 @@ from pipelines.worktree import State, Workspace
 __all__ = ["Job", "opened", "planned", "read_params", "run_jobs", "select"]
 
 WORKSPACE = "workspace"  # name of the worktree of builds that land in the workspace
+_read: dict[tuple[Path, str, Sequence[str]], Dag] = {}  # what `planned` read, for `opened` after it
 
 
 @dataclass
@@ -202,7 +203,8 @@ def opened(
         if state is None:
             select(workspace.root / "params.yaml", selection)
             state = workspace.state()
-            dag = read_dag(workspace.root, selection.targets)
+            known = (workspace.root, state.tree, selection.targets)
+            dag = _read.pop(known, None) or read_dag(workspace.root, selection.targets)
             project, lock_before = workspace.root, ""
             if dag.stale():
                 project = workspace.checkout(name, state)
@@ -253,9 +255,11 @@ def planned(
         with opened(replace(selection, isolated=True), root, slots=Slots(slots)) as job:
             return job.dag, job.estimate, job.state
     workspace = Workspace(root)
+    state = workspace.state()
     dag = read_dag(workspace.root, selection.targets)
+    _read[workspace.root, state.tree, selection.targets] = dag
     known = recorded_seconds(workspace.root)
-    return dag, estimate(dag, dag.stale(), known, Slots(slots).cpu), workspace.state()
+    return dag, estimate(dag, dag.stale(), known, Slots(slots).cpu), state
 
 
 def read_params(project: Path, strict: bool) -> Any:
@@ -271,12 +275,13 @@ def read_params(project: Path, strict: bool) -> Any:
     import yaml
 
     from ldebm.config import load_params
+    from ldebm.yaml_text import parse_yaml
 
     path = project / "params.yaml"
     if not path.is_file():
         return None
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise UsageError(f"{path}: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or "experiments" not in content:

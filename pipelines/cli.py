@@ -11,6 +11,8 @@ Prefect is loaded only where a flow runs: a build of what is up to date ends wit
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import os
 import sys
@@ -225,6 +227,7 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits: 2 for wrong usage, 1 for a failure, 130 when interrupted."""
+    atexit.register(gc.freeze)  # or Python looks through all objects once more at its end
     given = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in given
     code: Any

@@ -3,7 +3,7 @@
 The templates of dvc.yaml are resolved, targets expanded, stages ordered and compared with the
 workspace by DVC itself (C1), in a process of its own because a ``Repo`` belongs to one thread.
 With ``--set`` it writes parameters instead, with ``--grid`` it lists the points of a sweep: both
-with the grammar and the code of ``dvc exp run -S``.
+with the grammar and the code of ``dvc exp run -S``. With ``--places`` it says where DVC keeps data.
 """
 
 from __future__ import annotations
@@ -92,7 +92,9 @@ def override(settings: list[str]) -> dict[str, Any]:
             apply_overrides(path, values)
             if plain is not None:
                 apply_overrides(str(plain), values)
-                if _read(plain) != _read(Path(path)):
+                content = json.loads(plain.read_text(encoding="utf-8"))
+                if content != _read(Path(path)):
+                    _write(plain, content)
                     plain.replace(path)
         finally:
             if plain is not None:
@@ -104,16 +106,23 @@ def _without_aliases(path: Path) -> Path | None:
     """A copy of a YAML file in which every alias is a mapping of its own; None for other files.
 
     DVC changes a mapping that several keys share through one of them, and then puts it back when it
-    comes to the next: the parameter would silently stay as it was.
+    comes to the next: the parameter would silently stay as it was. The copy is JSON, which is read
+    and written in no time; YAML with its aliases written out takes seconds.
     """
-    import yaml  # writes numbers so that both its own reader and that of DVC take them as numbers
-
     if path.suffix not in (".yaml", ".yml"):
         return None
-    copy = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    content = json.loads(json.dumps(_read(path), default=str))
-    copy.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    copy = path.with_name(f".{path.stem}.{os.getpid()}.json")
+    copy.write_text(json.dumps(_read(path), default=str), encoding="utf-8")
     return copy
+
+
+def _write(path: Path, content: Any) -> None:
+    """Writes YAML whose numbers are numbers to DVC's reader and to the other one."""
+    import yaml
+
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text = yaml.dump(content, Dumper=dumper, sort_keys=False, allow_unicode=True)
+    path.write_text(text, encoding="utf-8")
 
 
 def _read(path: Path) -> Any:
@@ -129,12 +138,24 @@ def grid(settings: list[str]) -> dict[str, Any]:
     return {"points": [point[""] for point in get_hydra_sweeps({"": settings})]}
 
 
+def places(settings: list[str]) -> dict[str, Any]:
+    """The cache folder and the remotes, as ``dvc cache dir`` and ``dvc remote list`` say them."""
+    from dvc.config import Config
+
+    folder = os.path.abspath(".dvc")
+    config = Config(folder, validate=False)
+    cache = config.get("cache", {}).get("dir") or os.path.join(folder, "cache")
+    remotes = config.read(None).get("remote", {})
+    return {"cache": cache, "remotes": {name: remote["url"] for name, remote in remotes.items()}}
+
+
 def main() -> None:
     """Answers on stdout; an error is its text on stderr and exit code 1."""
     logging.getLogger("dvc").setLevel(logging.CRITICAL)
     words = sys.argv[1:]
     try:
-        action = {"--set": override, "--grid": grid}.get(words[0] if words else "")
+        actions = {"--set": override, "--grid": grid, "--places": places}
+        action = actions.get(words[0] if words else "")
         content = action(words[1:]) if action else describe(words)
     except Exception as error:  # whatever DVC or a user's dvc.yaml comes up with
         cause = f" ({error.__cause__})" if error.__cause__ else ""

@@ -89,7 +89,7 @@ def run(
     variables = environment(env)
     variables["PYTHONUNBUFFERED"] = "1"
     variables["LDEBM_HELD_FDS"] = ",".join(str(fd) for fd in held)
-    words = [sys.executable, "-I", str(SUPERVISOR), str(os.getpid()), str(grace), *command]
+    words = [sys.executable, "-IS", str(SUPERVISOR), str(os.getpid()), str(grace), *command]
     with log.open("ab") as stream:
         start = stream.tell()
         process = subprocess.Popen(

@@ -22,10 +22,11 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ldebm.errors import LdebmError, UsageError
 from ldebm.files import write_text
-from pipelines.dag import environment
+from pipelines.dag import ask_dvc, environment
 from pipelines.failures import dvc_said
 from pipelines.lockfile import lock_blocks, merge_lock, read_outs
 from pipelines.runner import GRACE, strays
@@ -258,25 +259,22 @@ class Workspace:
     @functools.cached_property
     def folders(self) -> dict[str, str]:
         """Remotes that are folders, by name: their paths may be relative to the workspace."""
-        found = {}
-        for line in self.dvc("remote", "list").stdout.splitlines():
-            name, _, url = line.partition("\t")
-            if url and "://" not in url:
-                url = url.split(" ")[0]  # `(default)` may follow
-                found[name] = str((self.root / url).resolve())
-        return found
+        remotes = self._places["remotes"].items()
+        return {name: str((self.root / url).resolve()) for name, url in remotes if "://" not in url}
 
     @functools.cached_property
     def cache(self) -> Path:
         """DVC's cache folder.
 
         Raises:
-            LdebmError: DVC does not say.
+            UsageError: DVC does not say.
         """
-        done = self.dvc("cache", "dir")
-        if done.returncode:
-            raise LdebmError(f"dvc cache dir: {dvc_said(done.stderr)}")
-        return Path(self.root, done.stdout.strip().splitlines()[-1])
+        return Path(self.root, self._places["cache"])
+
+    @functools.cached_property
+    def _places(self) -> dict[str, Any]:
+        """What DVC's settings say of both, by one process."""
+        return ask_dvc(self.root, "--places")
 
     def bring(self, project: Path, paths: Iterable[str]) -> None:
         """Copies files that git ignores into a worktree (data that params.yaml names)."""

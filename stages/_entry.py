@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import sys
 from collections.abc import Callable
 
@@ -10,6 +12,9 @@ from ldebm.errors import LdebmError, UsageError
 from stages.recording import this_stage
 
 __all__ = ["arguments", "run"]
+
+# At its end Python would look through all objects once more: a third of a second with torch.
+atexit.register(gc.freeze)
 
 DEBUG = "--debug"
 OPTIONS = {

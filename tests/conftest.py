@@ -3,6 +3,8 @@
 import os
 import signal
 
+import pytest
+
 # Tests run in several processes and compute little at a time: threads would only wait for each
 # other, busily. To be set before the first import of torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -10,3 +12,45 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A shell starts background jobs with Ctrl-C ignored, and children inherit that: the tests that
 # interrupt a command would wait for ever.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The files that take longest, longest first (seconds of one core, some of them spent waiting).
+# pytest-xdist hands out whole files, in the order of collection where the Makefile says so: a long
+# one that comes last would leave the other cores idle.
+LONG = {
+    "tests/pipeline/test_retrain_flow.py": 180,
+    "tests/pipeline/test_flow_commands.py": 140,
+    "tests/pipeline/test_flow_build.py": 120,
+    "tests/pipeline/test_new_user.py": 110,
+    "tests/pipeline/test_flow_smoke.py": 80,
+    "tests/pipeline/test_audit.py": 75,
+    "tests/pipeline/test_resume.py": 70,
+    "tests/pipeline/test_deployments.py": 65,
+    "tests/pipeline/test_site.py": 60,
+    "tests/pipeline/test_retrain_promotion.py": 50,
+    "tests/unit/test_linear_gaussian_prior.py": 42,
+    "tests/pipeline/test_smoke.py": 40,
+    "tests/pipeline/test_texts_tiny.py": 30,
+    "tests/test_types.py": 25,
+    "tests/pipeline/test_overrides.py": 22,
+    "tests/unit/test_parallel.py": 22,
+    "tests/unit/test_image_first_stage.py": 22,
+    "tests/unit/test_evaluate_images.py": 18,
+    "tests/unit/test_dialogue_models.py": 18,
+    "tests/pipeline/test_image_builds.py": 17,
+    "tests/unit/test_evaluate_likelihood.py": 16,
+    "tests/unit/test_baselines_use.py": 16,
+    "tests/pipeline/test_image_stages.py": 15,
+    "tests/unit/test_evaluate_run.py": 15,
+    "tests/unit/test_context_priors.py": 15,
+    "tests/unit/test_evaluate_responses_in_words.py": 13,
+    "tests/unit/test_image_second_stage.py": 11,
+    "tests/pipeline/test_retrain_changes.py": 10,
+    "tests/pipeline/test_flow_dag.py": 9,
+    "tests/pipeline/test_docs.py": 9,
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the files that take long first."""
+    items.sort(key=lambda item: -LONG.get(item.nodeid.partition("::")[0], 0))

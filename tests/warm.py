@@ -1,11 +1,12 @@
 """A ``python`` that starts the project's commands at once, for tests that start hundreds.
 
 Over a second of every ``python -m stages.prior`` is the import of torch. The folder of
-:func:`warm_python`, first in PATH, has a ``python`` that gives commands of ``stages`` and ``ldebm``
-to a process that has the libraries loaded and forks (:mod:`tests.warm_server`); every other command
-is Python's own. Working folder, environment, streams, signals and exit codes are those of the real
-command, and the project's code is read where it runs. What differs: the seed of hashes is the same
-for all; tests of whether a second build gives the same bytes use the real Python for one of two.
+:func:`warm_python`, first in PATH, has a ``python`` and a ``dvc`` that give commands of ``stages``,
+``ldebm`` and ``dvc`` to a process that has the libraries loaded and forks
+(:mod:`tests.warm_server`); every other command is Python's own. Working folder, environment,
+streams, signals and exit codes are those of the real command, and the project's code is read where
+it runs. What differs: the seed of hashes is the same for all, and modules are not taken apart at
+the end; tests of whether a second build gives the same bytes use the real Python for one of two.
 """
 
 import atexit
@@ -21,11 +22,14 @@ from pathlib import Path
 
 __all__ = ["warm_python"]
 
+WARM = ("stages", "ldebm", "dvc")
 CLIENT = """\
 #!{python} -IS
 import os, sys
 words = sys.argv[1:]
-if words[:1] != ["-m"] or words[1:2] == [] or words[1].split(".")[0] not in ("stages", "ldebm"):
+if os.path.basename(sys.argv[0]) == "dvc":
+    words = ["-m", "dvc", *words]
+if words[:1] != ["-m"] or words[1:2] == [] or words[1].split(".")[0] not in {names!r}:
     os.execv({python!r}, [{python!r}, *words])
 import json, signal, socket
 server = socket.socket(socket.AF_UNIX)
@@ -60,6 +64,7 @@ def warm_python() -> Path:
         time.sleep(0.02)
     client = folder / "bin/python"
     client.parent.mkdir()
-    client.write_text(CLIENT.format(python=sys.executable, path=str(path)))
+    client.write_text(CLIENT.format(python=sys.executable, path=str(path), names=WARM))
     client.chmod(client.stat().st_mode | stat.S_IXUSR)
+    client.with_name("dvc").symlink_to(client)
     return client.parent

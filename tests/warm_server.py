@@ -5,6 +5,7 @@ and a JSON line with ``argv`` (what follows ``python -m``), ``cwd`` and ``env``;
 code, minus the number of a signal. When the client goes, the command is killed.
 """
 
+import atexit
 import gc
 import importlib
 import json
@@ -14,9 +15,11 @@ import select
 import signal
 import socket
 import sys
+import threading
 
 LIBRARIES = (  # none that starts threads when it is imported, and none of this project
     "torch",
+    "torch._dynamo",  # the first optimiser of a process imports it: over a second
     "torch.nn.functional",
     "torch.nn.utils.rnn",
     "torch.utils.checkpoint",
@@ -42,6 +45,14 @@ LIBRARIES = (  # none that starts threads when it is imported, and none of this 
     "great_expectations",
     "jinja2",
     "PIL.Image",
+    "dvc.cli.parser",
+    "dvc.commands.repro",
+    "dvc.dependency",
+    "dvc.output",
+    "dvc.repo",
+    "dvc.repo.reproduce",
+    "dvc.stage.run",
+    "ruamel.yaml",
 )
 
 
@@ -104,8 +115,24 @@ def become(argv: list[str], cwd: str, env: dict[str, str]) -> None:
     ]
     sys.argv = argv
     sys.stdout.reconfigure(line_buffering=bool(env.get("PYTHONUNBUFFERED")))
-    runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
-    sys.exit(0)
+    code: object = None
+    try:
+        runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
+    except SystemExit as stop:
+        code = stop.code
+    if not isinstance(code, int | None):
+        print(code, file=sys.stderr)
+        code = 1
+    end(code or 0)
+
+
+def end(code: int) -> None:
+    """Ends as Python does, but takes no module apart: it would copy the memory that forks share."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code & 0xFF)
 
 
 OWN = {*filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))}

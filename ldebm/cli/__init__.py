@@ -7,6 +7,8 @@ back, checked and run again). Heavy imports stay inside the commands: ``ldebm --
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 import traceback
@@ -41,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: without the program's name; by default those of the process. ``--debug``,
             anywhere, shows the traceback of a failure.
     """
+    atexit.register(gc.freeze)  # or Python looks through all objects once more at its end
     given = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in given
     given = [item for item in given if item != "--debug"]

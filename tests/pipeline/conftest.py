@@ -10,9 +10,12 @@ from tests.pipeline.prefect_server import ROOT, Server
 from tests.pipeline.project_copy import ProjectCopy
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[Server]:
-    """For flows that are not tested for starting one of their own, which takes longer."""
+    """For flows that are not tested for starting one of their own, which takes longer.
+
+    One for every file: over all tests it would cost more by waiting than by its start.
+    """
     with Server(tmp_path_factory.mktemp("server")).running(ROOT) as running:
         yield running
 

@@ -3,8 +3,6 @@
 import io
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +14,7 @@ from PIL import Image
 from ldebm.data.packed import open_measure
 from ldebm.evaluate.judge import load_judge
 from ldebm.files import read_json
+from tests.forked import forked
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -74,15 +73,7 @@ class Project:
 
     def stage(self, name: str, *options: str) -> SimpleNamespace:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [sys.executable, "-m", f"stages.{name}", *options],
-            cwd=self.folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
+        return forked([f"stages.{name}", *options], self.folder, environment)
 
     def data(self, name: str, *stages: str) -> None:
         for stage in stages:

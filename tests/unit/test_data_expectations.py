@@ -17,7 +17,14 @@ from ldebm.files import read_json, read_parquet, write_json, write_parquet
 from stages.validate import page
 from tests.unit.published_texts import write_agnews
 
-expectations = pytest.importorskip("stages.expectations", reason="Great Expectations is absent")
+
+def validate(prepared: Path) -> dict[str, Any]:
+    """Loaded only where it is used: collecting tests would take seconds longer."""
+    reason = "Great Expectations is absent"
+    report: dict[str, Any] = pytest.importorskip("stages.expectations", reason=reason).validate(
+        prepared
+    )
+    return report
 
 
 def _prepared(tmp_path: Path, source: str) -> Path:
@@ -35,11 +42,11 @@ def _failed(report: dict[str, Any]) -> set[tuple[str, str]]:
 @pytest.mark.parametrize("source", ["gaussians16", "chatter"])
 def test_good_data_pass_with_the_same_report_every_time(source: str, tmp_path: Path) -> None:
     prepared = _prepared(tmp_path, source)
-    report = expectations.validate(prepared)
+    report = validate(prepared)
     assert report["success"]
     assert report["checked"] > 10
     assert report["failed"] == 0
-    assert expectations.validate(prepared) == report
+    assert validate(prepared) == report
     write_json(tmp_path / "report.json", report)
     require_valid(tmp_path / "report.json")
 
@@ -56,7 +63,7 @@ def test_bad_rows_and_shares_fail_and_are_listed(tmp_path: Path) -> None:
     profile["splits"]["test"]["in_train"] = 99
     profile["splits"]["test"]["shared_dialogues"] = 4
     write_json(prepared / "profile.json", profile)
-    report = expectations.validate(prepared)
+    report = validate(prepared)
     assert _failed(report) == {
         ("valid", "text"),
         ("valid", "intent"),
@@ -87,7 +94,7 @@ def _prepared_documents(tmp_path: Path) -> Path:
 
 def test_documents_need_words_that_the_vocabulary_has(tmp_path: Path) -> None:
     prepared = _prepared_documents(tmp_path)
-    assert expectations.validate(prepared)["success"]
+    assert validate(prepared)["success"]
     columns = read_parquet(prepared / "test.parquet")
     columns["known"] = columns["known"].copy()
     columns["known"][3] = 0
@@ -96,7 +103,7 @@ def test_documents_need_words_that_the_vocabulary_has(tmp_path: Path) -> None:
     profile = read_json(prepared / "profile.json")
     profile["splits"]["test"]["known_mean"] = 1.5
     write_json(prepared / "profile.json", profile)
-    assert _failed(expectations.validate(prepared)) == {
+    assert _failed(validate(prepared)) == {
         ("test", "known"),
         ("test", "topic"),
         ("profile", "known_mean"),
@@ -112,9 +119,9 @@ def _prepared_images(tmp_path: Path) -> Path:
 
 def test_good_images_pass_and_bad_ones_fail_by_what_is_wrong(tmp_path: Path) -> None:
     prepared = _prepared_images(tmp_path)
-    report = expectations.validate(prepared)
+    report = validate(prepared)
     assert report["success"]
-    assert report == expectations.validate(prepared)
+    assert report == validate(prepared)
     table = pq.read_table(prepared / "valid.parquet").to_pylist()
     table[3]["image"] = bytes(63)
     table[4]["height"] = 9
@@ -127,7 +134,7 @@ def test_good_images_pass_and_bad_ones_fail_by_what_is_wrong(tmp_path: Path) -> 
     profile["splits"]["train"]["constant"] = 700
     profile["rejects"]["rows"] = 400
     write_json(prepared / "profile.json", profile)
-    assert _failed(expectations.validate(prepared)) == {
+    assert _failed(validate(prepared)) == {
         ("valid", "bytes"),
         ("valid", "height"),
         ("valid", "digit"),

@@ -17,7 +17,7 @@ from ldebm.config import OptimiserConfig, TrainingConfig
 from ldebm.errors import DivergenceError, UsageError
 from ldebm.objectives import Terms
 from ldebm.seeding import generator
-from ldebm.trainer import Group, learning_rate_factor, train
+from ldebm.trainer import Group, learning_rate_factor, train, untraced
 
 
 class Regression:
@@ -208,3 +208,38 @@ def test_sigterm_ends_the_run_after_the_step_in_hand_with_a_checkpoint(tmp_path:
     resumed = train(Regression(), CONFIG, file, title="rest")
     whole = train(Regression(), CONFIG, None, title="whole")
     assert torch.equal(resumed.state["weight"], whole.state["weight"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [(torch.optim.Adam, {"fused": True}), (torch.optim.Adamax, {"eps": 1e-6})]
+)
+def test_optimisers_that_load_no_compiler_take_torchs_own_steps_to_the_bit(kind, options) -> None:
+    def trained(make: Any) -> tuple[Tensor, dict[str, Any]]:
+        module = nn.Linear(5, 3)
+        for number, parameter in enumerate(module.parameters()):
+            nn.init.normal_(parameter, generator=generator(0, "start", number))
+        optimiser = make(module.parameters(), lr=0.1, **options)
+        for step in range(6):
+            if step == 3:
+                optimiser.load_state_dict(optimiser.state_dict())
+            optimiser.zero_grad(set_to_none=True)
+            x = torch.randn(8, 5, generator=generator(0, "rows", step))
+            module(x).square().mean().backward()
+            optimiser.step()
+        return torch.cat(
+            [p.detach().flatten() for p in module.parameters()]
+        ), optimiser.state_dict()
+
+    (weights, state), (expected, own) = trained(untraced(kind)), trained(kind)
+    assert torch.equal(weights, expected)
+    assert str(state) == str(own)
+
+
+def test_a_training_loads_no_compiler() -> None:
+    script = (
+        "import sys\nfrom tests.unit.test_trainer import CONFIG, Regression, train\n"
+        "train(Regression(), CONFIG, None, title='fit')\n"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", script], cwd=root, check=True)
