@@ -19,6 +19,7 @@ import yaml
 
 from ldebm.code_lists import is_code, is_code_list
 from ldebm.lineage import recorded
+from ldebm.yaml_text import parse_yaml
 
 __all__ = ["Plan", "plan", "this_stage"]
 
@@ -43,8 +44,8 @@ def plan(stage: str, keys: Mapping[str, str], root: Path = Path()) -> Plan:
         keys: values of its matrix, by name.
         root: the project's folder.
     """
-    definition = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
-    params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+    definition = parse_yaml((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
+    params = parse_yaml((root / "params.yaml").read_text(encoding="utf-8"))
 
     def filled(kind: str) -> list[str]:
         items = [next(iter(i)) if isinstance(i, dict) else i for i in definition.get(kind, [])]
