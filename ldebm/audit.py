@@ -202,7 +202,7 @@ def _commit(step: Step, root: Path, use_workspace: bool) -> str:
     head = (git("rev-parse", "HEAD", root=root) or b"").decode().strip()
     if use_workspace and head:
         return head
-    if not step.code:
+    if step.code_list and not step.code:
         raise UsageError(
             f"{step.stage}: {', '.join(step.code_list)} of the time it was built is neither here "
             "nor in git, so its code is not known; --workspace runs the code of the working tree"

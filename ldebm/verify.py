@@ -278,7 +278,7 @@ def _against_lock(step: Step, record: Mapping[str, Any]) -> Iterator[str]:
     by_dvc = record.get("ran_by") in ("dvc", "flow")  # by hand one may add --debug
     if by_dvc and record.get("command") != step.command:
         yield f"does not agree with dvc.lock on the command: {record['command']}"
-    if not step.code:
+    if step.code_list and not step.code:
         return  # a list of code that is lost: its own hash says so
     extra = sorted(
         path for path in record["code"] if not {path, path.split("/")[0]} & step.code.keys()

@@ -78,8 +78,8 @@ def test_a_gpu_is_one_stages_and_its_environment_names_it(tmp_path):
 
 def test_needs_come_from_the_parameters_of_the_experiment():
     params = load_params(ROOT / "params.yaml")
-    name = "chatter-ldebm-0"
-    assert params.experiment("chatter-ldebm").backbone.training.threads == 2
+    name = "mnist-nvae-small-0"
+    assert params.experiment("mnist-nvae-small").backbone.training.threads == 2
     assert need_of(f"backbone@{name}", params, []) == Need(cpu=2)
     assert need_of(f"prior@{name}", params, []) == Need(cpu=1)
     assert need_of(f"backbone@{name}", params, ["0"]) == Need(gpu=True)
