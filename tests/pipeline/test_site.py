@@ -70,7 +70,7 @@ steps = [(stage, keys) for stage in ("fetch", "prepare", "validate") for keys in
 steps += [(stage, keys) for stage in ("pack", "judge") for keys in data[:2]]
 steps += [("bind", ["--experiment", name]) for name in names]
 steps += itertools.product(("backbone", "cluster", "prior", "evaluate"), runs)
-for stage, keys in [*steps, ("report", [])]:
+for stage, keys in [("code", []), *steps, ("report", [])]:
     sys.argv = [stage, *keys]
     try:
         runpy.run_module(f"stages.{stage}", run_name="__main__", alter_sys=True)
