@@ -12,8 +12,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+
+from ldebm.nn.gru import Gates, product, run_gates
+from ldebm.nn.lstm import run_lstm
 
 __all__ = ["Cell", "State"]
 
@@ -29,13 +33,20 @@ class Cell(nn.Module):
         inputs: I.
         hidden: H, of each direction.
         bidirectional: whether a second direction reads from each row's last token to its first.
+        bfloat16: products in bfloat16 while training on a CPU; the state stays in float32.
     """
 
     def __init__(
-        self, kind: Literal["gru", "lstm"], inputs: int, hidden: int, *, bidirectional: bool = False
+        self,
+        kind: Literal["gru", "lstm"],
+        inputs: int,
+        hidden: int,
+        *,
+        bidirectional: bool = False,
+        bfloat16: bool = False,
     ) -> None:
         super().__init__()
-        self.kind, self.hidden = kind, hidden
+        self.kind, self.hidden, self.bfloat16 = kind, hidden, bfloat16
         self.directions = 2 if bidirectional else 1
         layer = nn.LSTM if kind == "lstm" else nn.GRU
         self.rnn = layer(inputs, hidden, bidirectional=bidirectional)
@@ -68,10 +79,47 @@ class Cell(nn.Module):
             batch_sizes: rows of every step, falling.
             start: first states; zeros if not given.
         """
+        if self.bfloat16 and self.training and not x_NI.is_cuda:
+            return self._rounded(x_NI, batch_sizes, start)
         packed = PackedSequence(x_NI, torch.tensor(batch_sizes, dtype=torch.int64))
         first = None if start is None else start if self.kind == "lstm" else start[0]
         out, last = self.rnn(packed, first)
         return out.data, tuple(last) if self.kind == "lstm" else (last,)
+
+    def _rounded(
+        self, x_NI: Tensor, batch_sizes: Sequence[int], start: State | None
+    ) -> tuple[Tensor, State]:
+        """The same with products in bfloat16, one direction after the other."""
+        zeros = x_NI.new_zeros(self.directions, batch_sizes[0], self.hidden)
+        first = start or (zeros,) * self.states
+        outputs, last = [], []
+        for direction in range(self.directions):
+            end = "_l0_reverse" if direction else "_l0"
+            weight_ih, weight_hh, bias_ih, bias_hh = (
+                getattr(self.rnn, name + end)
+                for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            )
+            begin = tuple(part[direction] for part in first)
+            reverse = bool(direction)
+            if self.kind == "lstm":
+                bias = (bias_ih + bias_hh).bfloat16()
+                values = F.linear(x_NI.bfloat16(), weight_ih.bfloat16(), bias)
+                h, c = begin
+                out, state = run_lstm(values, weight_hh, (h, c), batch_sizes, reverse=reverse)
+            else:
+                bias = bias_ih + F.pad(bias_hh[: 2 * self.hidden], (0, self.hidden))
+                row = bias.expand(batch_sizes[0], -1)
+                gates = Gates(product(x_NI, weight_ih, True), row_B3H=row)
+                new = bias_hh[2 * self.hidden :]
+                kept, ended = run_gates(
+                    gates, weight_hh, new, *begin, batch_sizes, reverse=reverse, bfloat16=True
+                )
+                assert kept is not None
+                out, state = kept, (ended,)
+            outputs.append(out)
+            last.append(state)
+        states = tuple(torch.stack(parts) for parts in zip(*last, strict=True))
+        return torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0], states
 
     def last(self, x_NI: Tensor, batch_sizes: Sequence[int]) -> Tensor:
         """Hidden states after each row's last token, and before its first: (B, directions * H)."""
