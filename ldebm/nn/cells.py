@@ -46,7 +46,7 @@ class Cell(nn.Module):
         bfloat16: bool = False,
     ) -> None:
         super().__init__()
-        self.kind, self.hidden, self.bfloat16 = kind, hidden, bfloat16
+        self.kind, self.hidden, self.low_precision = kind, hidden, bfloat16
         self.directions = 2 if bidirectional else 1
         layer = nn.LSTM if kind == "lstm" else nn.GRU
         self.rnn = layer(inputs, hidden, bidirectional=bidirectional)
@@ -79,7 +79,7 @@ class Cell(nn.Module):
             batch_sizes: rows of every step, falling.
             start: first states; zeros if not given.
         """
-        if self.bfloat16 and self.training and not x_NI.is_cuda:
+        if self.low_precision and self.training and not x_NI.is_cuda:
             return self._rounded(x_NI, batch_sizes, start)
         packed = PackedSequence(x_NI, torch.tensor(batch_sizes, dtype=torch.int64))
         first = None if start is None else start if self.kind == "lstm" else start[0]
@@ -92,34 +92,36 @@ class Cell(nn.Module):
         """The same with products in bfloat16, one direction after the other."""
         zeros = x_NI.new_zeros(self.directions, batch_sizes[0], self.hidden)
         first = start or (zeros,) * self.states
-        outputs, last = [], []
-        for direction in range(self.directions):
-            end = "_l0_reverse" if direction else "_l0"
-            weight_ih, weight_hh, bias_ih, bias_hh = (
-                getattr(self.rnn, name + end)
-                for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        sides = [
+            self._one_direction(x_NI, batch_sizes, tuple(part[side] for part in first), side)
+            for side in range(self.directions)
+        ]
+        out = torch.cat([out for out, _ in sides], -1) if len(sides) > 1 else sides[0][0]
+        return out, tuple(torch.stack(parts) for parts in zip(*(s for _, s in sides), strict=True))
+
+    def _one_direction(
+        self, x_NI: Tensor, batch_sizes: Sequence[int], first: State, side: int
+    ) -> tuple[Tensor, State]:
+        """Outputs (N, H) and last states, each (B, H)."""
+        end = "_l0_reverse" if side else "_l0"
+        weight_ih, weight_hh, bias_ih, bias_hh = (
+            getattr(self.rnn, name + end)
+            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        )
+        if self.kind == "lstm":
+            bias = (bias_ih + bias_hh).bfloat16()
+            values = F.linear(x_NI.bfloat16(), weight_ih.bfloat16(), bias)
+            return run_lstm(
+                values, weight_hh, (first[0], first[1]), batch_sizes, reverse=bool(side)
             )
-            begin = tuple(part[direction] for part in first)
-            reverse = bool(direction)
-            if self.kind == "lstm":
-                bias = (bias_ih + bias_hh).bfloat16()
-                values = F.linear(x_NI.bfloat16(), weight_ih.bfloat16(), bias)
-                h, c = begin
-                out, state = run_lstm(values, weight_hh, (h, c), batch_sizes, reverse=reverse)
-            else:
-                bias = bias_ih + F.pad(bias_hh[: 2 * self.hidden], (0, self.hidden))
-                row = bias.expand(batch_sizes[0], -1)
-                gates = Gates(product(x_NI, weight_ih, True), row_B3H=row)
-                new = bias_hh[2 * self.hidden :]
-                kept, ended = run_gates(
-                    gates, weight_hh, new, *begin, batch_sizes, reverse=reverse, bfloat16=True
-                )
-                assert kept is not None
-                out, state = kept, (ended,)
-            outputs.append(out)
-            last.append(state)
-        states = tuple(torch.stack(parts) for parts in zip(*last, strict=True))
-        return torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0], states
+        gates_in, new = bias_hh[: 2 * self.hidden], bias_hh[2 * self.hidden :]
+        row = (bias_ih + F.pad(gates_in, (0, self.hidden))).expand(batch_sizes[0], -1)
+        gates = Gates(product(x_NI, weight_ih, True), row_B3H=row)
+        out, last = run_gates(
+            gates, weight_hh, new, first[0], batch_sizes, reverse=bool(side), bfloat16=True
+        )
+        assert out is not None
+        return out, (last,)
 
     def last(self, x_NI: Tensor, batch_sizes: Sequence[int]) -> Tensor:
         """Hidden states after each row's last token, and before its first: (B, directions * H)."""
