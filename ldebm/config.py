@@ -137,12 +137,26 @@ class ContextConfig(Section):
     size: int = Field(512, gt=0)  # C, the hidden size over turns
 
 
+class SupervisionConfig(Section):
+    """Labels that the latent of the first stage has to tell: a linear classifier of z (MR 2.6).
+
+    The joint training as published has the same term; in two stages the encoder is frozen when the
+    energies see the labels.
+    """
+
+    column: str  # a label column of the data
+    weight: float = Field(gt=0)  # lambda_3 of the first stage, against nats a row
+
+
 class BackboneConfig(Section):
     """First stage: encoder, decoder and the variational objective against N(0, I)."""
 
     added: ClassVar[frozenset[str]] = frozenset(
-        {"hvae", "nvae", "cell", "encoder_hidden", "bidirectional", "tied", "context", "baseline"}
-    )
+        {
+            "hvae", "nvae", "cell", "encoder_hidden", "bidirectional", "tied", "context",
+            "baseline", "supervision",
+        }
+    )  # fmt: skip
     arch: Literal["mlp", "gru", "rnn", "dialogue", "bow", "hvae", "nvae"]
     baseline: BaselineConfig | None = None  # of "gru" and "dialogue"
     latent: int = Field(default=None, gt=0, validate_default=True)  # hvae, nvae: left out
@@ -166,6 +180,7 @@ class BackboneConfig(Section):
     kl_warmup: int = Field(0, ge=0)  # updates from weight 0 to kl_weight
     objective: Literal["kl", "entropy"] = "kl"  # "entropy": the masked entropy term of MR 2.6 (ii)
     entropy_mask: float | None = 1.0
+    supervision: SupervisionConfig | None = None  # not of images and baselines
     training: TrainingConfig
 
     @field_validator("latent", mode="wrap")
@@ -189,6 +204,8 @@ class BackboneConfig(Section):
                 raise ValueError(f"section '{arch}' {given} (arch is {self.arch!r})")
         if self.cell == "lstm" and self.arch not in ("rnn", "dialogue"):
             raise ValueError(f"cell 'lstm' needs arch 'rnn' or 'dialogue' (arch is {self.arch!r})")
+        if self.supervision is not None and (self.baseline or self.arch in ("hvae", "nvae")):
+            raise ValueError("section 'supervision' is not for images and baselines")
         if self.context is not None and self.arch != "dialogue":
             raise ValueError(f"section 'context' needs arch 'dialogue' (arch is {self.arch!r})")
         return self

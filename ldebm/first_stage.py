@@ -31,6 +31,7 @@ from ldebm.latents import batch_noise, make_batch
 from ldebm.lineage import note, running_stage
 from ldebm.nn.backbone import Backbone, architecture, build_backbone
 from ldebm.nn.hierarchy import HierarchicalBackbone
+from ldebm.nn.linear import draw_linear
 from ldebm.objectives import Terms, backbone_terms, gaussian_kl, sample_posterior
 from ldebm.parallel import is_main, row_weight, share
 from ldebm.runs import CHECKPOINTS, run_key, with_length, write_curves
@@ -58,10 +59,15 @@ class BackboneTask:
         self.backbone, self.train_split, self.valid_split = backbone, train, valid
         self.config, self.seed, self.device = config.backbone, seed, device
         self.steps_per_epoch = steps_per_epoch(train.n, self.config.training.batch)
+        self.head = _head(config, train, backbone.latent, seed, device)
 
     def groups(self) -> list[Group]:
         parameters = [p for p in self.backbone.parameters() if p.requires_grad]
-        return [Group("backbone", parameters, self.config.training.optimiser)]
+        groups = [Group("backbone", parameters, self.config.training.optimiser)]
+        if self.head is not None:
+            head = list(self.head.parameters())
+            groups.append(Group("classifier", head, self.config.training.optimiser))
+        return groups
 
     def begin_epoch(self, epoch: int) -> None:
         """Nothing changes between epochs."""
@@ -76,7 +82,23 @@ class BackboneTask:
         z = sample_posterior(mu, logvar, noise)
         nll = self.backbone.reconstruction_nll(batch, z)
         terms = backbone_terms(nll, mu, logvar, self.config, step)
+        if self.head is not None and self.config.supervision is not None:
+            classes, _ = self._classes(self.train_split, rows[share(len(rows))], z)
+            total = terms.total + self.config.supervision.weight * classes
+            terms = Terms(total, {**terms.parts, "class": classes.detach()})
         return replace(terms, row_weight=row_weight(len(rows)))
+
+    def _classes(self, split: Split, rows: np.ndarray, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy of the labelled rows, and which rows are classified rightly."""
+        assert self.head is not None
+        assert self.config.supervision is not None
+        given = np.asarray(split.labels(self.config.supervision.column))[rows].astype(np.int64)
+        label = torch.from_numpy(given).to(z.device)
+        logits = self.head(z)
+        known = label >= 0
+        losses = torch.nn.functional.cross_entropy(logits, label.clamp(min=0), reduction="none")
+        right = logits.argmax(-1) == label
+        return (losses * known).sum() / known.sum().clamp(min=1), right[known]
 
     def after_update(self, step: int, averaged: dict[str, Tensor] | None) -> None:
         """Nothing to adapt."""
@@ -85,7 +107,8 @@ class BackboneTask:
     def validate(self, step: int) -> dict[str, float]:
         split = self.valid_split
         rows = np.arange(min(split.n, VALID_ROWS))
-        nll, kl = 0.0, 0.0
+        nll, kl, classes = 0.0, 0.0, 0.0
+        right: list[bool] = []
         for start in range(0, len(rows), 256):
             part = rows[start : start + 256]
             batch = make_batch(split, part, self.device)
@@ -94,20 +117,46 @@ class BackboneTask:
             z = sample_posterior(mu, logvar, noise.to(self.device))
             nll += float(self.backbone.reconstruction_nll(batch, z).double().sum())
             kl += float(gaussian_kl(mu, logvar).double().sum())
+            if self.head is not None:
+                loss, hits = self._classes(split, part, z)
+                classes += float(loss) * len(part) / len(rows)
+                right += hits.tolist()
         nll, kl = nll / len(rows), kl / len(rows)
         score = nll + self.config.kl_weight * max(kl, self.config.kl_floor)
         metrics = {"reconstruction": nll, "kl": kl, "elbo": -(nll + kl)}
+        if self.config.supervision is not None:
+            score += self.config.supervision.weight * classes
+            metrics |= {"class": classes, "class_accuracy": float(np.mean(right or [False]))}
         # During the warm-up the objective still changes, so its values do not compare.
         return metrics if step < self.config.kl_warmup else {**metrics, "score": score}
 
     def state(self) -> dict[str, Any]:
-        return {}
+        return {} if self.head is None else {"head": self.head.state_dict()}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """There is none."""
+        if self.head is not None:
+            self.head.load_state_dict(state["head"])
 
     def finish(self) -> None:
         """Nothing is left to do."""
+
+
+def _head(
+    config: ExperimentConfig, train: Split, latent: int, seed: int, device: torch.device
+) -> nn.Linear | None:
+    """The classifier of ``backbone.supervision``; it is not kept with the model.
+
+    Raises:
+        UsageError: the data have no such label column.
+    """
+    supervision = config.backbone.supervision
+    if supervision is None:
+        return None
+    train.labels(supervision.column)
+    classes = len(train.meta["labels"][supervision.column])
+    head = nn.Linear(latent, classes)
+    draw_linear(head, generator(seed, "supervision-init"))
+    return head.to(device)
 
 
 def build_backbone_stage(

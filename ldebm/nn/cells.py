@@ -12,8 +12,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+
+from ldebm.nn.gru import Gates, product, run_gates
+from ldebm.nn.lstm import run_lstm
 
 __all__ = ["Cell", "State"]
 
@@ -29,13 +33,20 @@ class Cell(nn.Module):
         inputs: I.
         hidden: H, of each direction.
         bidirectional: whether a second direction reads from each row's last token to its first.
+        bfloat16: products in bfloat16 while training on a CPU; the state stays in float32.
     """
 
     def __init__(
-        self, kind: Literal["gru", "lstm"], inputs: int, hidden: int, *, bidirectional: bool = False
+        self,
+        kind: Literal["gru", "lstm"],
+        inputs: int,
+        hidden: int,
+        *,
+        bidirectional: bool = False,
+        bfloat16: bool = False,
     ) -> None:
         super().__init__()
-        self.kind, self.hidden = kind, hidden
+        self.kind, self.hidden, self.low_precision = kind, hidden, bfloat16
         self.directions = 2 if bidirectional else 1
         layer = nn.LSTM if kind == "lstm" else nn.GRU
         self.rnn = layer(inputs, hidden, bidirectional=bidirectional)
@@ -68,10 +79,49 @@ class Cell(nn.Module):
             batch_sizes: rows of every step, falling.
             start: first states; zeros if not given.
         """
+        if self.low_precision and self.training and not x_NI.is_cuda:
+            return self._rounded(x_NI, batch_sizes, start)
         packed = PackedSequence(x_NI, torch.tensor(batch_sizes, dtype=torch.int64))
         first = None if start is None else start if self.kind == "lstm" else start[0]
         out, last = self.rnn(packed, first)
         return out.data, tuple(last) if self.kind == "lstm" else (last,)
+
+    def _rounded(
+        self, x_NI: Tensor, batch_sizes: Sequence[int], start: State | None
+    ) -> tuple[Tensor, State]:
+        """The same with products in bfloat16, one direction after the other."""
+        zeros = x_NI.new_zeros(self.directions, batch_sizes[0], self.hidden)
+        first = start or (zeros,) * self.states
+        sides = [
+            self._one_direction(x_NI, batch_sizes, tuple(part[side] for part in first), side)
+            for side in range(self.directions)
+        ]
+        out = torch.cat([out for out, _ in sides], -1) if len(sides) > 1 else sides[0][0]
+        return out, tuple(torch.stack(parts) for parts in zip(*(s for _, s in sides), strict=True))
+
+    def _one_direction(
+        self, x_NI: Tensor, batch_sizes: Sequence[int], first: State, side: int
+    ) -> tuple[Tensor, State]:
+        """Outputs (N, H) and last states, each (B, H)."""
+        end = "_l0_reverse" if side else "_l0"
+        weight_ih, weight_hh, bias_ih, bias_hh = (
+            getattr(self.rnn, name + end)
+            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        )
+        if self.kind == "lstm":
+            bias = (bias_ih + bias_hh).bfloat16()
+            values = F.linear(x_NI.bfloat16(), weight_ih.bfloat16(), bias)
+            return run_lstm(
+                values, weight_hh, (first[0], first[1]), batch_sizes, reverse=bool(side)
+            )
+        gates_in, new = bias_hh[: 2 * self.hidden], bias_hh[2 * self.hidden :]
+        row = (bias_ih + F.pad(gates_in, (0, self.hidden))).expand(batch_sizes[0], -1)
+        gates = Gates(product(x_NI, weight_ih, True), row_B3H=row)
+        out, last = run_gates(
+            gates, weight_hh, new, first[0], batch_sizes, reverse=bool(side), bfloat16=True
+        )
+        assert out is not None
+        return out, (last,)
 
     def last(self, x_NI: Tensor, batch_sizes: Sequence[int]) -> Tensor:
         """Hidden states after each row's last token, and before its first: (B, directions * H)."""

@@ -61,10 +61,12 @@ class DialogueVAE(RecurrentVAE):
     def _add_more(self, config: BackboneConfig) -> None:
         section = config.context or ContextConfig()
         width, self.context_size = section.utterance, section.size
-        self.turn_encoder = Cell("gru", config.embed, width, bidirectional=True)
+        self.turn_encoder = Cell(
+            "gru", config.embed, width, bidirectional=True, bfloat16=self.low_precision
+        )
         self.attention = nn.Linear(2 * width, width)
         self.attention_score = nn.Linear(width, 1, bias=False)
-        self.turns = Cell("gru", 2 * width, section.size)
+        self.turns = Cell("gru", 2 * width, section.size, bfloat16=self.low_precision)
         self.no_turns = nn.Parameter(torch.empty(section.size))
         self._kept: tuple[TextBatch, tuple[Any, ...], Tensor] | None = None
         self.to_inputs = nn.Linear(section.size, config.embed + self.read_size(config))

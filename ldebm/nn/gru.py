@@ -29,7 +29,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Backend", "Gates", "PackedGRU", "bidirectional_last", "product", "run_gates"]
+__all__ = [
+    "Backend",
+    "Gates",
+    "PackedGRU",
+    "bidirectional_last",
+    "packed_spans",
+    "product",
+    "run_gates",
+]
 
 Backend = Literal["auto", "packed", "torch"]
 
@@ -56,7 +64,7 @@ class Gates:
     row_B3H: Tensor | None = None
 
 
-def _spans(batch_sizes: Sequence[int], reverse: bool) -> list[tuple[int, int, int]]:
+def packed_spans(batch_sizes: Sequence[int], reverse: bool) -> list[tuple[int, int, int]]:
     """(start, stop, rows) of every step in the order in which it is computed."""
     spans, start = [], 0
     for rows in batch_sizes:
@@ -246,7 +254,7 @@ def run_gates(
     Returns:
         (outputs_NH, last_BH); the first is None where it is not wanted and nothing needs it.
     """
-    spans = _spans(batch_sizes, reverse)
+    spans = packed_spans(batch_sizes, reverse)
     inputs = (gates.values, gates.row_B3H, weight_hh, bias_hn, initial_BH)
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
         return _PackedGRU.apply(*inputs, gates.index_N, spans, bfloat16)  # type: ignore[no-any-return,no-untyped-call]

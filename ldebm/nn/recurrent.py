@@ -34,12 +34,15 @@ class RecurrentVAE(SentenceVAE):
 
     Args:
         config: ``cell``, ``latent``, ``hidden``, ``encoder_hidden``, ``bidirectional``, ``embed``,
-            ``tied``, ``dropout``, ``word_dropout``, ``posterior_activation``, ``init``.
+            ``tied``, ``dropout``, ``word_dropout``, ``posterior_activation``, ``init``;
+            ``training.precision`` bfloat16 concerns the products of the cells and the output
+            layer while training on a CPU.
         meta: of the packed data: ``vocab_size``, ``max_len`` and the ids of the control tokens.
         generator: initial weights.
 
     Attributes:
         stream: source of the dropout masks; the trainer sets it before each update.
+        low_precision: whether training computes those products in bfloat16.
     """
 
     def __init__(
@@ -49,11 +52,12 @@ class RecurrentVAE(SentenceVAE):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(config, meta)
+        self.low_precision = config.training.precision == "bfloat16"
         vocabulary, hidden, embed = int(meta["vocab_size"]), config.hidden, config.embed
         read = self.read_size(config)
         self._add_encoder(config, vocabulary)
         self.decoder_embedding = nn.Parameter(torch.empty(vocabulary, embed))
-        self.decoder = Cell(config.cell, embed + read, hidden)
+        self.decoder = Cell(config.cell, embed + read, hidden, bfloat16=self.low_precision)
         self.start = nn.Linear(read, hidden * self.decoder.states)
         adapt = config.tied and hidden != embed
         self.adapter = nn.Linear(hidden, embed, bias=False) if adapt else None
@@ -69,6 +73,7 @@ class RecurrentVAE(SentenceVAE):
             config.embed,
             config.encoder_hidden or config.hidden,
             bidirectional=config.bidirectional,
+            bfloat16=self.low_precision,
         )
         features = self.encoder.hidden * self.encoder.directions
         self._add_heads(self._add_joint(features, config), config)
@@ -150,7 +155,8 @@ class RecurrentVAE(SentenceVAE):
         first = self._first(z[: sizes[0]])
         h_NH, _ = self.decoder(self._inputs(words, row_N, z, c), sizes, first)
         hidden = self._to_output(self._drop(h_NH))
-        nll_N = linear_nll(hidden, self._weight(), targets_N)
+        low = self.low_precision and self.training
+        nll_N = linear_nll(hidden, self._weight(), targets_N, bfloat16=low)
         return batch.restore(nll_N.new_zeros(len(batch)).index_add(0, row_N, nll_N))
 
     @torch.no_grad()
