@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -108,23 +109,33 @@ def markdown(runs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def speed_table(root: Path = Path()) -> str:
-    """What ``make bench`` measured, kept as results/bench.json; empty where there is none."""
-    path = root / RESULTS / "bench.json"
-    if not path.is_file():
+    """What ``make bench`` measured on each machine, kept as results/bench*.json; empty without."""
+    machines = [read_json(path) for path in sorted((root / RESULTS).glob("bench*.json"))]
+    if not machines:
         return ""
-    columns = ("what", "value", "unit", "reference", "times the public code")
+    columns = ["what", "unit", "reference"]
+    for number in range(1, len(machines) + 1):
+        columns += [f"machine {number}", "times the public code"]
     lines = [
         "## Speed\n",
         "Reference: the public code on a machine of this kind, 2 threads. `same_steps` has the"
-        " public code's number of Langevin steps.\n",
+        " public code's number of Langevin steps. The first row tells what a machine is worth;"
+        " machine 1 was measured before samples took Crank-Nicolson moves.\n",
         *_head(columns),
     ]
-    for row in read_json(path):
-        if row.get("value") is not None:
-            ratio = "" if row.get("ratio") is None else f"{row['ratio']:.2g}"
-            reference = "" if row.get("reference") is None else f"{row['reference']:g}"
-            lines.append(_row(row["name"], f"{row['value']:.4g}", row["unit"], reference, ratio))
+    rows = [{row["name"]: row for row in machine} for machine in machines]
+    for name, unit in {row["name"]: row["unit"] for row in itertools.chain(*machines)}.items():
+        mine = [row.get(name, {}) for row in rows]
+        cells = [name, unit, next((_or_empty(row, "reference", "g") for row in mine if row), "")]
+        for row in mine:
+            cells += [_or_empty(row, "value", ".4g"), _or_empty(row, "ratio", ".2g")]
+        if any(row.get("value") is not None for row in mine):
+            lines.append(_row(*cells))
     return "\n".join(lines) + "\n"
+
+
+def _or_empty(row: Mapping[str, Any], key: str, form: str) -> str:
+    return "" if row.get(key) is None else format(row[key], form)
 
 
 def faults_table(path: str | Path) -> str:

@@ -11,7 +11,13 @@ from benchmarks.sweeps import Built, differences
 from ldebm.config import load_params
 from ldebm.errors import UsageError
 from ldebm.files import read_json, write_json
-from ldebm.tables import chains_table, faults_table, full_size_table, sweeps_table
+from ldebm.tables import (
+    chains_table,
+    faults_table,
+    full_size_table,
+    speed_table,
+    sweeps_table,
+)
 
 FAULT = {"kind": "stage", "finished": True, "same": True, "twice": 0, "alive": 0, "corrupt": 0}
 SWEEP = {"kind": "small", "versions": 6, "seeds": 2, "slots": 2, "same": True, "lock_errors": 0}
@@ -135,3 +141,16 @@ def test_the_table_of_chains_has_a_row_for_every_measurement(tmp_path: Path):
     wanted = "| e | 1 | 3 | pcnl | 6, 4 | 48, 48 | 8000 | 0.504 | -0.057 | 01234567 |"
     assert wanted in chains_table(tmp_path / "chains.json").splitlines()
     assert chains_table(tmp_path / "none.json") == ""
+
+
+def test_speeds_of_two_machines_stand_side_by_side(tmp_path: Path):
+    assert speed_table(tmp_path) == ""
+    line = {"name": "generation", "unit": "sentences/s", "reference": 76.0}
+    (tmp_path / "results").mkdir()
+    for number, value in enumerate((76.0, 152.0), start=1):
+        more = {"name": f"only_{number}", "unit": "s", "reference": None, "ratio": None}
+        lines = [line | {"value": value, "ratio": value / 76}, more | {"value": 1.5}]
+        write_json(tmp_path / f"results/bench-{number}.json", lines)
+    rows = speed_table(tmp_path).splitlines()
+    assert "| generation | sentences/s | 76 | 76 | 1 | 152 | 2 |" in rows
+    assert "| only_2 | s |  |  |  | 1.5 |  |" in rows
