@@ -36,8 +36,8 @@ def is_code_list(path: str) -> bool:
 
 
 def is_code(path: str) -> bool:
-    """Whether a dependency is code itself: a module, or a folder of the project's code."""
-    return path.split("/")[0] in CODE
+    """Whether a dependency stands for code: a module, a folder of them, or a list."""
+    return path.split("/")[0] in CODE or is_code_list(path)
 
 
 def listed_code(

@@ -114,12 +114,12 @@ def _from_lock(found: Origin, run: Run, path: str, md5: str) -> str | None:
     code, bound, lost = {}, None, False
     for stage in TRAINED_BY:
         for item in stages.get(f"{stage}@{instance}", {}).get("deps", []):
-            if is_code(item["path"]):
-                code[item["path"]] = str(item.get("md5"))
-            elif is_code_list(item["path"]):
+            if is_code_list(item["path"]):
                 listed = run.snapshot.read(item["path"]) or b""
                 lost = lost or hashlib.md5(listed).hexdigest() != item.get("md5")
                 code |= parse_code_list(listed) or {}
+            elif is_code(item["path"]):
+                code[item["path"]] = str(item.get("md5"))
             elif _is_binding(item["path"]):
                 bound = str(item.get("md5"))
     if not lost:

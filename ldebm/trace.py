@@ -201,15 +201,13 @@ def _locked_step(
 ) -> Step:
     inputs = {item["path"]: str(item.get("md5")) for item in stage.get("deps", [])}
     listed = {path: md5 for path, md5 in inputs.items() if is_code_list(path)}
-    code = {path: md5 for path, md5 in inputs.items() if is_code(path)}
+    code = {path: md5 for path, md5 in inputs.items() if is_code(path) and path not in listed}
     for path, md5 in listed.items():
         code |= lists(path, md5) or {}
     return Step(
         stage=name,
         command=str(stage["cmd"]),
-        inputs={
-            path: md5 for path, md5 in inputs.items() if not is_code(path) and path not in listed
-        },
+        inputs={path: md5 for path, md5 in inputs.items() if not is_code(path)},
         outputs={item["path"]: str(item.get("md5")) for item in stage.get("outs", [])},
         code=code,
         code_list=listed,

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from ldebm.code_lists import is_code, is_code_list
+from ldebm.code_lists import is_code
 from ldebm.lineage import recorded
 from ldebm.yaml_text import parse_yaml
 
@@ -54,7 +54,7 @@ def plan(stage: str, keys: Mapping[str, str], root: Path = Path()) -> Plan:
     instance = "-".join(keys[key] for key in definition.get("matrix", {}))
     return Plan(
         name=f"{stage}@{instance}" if instance else stage,
-        inputs=[dep for dep in filled("deps") if not is_code(dep) and not is_code_list(dep)],
+        inputs=[dep for dep in filled("deps") if not is_code(dep)],
         outputs=[path for kind in ("outs", "plots", "metrics") for path in filled(kind)],
         params={key: _lookup(params, key) for key in filled("params")},
     )

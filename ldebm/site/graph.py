@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ldebm.code_lists import is_code, is_code_list
+from ldebm.code_lists import is_code
 from ldebm.trace import bound_sources
 from ldebm.yaml_text import parse_yaml
 
@@ -91,9 +91,7 @@ def _node(name: str, stage: dict[str, Any]) -> Node:
     return Node(
         stage=name,
         command=str(stage["cmd"]),
-        inputs={
-            path: md5 for path, md5 in deps.items() if not is_code(path) and not is_code_list(path)
-        },
+        inputs={path: md5 for path, md5 in deps.items() if not is_code(path)},
         outputs={str(out["path"]): str(out.get("md5", "")) for out in stage.get("outs", [])},
         params=params,
     )
