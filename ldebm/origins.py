@@ -111,7 +111,8 @@ def _from_lock(found: Origin, run: Run, path: str, md5: str) -> str | None:
     if not any(out["path"] == path and out.get("md5") == md5 for out in outputs):
         return None
     found.evaluate = _section(evaluated.get("params", {}).get("params.yaml", {}))
-    code, bound, lost = {}, None, False
+    code: dict[str, str] = {}
+    bound, lost = None, False
     for stage in TRAINED_BY:
         for item in stages.get(f"{stage}@{instance}", {}).get("deps", []):
             if is_code_list(item["path"]):
