@@ -176,7 +176,7 @@ class BackboneConfig(Section):
     noise: float = Field(1.0, gt=0)  # standard deviation of the decoder of points
     init: Literal["default", "uniform"] = "default"  # "uniform": U(-0.1, 0.1) (MR 2.3)
     kl_weight: float = Field(1.0, ge=0)  # lambda_1 of the first stage
-    kl_floor: float = Field(0.0, ge=0)  # nats: the loss has max(mean KL, floor)
+    kl_floor: float = Field(0.0, ge=0)  # nats: max(mean KL, floor), in `joint` as well
     kl_warmup: int = Field(0, ge=0)  # updates from weight 0 to kl_weight
     objective: Literal["kl", "entropy"] = "kl"  # "entropy": the masked entropy term of MR 2.6 (ii)
     entropy_mask: float | None = 1.0

@@ -139,6 +139,7 @@ def joint_terms(
     generator: torch.Generator,
     entropy_mask: float | None,
     rate_factor: float = 1.0,
+    kl_floor: float = 0.0,
 ) -> tuple[Terms, Chain, Pairs]:
     """All parameters together: nll + lambda_1 (rate - F(v+)) + contrastive - MI + CE (MR 2.6).
 
@@ -157,8 +158,13 @@ def joint_terms(
         generator: source of all noise.
         entropy_mask: threshold of the published entropy term (without ``base``).
         rate_factor: warm-up factor on everything that pulls on the encoder.
+        kl_floor: nats; while the batch's mean KL from N(0, I) is below, the prior does not pull on
+            the encoder, as under max(mean KL, floor) of the first stage.
     """
     config = prior.config
+    kl = gaussian_kl(mu_BD, logvar_BD).mean()
+    if float(kl.detach()) < kl_floor:
+        rate_factor = 0.0
     u0 = prior.level_zero(z_BD, generator)
     pairs = prior.pairs(u0, generator)
     with torch.no_grad():
@@ -189,7 +195,7 @@ def joint_terms(
     total = total - config.mi_weight * information + config.class_weight * classes
     parts = {
         "reconstruction": reconstruction.detach(),
-        "kl": gaussian_kl(mu_BD, logvar_BD).mean().detach(),
+        "kl": kl.detach(),
         **_energy_parts(contrastive, information, classes, energy, chain),
     }
     return Terms(total, parts), chain, pairs

@@ -328,8 +328,10 @@ class JointTask:
         prior = self.prior
         if prior.contextual:  # the context encoder learns from the responses alone (MR 3.4)
             prior = prior.given(self.backbone.context(batch).detach())
+        first = config.backbone
         terms, chain, pairs = joint_terms(
-            prior, nll, mu, logvar, z, labels, stream, config.backbone.entropy_mask, factor
+            *(prior, nll, mu, logvar, z, labels, stream),
+            *(first.entropy_mask, factor, first.kl_floor),
         )
         self.chain = (chain, pairs)
         if self.labels is None or not apart:

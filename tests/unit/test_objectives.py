@@ -103,6 +103,25 @@ def test_the_joint_loss_without_energies_is_the_negative_elbo() -> None:
         assert float((mine - theirs).mean().abs()) < 0.02
 
 
+@pytest.mark.parametrize("floor", [0.0, 1e3])
+def test_below_the_floor_the_prior_leaves_the_encoder_alone(floor: float) -> None:
+    prior = make_prior(mi_weight=0.0, class_weight=0.0)
+    stream = generator(0, "floor")
+    mu = torch.randn(64, 2, generator=stream, requires_grad=True)
+    logvar = torch.full((64, 2), -2.0, requires_grad=True)
+    z = mu + (0.5 * logvar).exp() * torch.randn(64, 2, generator=stream)
+    nll = z.square().sum(-1)
+    terms, _, _ = joint_terms(
+        prior, nll, mu, logvar, z, None, stream, None, rate_factor=1.0, kl_floor=floor
+    )
+    inputs = [mu, logvar, *prior.net.parameters()]
+    got = torch.autograd.grad(terms.total, inputs, retain_graph=True, allow_unused=True)
+    words = torch.autograd.grad(nll.mean(), [mu, logvar])
+    apart = max(float((a - b).abs().max()) for a, b in zip(got[:2], words, strict=True))
+    assert apart < 1e-7 if floor else apart > 1e-3
+    assert any(float(g.abs().max()) > 0 for g in got[2:] if g is not None)  # energies still learn
+
+
 def test_the_log_normaliser_term_has_the_gradient_of_log_z() -> None:
     """A linear energy F(v) = b.v makes Z known: log Z(u') = b.m(u') + |b|^2 s^2 / 2."""
     prior = make_prior(classes=1, sampler={"steps": 1})
