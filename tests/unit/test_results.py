@@ -1,5 +1,6 @@
 """Recording runs, tables of them, and the site that shows them."""
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from ldebm.errors import UsageError
 from ldebm.files import read_json, write_csv, write_json
 from ldebm.lineage import recorded
 from ldebm.published import PUBLISHED
-from ldebm.results import load_results, record_runs
+from ldebm.results import by_experiment, load_results, numbers, record_runs
 from ldebm.tables import markdown
 from stages.report import build
 
@@ -134,6 +135,21 @@ def test_a_published_table_has_the_rows_of_the_paper_and_our_experiments():
     assert [
         name for name in ours if not name.startswith(full) and name not in params.experiments
     ] == []
+
+
+@pytest.mark.parametrize("name", ["smd", "yelp", "agnews"])
+def test_what_the_paper_has_in_per_cent_is_printed_in_per_cent(name: str):
+    table = PUBLISHED[name]
+    per_cent = [c for c in table.columns if "self-BLEU" not in c.label]
+    runs = by_experiment(load_results())
+    found: dict[str, list[float]] = {column.label: [] for column in per_cent}
+    for column, system in itertools.product(per_cent, table.systems):
+        ours = numbers(runs.get(system.experiment_of(column.part), []), column.metric)
+        found[column.label] += [column.scale * value for value in ours]
+    assert sum(map(len, found.values())) > 5, "nothing recorded: this test would say nothing"
+    for label, values in found.items():
+        assert all(0 <= value <= 100 for value in values), label
+        assert not values or max(values) > 1, f"{label} is printed as a share"
 
 
 def test_the_site_has_the_same_bytes_twice_and_leaves_nothing_of_an_earlier_one(project: Path):
