@@ -22,7 +22,7 @@ __all__ = ["average", "extrema", "greedy", "response_metrics"]
 def response_metrics(
     responses: Sequence[str], references: Sequence[str], vectors: WordVectors
 ) -> dict[str, float]:
-    """``embedding_average``, ``_extrema``, ``_greedy`` (per cent), and the share of pairs they are of.
+    """``embedding_average``, ``_extrema``, ``_greedy`` (per cent); the share of pairs they cover.
 
     Args:
         responses: generated, one a context.
