@@ -66,7 +66,7 @@ def evaluate_points(
     _discrepancies(report, packed, x_N2, x_prior, z_prior, posterior)
     report.metrics["recon_nll"] = float(backbone.reconstruction_nll(x_N2, mu).mean())
     report.metrics |= sampler_acceptance(prior, 1000, seed)
-    _classes(report, model, packed, rows, mu)
+    _classes(report, model, packed, config, rows, mu)
     report.panels["scatter"] = _scatter(model, x_N2, mu, x_prior, z_prior)
     reach = 1.15 * float(x_N2.abs().max()), 1.15 * float(posterior[:, :2].abs().max())
     final = _panels(
@@ -158,7 +158,14 @@ def _discrepancies(
     report.metrics["mmd2_z"] = mmd2(z_prior, posterior, bandwidth(posterior) / 5)
 
 
-def _classes(report: Report, model: Model, packed: Packed, rows: np.ndarray, mu: Tensor) -> None:
+def _classes(
+    report: Report,
+    model: Model,
+    packed: Packed,
+    config: EvaluateConfig,
+    rows: np.ndarray,
+    mu: Tensor,
+) -> None:
     """Agreement of discovered classes with the data's modes."""
     if not isinstance(model.prior, EnergyPrior):
         return
@@ -171,7 +178,7 @@ def _classes(report: Report, model: Model, packed: Packed, rows: np.ndarray, mu:
         if index == 0 and found:
             report.metrics["ami"], report.metrics["ami_shuffled"] = found["ami"], found["shuffled"]
         report.metrics |= {f"{name}_{column}": value for name, value in found.items()}
-    levels = label_information(model.prior, 200, 8, model.seed)
+    levels = label_information(model.prior, min(200, config.samples // 4), 8, model.seed)
     header = ["t", "largest", "information"]
     report.tables["label_information"] = (header, [[row[key] for key in header] for row in levels])
 

@@ -34,7 +34,7 @@ from ldebm.evaluate.on_documents import evaluate_documents
 from ldebm.evaluate.priors import fit_densities, posterior_samples
 from ldebm.evaluate.report import Report, context_rows, encode_rows, row_batches, subset
 from ldebm.evaluate.responses import evaluate_responses
-from ldebm.evaluate.sampling import sampler_acceptance, sampler_convergence
+from ldebm.evaluate.sampling import DRAWS, sampler_acceptance, sampler_convergence
 from ldebm.evaluate.text_control import evaluate_control
 from ldebm.model import Model
 from ldebm.priors import EnergyPrior
@@ -105,7 +105,8 @@ def evaluate_text(
     with torch.enable_grad():  # the language model is trained here
         generated = _generation(report, model, packed, config, z, test)
     report.metrics |= sampler_acceptance(model.prior, 500, model.seed)
-    report.metrics |= sampler_convergence(model.prior, model.seed)
+    draws = min(DRAWS, config.samples)
+    report.metrics |= sampler_convergence(model.prior, model.seed, draws=draws)
     if own:
         evaluate_code(report, model, test.mu, split, _columns(packed, config))
     if model.prior.has_classes:
@@ -272,7 +273,7 @@ def _classes(
         )
     described = describe_clusters(logits, test.texts, names)
     report.details["clusters"] = [asdict(item) for item in described]
-    levels = label_information(prior, 200, 16, model.seed)
+    levels = label_information(prior, min(200, config.samples // 4), 16, model.seed)
     header = ["t", "largest", "information"]
     report.tables["label_information"] = (header, [[row[key] for key in header] for row in levels])
     for row in levels:

@@ -19,7 +19,7 @@ from ldebm.evaluate.ood import auroc
 from ldebm.priors import DiffusionPrior, EnergyPrior, Prior
 from ldebm.seeding import generator
 
-__all__ = ["TIMES", "distinguishability", "sampler_acceptance", "sampler_convergence"]
+__all__ = ["DRAWS", "TIMES", "distinguishability", "sampler_acceptance", "sampler_convergence"]
 
 TIMES = 8
 DRAWS = 2000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,13 @@ def trained(
     result = train(task, config.prior.training, None, title="test")
     learnt.load_state_dict(result.state)
     return learnt.eval(), images
+
+
+def sampled_by(prior: Any, **section: str) -> Any:
+    """The same prior with other ways of sampling, which training does not read."""
+    other = copy.copy(prior)
+    other.section = prior.section.model_copy(update=section)
+    return other
 
 
 def divergence(prior: Any, images: np.ndarray) -> float:
