@@ -175,7 +175,11 @@ class _InvertedResidual(nn.Module):
 
 
 class _ShrinkingSkip(nn.Module):
-    """Half the size: swish, then four 1x1 convolutions of stride 2, each from another corner."""
+    """Half the size: swish, then four 1x1 convolutions of stride 2, each from another corner.
+
+    The places are taken out beforehand: the gradient of a 1x1 convolution with a stride writes
+    beyond its memory on CPU (oneDNN as torch 2.13 has it; 6 or 12 channels of 64x64 maps).
+    """
 
     corners = ((0, 0), (1, 1), (0, 1), (1, 0))
 
@@ -183,12 +187,12 @@ class _ShrinkingSkip(nn.Module):
         super().__init__()
         quarter = outputs // 4
         sizes = [quarter, quarter, quarter, outputs - 3 * quarter]
-        self.convs = nn.ModuleList(NormConv(inputs, size, stride=2) for size in sizes)
+        self.convs = nn.ModuleList(NormConv(inputs, size) for size in sizes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.silu(x)
         parts = [
-            conv(x[:, :, top:, left:])
+            conv(x[:, :, top::2, left::2])
             for (top, left), conv in zip(self.corners, self.convs, strict=True)
         ]
         return torch.cat(parts, dim=1)

@@ -17,7 +17,7 @@ from ldebm.errors import UsageError
 from ldebm.files import hash_path
 from ldebm.nn.backbone import build_backbone
 from ldebm.nn.nvae import NVAE
-from ldebm.nn.nvae_cells import BatchNorm, NormConv
+from ldebm.nn.nvae_cells import BatchNorm, NormConv, _ShrinkingSkip
 from ldebm.nn.nvae_flow import FlowPair
 from ldebm.nn.nvae_keys import key_map, published_section, rename
 from ldebm.seeding import generator
@@ -306,3 +306,19 @@ def test_an_image_that_cannot_be_halved_so_often_is_named():
     config = BackboneConfig.model_validate({**content, "training": {"updates": 1}})
     with pytest.raises(UsageError, match=r"28 pixels: .* halves them 3 times; set nvae\.pad"):
         build_backbone(config, METAS["mnist"])
+
+
+def test_halving_takes_places_out_instead_of_a_stride_of_1x1_convolutions():
+    """The gradient of a strided 1x1 convolution writes beyond its memory on CPU."""
+    strided = [m for m in make("tiny").modules() if isinstance(m, NormConv) and m.stride != (1, 1)]
+    assert strided
+    assert all(m.kernel_size != (1, 1) for m in strided)
+    skip = _ShrinkingSkip(6, 12).double()
+    x = torch.randn(2, 6, 8, 8, generator=generator(0), dtype=torch.float64)
+    parts = [
+        torch.conv2d(
+            torch.nn.functional.silu(x)[:, :, top:, left:], conv.normalised(), conv.bias, 2
+        )
+        for (top, left), conv in zip(_ShrinkingSkip.corners, skip.convs, strict=True)
+    ]
+    torch.testing.assert_close(skip(x), torch.cat(parts, 1))
