@@ -174,9 +174,9 @@ _DD = PublishedTable(
 
 _RESPONSES = (
     Column("BLEU", "response_bleu"),
-    Column("average", "response_embedding_average", 100.0),
-    Column("extrema", "response_embedding_extrema", 100.0),
-    Column("greedy", "response_embedding_greedy", 100.0),
+    Column("average", "response_embedding_average"),
+    Column("extrema", "response_embedding_extrema"),
+    Column("greedy", "response_embedding_greedy"),
     Column("BLEU, shuffled contexts", "response_shuffled_bleu"),
 )
 _VECTORS = (
