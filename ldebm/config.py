@@ -323,8 +323,11 @@ class EvaluateConfig(Section):
     """What is measured, and with how many samples."""
 
     added: ClassVar[frozenset[str]] = frozenset(
-        {"chains", "inception", "ood", "ood_rows", "judge", "word_vectors", "completion"}
-    )
+        {
+            "chains", "inception", "ood", "ood_rows", "judge", "word_vectors", "completion",
+            "control_draws",
+        }
+    )  # fmt: skip
     threads: int = Field(1, gt=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     samples: int = Field(5000, gt=0)  # drawn from the prior
@@ -341,6 +344,7 @@ class EvaluateConfig(Section):
     ood_rows: int = Field(500, gt=1)  # test images, of either kind, that are told apart
     chains: int = Field(64, ge=0)  # images: Langevin chains that are followed; 0: none
     judge: str | None = None  # text: the data set whose classifier scores control
+    control_draws: int = Field(1, gt=0)  # draws a sample, of which the model recognises one; 1: off
     word_vectors: str | None = None  # responses: GloVe file; None: vectors of the training text
     inception: str | None = None  # images: local file of Inception's weights; None: no FID
 
@@ -371,6 +375,11 @@ class ExperimentConfig(Section):
             raise ValueError(
                 f"prior.sampler.level_steps {levels}: expected one number from 1 on for each of "
                 f"the {self.prior.levels} levels"
+            )
+        if self.evaluate.control_draws > 1 and self.backbone.arch not in ("gru", "rnn"):
+            raise ValueError(
+                "evaluate.control_draws above 1 needs backbone.arch 'gru' or 'rnn' "
+                f"(arch is {self.backbone.arch!r})"
             )
         self._coherent_labels()
         self._coherent_hierarchy()

@@ -321,8 +321,28 @@ class Model:
         seed: int = 0,
         mode: str = "sample",
         attributes: Mapping[str, int | str] | None = None,
+        draws: int = 1,
     ) -> list[str] | np.ndarray:
-        """n sentences, points or images from the model; the same seed gives the same ones."""
+        """n sentences, points or images from the model; the same seed gives the same ones.
+
+        Args:
+            n: how many.
+            label: class, by name or number.
+            seed: of the draws.
+            mode: as of :meth:`decode`.
+            attributes: as of :meth:`sample_latents`.
+            draws: of sentences with a label: each is the first of so many in which the model finds
+                the label itself (``ldebm.recognised``).
+
+        Raises:
+            UsageError: there is no such class, or nothing to choose among several draws by.
+        """
+        if draws > 1:
+            from ldebm.recognised import recognised
+
+            if label is None:
+                raise UsageError(f"draws {draws}: give a label, by which to choose among them")
+            return recognised(self, n, label, draws, mode, seed).texts
         return self.decode(self.sample_latents(n, label, seed, attributes), mode, seed)
 
     def reconstruct(self, rows: Sequence[str] | np.ndarray) -> list[str] | np.ndarray:

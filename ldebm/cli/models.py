@@ -67,6 +67,12 @@ def generate(
     label: Annotated[str | None, typer.Option(help="Class: its number or name.")] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
+    draws: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Text with --label: draws a sample; one that the model finds it in."
+        ),
+    ] = 1,
     out: Annotated[
         Path | None, typer.Option(help="Images: FILE.png, a picture of all, or FILE.parquet.")
     ] = None,
@@ -76,12 +82,14 @@ def generate(
 ) -> None:
     """Draw samples from the prior and decode them."""
     model = load_target(target)
+    if draws > 1 and not model.is_text:
+        raise UsageError(f"{target}: --draws is for models of text")
     if model.is_image:
         generate_images(model, number, label, attribute or [], seed, out, as_json=as_json)
         return
     if out is not None or attribute:
         raise UsageError(f"{target}: --out and --attribute are for models of images")
-    drawn = model.generate(number, label=model.label_index(label), seed=seed)
+    drawn = model.generate(number, label=model.label_index(label), seed=seed, draws=draws)
     rows = drawn if isinstance(drawn, list) else drawn.tolist()
     if as_json:
         typer.echo(json.dumps(rows, indent=1))

@@ -8,8 +8,10 @@ Shapes: N rows, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,10 +22,12 @@ from ldebm.evaluate.diversity import diversity
 from ldebm.evaluate.report import Report, subset
 from ldebm.evaluate.text_judge import load_text_judge, text_classifier
 from ldebm.model import Model
+from ldebm.recognised import recognised
 
 __all__ = ["classified", "evaluate_control"]
 
 REAL_ROWS = 2000
+Classify = Callable[[Sequence[str]], "list[str | None]"]
 
 
 @torch.no_grad()
@@ -36,7 +40,9 @@ def evaluate_control(
         report: they are added to.
         model: trained with given labels.
         packed: its data.
-        config: ``per_label`` samples are drawn of every class, decoded as ``decode`` says.
+        config: ``per_label`` samples are drawn of every class, decoded as ``decode`` says; with
+            ``control_draws`` each is one that the model itself recognises, and the scores of
+            those that were not chosen so are added as ``plain_*``.
         judge: folder of the judge.
         mu_ND: posterior means of the test rows.
     """
@@ -47,11 +53,36 @@ def evaluate_control(
     classify = text_classifier(network, tokenizer, column)
     metrics = report.metrics
     metrics["judge_accuracy"] = columns[column]
-    by_label: dict[str, list[str]] = {}
+    train = packed.split("train")
+    rows = subset(train.n, REAL_ROWS, model.seed, "real-diversity")
+    real = [packed.tokenizer.decode(train.row(int(row))) for row in rows]
+    plain: dict[str, list[str]] = {}
     for number, name in enumerate(model.class_names):
         z = model.sample_latents(config.per_label, number, model.seed)
         texts = [str(text) for text in model.decode(z, config.decode, model.seed + number)]
-        by_label[name] = texts
+        plain[name] = texts
+    scores = _scores(plain, classify, real, model.seed)
+    if config.control_draws > 1:
+        metrics |= {f"plain_{name}": value for name, value in scores.items()}
+        kept = {
+            name: recognised(
+                model, config.per_label, name, config.control_draws, config.decode, model.seed
+            )
+            for name in model.class_names
+        }
+        texts_of = {name: item.texts for name, item in kept.items()}
+        scores = _scores(texts_of, classify, real, model.seed)
+        metrics["control_recognised"] = float(np.mean([i.agreed.mean() for i in kept.values()]))
+        metrics["control_mean_draws"] = float(np.mean([i.draws.mean() for i in kept.values()]))
+    metrics |= scores
+    classified(report, model, packed, mu_ND)
+
+
+def _scores(
+    by_label: dict[str, list[str]], classify: Classify, real: list[str], seed: int
+) -> dict[str, float]:
+    """Accuracy by class and overall with intervals, and diversity, of what was generated."""
+    metrics: dict[str, float] = {}
     found = {name: classify(texts) for name, texts in by_label.items()}
     right = {name: sum(item == name for item in items) for name, items in found.items()}
     for name, count in right.items():
@@ -70,12 +101,8 @@ def evaluate_control(
         "judged_samples": float(total),
     }
     generated = [text for texts in by_label.values() for text in texts]
-    train = packed.split("train")
-    rows = subset(train.n, REAL_ROWS, model.seed, "real-diversity")
-    real = [packed.tokenizer.decode(train.row(int(row))) for row in rows]
-    scores = diversity(generated, real, model.seed)
-    metrics |= {f"control_{name}": value for name, value in scores.items()}
-    classified(report, model, packed, mu_ND)
+    diverse = diversity(generated, real, seed)
+    return metrics | {f"control_{name}": value for name, value in diverse.items()}
 
 
 def classified(report: Report, model: Model, packed: Packed, mu_ND: Tensor) -> None:

@@ -44,6 +44,7 @@ METRICS = {
     "chatter-sentiment-tiny": {
         "nll", "judge_accuracy", "judged_accuracy", "judged_low", "judged_high",
         "judged_positive", "judged_negative", "control_self_bleu", "control_self_bleu_real",
+        "plain_judged_accuracy",
         "control_distinct_2", "accuracy", "label_information_0",
     },
     "agnews-tiny": {"nll", "ppl", "accuracy", "accuracy_low", "accuracy_high", "ami_topic", "mi"},

@@ -70,8 +70,9 @@ def test_control_is_counted_by_class_beside_the_diversity_of_real_text(
     prior = build_prior(backbone, config.prior, generator(1))
     model = Model(config, packed.meta, backbone, prior, packed.tokenizer, "e", 0)
     settings = EvaluateConfig(
-        samples=60, rows=4, importance=8, inner=8, reverse_lm="none", per_label=6, judge="d"
-    )
+        samples=60, rows=4, importance=8, inner=8, reverse_lm="none", per_label=6, judge="d",
+        control_draws=3,
+    )  # fmt: skip
     report = evaluate(model, packed, settings, measure=Measure(judge=folder))
     metrics = report.metrics
     names = packed.meta["labels"]["intent"]
@@ -80,7 +81,10 @@ def test_control_is_counted_by_class_beside_the_diversity_of_real_text(
     assert metrics["judged_accuracy"] == pytest.approx(mean)
     assert metrics["judged_low"] <= metrics["judged_accuracy"] <= metrics["judged_high"]
     wanted = {"control_self_bleu", "control_self_bleu_real", "control_distinct_2", "accuracy"}
+    wanted |= {"plain_judged_accuracy", "plain_control_self_bleu_excess"}
     assert all(math.isfinite(metrics[name]) for name in wanted)
+    assert 1 <= metrics["control_mean_draws"] <= 3
+    assert 0 <= metrics["control_recognised"] <= 1
 
 
 def test_an_experiment_may_only_name_a_judge_that_is_trained(tmp_path: Path) -> None:
