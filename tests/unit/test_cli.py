@@ -67,8 +67,8 @@ class TextModel:
     is_text, is_image = True, False
     label_index, class_labels = Model.label_index, Model.class_labels
 
-    def generate(self, n, label=None, seed=0):
-        return [f"text {label} {seed}"] * n
+    def generate(self, n, label=None, seed=0, draws=1):
+        return [f"text {label} {seed}" + f" of {draws}" * (draws > 1)] * n
 
     def classify(self, texts):
         return np.eye(4)[[len(text) % 4 for text in texts]]
@@ -197,6 +197,15 @@ def test_a_label_is_a_number_or_a_name(run, model):
     assert run("generate", "first", "-n", "1", "--label", "3").out == "text 3 0\n"
     assert "or a class from 0 to 3" in run("generate", "first", "--label", "4").err
     assert "expected one of ask, tell" in run("generate", "first", "--label", "tel").err
+
+
+def test_several_draws_of_a_sentence_are_asked_of_the_model(run, model, monkeypatch):
+    said = run("generate", "first", "-n", "1", "--label", "tell", "--draws", "3")
+    assert said.out == "text 1 0 of 3\n"
+    monkeypatch.setattr(TextModel, "is_text", False)
+    refused = run("generate", "first", "--label", "tell", "--draws", "3")
+    assert refused.code == 2
+    assert "--draws is for models of text" in refused.err
 
 
 def test_texts_come_from_the_command_line_or_a_file(run, model, project: Path):
