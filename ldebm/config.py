@@ -29,6 +29,7 @@ from ldebm.errors import UsageError
 from ldebm.image_config import HierarchyConfig, HVAEConfig, JudgeConfig, NVAEConfig
 from ldebm.sections import Section
 from ldebm.text_config import TextJudgeConfig
+from ldebm.yaml_text import parse_yaml
 
 __all__ = [
     "OOD_TRANSFORMS",
@@ -633,13 +634,7 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 text ({error})") from None
     try:
-        if path.suffix == ".json":
-            content = json.loads(text)
-        else:
-            import yaml  # absent on a machine that has only the core
-
-            # libyaml where it is there: the parameters of all experiments in a tenth of the time
-            content = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        content = json.loads(text) if path.suffix == ".json" else parse_yaml(text)
     except Exception as error:
         detail = " ".join(str(error).split())
         raise UsageError(f"{path}: cannot be parsed: {detail}") from None

@@ -18,6 +18,7 @@ import torch
 from sklearn import metrics as scores
 from torch import Tensor
 
+from ldebm.evaluate.report import Report
 from ldebm.nn.energy import rows_of
 from ldebm.priors import DiffusionPrior, EnergyPrior, Prior
 from ldebm.seeding import generator as make_generator
@@ -25,6 +26,7 @@ from ldebm.seeding import numpy_generator
 
 __all__ = [
     "ClusterDescription",
+    "add_label_information",
     "cluster_metrics",
     "describe_clusters",
     "distinctive_words",
@@ -34,6 +36,7 @@ __all__ = [
 ]
 
 TINY = 1e-15  # inside the logarithm of the published estimator
+STATES = 200  # z_t of each level, for what they say of the class
 PRIOR_WORDS = 500.0  # weight of the corpus in the log-odds, in words
 
 
@@ -124,6 +127,24 @@ def label_information(
                 "information": mutual_information((p + 1e-300).log()),
             }
         )
+    return rows
+
+
+def add_label_information(
+    report: Report, prior: Prior, samples: int, draws: int, seed: int
+) -> list[dict[str, float]]:
+    """The table ``label_information`` of a report, and its rows.
+
+    Args:
+        report: it is added to.
+        prior: as of :func:`label_information`.
+        samples: of the evaluation; a quarter of them are states of each level, at most STATES.
+        draws: of each state.
+        seed: of all draws.
+    """
+    rows = label_information(prior, max(1, min(STATES, samples // 4)), draws, seed)
+    header = ["t", "largest", "information"]
+    report.tables["label_information"] = (header, [[row[key] for key in header] for row in rows])
     return rows
 
 

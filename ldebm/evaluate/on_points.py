@@ -16,7 +16,7 @@ from torch import Tensor
 from ldebm.config import EvaluateConfig
 from ldebm.data.packed import Packed
 from ldebm.data.points import NAMES
-from ldebm.evaluate.clusters import cluster_metrics, label_information, mutual_information
+from ldebm.evaluate.clusters import add_label_information, cluster_metrics, mutual_information
 from ldebm.evaluate.likelihood import LikelihoodSettings, likelihood, mean_interval
 from ldebm.evaluate.points import bandwidth, density_panel, mmd2, mode_metrics, nll_true
 from ldebm.evaluate.quadrature import Grid, nll_by_quadrature, prior_grid, total_variation
@@ -178,9 +178,7 @@ def _classes(
         if index == 0 and found:
             report.metrics["ami"], report.metrics["ami_shuffled"] = found["ami"], found["shuffled"]
         report.metrics |= {f"{name}_{column}": value for name, value in found.items()}
-    levels = label_information(model.prior, min(200, config.samples // 4), 8, model.seed)
-    header = ["t", "largest", "information"]
-    report.tables["label_information"] = (header, [[row[key] for key in header] for row in levels])
+    add_label_information(report, model.prior, config.samples, 8, model.seed)
 
 
 def _scatter(

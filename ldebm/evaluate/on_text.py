@@ -20,10 +20,10 @@ from ldebm.config import EvaluateConfig
 from ldebm.data.packed import Packed, Split
 from ldebm.evaluate import language
 from ldebm.evaluate.clusters import (
+    add_label_information,
     cluster_metrics,
     describe_clusters,
     homogeneity_legacy,
-    label_information,
     mutual_information,
 )
 from ldebm.evaluate.completion import evaluate_completion
@@ -273,10 +273,7 @@ def _classes(
         )
     described = describe_clusters(logits, test.texts, names)
     report.details["clusters"] = [asdict(item) for item in described]
-    levels = label_information(prior, min(200, config.samples // 4), 16, model.seed)
-    header = ["t", "largest", "information"]
-    report.tables["label_information"] = (header, [[row[key] for key in header] for row in levels])
-    for row in levels:
+    for row in add_label_information(report, prior, config.samples, 16, model.seed):
         metrics[f"label_information_{int(row['t'])}"] = row["information"]
 
 

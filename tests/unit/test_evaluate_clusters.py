@@ -11,6 +11,7 @@ import torch
 from sklearn.metrics import adjusted_mutual_info_score, homogeneity_score
 
 from ldebm.evaluate.clusters import (
+    add_label_information,
     cluster_metrics,
     describe_clusters,
     distinctive_words,
@@ -19,6 +20,7 @@ from ldebm.evaluate.clusters import (
     mutual_information,
 )
 from ldebm.evaluate.priors import fit_densities, posterior_samples
+from ldebm.evaluate.report import Report
 from ldebm.priors import DiffusionPrior, SymbolPrior
 from ldebm.seeding import generator
 from tests.unit.evaluate_models import config, wavy_energy
@@ -114,3 +116,14 @@ def test_posterior_samples_have_the_posteriors_spread() -> None:
     assert z.shape == (4000, 3)
     assert float(z.mean()) == pytest.approx(2, abs=0.02)
     assert float(z.std()) == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("samples", [1, 100])
+def test_few_samples_still_give_a_row_of_every_level(samples: int) -> None:
+    prior = DiffusionPrior(4, config(levels=3), generator(0))
+    report = Report()
+    rows = add_label_information(report, prior, samples, 4, 0)
+    header, table = report.tables["label_information"]
+    assert [row[0] for row in table] == list(range(prior.levels))
+    assert table == [[row[name] for name in header] for row in rows]
+    assert all(math.isfinite(value) for row in table for value in row)
