@@ -244,6 +244,10 @@ def _fill(workspace: Workspace, project: Path, dag: Dag) -> None:
     fresh = [name for name, stage in dag.stages.items() if not stage.changes]
     if fresh:
         workspace.land(workspace.root, list(dag.stages), fresh, target=project)
+    outs = {out for stage in dag.stages.values() for out in stage.outs}
+    for folder in sorted({dep for stage in dag.stages.values() for dep in stage.deps} - outs):
+        if any(out.startswith(f"{folder}/") for out in outs):
+            workspace.mirror(project, folder, outs)
 
 
 def planned(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import filecmp
 import functools
 import json
 import os
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -288,6 +289,33 @@ class Workspace:
             else:
                 shutil.copy2(source, target)
 
+    def mirror(self, project: Path, folder: str, outs: Collection[str]) -> None:
+        """Gives a worktree what else lies in a folder that a stage depends on.
+
+        Stages that are not selected, or ran by hand, left it there, and DVC hashes the folder with
+        it: without it the stage would look out of date in the workspace after every build.
+
+        Args:
+            project: the worktree.
+            folder: relative to the project; holds some of ``outs``.
+            outs: outputs of the selected stages, which are left as they are.
+        """
+        here, there = (_files_but(root, folder, outs) for root in (self.root, project))
+        for name in there.keys() - here.keys():
+            there[name].unlink()
+            _prune(there[name].parent, project / folder)
+        for name, source in here.items():
+            target = project / name
+            if name in there:
+                if filecmp.cmp(source, target, shallow=False):
+                    continue
+                target.unlink()
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(source.resolve(), target)
+            except OSError:  # another file system, or one without links
+                shutil.copy2(source, target)
+
     def land(
         self, source: Path, order: Sequence[str], names: Sequence[str], target: Path | None = None
     ) -> None:
@@ -335,6 +363,25 @@ class Workspace:
         shutil.rmtree(self.runs / name, ignore_errors=True)
         self.git("worktree", "prune")
         (self.runs / f"{name}.lock").unlink(missing_ok=True)
+
+
+def _files_but(root: Path, folder: str, outs: Collection[str]) -> dict[str, Path]:
+    """Files below a folder that belong to none of the outputs, by their path in the project."""
+    found = {}
+    for where, folders, files in os.walk(root / folder):
+        base = Path(where).relative_to(root)
+        folders[:] = [name for name in folders if str(base / name) not in outs]
+        for name in files:
+            if str(base / name) not in outs:
+                found[str(base / name)] = root / base / name
+    return found
+
+
+def _prune(folder: Path, top: Path) -> None:
+    """Removes a folder and those above it, up to ``top``, that are empty."""
+    while folder != top and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
 
 
 def _copy_if_different(source: Path, target: Path) -> None:
