@@ -20,9 +20,8 @@ import math
 import torch
 from torch import Tensor
 
-from ldebm.config import PriorConfig
+from ldebm.config import HierarchyConfig, PriorConfig
 from ldebm.errors import UsageError
-from ldebm.image_config import HierarchyConfig
 from ldebm.nn.energy import Energies, Folded
 from ldebm.nn.group_energy import GroupEnergies, Placed
 from ldebm.nn.hierarchy import HierarchicalBackbone

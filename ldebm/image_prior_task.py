@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldebm.config import ExperimentConfig
+from ldebm.config import ExperimentConfig, HierarchyConfig
 from ldebm.contrastive_prior import ContrastivePrior
 from ldebm.data.packed import Split
 from ldebm.hierarchical_priors import OnGroups
-from ldebm.image_config import HierarchyConfig
 from ldebm.latents import make_batch
 from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.objectives import Terms

@@ -189,7 +189,7 @@ def test_without_a_record_the_commit_is_found_by_its_code(built: ProjectCopy, sc
     (record,) = (built.folder / "lineage").glob("bind@small-*.json")
     kept = scratch / record.name
     shutil.move(record, kept)
-    code = built.folder / "ldebm/config.py"
+    code = built.folder / "ldebm/config/params.py"
     text = code.read_text()
     code.write_text(text + "\n")
     built.commit("later code")

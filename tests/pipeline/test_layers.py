@@ -118,7 +118,7 @@ def test_what_a_stage_loads_is_on_its_list():
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )
     loaded = {Path(line).relative_to(ROOT).as_posix() for line in done.stdout.split()}
-    assert "ldebm/config.py" in loaded
+    assert "ldebm/config/params.py" in loaded
     assert loaded <= set(closure("stages.evaluate", ROOT))
 
 

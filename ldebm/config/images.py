@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from ldebm.sections import Section
+from ldebm.config.sections import Section
 
 __all__ = [
     "HVAEConfig",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ldebm.sections import Section
+from ldebm.config.sections import Section
 
 __all__ = ["CompletionConfig"]
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ldebm.sections import Section
+from ldebm.config.sections import Section
 
 __all__ = ["TextJudgeConfig"]
 
