@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from ldebm.config import ExperimentConfig, HierarchyConfig
-from ldebm.contrastive_prior import ContrastivePrior
 from ldebm.data.packed import Split
-from ldebm.hierarchical_priors import OnGroups
 from ldebm.latents import make_batch
 from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.objectives import Terms
 from ldebm.prior_objectives import noised_score_terms
 from ldebm.prior_tasks import FrozenTask
 from ldebm.priors import DiffusionPrior, EnergyPrior
+from ldebm.priors.contrastive import ContrastivePrior
+from ldebm.priors.hierarchical import OnGroups
 from ldebm.seeding import generator
 
 __all__ = ["ImagePriorTask", "draws_to_fit", "posterior_draws"]
@@ -76,7 +76,7 @@ class ImagePriorTask(FrozenTask):
     """Second stage of a hierarchical image model.
 
     Args:
-        prior: the energies, of :mod:`ldebm.hierarchical_priors`; their standardisation is fitted
+        prior: the energies, of :mod:`ldebm.priors.hierarchical`; their standardisation is fitted
             here.
         split: the training images.
         labels: class of every image or -1; ``None`` without labels.

@@ -17,13 +17,13 @@ from ldebm.data.packed import Packed
 from ldebm.devices import choose_device
 from ldebm.files import hash_path, read_parquet, write_json, write_model
 from ldebm.first_stage import load_backbone
-from ldebm.hierarchical_priors import OnGroups
 from ldebm.image_prior_task import ImagePriorTask, draws_to_fit
 from ldebm.model import save
 from ldebm.nn.backbone import Backbone
 from ldebm.parallel import is_main
 from ldebm.prior_tasks import FrozenTask, JointTask, PriorTask
 from ldebm.priors import EnergyPrior, Prior, build_prior
+from ldebm.priors.hierarchical import OnGroups
 from ldebm.runs import CHECKPOINTS, run_key, with_length, write_curves
 from ldebm.seeding import configure, generator
 from ldebm.trainer import TrainResult, train

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from ldebm.config import PriorConfig
 from ldebm.errors import UsageError
-from ldebm.hierarchical_priors import GroupSymbolPrior
 from ldebm.nn.group_energy import FoldedGroups, Placed
 from ldebm.nn.hierarchy import Gaussian, HierarchicalBackbone
 from ldebm.objectives import Terms
+from ldebm.priors.hierarchical import GroupSymbolPrior
 
 __all__ = ["ContrastivePrior"]
 

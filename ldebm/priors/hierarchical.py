@@ -2,7 +2,7 @@
 
     diffusion  p(u_t|u_{t+1}) = exp(sum_g F_g(z_g, t)) N(u_t; 0, I) N(u_{t+1}; a u_t, sigma^2 I) / Z
     svebm      p(u)           = exp(sum_g F_g(z_g)) N(u; 0, I) / Z       the paper's joint EBM
-    nce        the same density, with F_g learnt as classifiers: :mod:`ldebm.contrastive_prior`
+    nce        the same density, with F_g learnt as classifiers: :mod:`ldebm.priors.contrastive`
     gaussian   N(0, I), or the Gaussian fitted to the aggregate posterior
 
 The reference N(0, I) stands at every level, as :mod:`ldebm.priors` has it with ``base``; with
@@ -244,7 +244,7 @@ def build_hierarchical(
     if config.kind == "svebm":
         return GroupSymbolPrior(backbone, config, generator)
     if config.kind == "nce":
-        from ldebm.contrastive_prior import ContrastivePrior
+        from ldebm.priors.contrastive import ContrastivePrior
 
         return ContrastivePrior(backbone, config, generator)
     return GroupDiffusionPrior(backbone, config, generator)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ldebm.diffusion import make_schedule
+from ldebm.schedule import make_schedule
 from ldebm.seeding import generator
 
 # method reference, section 2.1
