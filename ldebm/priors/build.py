@@ -40,7 +40,7 @@ def build_prior(
     if config.kind == "gaussian":
         return GaussianPrior(latent, config)
     if config.kind == "classifier":
-        from ldebm.classifier import ClassifierPrior
+        from ldebm.training.classifier import ClassifierPrior
 
         return ClassifierPrior(latent, config, generator)
     if config.kind == "svebm":

@@ -21,8 +21,8 @@ from ldebm.config import PriorConfig
 from ldebm.errors import UsageError
 from ldebm.nn.group_energy import FoldedGroups, Placed
 from ldebm.nn.hierarchy import Gaussian, HierarchicalBackbone
-from ldebm.objectives import Terms
 from ldebm.priors.hierarchical import GroupSymbolPrior
+from ldebm.training.objectives import Terms
 
 __all__ = ["ContrastivePrior"]
 

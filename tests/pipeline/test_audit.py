@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ldebm.code_lists import code_list
-from ldebm.lineage import dvc_md5
+from ldebm.lineage.code_lists import code_list
+from ldebm.lineage.records import dvc_md5
 from tests.pipeline.project_copy import ProjectCopy
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ldebm.code_lists import code_list
 from ldebm.files import read_json
-from ldebm.lineage import dvc_md5
+from ldebm.lineage.code_lists import code_list
+from ldebm.lineage.records import dvc_md5
 from stages.code import closure, stage_names, write_lists
 
 ROOT = Path(__file__).parents[2]
