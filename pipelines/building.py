@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ldebm.errors import UsageError
+from pipelines.copies import mirror
 from pipelines.dag import Dag, ask_dvc, read_dag
 from pipelines.dispatch import POLL, Dispatcher, Landed, Options, Place, Submit
 from pipelines.estimate import Estimate, estimate, recorded_seconds
@@ -247,7 +248,7 @@ def _fill(workspace: Workspace, project: Path, dag: Dag) -> None:
     outs = {out for stage in dag.stages.values() for out in stage.outs}
     for folder in sorted({dep for stage in dag.stages.values() for dep in stage.deps} - outs):
         if any(out.startswith(f"{folder}/") for out in outs):
-            workspace.mirror(project, folder, outs)
+            mirror(workspace.root, project, folder, outs)
 
 
 def planned(

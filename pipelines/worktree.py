@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import configparser
 import contextlib
-import filecmp
 import functools
 import json
 import os
@@ -20,13 +19,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ldebm.errors import LdebmError, UsageError
 from ldebm.files import write_text
+from pipelines.copies import add_ignored, copy_if_different
 from pipelines.dag import ask_dvc, environment
 from pipelines.failures import dvc_said
 from pipelines.lockfile import lock_blocks, merge_lock, read_outs
@@ -289,33 +289,6 @@ class Workspace:
             else:
                 shutil.copy2(source, target)
 
-    def mirror(self, project: Path, folder: str, outs: Collection[str]) -> None:
-        """Gives a worktree what else lies in a folder that a stage depends on.
-
-        Stages that are not selected, or ran by hand, left it there, and DVC hashes the folder with
-        it: without it the stage would look out of date in the workspace after every build.
-
-        Args:
-            project: the worktree.
-            folder: relative to the project; holds some of ``outs``.
-            outs: outputs of the selected stages, which are left as they are.
-        """
-        here, there = (_files_but(root, folder, outs) for root in (self.root, project))
-        for name in there.keys() - here.keys():
-            there[name].unlink()
-            _prune(there[name].parent, project / folder)
-        for name, source in here.items():
-            target = project / name
-            if name in there:
-                if filecmp.cmp(source, target, shallow=False):
-                    continue
-                target.unlink()
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(source.resolve(), target)
-            except OSError:  # another file system, or one without links
-                shutil.copy2(source, target)
-
     def land(
         self, source: Path, order: Sequence[str], names: Sequence[str], target: Path | None = None
     ) -> None:
@@ -342,8 +315,8 @@ class Workspace:
         done = self.dvc("--wait-for-lock", "checkout", "--force", *blocks, cwd=target)
         outs = [path for block in blocks.values() for path in read_outs(block)]
         for name in outs:
-            _copy_if_different(source / name, target / name)
-            _add_ignored(source / name, target / name)
+            copy_if_different(source / name, target / name)
+            add_ignored(source / name, target / name)
         missing = [name for name in outs if not (target / name).exists()]
         if missing:
             said = dvc_said(done.stderr)
@@ -363,49 +336,6 @@ class Workspace:
         shutil.rmtree(self.runs / name, ignore_errors=True)
         self.git("worktree", "prune")
         (self.runs / f"{name}.lock").unlink(missing_ok=True)
-
-
-def _files_but(root: Path, folder: str, outs: Collection[str]) -> dict[str, Path]:
-    """Files below a folder that belong to none of the outputs, by their path in the project."""
-    found = {}
-    for where, folders, files in os.walk(root / folder):
-        base = Path(where).relative_to(root)
-        folders[:] = [name for name in folders if str(base / name) not in outs]
-        for name in files:
-            if str(base / name) not in outs:
-                found[str(base / name)] = root / base / name
-    return found
-
-
-def _prune(folder: Path, top: Path) -> None:
-    """Removes a folder and those above it, up to ``top``, that are empty."""
-    while folder != top and not any(folder.iterdir()):
-        folder.rmdir()
-        folder = folder.parent
-
-
-def _copy_if_different(source: Path, target: Path) -> None:
-    """Copies an output that is not in the cache (metrics, `cache: false`)."""
-    if not source.is_file():
-        return
-    content = source.read_bytes() if source.stat().st_size < 1 << 24 else None
-    if target.is_file() and (content is None or target.read_bytes() == content):
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    shutil.copyfile(source, part)
-    os.replace(part, target)
-
-
-def _add_ignored(source: Path, target: Path) -> None:
-    """Takes over lines that DVC has added to the .gitignore beside an output."""
-    theirs, mine = source.parent / ".gitignore", target.parent / ".gitignore"
-    if not theirs.is_file():
-        return
-    old = _text(mine)
-    new = [line for line in _text(theirs).splitlines() if line not in old.splitlines()]
-    if new:
-        mine.write_text(old + "".join(f"{line}\n" for line in new), encoding="utf-8")
 
 
 def _text(path: Path) -> str:

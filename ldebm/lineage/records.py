@@ -17,6 +17,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -51,6 +52,7 @@ __all__ = [
 ]
 
 FOLDER = "lineage"
+RUN = re.compile(r"^run:[^\n]*(\n([ #][^\n]*)?(?=\n|$))*", re.MULTILINE)  # a section of params.yaml
 _active: list[Recording] = []
 _VERSIONS = (
     "torch",
@@ -161,7 +163,8 @@ def code_hashes(root: Path = Path()) -> dict[str, str]:
 def git_state(root: Path = Path()) -> dict[str, Any]:
     """The commit of the working tree, and whether code or parameters differ from it.
 
-    Both are None outside a repository.
+    The section ``run:`` of params.yaml only selects what is built, and its length stands in the
+    record: it makes nothing dirty. Both are None outside a repository.
     """
 
     def git(*arguments: str) -> str | None:
@@ -175,7 +178,11 @@ def git_state(root: Path = Path()) -> dict[str, Any]:
 
     commit = git("rev-parse", "HEAD")
     changed = git("status", "--porcelain", "--", *CODE, "params.yaml", "dvc.yaml")
-    return {"commit": commit, "dirty": None if commit is None else bool(changed)}
+    dirty = bool(changed)
+    if changed and re.fullmatch(r"M\s+(\S+/)?params\.yaml", changed):
+        there, here = git("show", "HEAD:./params.yaml") or "", root / "params.yaml"
+        dirty = RUN.sub("", there) != RUN.sub("", here.read_text(encoding="utf-8").strip())
+    return {"commit": commit, "dirty": None if commit is None else dirty}
 
 
 @contextmanager
