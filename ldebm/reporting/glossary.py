@@ -177,6 +177,8 @@ def describe(name: str) -> Metric:
     if (metric := _of_images(name)) is not None:
         return metric
     score, _, label = name.partition("_")
+    if score == "ami" and label.endswith("_se"):
+        return Metric("", f"standard error of {name.removesuffix('_se')}, by blocks of rows")
     if label and score in _AGREEMENT and "shuffled" not in label and "legacy" not in label:
         return Metric("higher", _AGREEMENT[score].format(label))
     return Metric("", "")

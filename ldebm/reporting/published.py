@@ -165,6 +165,11 @@ _DD = PublishedTable(
         System("DGM-VAE + I, 4 classes", "dd-dgmvae-i-acts", (), _CODE),
         System("SVEBM-IB with GC, 4 classes", "dd-svebm-ib-gc-acts"),
         System("LDEBM, 4 classes", "dd-ldebm-acts"),
+        System("DAE, 2 classes", "dd-dae-two", (), _CODE),
+        System("DI-VAE, 2 classes", "dd-divae-two", (), _CODE),
+        System("DGM-VAE + I, 2 classes", "dd-dgmvae-i-two", (), _CODE),
+        System("SVEBM-IB with GC, 2 classes", "dd-svebm-ib-gc-two"),
+        System("LDEBM, 2 classes", "dd-ldebm-two"),
     ),
     "The baselines' homogeneity is over the whole test set, that of the energy-based models a mean "
     "over batches, which random classes reach too (0.6 to 0.9): compare AMI, which is of the whole "
