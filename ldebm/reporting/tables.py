@@ -124,11 +124,18 @@ def speed_table(root: Path = Path()) -> str:
     columns = ["what", "unit", "reference"]
     for number in range(1, len(machines) + 1):
         columns += [f"machine {number}", "times the public code"]
+    notes = [
+        f" Machine {number}: {row['note']}."
+        for number, machine in enumerate(machines, start=1)
+        for row in machine
+        if "note" in row
+    ]
     lines = [
         "## Speed\n",
         "Reference: the public code on a machine of this kind, 2 threads. `same_steps` has the"
-        " public code's number of Langevin steps. The first row tells what a machine is worth;"
-        " machine 1 was measured before samples took Crank-Nicolson moves.\n",
+        " public code's number of Langevin steps. The first row tells what a machine is worth."
+        + "".join(notes)
+        + "\n",
         *_head(columns),
     ]
     rows = [{row["name"]: row for row in machine} for machine in machines]
