@@ -11,7 +11,7 @@ from ldebm.baselines.model import Baseline
 from ldebm.baselines.prior import OwnPrior
 from ldebm.config import EvaluateConfig
 from ldebm.data.packed import Split
-from ldebm.evaluate.clusters import cluster_metrics
+from ldebm.evaluate.clusters import label_agreement
 from ldebm.evaluate.report import Report, row_batches, subset
 from ldebm.model import Model
 
@@ -73,5 +73,5 @@ def evaluate_code(
     _, cluster = np.unique(codes, axis=0, return_inverse=True)
     report.metrics["classes_used"] = float(cluster.max() + 1)
     for column in columns:
-        found = cluster_metrics(cluster.reshape(-1), np.asarray(split.labels(column)), model.seed)
-        report.metrics.update({f"{name}_{column}": value for name, value in found.items()})
+        label = np.asarray(split.labels(column))
+        report.metrics |= label_agreement(cluster.reshape(-1), label, column, model.seed)

@@ -27,16 +27,19 @@ from ldebm.seeding import numpy_generator
 __all__ = [
     "ClusterDescription",
     "add_label_information",
+    "ami_error",
     "cluster_metrics",
     "describe_clusters",
     "distinctive_words",
     "homogeneity_legacy",
+    "label_agreement",
     "label_information",
     "mutual_information",
 ]
 
 TINY = 1e-15  # inside the logarithm of the published estimator
 STATES = 200  # z_t of each level, for what they say of the class
+BLOCKS = 50  # of neighbouring rows, each left out in turn
 PRIOR_WORDS = 500.0  # weight of the corpus in the log-odds, in words
 
 
@@ -62,6 +65,39 @@ def cluster_metrics(cluster_N: np.ndarray, label_N: np.ndarray, seed: int = 0) -
         "shuffled": float(scores.adjusted_mutual_info_score(shuffled, cluster)),
         "homogeneity_shuffled": float(scores.homogeneity_score(shuffled, cluster)),
     }
+
+
+def ami_error(cluster_N: np.ndarray, label_N: np.ndarray, blocks: int = BLOCKS) -> float:
+    """Standard error of the AMI by a jackknife over blocks of neighbouring rows.
+
+    Rows of one dialogue stand together and are alike, so that they do not count as independent;
+    the block jackknife needs nothing else (Kuensch 1989, with the blocks apart). Rows with label -1
+    are left out; NaN below two rows.
+    """
+    known = label_N >= 0
+    cluster, label = cluster_N[known], label_N[known]
+    count = min(blocks, len(label))
+    if count < 2:
+        return math.nan
+    block_N = np.arange(len(label)) * count // len(label)
+    values = np.array(
+        [
+            scores.adjusted_mutual_info_score(label[block_N != left], cluster[block_N != left])
+            for left in range(count)
+        ]
+    )
+    return float(np.sqrt((count - 1) * values.var()))
+
+
+def label_agreement(
+    cluster_N: np.ndarray, label_N: np.ndarray, column: str, seed: int = 0
+) -> dict[str, float]:
+    """:func:`cluster_metrics` named after a label column, with ``ami_COLUMN_se``."""
+    found = {
+        f"{name}_{column}": value
+        for name, value in cluster_metrics(cluster_N, label_N, seed).items()
+    }
+    return found | {f"ami_{column}_se": ami_error(cluster_N, label_N)} if found else found
 
 
 def homogeneity_legacy(cluster_N: np.ndarray, label_N: np.ndarray, batch: int = 128) -> float:

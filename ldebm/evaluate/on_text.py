@@ -21,9 +21,9 @@ from ldebm.data.packed import Packed, Split
 from ldebm.evaluate import language
 from ldebm.evaluate.clusters import (
     add_label_information,
-    cluster_metrics,
     describe_clusters,
     homogeneity_legacy,
+    label_agreement,
     mutual_information,
 )
 from ldebm.evaluate.completion import evaluate_completion
@@ -262,10 +262,10 @@ def _classes(
     names: list[str] | None = None
     for index, column in enumerate(_columns(packed, config)):
         label = np.asarray(test.split.labels(column))
-        found = cluster_metrics(cluster, label, model.seed)
-        metrics.update({f"{name}_{column}": value for name, value in found.items()})
+        found = label_agreement(cluster, label, column, model.seed)
+        metrics |= found
         if index == 0 and found:
-            metrics["ami_shuffled"] = found["shuffled"]
+            metrics["ami_shuffled"] = found[f"shuffled_{column}"]
             known = packed.meta["labels"][column]
             names = [str(known[i]) if i >= 0 else "" for i in label]
         metrics[f"homogeneity_legacy_{column}"] = homogeneity_legacy(

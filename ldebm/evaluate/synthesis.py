@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldebm.config import HierarchyConfig
 from ldebm.evaluate.control import wilson
 from ldebm.evaluate.image_rows import parts
 from ldebm.evaluate.judge import Judge, judge_images
-from ldebm.image_config import HierarchyConfig
 from ldebm.langevin import Conditional
 from ldebm.model import Model
 from ldebm.nn.group_energy import FoldedGroups, GroupEnergies

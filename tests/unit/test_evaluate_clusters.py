@@ -12,15 +12,18 @@ from sklearn.metrics import adjusted_mutual_info_score, homogeneity_score
 
 from ldebm.evaluate.clusters import (
     add_label_information,
+    ami_error,
     cluster_metrics,
     describe_clusters,
     distinctive_words,
     homogeneity_legacy,
+    label_agreement,
     label_information,
     mutual_information,
 )
 from ldebm.evaluate.priors import fit_densities, posterior_samples
 from ldebm.evaluate.report import Report
+from ldebm.glossary import describe
 from ldebm.priors import DiffusionPrior, SymbolPrior
 from ldebm.seeding import generator
 from tests.unit.evaluate_models import config, wavy_energy
@@ -44,6 +47,34 @@ def test_scores_equal_sklearn_on_noisy_clusters_and_leave_unlabelled_rows_out() 
     hidden = np.concatenate([LABELS, np.full(500, -1)])
     assert cluster_metrics(np.concatenate([noisy, np.arange(500)]), hidden) == found
     assert cluster_metrics(np.zeros(4), np.full(4, -1)) == {}
+
+
+def test_the_error_of_ami_is_its_spread_over_samples_and_grows_with_rows_that_are_alike() -> None:
+    stream = np.random.default_rng(1)
+
+    def draw(n: int, copies: int) -> tuple[np.ndarray, np.ndarray]:
+        label = stream.integers(0, 4, n)
+        cluster = np.where(stream.random(n) < 0.6, stream.integers(0, 6, n), label)
+        return cluster.repeat(copies), label.repeat(copies)
+
+    drawn = [draw(1000, 1) for _ in range(100)]
+    spread = np.std([cluster_metrics(*rows)["ami"] for rows in drawn])
+    independent = np.mean([ami_error(*rows) for rows in drawn[:20]])
+    assert independent == pytest.approx(spread, rel=0.25)
+    alike = np.mean([ami_error(*draw(200, 5)) for _ in range(20)])
+    assert alike > 1.6 * independent
+
+
+def test_agreement_is_named_after_its_column_and_has_an_error_of_labelled_rows() -> None:
+    noisy = np.where(STREAM.random(3000) < 0.3, STREAM.integers(0, 10, 3000), LABELS)
+    found = label_agreement(noisy, LABELS, "intent")
+    assert found["ami_intent"] == cluster_metrics(noisy, LABELS)["ami"]
+    assert 0 < found["ami_intent_se"] == ami_error(noisy, LABELS) < 0.05
+    hidden = np.concatenate([LABELS, np.full(500, -1)])
+    assert ami_error(np.concatenate([noisy, np.arange(500)]), hidden) == found["ami_intent_se"]
+    assert label_agreement(np.zeros(4), np.full(4, -1), "intent") == {}
+    assert math.isnan(ami_error(np.zeros(1), np.zeros(1)))
+    assert describe("ami_intent_se").meaning.startswith("standard error of ami_intent")
 
 
 def test_the_published_homogeneity_is_mostly_chance() -> None:

@@ -15,9 +15,9 @@ from ldebm.evaluate.synthesis import (
     step_by_step,
 )
 from ldebm.evaluate.transitions import HEADER, follow
-from ldebm.hierarchical_priors import build_hierarchical
 from ldebm.model import Model
 from ldebm.nn.group_energy import FoldedGroups
+from ldebm.priors.hierarchical import build_hierarchical
 from ldebm.seeding import generator
 from tests.unit.image_models import Brightness, image_model
 from tests.unit.image_worlds import LinearGaussian

@@ -11,7 +11,7 @@ from benchmarks.sweeps import Built, differences
 from ldebm.config import load_params
 from ldebm.errors import UsageError
 from ldebm.files import read_json, write_json
-from ldebm.tables import (
+from ldebm.reporting.tables import (
     chains_table,
     faults_table,
     full_size_table,
