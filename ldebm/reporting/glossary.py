@@ -127,6 +127,8 @@ _METRICS: dict[str, tuple[Better, str]] = {
     "control_accuracy_low": ("", "lower end of the 95% interval of control_accuracy"),
     "control_accuracy_high": ("", "upper end of the 95% interval of control_accuracy"),
     "control_accuracy_steps": ("higher", "control_accuracy, attribute by attribute from the top"),
+    "control_accuracy_test": ("", "the same of test images that have the label: the judge's bound"),
+    "control_accuracy_reconstruction": ("", "the same of the reconstructions of those"),
     "ood_auroc": ("higher", "AUROC of other kinds of images by energies; 0.5 is chance"),
     "ood_auroc_likelihood": ("", "the same by the bound of the backbone alone"),
     "oversaturation": ("", "black and white values of long chains beyond those of reconstructions"),

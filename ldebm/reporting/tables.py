@@ -75,6 +75,8 @@ HEADLINE = (
     "ami_intent",
     "ami_shuffled",
     "control_accuracy",
+    "control_accuracy_reconstruction",
+    "control_accuracy_test",
     "completion",
     "completion_low",
     "completion_high",
