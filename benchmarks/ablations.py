@@ -23,7 +23,7 @@ from benchmarks.timing import timed
 from ldebm.config import Params, load_params, nearest
 from ldebm.errors import LdebmError, UsageError
 from ldebm.files import read_json, write_json
-from ldebm.lineage import records
+from ldebm.lineage.records import records
 from ldebm.seeding import configure, numerics
 
 __all__ = ["measure", "rows_of"]

@@ -109,7 +109,7 @@ def _validation(data: str) -> Path:
 
 
 def _commit() -> dict[str, Any]:
-    from ldebm.lineage import git_state
+    from ldebm.lineage.records import git_state
 
     return git_state()
 
@@ -178,11 +178,11 @@ def _train_and_evaluate(folder: Path, job: Job) -> dict[str, Any]:
     from ldebm.data.packed import open_packed
     from ldebm.evaluate.run import evaluate
     from ldebm.files import hash_json, read_json, write_json
-    from ldebm.first_stage import build_backbone_stage
-    from ldebm.labelling import cluster_stage
     from ldebm.model import load
-    from ldebm.second_stage import prior_stage
     from ldebm.seeding import configure, numerics
+    from ldebm.training.first_stage import build_backbone_stage
+    from ldebm.training.labelling import cluster_stage
+    from ldebm.training.second_stage import prior_stage
 
     assert job.experiment is not None
     params = load_params(folder / "params.json")
@@ -233,7 +233,7 @@ def _recorded(
 ) -> contextlib.AbstractContextManager[Any]:
     """The lineage record of one stage of a job, in ``folder/lineage``, as DVC's stages leave it."""
     from ldebm.files import read_json
-    from ldebm.lineage import recorded
+    from ldebm.lineage.records import recorded
 
     assert job.experiment is not None
     mine = place.relative_to(folder)

@@ -40,7 +40,7 @@ from benchmarks.builds import (
     working,
 )
 from benchmarks.recorded import ROOT, Rounds
-from ldebm.tables import faults_table
+from ldebm.reporting.tables import faults_table
 from pipelines.lockfile import lock_blocks
 from pipelines.supervise import descendants
 from tests.pipeline.tiny_project import Tiny

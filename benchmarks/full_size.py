@@ -36,13 +36,13 @@ from ldebm.data.packed import Packed, open_packed
 from ldebm.devices import choose_device
 from ldebm.errors import LdebmError
 from ldebm.files import hash_path, read_json, write_array, write_json
-from ldebm.first_stage import build_backbone_stage
-from ldebm.image_first_stage import ImageTask
-from ldebm.image_prior_task import ImagePriorTask
-from ldebm.labelling import cluster_stage
-from ldebm.runs import CHECKPOINTS
-from ldebm.second_stage import prior_stage
-from ldebm.trainer import EXIT_INTERRUPTED
+from ldebm.training.first_stage import build_backbone_stage
+from ldebm.training.image_first_stage import ImageTask
+from ldebm.training.image_prior_task import ImagePriorTask
+from ldebm.training.labelling import cluster_stage
+from ldebm.training.runs import CHECKPOINTS
+from ldebm.training.second_stage import prior_stage
+from ldebm.training.trainer import EXIT_INTERRUPTED
 
 __all__ = ["PARTS", "main", "measure", "shortened"]
 

@@ -24,13 +24,13 @@ from benchmarks.problems import (
     writer,
 )
 from benchmarks.timing import Record, record, timed
-from ldebm.clustering import geometric_clusters, match_labels, stability
 from ldebm.data.batches import batch_rows, collate
-from ldebm.latents import encode_split
 from ldebm.nn.text import TextVAE
-from ldebm.prior_tasks import JointTask
 from ldebm.priors import DiffusionPrior, build_prior
 from ldebm.seeding import generator
+from ldebm.training.clustering import geometric_clusters, match_labels, stability
+from ldebm.training.latents import encode_split
+from ldebm.training.prior_tasks import JointTask
 
 __all__ = ["PARTS"]
 

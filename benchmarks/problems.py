@@ -18,9 +18,9 @@ from ldebm.config import ExperimentConfig
 from ldebm.data.packed import Split, open_packed
 from ldebm.nn.backbone import Backbone, build_backbone
 from ldebm.nn.text import TextVAE
-from ldebm.prior_tasks import JointTask
 from ldebm.priors import DiffusionPrior, build_prior
 from ldebm.seeding import generator, numpy_generator
+from ldebm.training.prior_tasks import JointTask
 
 __all__ = [
     "PTB",

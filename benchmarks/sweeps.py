@@ -29,7 +29,7 @@ from typing import Any
 from benchmarks.builds import outputs
 from benchmarks.recorded import ROOT, Rounds
 from ldebm.files import read_json
-from ldebm.tables import sweeps_table
+from ldebm.reporting.tables import sweeps_table
 from pipelines.building import select
 from pipelines.dag import ask_dvc
 from pipelines.failures import LOCK

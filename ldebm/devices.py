@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ldebm.errors import UsageError
-from ldebm.lineage import note_device
+from ldebm.lineage.records import note_device
 
 __all__ = ["choose_device"]
 

@@ -71,7 +71,7 @@ def configure(threads: int) -> None:
     """
     import torch
 
-    from ldebm.memory import reuse_memory
+    from ldebm.training.memory import reuse_memory
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts (C33)
     torch.set_num_threads(threads)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ldebm.errors import UsageError
+from pipelines.copies import mirror
 from pipelines.dag import Dag, ask_dvc, read_dag
 from pipelines.dispatch import POLL, Dispatcher, Landed, Options, Place, Submit
 from pipelines.estimate import Estimate, estimate, recorded_seconds
@@ -244,6 +245,10 @@ def _fill(workspace: Workspace, project: Path, dag: Dag) -> None:
     fresh = [name for name, stage in dag.stages.items() if not stage.changes]
     if fresh:
         workspace.land(workspace.root, list(dag.stages), fresh, target=project)
+    outs = {out for stage in dag.stages.values() for out in stage.outs}
+    for folder in sorted({dep for stage in dag.stages.values() for dep in stage.deps} - outs):
+        if any(out.startswith(f"{folder}/") for out in outs):
+            mirror(workspace.root, project, folder, outs)
 
 
 def planned(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ldebm.errors import UsageError
-from ldebm.results import flatten
+from ldebm.reporting.results import flatten
 from ldebm.yaml_text import parse_yaml
 
 __all__ = ["Candidate", "Folder", "Revision", "Tree", "git", "load_candidate", "lock", "stand_in"]

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from ldebm.config import RuleConfig
-from ldebm.significance import half_width, mean_error, welch_error
+from ldebm.reporting.significance import half_width, mean_error, welch_error
 from pipelines.candidates import Candidate
 
 __all__ = ["Difference", "Verdict", "decide", "improvement", "incomparable"]

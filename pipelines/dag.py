@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ldebm.errors import UsageError
-from ldebm.lineage import dvc_md5
+from ldebm.lineage.records import dvc_md5
 from pipelines.lockfile import read_outs
 
 __all__ = [

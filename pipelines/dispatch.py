@@ -28,7 +28,7 @@ from pipelines.types import StageOutcome, Status
 __all__ = ["POLL", "Dispatcher", "Landed", "Options", "Place", "Submit", "run_stage"]
 
 POLL = 0.05
-FLOW_RUN = ("PREFECT__FLOW_RUN_ID", "PREFECT_FLOW_RUN_ID")  # as ldebm.lineage reads it
+FLOW_RUN = ("PREFECT__FLOW_RUN_ID", "PREFECT_FLOW_RUN_ID")  # as ldebm.lineage.records reads it
 RAN = "Running stage '"
 
 Landed = Callable[[StageOutcome], None] | None

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ldebm.errors import UsageError
-from ldebm.results import flatten
+from ldebm.reporting.results import flatten
 from pipelines.building import read_params
 from pipelines.candidates import Candidate, Tree
 from pipelines.runner import MARK, run

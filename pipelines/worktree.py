@@ -26,6 +26,7 @@ from typing import Any
 
 from ldebm.errors import LdebmError, UsageError
 from ldebm.files import write_text
+from pipelines.copies import add_ignored, copy_if_different
 from pipelines.dag import ask_dvc, environment
 from pipelines.failures import dvc_said
 from pipelines.lockfile import lock_blocks, merge_lock, read_outs
@@ -314,8 +315,8 @@ class Workspace:
         done = self.dvc("--wait-for-lock", "checkout", "--force", *blocks, cwd=target)
         outs = [path for block in blocks.values() for path in read_outs(block)]
         for name in outs:
-            _copy_if_different(source / name, target / name)
-            _add_ignored(source / name, target / name)
+            copy_if_different(source / name, target / name)
+            add_ignored(source / name, target / name)
         missing = [name for name in outs if not (target / name).exists()]
         if missing:
             said = dvc_said(done.stderr)
@@ -335,30 +336,6 @@ class Workspace:
         shutil.rmtree(self.runs / name, ignore_errors=True)
         self.git("worktree", "prune")
         (self.runs / f"{name}.lock").unlink(missing_ok=True)
-
-
-def _copy_if_different(source: Path, target: Path) -> None:
-    """Copies an output that is not in the cache (metrics, `cache: false`)."""
-    if not source.is_file():
-        return
-    content = source.read_bytes() if source.stat().st_size < 1 << 24 else None
-    if target.is_file() and (content is None or target.read_bytes() == content):
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    shutil.copyfile(source, part)
-    os.replace(part, target)
-
-
-def _add_ignored(source: Path, target: Path) -> None:
-    """Takes over lines that DVC has added to the .gitignore beside an output."""
-    theirs, mine = source.parent / ".gitignore", target.parent / ".gitignore"
-    if not theirs.is_file():
-        return
-    old = _text(mine)
-    new = [line for line in _text(theirs).splitlines() if line not in old.splitlines()]
-    if new:
-        mine.write_text(old + "".join(f"{line}\n" for line in new), encoding="utf-8")
 
 
 def _text(path: Path) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ldebm.config import load_params
 from ldebm.data.packed import open_bound
-from ldebm.first_stage import build_backbone_stage
-from ldebm.parallel import parallel
+from ldebm.training.first_stage import build_backbone_stage
+from ldebm.training.parallel import parallel
 from stages._entry import arguments, run
 
 

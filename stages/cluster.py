@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ldebm.config import load_params
 from ldebm.data.packed import open_bound
-from ldebm.labelling import cluster_stage
+from ldebm.training.labelling import cluster_stage
 from stages._entry import arguments, run
 
 

@@ -18,9 +18,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ldebm.code_lists import CODE, code_list
 from ldebm.files import write_json
-from ldebm.lineage import dvc_md5
+from ldebm.lineage.code_lists import CODE, code_list
+from ldebm.lineage.records import dvc_md5
 from stages._entry import arguments, run
 
 __all__ = ["closure", "stage_names", "write_lists"]

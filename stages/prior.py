@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ldebm.config import load_params
 from ldebm.data.packed import open_bound
-from ldebm.parallel import parallel
-from ldebm.second_stage import prior_stage
+from ldebm.training.parallel import parallel
+from ldebm.training.second_stage import prior_stage
 from stages._entry import arguments, run
 
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import yaml
 
-from ldebm.code_lists import is_code
-from ldebm.lineage import recorded
+from ldebm.lineage.code_lists import is_code
+from ldebm.lineage.records import recorded
 from ldebm.yaml_text import parse_yaml
 
 __all__ = ["Plan", "plan", "this_stage"]

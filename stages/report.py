@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from ldebm.files import write_text
-from ldebm.glossary import describe
+from ldebm.reporting.glossary import describe
 from ldebm.site.gather import gather, number
 from ldebm.site.maps import colour
 from stages._entry import arguments, run

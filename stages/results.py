@@ -11,11 +11,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from ldebm.charts import scatter_chart
 from ldebm.errors import LdebmError
 from ldebm.files import write_text
-from ldebm.results import RESULTS, load_results, record_runs
-from ldebm.tables import (
+from ldebm.reporting.charts import scatter_chart
+from ldebm.reporting.results import RESULTS, load_results, record_runs
+from ldebm.reporting.tables import (
     ablation_tables,
     chains_table,
     faults_table,

@@ -28,9 +28,9 @@ PRELOADED = [
     "ldebm.data.fetch",
     "ldebm.data.packing",
     "ldebm.evaluate.run",
-    "ldebm.first_stage",
-    "ldebm.labelling",
-    "ldebm.second_stage",
+    "ldebm.training.first_stage",
+    "ldebm.training.labelling",
+    "ldebm.training.second_stage",
 ]
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(PRELOADED)

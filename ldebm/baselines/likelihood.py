@@ -26,7 +26,7 @@ from ldebm.baselines.model import Baseline, Posterior
 from ldebm.baselines.prior import OwnPrior
 from ldebm.data.batches import TextBatch
 from ldebm.evaluate.likelihood import Estimate, collect
-from ldebm.priors import LOG_2PI
+from ldebm.priors.base import LOG_2PI
 from ldebm.seeding import generator as make_generator
 
 __all__ = ["own_likelihood"]

@@ -30,7 +30,7 @@ from ldebm.baselines.codes import (
 )
 from ldebm.baselines.model import Baseline, Posterior
 from ldebm.config import BackboneConfig, BaselineConfig
-from ldebm.objectives import Terms, gaussian_kl
+from ldebm.training.objectives import Terms, gaussian_kl
 
 __all__ = ["anneal", "baseline_terms", "elbo_rate", "rate_terms"]
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from ldebm.baselines.codes import digits, joint_log_probability, log_one_hot, of_variables
 from ldebm.baselines.model import Baseline
 from ldebm.config import PriorConfig
-from ldebm.priors import LOG_2PI, Prior
+from ldebm.priors import Prior
+from ldebm.priors.base import LOG_2PI
 
 __all__ = ["MOST_CLASSES", "OwnPrior"]
 

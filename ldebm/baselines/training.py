@@ -17,17 +17,17 @@ from ldebm.baselines.objectives import baseline_terms, elbo_rate
 from ldebm.config import ExperimentConfig
 from ldebm.data.batches import batch_rows
 from ldebm.data.packed import Split
-from ldebm.first_stage import VALID_ROWS, BackboneTask
-from ldebm.latents import make_batch
-from ldebm.objectives import Terms, sample_posterior
-from ldebm.parallel import row_weight, share
 from ldebm.seeding import generator
+from ldebm.training.first_stage import VALID_ROWS, BackboneTask
+from ldebm.training.latents import make_batch
+from ldebm.training.objectives import Terms, sample_posterior
+from ldebm.training.parallel import row_weight, share
 
 __all__ = ["BaselineTask"]
 
 
 class BaselineTask(BackboneTask):
-    """Trains a baseline; arguments as of :class:`ldebm.first_stage.BackboneTask`."""
+    """Trains a baseline; arguments as of :class:`ldebm.training.first_stage.BackboneTask`."""
 
     def __init__(
         self,

@@ -21,9 +21,9 @@ def compare(
     everything: Annotated[bool, typer.Option("--all", help="Show every metric.")] = False,
 ) -> None:
     """Parameters, metrics with seed intervals, curves, samples, code and data that differ."""
-    from ldebm.compare import compare as compare_targets
-    from ldebm.comparison_text import lines
     from ldebm.files import json_text
+    from ldebm.reporting.compare import compare as compare_targets
+    from ldebm.reporting.comparison_text import lines
 
     found = compare_targets(first, second)
     if as_json:

@@ -56,12 +56,12 @@ def lineage(
 def _show(
     target: str, folder: Path, as_json: bool, openlineage: str | None, html: Path | None
 ) -> None:
-    from ldebm.divergence import parse_target
     from ldebm.files import write_text
+    from ldebm.lineage.divergence import parse_target
 
     _, found = parse_target(target, folder)
     if openlineage:
-        from ldebm.openlineage import events
+        from ldebm.lineage.openlineage import events
 
         text = "".join(f"{line}\n" for line in events(found, folder))
         if openlineage == "-":
@@ -70,8 +70,8 @@ def _show(
             write_text(openlineage, text)
             typer.echo(f"{openlineage}: {text.count(chr(10))} OpenLineage events")
     if html:
-        from ldebm.lineage_page import lineage_page
-        from ldebm.verify import verify
+        from ldebm.lineage.page import lineage_page
+        from ldebm.lineage.verify import verify
 
         problems = None if found.revision else verify(found, folder)
         write_text(html, lineage_page(found, problems))
@@ -82,8 +82,8 @@ def _show(
 
 
 def _verify(target: str, folder: Path, as_json: bool, without_records: bool) -> None:
-    from ldebm.trace import trace
-    from ldebm.verify import verify
+    from ldebm.lineage.trace import trace
+    from ldebm.lineage.verify import verify
 
     found = trace(target, folder)
     problems = verify(found, folder, need_records=not without_records)
@@ -104,7 +104,7 @@ def _verify(target: str, folder: Path, as_json: bool, without_records: bool) -> 
 
 
 def _diff(targets: list[str], folder: Path, as_json: bool) -> None:
-    from ldebm.divergence import compare_traces, parse_target
+    from ldebm.lineage.divergence import compare_traces, parse_target
 
     first, second = targets
     name, one = parse_target(first, folder)
@@ -122,7 +122,7 @@ def audit(
     as_json: AsJson = False,
 ) -> None:
     """Run a stage again in a scratch worktree and name the first difference of its outputs."""
-    from ldebm.audit import audit_stage
+    from ldebm.lineage.audit import audit_stage
 
     found = audit_stage(stage, use_workspace=workspace)
     typer.echo(json.dumps(found.to_json(), indent=1) if as_json else "\n".join(found.lines()))

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ldebm.config import JudgeConfig
 from ldebm.data.packed import JUDGE
 from ldebm.errors import UsageError
 from ldebm.files import read_model
-from ldebm.image_config import JudgeConfig
 
 __all__ = ["Judge", "Judgement", "judge_images", "load_judge"]
 

@@ -18,10 +18,10 @@ from ldebm.devices import choose_device
 from ldebm.evaluate.judge import Judge, judge_images
 from ldebm.evaluate.label_task import LabelTask, column_labels
 from ldebm.files import hash_path, write_json, write_model
-from ldebm.latents import make_batch
-from ldebm.runs import CHECKPOINTS, run_key
 from ldebm.seeding import configure, derive_seed, generator
-from ldebm.trainer import train
+from ldebm.training.latents import make_batch
+from ldebm.training.runs import CHECKPOINTS, run_key
+from ldebm.training.trainer import train
 
 __all__ = ["JudgeTask", "build_judge", "moved"]
 

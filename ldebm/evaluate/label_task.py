@@ -13,12 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ldebm.config import JudgeConfig, OptimiserConfig
+from ldebm.config import JudgeConfig, OptimiserConfig, TextJudgeConfig
 from ldebm.data.batches import batch_rows, steps_per_epoch
 from ldebm.data.packed import Split
-from ldebm.objectives import Terms
-from ldebm.text_config import TextJudgeConfig
-from ldebm.trainer import Group
+from ldebm.training.objectives import Terms
+from ldebm.training.trainer import Group
 
 __all__ = ["LabelTask", "column_labels"]
 

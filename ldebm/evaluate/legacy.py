@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldebm.diffusion import Schedule
 from ldebm.evaluate.likelihood import reconstruction
 from ldebm.evaluate.normalisers import Conditionals, conditionals
 from ldebm.priors import DiffusionPrior, EnergyPrior, Prior
+from ldebm.schedule import Schedule
 from ldebm.seeding import generator as make_generator
 
 __all__ = ["nll_legacy"]

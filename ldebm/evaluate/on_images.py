@@ -33,7 +33,7 @@ from ldebm.evaluate.ood import detect
 from ldebm.evaluate.report import Report, subset
 from ldebm.evaluate.sampling import sampler_acceptance
 from ldebm.evaluate.shifted import fit, shift
-from ldebm.evaluate.synthesis import by_attributes, by_class
+from ldebm.evaluate.synthesis import by_attributes, by_class, of_images
 from ldebm.model import Model
 from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.priors import EnergyPrior
@@ -99,7 +99,9 @@ def evaluate_images(
     )
     _classes(report, model, packed, rows, images)
     if judge is not None:
-        _control(report, model, judge, config, material)
+        split = packed.split("test")
+        labels = {name: np.asarray(split.labels(name))[rows] for name in judge.columns}
+        _control(report, model, judge, config, material, labels)
     if config.ood:
         _other_kinds(report, model, packed, config, measure)
     add_image_views(report, model, packed, judge, config, rows, material)
@@ -255,20 +257,33 @@ def _classes(
 
 
 def _control(
-    report: Report, model: Model, judge: Judge, config: EvaluateConfig, material: Material
+    report: Report,
+    model: Model,
+    judge: Judge,
+    config: EvaluateConfig,
+    material: Material,
+    labels: dict[str, np.ndarray],
 ) -> None:
-    """Images drawn for classes or attributes, asked of the judge."""
+    """Images drawn for classes or attributes, asked of the judge; and test images, as a bound.
+
+    ``labels`` are those of the test images of ``material``, by column.
+    """
     hierarchy = model.config.prior.hierarchy
     cluster = model.config.cluster
     if not isinstance(model.prior, EnergyPrior) or cluster.labels != "given" or hierarchy is None:
         return
-    if hierarchy.attributes:
+    columns = [*hierarchy.attributes]
+    if columns:
         found = by_attributes(model, judge, config.per_label, config.decode)
     elif hierarchy.label_groups and cluster.column in judge.columns:
+        columns = [cluster.column]
         found = by_class(model, judge, cluster.column, config.per_label, config.decode)
     else:
         return
     report.metrics |= found.metrics
+    asked = {name: labels[name] for name in columns}
+    for end, images in (("test", material.test), ("reconstruction", material.reconstructed)):
+        report.metrics |= of_images(judge, images, asked, end, model.device)
     report.tables["control"] = (["asked", "images", "agreed"], found.table)
     material.controlled.update(found.shown)
 

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from ldebm.data.packed import Split
 from ldebm.files import write_csv, write_json, write_model, write_text
-from ldebm.latents import make_batch
 from ldebm.nn.backbone import Backbone
 from ldebm.seeding import numpy_generator
+from ldebm.training.latents import make_batch
 
 __all__ = ["Report", "context_rows", "encode_rows", "make_batch", "row_batches", "subset"]
 

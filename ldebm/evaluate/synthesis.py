@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldebm.config import HierarchyConfig
 from ldebm.evaluate.control import wilson
 from ldebm.evaluate.image_rows import parts
 from ldebm.evaluate.judge import Judge, judge_images
-from ldebm.image_config import HierarchyConfig
 from ldebm.langevin import Conditional
 from ldebm.model import Model
 from ldebm.nn.group_energy import FoldedGroups, GroupEnergies
@@ -28,7 +28,7 @@ from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.priors import DiffusionPrior, EnergyPrior, Prior
 from ldebm.seeding import generator
 
-__all__ = ["Controlled", "by_attributes", "by_class", "redraw", "step_by_step"]
+__all__ = ["Controlled", "by_attributes", "by_class", "of_images", "redraw", "step_by_step"]
 
 ROUNDS = 4  # of draws of the whole prior, before rare classes are drawn by themselves
 
@@ -244,6 +244,43 @@ def by_attributes(model: Model, judge: Judge, per_label: int, mode: str = "sampl
         metrics |= _rates(f"control_accuracy{suffix}", right, total)
         metrics |= {f"control_{name}{suffix}": single[name] / total for name in columns}
     return Controlled(metrics, table, shown)
+
+
+def of_images(
+    judge: Judge,
+    images: np.ndarray,
+    labels: Mapping[str, np.ndarray],
+    end: str,
+    device: torch.device | str = "cpu",
+) -> dict[str, float]:
+    """What the judge makes of images that are what was asked for: a bound for control.
+
+    Every combination of values that is there counts alike, as all are asked for alike of a model.
+
+    Args:
+        judge: of the data set.
+        images: uint8 (N, C, H, W), real or decoded from what they are encoded to.
+        labels: by column, (N,), -1 where unknown; such rows do not count.
+        end: of the metrics' names.
+        device: where the judge is.
+    """
+    columns = sorted(labels)
+    known = np.logical_and.reduce([labels[name] >= 0 for name in columns])
+    true_AN = np.stack([labels[name][known] for name in columns])
+    judged = judge_images(judge, images[known], device=device).probabilities
+    agree_AN = np.stack([judged[name].argmax(1) for name in columns]) == true_AN
+    combinations = [(true_AN == values[:, None]).all(0) for values in np.unique(true_AN, axis=1).T]
+
+    def mean(right_N: np.ndarray) -> float:
+        return float(np.mean([right_N[rows].mean() for rows in combinations]))
+
+    found = {f"control_accuracy_{end}": mean(agree_AN.all(0))}
+    if len(columns) > 1:
+        found |= {
+            f"control_{name}_{end}": mean(right)
+            for name, right in zip(columns, agree_AN, strict=True)
+        }
+    return found
 
 
 def _values(columns: Sequence[str], number: int) -> dict[str, int]:

@@ -16,13 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldebm.config import TextJudgeConfig
 from ldebm.data.batches import TextBatch, collate_ids
 from ldebm.data.packed import JUDGE
 from ldebm.data.tokenizer import Tokenizer
 from ldebm.errors import UsageError
 from ldebm.files import read_model
 from ldebm.nn.cells import Cell
-from ldebm.text_config import TextJudgeConfig
 
 __all__ = ["TextJudge", "labels_of", "load_text_judge", "text_classifier"]
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldebm.config import TrainingConfig
+from ldebm.config import TextJudgeConfig, TrainingConfig
 from ldebm.data.batches import collate
 from ldebm.data.packed import JUDGE, Packed, Split
 from ldebm.devices import choose_device
@@ -20,10 +20,9 @@ from ldebm.errors import UsageError
 from ldebm.evaluate.label_task import LabelTask
 from ldebm.evaluate.text_judge import TextJudge, labels_of
 from ldebm.files import hash_path, write_json, write_model
-from ldebm.runs import CHECKPOINTS, run_key
 from ldebm.seeding import configure, derive_seed, generator
-from ldebm.text_config import TextJudgeConfig
-from ldebm.trainer import train
+from ldebm.training.runs import CHECKPOINTS, run_key
+from ldebm.training.trainer import train
 
 __all__ = ["TextJudgeTask", "build_text_judge"]
 

@@ -23,9 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldebm.config import EnergyConfig, PriorConfig
+from ldebm.config import EnergyConfig, HierarchyConfig, PriorConfig
 from ldebm.errors import UsageError
-from ldebm.image_config import HierarchyConfig
 from ldebm.nn.energy import Energies, EnergyNet, Folded, SpectralLinear, value_given
 from ldebm.nn.hierarchy import Group
 

@@ -20,9 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldebm.config import BackboneConfig
+from ldebm.config import BackboneConfig, LayerConfig
 from ldebm.errors import UsageError
-from ldebm.image_config import LayerConfig
 from ldebm.nn.hierarchy import Gaussian, Group, HierarchicalBackbone, Pick, full
 from ldebm.nn.logistic import build_likelihood
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldebm.image_config import ImageModelConfig
+from ldebm.config import ImageModelConfig
 
 __all__ = [
     "BernoulliPixels",

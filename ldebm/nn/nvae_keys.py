@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ldebm.config import NVAEConfig, PublishedConfig
 from ldebm.errors import UsageError
 from ldebm.files import hash_path
-from ldebm.image_config import NVAEConfig, PublishedConfig
 from ldebm.nn.nvae import NVAE
 from ldebm.nn.nvae_cells import BatchNorm, Cell
 

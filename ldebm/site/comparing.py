@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ldebm.charts import parse_curve, thin
-from ldebm.compare import judge, ordered, pick_samples
-from ldebm.glossary import describe
-from ldebm.results import TRAINED, flatten
-from ldebm.snapshots import WorkingTree
-from ldebm.tables import HEADLINE
-from ldebm.targets import Run, evaluated_runs, recorded_runs
+from ldebm.lineage.snapshots import WorkingTree
+from ldebm.reporting.charts import parse_curve, thin
+from ldebm.reporting.compare import judge, ordered, pick_samples
+from ldebm.reporting.glossary import describe
+from ldebm.reporting.results import TRAINED, flatten
+from ldebm.reporting.tables import HEADLINE
+from ldebm.reporting.targets import Run, evaluated_runs, recorded_runs
 
 __all__ = ["comparison_data", "groups"]
 

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from ldebm.files import read_json
-from ldebm.glossary import describe
-from ldebm.paper_tables import beside_the_paper
-from ldebm.published import PUBLISHED
-from ldebm.results import by_experiment, load_results, summary
+from ldebm.reporting.glossary import describe
+from ldebm.reporting.paper_tables import beside_the_paper
+from ldebm.reporting.published import PUBLISHED
+from ldebm.reporting.results import by_experiment, load_results, summary
+from ldebm.reporting.tables import HEADLINE
 from ldebm.site.comparing import comparison_data
 from ldebm.site.graph import lineage_nodes, lineage_svg
 from ldebm.site.run import run_page
-from ldebm.tables import HEADLINE
 
 __all__ = ["gather", "number"]
 

@@ -12,8 +12,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ldebm.code_lists import is_code
-from ldebm.trace import bound_sources
+from ldebm.lineage.code_lists import is_code
+from ldebm.lineage.trace import bound_sources
 from ldebm.yaml_text import parse_yaml
 
 __all__ = ["Node", "layers", "lineage_nodes", "lineage_svg", "nearest_parents"]

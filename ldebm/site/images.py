@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ldebm.charts import Series, line_chart
+from ldebm.reporting.charts import Series, line_chart
 
 __all__ = ["image_sections"]
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from statistics import median
 
-from ldebm.charts import Frame, short, span
+from ldebm.reporting.charts import Frame, short, span
 
 __all__ = ["COLOURS", "Spot", "histogram", "path_map", "point_map", "reach"]
 

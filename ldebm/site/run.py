@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ldebm.charts import Series, line_chart, read_curve
 from ldebm.files import read_json
-from ldebm.glossary import describe
-from ldebm.results import TRAINED, flatten
+from ldebm.reporting.charts import Series, line_chart, read_curve
+from ldebm.reporting.glossary import describe
+from ldebm.reporting.results import TRAINED, flatten
+from ldebm.reporting.tables import HEADLINE
 from ldebm.site.images import image_sections
 from ldebm.site.maps import Spot, colour, histogram, path_map, point_map, reach
-from ldebm.tables import HEADLINE
 
 __all__ = ["run_page"]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ldebm.code_lists import code_list
-from ldebm.lineage import dvc_md5
+from ldebm.lineage.code_lists import code_list
+from ldebm.lineage.records import dvc_md5
 from tests.pipeline.project_copy import ProjectCopy
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
@@ -65,7 +65,7 @@ def test_a_stage_gives_the_same_bytes_again(built: ProjectCopy, scratch: Path, s
 
 
 def test_a_dirty_working_tree_does_not_matter_and_is_not_touched(built: ProjectCopy, scratch: Path):
-    code = built.folder / "ldebm/priors.py"
+    code = built.folder / "ldebm/priors/base.py"
     params = built.folder / "params.yaml"
     texts = code.read_text(), params.read_text()
     code.write_text("broken(")
@@ -166,7 +166,7 @@ def test_code_that_was_never_committed_is_refused_with_the_way_out(
 ):
     lock, listed = built.folder / "dvc.lock", built.folder / code_list("prior")
     texts = lock.read_text(), listed.read_text()
-    md5 = json.loads(texts[1])["ldebm/priors.py"]
+    md5 = json.loads(texts[1])["ldebm/priors/base.py"]
     if kept:
         listed.write_text(texts[1].replace(md5, "0" * 32))
     content = yaml.safe_load(texts[0])
@@ -179,7 +179,7 @@ def test_code_that_was_never_committed_is_refused_with_the_way_out(
     finally:
         lock.write_text(texts[0])
         listed.write_text(texts[1])
-    assert ("ldebm/priors.py" if kept else code_list("prior")) in failed.err
+    assert ("ldebm/priors/base.py" if kept else code_list("prior")) in failed.err
     assert failed.err.count("\n") == 1
     assert "--workspace" in failed.err
 
@@ -189,7 +189,7 @@ def test_without_a_record_the_commit_is_found_by_its_code(built: ProjectCopy, sc
     (record,) = (built.folder / "lineage").glob("bind@small-*.json")
     kept = scratch / record.name
     shutil.move(record, kept)
-    code = built.folder / "ldebm/config.py"
+    code = built.folder / "ldebm/config/params.py"
     text = code.read_text()
     code.write_text(text + "\n")
     built.commit("later code")

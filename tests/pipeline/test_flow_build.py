@@ -94,6 +94,28 @@ def test_uncommitted_changes_are_built_and_only_what_they_touch_runs(tmp_path, e
     assert tiny.ran()["part-c"] == 2
 
 
+def test_what_other_selections_left_in_a_folder_that_a_stage_reads_is_read_here_too(
+    tmp_path, environment
+):
+    tiny = environment(Tiny(tmp_path, parts=TWO))
+    tiny.dvc("repro", "-q")
+    tiny.edit("parts: [a, b]", "parts: [a]")
+    tiny.edit("base: 0", "base: 1")
+    left, hand = tiny.root / "out/part/b", tiny.root / "out/part/by_hand/c"
+    left.chmod(0o644)
+    left.write_text("of another selection\n")
+    hand.parent.mkdir()
+    hand.write_text("by hand\n")
+    (tiny.root / ".gitignore").write_text("by_hand\n")
+    for here in (True, False):
+        assert statuses(tiny.build())["end"] == "built"
+        end = (tiny.root / "out/end").read_text()
+        assert ("of another selection" in end, "by hand" in end) == (here, here)
+        assert set(statuses(tiny.build()).values()) == {"cached"}
+        left.unlink(missing_ok=True)
+        hand.unlink(missing_ok=True)
+
+
 def test_a_change_that_leaves_an_output_as_it_is_stops_there(tmp_path, environment):
     tiny = environment(Tiny(tmp_path, parts=TWO))
     tiny.dvc("repro", "-q")

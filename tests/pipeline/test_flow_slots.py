@@ -78,11 +78,10 @@ def test_a_gpu_is_one_stages_and_its_environment_names_it(tmp_path):
 
 def test_needs_come_from_the_parameters_of_the_experiment():
     params = load_params(ROOT / "params.yaml")
-    name = "mnist-nvae-small-0"
-    assert params.experiment("mnist-nvae-small").backbone.training.threads == 2
-    assert need_of(f"backbone@{name}", params, []) == Need(cpu=2)
-    assert need_of(f"prior@{name}", params, []) == Need(cpu=1)
-    assert need_of(f"backbone@{name}", params, ["0"]) == Need(gpu=True)
+    assert params.experiment("cifar10-nvae").backbone.training.threads == 2
+    assert need_of("backbone@cifar10-nvae-0", params, []) == Need(cpu=2)
+    assert need_of("prior@mnist-nvae-small-0", params, []) == Need(cpu=1)
+    assert need_of("backbone@cifar10-nvae-0", params, ["0"]) == Need(gpu=True)
     assert need_of("pack@chatter", params, ["0"]) == Need()
     assert params.judge.threads == 1
     assert need_of("judge@mnist", params, []) == Need(cpu=1)

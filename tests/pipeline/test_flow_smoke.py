@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from ldebm.audit import Audit, Output
-from ldebm.differences import Difference
+from ldebm.lineage.audit import Audit, Output
+from ldebm.lineage.differences import Difference
 from pipelines.audit import AuditReport, Verdict
 from tests.pipeline.project_copy import CODE, ProjectCopy
 

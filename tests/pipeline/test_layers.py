@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ldebm.code_lists import code_list
 from ldebm.files import read_json
-from ldebm.lineage import dvc_md5
+from ldebm.lineage.code_lists import code_list
+from ldebm.lineage.records import dvc_md5
 from stages.code import closure, stage_names, write_lists
 
 ROOT = Path(__file__).parents[2]
@@ -118,7 +118,7 @@ def test_what_a_stage_loads_is_on_its_list():
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )
     loaded = {Path(line).relative_to(ROOT).as_posix() for line in done.stdout.split()}
-    assert "ldebm/config.py" in loaded
+    assert "ldebm/config/params.py" in loaded
     assert loaded <= set(closure("stages.evaluate", ROOT))
 
 

@@ -19,7 +19,7 @@ from ldebm.data.packed import open_packed
 from ldebm.data.packing import pack
 from ldebm.data.prepare import prepare
 from ldebm.errors import UsageError
-from ldebm.first_stage import build_backbone_stage, load_backbone
+from ldebm.training.first_stage import build_backbone_stage, load_backbone
 from tests.pipeline.project_copy import ROOT, ProjectCopy
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]

@@ -17,7 +17,7 @@ from ldebm.data.packed import open_packed
 from ldebm.data.packing import pack
 from ldebm.data.prepare import prepare
 from ldebm.files import write_json
-from ldebm.labelling import cluster_stage
+from ldebm.training.labelling import cluster_stage
 from tests.forked import Forked
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from ldebm.compare import compare
 from ldebm.data.chatter import generate
+from ldebm.reporting.compare import compare
 from tests.pipeline.project_copy import ProjectCopy
 
 CHROMIUM = next(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import get_args
 
-from ldebm.baselines.config import Kind
 from ldebm.baselines.model import DialogueBaseline, TextBaseline
 from ldebm.config import BackboneConfig
+from ldebm.config.baseline import Kind
 from ldebm.seeding import generator
 
 KINDS: tuple[str, ...] = get_args(Kind)

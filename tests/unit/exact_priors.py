@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ldebm.config import ExperimentConfig
 from ldebm.evaluate.quadrature import prior_grid
-from ldebm.image_prior_task import ImagePriorTask
 from ldebm.priors import build_prior
 from ldebm.seeding import generator
-from ldebm.trainer import train
+from ldebm.training.image_prior_task import ImagePriorTask
+from ldebm.training.trainer import train
 from tests.unit.image_worlds import ENERGY, LinearGaussian, packed_images
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ldebm.config import ExperimentConfig
-from ldebm.hierarchical_priors import build_hierarchical
 from ldebm.model import Model
 from ldebm.nn.hierarchy import HierarchicalBackbone
+from ldebm.priors.hierarchical import build_hierarchical
 from ldebm.seeding import generator, numpy_generator
 from tests.unit.image_worlds import HVAE, tiny_hvae
 

@@ -27,8 +27,8 @@ from ldebm.baselines.objectives import anneal, baseline_terms, elbo_rate
 from ldebm.config import BackboneConfig, ExperimentConfig, parse
 from ldebm.data.batches import collate_ids
 from ldebm.errors import UsageError
-from ldebm.objectives import gaussian_kl
 from ldebm.seeding import generator
+from ldebm.training.objectives import gaussian_kl
 from tests.unit.baseline_models import KINDS, META, baseline, section
 
 VARIABLES, VALUES = 3, 4

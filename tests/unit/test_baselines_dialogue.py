@@ -23,14 +23,14 @@ from ldebm.data.packed import Packed
 from ldebm.errors import UsageError
 from ldebm.evaluate.run import evaluate
 from ldebm.files import read_json
-from ldebm.first_stage import build_backbone_stage
-from ldebm.labelling import cluster_stage
 from ldebm.model import Model, load
 from ldebm.priors import build_prior
-from ldebm.second_stage import prior_stage
 from ldebm.seeding import generator
 from ldebm.text_use import score_texts
-from ldebm.trainer import train
+from ldebm.training.first_stage import build_backbone_stage
+from ldebm.training.labelling import cluster_stage
+from ldebm.training.second_stage import prior_stage
+from ldebm.training.trainer import train
 from tests.unit.baseline_models import META, responses, section
 from tests.unit.text_worlds import packed_dialogues
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ldebm.clustering import epoch_rows, geometric_clusters, match_labels, whiten_to_sphere
 from ldebm.config import ClusterConfig
 from ldebm.seeding import numpy_generator
+from ldebm.training.clustering import epoch_rows, geometric_clusters, match_labels, whiten_to_sphere
 
 
 def three_directions(n: int = 600) -> tuple[np.ndarray, np.ndarray]:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from ldebm.compare import compare
-from ldebm.comparison_text import lines
 from ldebm.errors import UsageError
 from ldebm.files import write_csv, write_json
-from ldebm.lineage import recorded
-from ldebm.results import record_runs
-from ldebm.revisions import find_commit
-from ldebm.snapshots import Revision
+from ldebm.lineage.records import recorded
+from ldebm.lineage.revisions import find_commit
+from ldebm.lineage.snapshots import Revision
+from ldebm.reporting.compare import compare
+from ldebm.reporting.comparison_text import lines
+from ldebm.reporting.results import record_runs
 
 METRICS = {"nll": 100.0, "nll_low": 98.0, "nll_high": 102.0, "bleu": 11.0, "mi": 2.0}
 
@@ -150,7 +150,9 @@ def test_code_and_data_that_differ_come_from_the_records_of_these_very_metrics(
     write_json(project / "data/bound/better.json", bound)
     (project / "ldebm").mkdir()
     (project / "ldebm/priors.py").write_text("changed = True\n")
-    monkeypatch.setattr("ldebm.lineage.code_hashes", lambda root: {"ldebm/priors.py": "b" * 64})
+    monkeypatch.setattr(
+        "ldebm.lineage.records.code_hashes", lambda root: {"ldebm/priors.py": "b" * 64}
+    )
     for seed in range(3):
         evaluated(project, "better", seed, 4, nll=70.0 + seed)
     pair = only(compare("plain", "better@workspace", project))

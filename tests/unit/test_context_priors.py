@@ -10,9 +10,9 @@ import torch
 from ldebm.config import PriorConfig
 from ldebm.errors import UsageError
 from ldebm.nn.energy import EnergyNet
-from ldebm.prior_objectives import prior_terms, score_matching_terms
 from ldebm.priors import DiffusionPrior, EnergyPrior, SymbolPrior
 from ldebm.seeding import generator
+from ldebm.training.prior_objectives import prior_terms, score_matching_terms
 
 LATENT, CONTEXT = 3, 5
 

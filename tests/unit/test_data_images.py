@@ -24,7 +24,7 @@ from ldebm.data.packing import pack
 from ldebm.data.prepare import prepare
 from ldebm.errors import UsageError
 from ldebm.files import hash_path, read_parquet
-from ldebm.latents import make_batch
+from ldebm.training.latents import make_batch
 
 COLOUR = np.arange(6 * 6 * 3, dtype=np.uint8).reshape(6, 6, 3)
 GREY = COLOUR[:, :, 0]

@@ -17,9 +17,9 @@ from ldebm.data.packed import open_packed
 from ldebm.data.packing import pack
 from ldebm.data.prepare import prepare
 from ldebm.errors import UsageError
-from ldebm.latents import make_batch
 from ldebm.nn.backbone import build_backbone
 from ldebm.nn.hierarchy import HierarchicalBackbone
+from ldebm.training.latents import make_batch
 
 PARAMS = """run: {datasets: [], experiments: [], seeds: [0]}
 

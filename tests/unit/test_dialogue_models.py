@@ -19,11 +19,11 @@ from ldebm.evaluate.report import context_rows
 from ldebm.evaluate.responses import response_scores
 from ldebm.evaluate.run import evaluate
 from ldebm.files import read_parquet
-from ldebm.first_stage import build_backbone_stage
-from ldebm.labelling import cluster_stage
 from ldebm.model import Model, load
-from ldebm.second_stage import prior_stage
 from ldebm.text_use import score_texts
+from ldebm.training.first_stage import build_backbone_stage
+from ldebm.training.labelling import cluster_stage
+from ldebm.training.second_stage import prior_stage
 from tests.unit.text_worlds import packed_dialogues
 
 RESPONSE_METRICS = {

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ldebm.divergence import Divergence, compare_traces, parse_target
 from ldebm.errors import UsageError
-from ldebm.lineage import dvc_md5
-from ldebm.trace import trace
+from ldebm.lineage.divergence import Divergence, compare_traces, parse_target
+from ldebm.lineage.records import dvc_md5
+from ldebm.lineage.trace import trace
 from tests.unit.lineage_project import (
     MODEL,
     edit_record,

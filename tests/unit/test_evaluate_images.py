@@ -133,6 +133,7 @@ def test_labels_given_to_the_prior_are_controlled_and_classified(packed: Packed,
     metrics = report.metrics
     assert 0 <= metrics["control_accuracy_low"] <= metrics["control_accuracy"] <= 1
     assert {"class_accuracy", "ami", "ami_shuffled", "classes_used"} <= set(metrics)
+    assert {"control_accuracy_test", "control_accuracy_reconstruction"} <= set(metrics)
     assert [row[0] for row in report.tables["control"][1]] == ["bright 0", "bright 1"]
     grid = report.panels["grids"]["control"]
     assert (len(grid.images), grid.columns, grid.rows) == (8, 4, ["bright 0", "bright 1"])

@@ -16,7 +16,7 @@ from ldebm.evaluate import judge_training
 from ldebm.evaluate.judge import Judge, judge_images, load_judge
 from ldebm.evaluate.judge_training import JudgeTask, build_judge, moved
 from ldebm.files import read_json, write_json
-from ldebm.trainer import train
+from ldebm.training.trainer import train
 
 CONFIG = JudgeConfig(width=8, epochs=12, batch=20, shift=1, threads=1, device="cpu")
 

@@ -10,13 +10,14 @@ from ldebm.evaluate.synthesis import (
     _of_every_class,
     by_attributes,
     by_class,
+    of_images,
     redraw,
     step_by_step,
 )
 from ldebm.evaluate.transitions import HEADER, follow
-from ldebm.hierarchical_priors import build_hierarchical
 from ldebm.model import Model
 from ldebm.nn.group_energy import FoldedGroups
+from ldebm.priors.hierarchical import build_hierarchical
 from ldebm.seeding import generator
 from tests.unit.image_models import Brightness, image_model
 from tests.unit.image_worlds import LinearGaussian
@@ -110,6 +111,18 @@ def test_the_judge_counts_images_that_agree_in_every_attribute(monkeypatch: pyte
     assert found.metrics["control_accuracy_steps"] == 0.25
     assert ["bright=0, wide=1 (joint)", 3, 1.0] in found.table
     assert found.shown["bright=1, wide=1 (steps)"].shape == (3, 1, 8, 8)
+
+
+def test_the_bound_of_control_counts_every_combination_alike():
+    images = np.zeros((4, 1, 8, 8), dtype=np.uint8)
+    images[:, :, 4:] = 255  # the judge: not bright, wide
+    labels = {"bright": np.array([0, 0, 1, 0]), "wide": np.array([1, 1, 1, -1])}
+    found = of_images(Brightness(), images, labels, "test")
+    assert found == {
+        "control_accuracy_test": 0.5,  # of (0, 1) and (1, 1); the row without a label is left out
+        "control_bright_test": 0.5,
+        "control_wide_test": 1.0,
+    }
 
 
 def test_every_class_is_asked_for_and_pooled(monkeypatch: pytest.MonkeyPatch):

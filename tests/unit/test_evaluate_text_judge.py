@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ldebm.config import EvaluateConfig, ExperimentConfig, load_params, parse
+from ldebm.config import EvaluateConfig, ExperimentConfig, TextJudgeConfig, load_params, parse
 from ldebm.data.packed import Measure, Packed
 from ldebm.errors import UsageError
 from ldebm.evaluate.run import evaluate
@@ -17,7 +17,6 @@ from ldebm.model import Model
 from ldebm.nn.backbone import build_backbone
 from ldebm.priors import build_prior
 from ldebm.seeding import generator
-from ldebm.text_config import TextJudgeConfig
 from tests.unit.text_worlds import packed_dialogues
 
 CONFIG = TextJudgeConfig(embed=24, hidden=24, epochs=16, batch=32, lr=1e-2, dropout=0.1, threads=1)

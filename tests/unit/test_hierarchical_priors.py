@@ -9,12 +9,12 @@ import torch
 
 from ldebm.config import PriorConfig
 from ldebm.errors import UsageError
-from ldebm.hierarchical_priors import GroupDiffusionPrior
 from ldebm.nn.group_energy import GroupEnergies
 from ldebm.nn.hierarchy import HierarchicalBackbone
-from ldebm.prior_objectives import prior_terms
 from ldebm.priors import Prior, build_prior
+from ldebm.priors.hierarchical import GroupDiffusionPrior
 from ldebm.seeding import generator
+from ldebm.training.prior_objectives import prior_terms
 from tests.unit.image_worlds import ENERGY, EVERY_LEVEL, LinearGaussian, tiny_hvae
 
 

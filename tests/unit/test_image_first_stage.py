@@ -15,12 +15,12 @@ import torch
 
 from ldebm.config import BackboneConfig, ExperimentConfig
 from ldebm.data.packed import Packed, open_packed
-from ldebm.first_stage import build_backbone_stage, load_backbone
-from ldebm.image_first_stage import ImageTask, balanced_kl, hierarchical_terms
 from ldebm.nn.backbone import build_backbone
 from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.seeding import generator
-from ldebm.trainer import train
+from ldebm.training.first_stage import build_backbone_stage, load_backbone
+from ldebm.training.image_first_stage import ImageTask, balanced_kl, hierarchical_terms
+from ldebm.training.trainer import train
 
 HVAE = {"layers": [{"dense": 4}, {"conv": [1, 4]}], "widths": [8, 8], "hidden": 16}
 NVAE = {"channels": 4, "groups": [2], "latents": 2, "flows": 1, "cells_per_group": 1}
@@ -184,8 +184,8 @@ import json, sys
 from pathlib import Path
 from ldebm.config import ExperimentConfig
 from ldebm.data.packed import open_packed
-from ldebm.first_stage import build_backbone_stage
-from ldebm.parallel import parallel
+from ldebm.training.first_stage import build_backbone_stage
+from ldebm.training.parallel import parallel
 folder = Path(sys.argv[1])
 config = ExperimentConfig.model_validate(json.loads((folder / "config.json").read_text()))
 with parallel():

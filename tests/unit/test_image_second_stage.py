@@ -13,11 +13,11 @@ from ldebm.config import ExperimentConfig
 from ldebm.data.packed import Packed
 from ldebm.errors import UsageError
 from ldebm.files import read_parquet, write_model
-from ldebm.labelling import cluster_stage
 from ldebm.model import load
 from ldebm.nn.backbone import build_backbone
-from ldebm.second_stage import prior_stage
 from ldebm.seeding import generator
+from ldebm.training.labelling import cluster_stage
+from ldebm.training.second_stage import prior_stage
 from tests.unit.image_worlds import HVAE, packed_images
 
 LAYERS = [{"dense": 3}, {"conv": [2, 4]}]

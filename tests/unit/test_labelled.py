@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from ldebm.classifier import ClassifierPrior, pool_rows
 from ldebm.config import EvaluateConfig, ExperimentConfig, parse
 from ldebm.data.packed import Packed
 from ldebm.errors import UsageError
 from ldebm.evaluate.run import evaluate
 from ldebm.files import read_parquet
-from ldebm.first_stage import build_backbone_stage
-from ldebm.labelling import cluster_stage
 from ldebm.model import Model, load
-from ldebm.second_stage import prior_stage
 from ldebm.text_use import score_texts
+from ldebm.training.classifier import ClassifierPrior, pool_rows
+from ldebm.training.first_stage import build_backbone_stage
+from ldebm.training.labelling import cluster_stage
+from ldebm.training.second_stage import prior_stage
 from tests.unit.text_worlds import packed_documents
 
 

@@ -10,8 +10,17 @@ import yaml
 
 from ldebm.errors import UsageError
 from ldebm.files import hash_path, write_json
-from ldebm.lineage import code_hashes, digest, dvc_md5, read_records, recorded, records, seal
-from ldebm.trace import trace
+from ldebm.lineage.records import (
+    code_hashes,
+    digest,
+    dvc_md5,
+    git_state,
+    read_records,
+    recorded,
+    records,
+    seal,
+)
+from ldebm.lineage.trace import trace
 
 
 def execute(root: Path, stage: str, inputs: list[str], outputs: dict[str, str], **params):
@@ -147,7 +156,7 @@ def test_dvc_is_recorded_as_the_runner_of_its_stages(tmp_path: Path, monkeypatch
 def test_the_code_is_what_the_process_imported():
     root = Path(__file__).parents[2]
     found = code_hashes(root)
-    assert found["ldebm/lineage.py"] == hash_path(root / "ldebm/lineage.py")
+    assert found["ldebm/lineage/records.py"] == hash_path(root / "ldebm/lineage/records.py")
     assert "tests/unit/test_lineage.py" not in found
 
 
@@ -233,3 +242,26 @@ def test_folder_hashes_are_those_of_dvc(tmp_path: Path):
     assert yaml.safe_load((tmp_path / "d.dvc").read_text())["outs"][0]["md5"] == dvc_md5(
         tmp_path / "d"
     )
+
+
+def test_a_selection_makes_nothing_dirty_and_a_parameter_does(tmp_path):
+    def git(*words: str) -> None:
+        user = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *user, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    text = "# what\nrun:\n  seeds: [0] # one\n\n  # long\n  epochs: null\n\ndata:\n  d: {rows: 1}\n"
+    params = tmp_path / "params.yaml"
+    params.write_text(text)
+    (tmp_path / "ldebm").mkdir()
+    (tmp_path / "ldebm/a.py").write_text("1\n")
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-qm", "first")
+    assert git_state(tmp_path)["dirty"] is False
+    params.write_text(text.replace("[0] # one", "[1, 2]").replace("null", "0.5"))
+    assert git_state(tmp_path)["dirty"] is False
+    params.write_text(text.replace("rows: 1", "rows: 2"))
+    assert git_state(tmp_path)["dirty"] is True
+    params.write_text(text.replace("[0]", "[1]"))
+    (tmp_path / "ldebm/a.py").write_text("2\n")
+    assert git_state(tmp_path)["dirty"] is True

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from ldebm.config import PriorConfig
-from ldebm.image_prior_task import ImagePriorTask
 from ldebm.priors import build_prior
 from ldebm.seeding import generator
-from ldebm.trainer import train
+from ldebm.training.image_prior_task import ImagePriorTask
+from ldebm.training.trainer import train
 from tests.unit.exact_priors import (
     divergence,
     draws,

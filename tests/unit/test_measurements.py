@@ -11,7 +11,7 @@ from benchmarks.sweeps import Built, differences
 from ldebm.config import load_params
 from ldebm.errors import UsageError
 from ldebm.files import read_json, write_json
-from ldebm.tables import (
+from ldebm.reporting.tables import (
     chains_table,
     faults_table,
     full_size_table,
@@ -150,7 +150,9 @@ def test_speeds_of_two_machines_stand_side_by_side(tmp_path: Path):
     for number, value in enumerate((76.0, 152.0), start=1):
         more = {"name": f"only_{number}", "unit": "s", "reference": None, "ratio": None}
         lines = [line | {"value": value, "ratio": value / 76}, more | {"value": 1.5}]
+        lines[-1] |= {"note": "a slow day"} if number == 2 else {}
         write_json(tmp_path / f"results/bench-{number}.json", lines)
     rows = speed_table(tmp_path).splitlines()
     assert "| generation | sentences/s | 76 | 76 | 1 | 152 | 2 |" in rows
     assert "| only_2 | s |  |  |  | 1.5 |  |" in rows
+    assert rows[2].endswith("worth. Machine 2: a slow day.")

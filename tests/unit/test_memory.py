@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ldebm.memory import give_back_memory, reuse_memory
+from ldebm.training.memory import give_back_memory, reuse_memory
 
 
 def resident() -> int:

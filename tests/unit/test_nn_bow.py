@@ -12,10 +12,10 @@ import torch
 from ldebm.config import BackboneConfig
 from ldebm.data.batches import BagBatch, collate_bags, collate_documents
 from ldebm.errors import UsageError
-from ldebm.latents import make_batch
 from ldebm.nn.backbone import build_backbone
 from ldebm.nn.bow import BagVAE
 from ldebm.seeding import generator
+from ldebm.training.latents import make_batch
 from tests.unit.text_worlds import packed_documents
 
 META = {"kind": "documents", "vocab_size": 12}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldebm.image_config import ImageModelConfig
+from ldebm.config import ImageModelConfig
 from ldebm.nn.logistic import BernoulliPixels, GaussianPixels, LogisticPixels, build_likelihood
 from ldebm.seeding import generator
 

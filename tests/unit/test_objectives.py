@@ -9,11 +9,16 @@ import pytest
 import torch
 
 from ldebm.config import BackboneConfig, ExperimentConfig, PriorConfig
-from ldebm.objectives import backbone_terms, gaussian_kl, masked_entropy, mutual_information
-from ldebm.prior_objectives import joint_terms, prior_terms, score_matching_terms
-from ldebm.prior_tasks import PriorTask
 from ldebm.priors import DiffusionPrior, SymbolPrior, build_prior
 from ldebm.seeding import generator
+from ldebm.training.objectives import (
+    backbone_terms,
+    gaussian_kl,
+    masked_entropy,
+    mutual_information,
+)
+from ldebm.training.prior_objectives import joint_terms, prior_terms, score_matching_terms
+from ldebm.training.prior_tasks import PriorTask
 
 
 def make_prior(**changes: Any) -> DiffusionPrior:

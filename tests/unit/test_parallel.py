@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ldebm.parallel import is_main, row_weight, share
+from ldebm.training.parallel import is_main, row_weight, share
 
 SCRIPT = """
 import sys
 import torch
 from pathlib import Path
 from ldebm.config import ExperimentConfig
-from ldebm.parallel import is_main, parallel
-from ldebm.first_stage import build_backbone_stage
+from ldebm.training.parallel import is_main, parallel
+from ldebm.training.first_stage import build_backbone_stage
 from ldebm.data.packed import open_packed
 folder = Path(sys.argv[1])
 training = {"updates": 12, "batch": 15, "validate_every": None, "optimiser": {"lr": 1e-2}}

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from ldebm.charts import Series, line_chart, read_curve
 from ldebm.config import load_params
 from ldebm.errors import UsageError
 from ldebm.files import read_json, write_csv, write_json
-from ldebm.lineage import recorded
-from ldebm.published import PUBLISHED
-from ldebm.results import by_experiment, load_results, numbers, record_runs
-from ldebm.tables import markdown
+from ldebm.lineage.records import recorded
+from ldebm.reporting.charts import Series, line_chart, read_curve
+from ldebm.reporting.published import PUBLISHED
+from ldebm.reporting.results import by_experiment, load_results, numbers, record_runs
+from ldebm.reporting.tables import markdown
 from stages.report import build
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ldebm.charts import Series, line_chart, short, ticks
 from ldebm.files import write_json
+from ldebm.reporting.charts import Series, line_chart, short, ticks
 from ldebm.site.comparing import comparison_data, groups
 from ldebm.site.graph import lineage_nodes, lineage_svg, nearest_parents
 from ldebm.site.maps import histogram, path_map, point_map, reach

@@ -12,10 +12,10 @@ import torch
 from ldebm.config import BackboneConfig, ExperimentConfig, parse
 from ldebm.errors import UsageError
 from ldebm.files import hash_path
-from ldebm.first_stage import BackboneTask, build_backbone_stage
 from ldebm.nn.backbone import build_backbone
 from ldebm.seeding import generator
-from ldebm.trainer import train
+from ldebm.training.first_stage import BackboneTask, build_backbone_stage
+from ldebm.training.trainer import train
 from tests.unit.text_worlds import packed_documents
 
 

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from ldebm.config import OptimiserConfig, TrainingConfig
 from ldebm.errors import DivergenceError, UsageError
-from ldebm.objectives import Terms
+from ldebm.lineage.records import code_hashes
 from ldebm.seeding import generator
-from ldebm.trainer import Group, learning_rate_factor, train, untraced
+from ldebm.training import runs
+from ldebm.training.objectives import Terms
+from ldebm.training.trainer import Group, learning_rate_factor, train, untraced
 
 
 class Regression:
@@ -108,6 +110,20 @@ def test_a_corrupt_checkpoint_is_one_clear_error(tmp_path: Path) -> None:
         train(Regression(), CONFIG, file, title="broken")
 
 
+def test_a_checkpoint_belongs_to_the_code_that_was_imported(monkeypatch) -> None:
+    asked: list[dict[str, str]] = []
+
+    def listed(root: Path) -> dict[str, str]:
+        asked.append(code_hashes(root))
+        return {}
+
+    monkeypatch.setattr(runs, "code_hashes", listed)
+    without = runs.run_key("parameters")
+    assert {"ldebm/training/runs.py", "ldebm/training/trainer.py"} <= asked[0].keys()
+    monkeypatch.setattr(runs, "code_hashes", lambda root: asked[0])
+    assert runs.run_key("parameters") != without
+
+
 def test_schedules_start_and_end_where_they_should() -> None:
     linear = OptimiserConfig(schedule="linear", warmup=10, hold=0.5, final=0.1)
     assert learning_rate_factor(linear, 0, 100) == pytest.approx(0.1)
@@ -171,7 +187,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from tests.unit.test_trainer import CONFIG, Regression
-from ldebm.trainer import train
+from ldebm.training.trainer import train
 class Stepped(Regression):
     def after_update(self, step, averaged):
         super().after_update(step, averaged)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from ldebm.files import hash_path, read_json, write_json
-from ldebm.lineage import dvc_md5, recorded
-from ldebm.trace import bound_sources, trace
-from ldebm.verify import Problem, verify
+from ldebm.lineage.records import dvc_md5, recorded
+from ldebm.lineage.trace import bound_sources, trace
+from ldebm.lineage.verify import Problem, verify
 from tests.unit.lineage_project import (
     CODE,
     MODEL,
@@ -294,7 +294,7 @@ def test_the_code_of_a_queue_is_compared_with_the_commit_of_its_project(project:
     for name in ("data", "models", "lineage", "reports"):
         (project / name).rename(queue / name)
     shutil.copy(project / "params.yaml", queue)
-    monkeypatch.setattr("ldebm.verify.__file__", str(project / "ldebm/verify.py"))
+    monkeypatch.setattr("ldebm.lineage.verify.__file__", str(project / "ldebm/lineage/verify.py"))
     for stage in [step.stage for step in trace("e", queue).steps]:
         edit_record(queue, stage, lambda record: record | {"git": record["git"] | {"dirty": False}})
     assert check(queue) == []

@@ -1,0 +1,68 @@
+"""Typed parameters: what ``params.yaml`` may say, with defaults and limits.
+
+An experiment has one section per pipeline stage (``backbone``, ``cluster``, ``prior``,
+``evaluate``), so that DVC re-runs exactly the stages whose section changed. Presets are YAML
+anchors with deltas merged over them. Unknown keys are errors that name the nearest known key.
+"""
+
+from ldebm.config.backbone import BackboneConfig, ContextConfig, SupervisionConfig
+from ldebm.config.baseline import BaselineConfig
+from ldebm.config.completion import CompletionConfig
+from ldebm.config.data import DataConfig
+from ldebm.config.evaluate import OOD_TRANSFORMS, EvaluateConfig
+from ldebm.config.experiment import ExperimentConfig
+from ldebm.config.images import (
+    HierarchyConfig,
+    HVAEConfig,
+    ImageModelConfig,
+    JudgeConfig,
+    LayerConfig,
+    NVAEConfig,
+    PublishedConfig,
+)
+from ldebm.config.params import Params, RunConfig, load_params, nearest, parse
+from ldebm.config.prior import (
+    ClassifierConfig,
+    ClusterConfig,
+    EnergyConfig,
+    PriorConfig,
+    SamplerConfig,
+)
+from ldebm.config.retrain import GuardConfig, RetrainConfig, RuleConfig
+from ldebm.config.text_judge import TextJudgeConfig
+from ldebm.config.training import OptimiserConfig, TrainingConfig
+
+__all__ = [
+    "OOD_TRANSFORMS",
+    "BackboneConfig",
+    "BaselineConfig",
+    "ClassifierConfig",
+    "ClusterConfig",
+    "CompletionConfig",
+    "ContextConfig",
+    "DataConfig",
+    "EnergyConfig",
+    "EvaluateConfig",
+    "ExperimentConfig",
+    "GuardConfig",
+    "HVAEConfig",
+    "HierarchyConfig",
+    "ImageModelConfig",
+    "JudgeConfig",
+    "LayerConfig",
+    "NVAEConfig",
+    "OptimiserConfig",
+    "Params",
+    "PriorConfig",
+    "PublishedConfig",
+    "RetrainConfig",
+    "RuleConfig",
+    "RunConfig",
+    "SamplerConfig",
+    "SupervisionConfig",
+    "TextJudgeConfig",
+    "TrainingConfig",
+    "load_params",
+    "nearest",
+    "parse",
+]

@@ -1,0 +1,60 @@
+"""The section ``backbone.baseline``: which baseline, and its code."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from ldebm.config.sections import Section
+
+__all__ = ["BaselineConfig"]
+
+Kind = Literal["rnnlm", "ae", "vae", "dae", "dvae", "divae", "semivae", "gmvae", "dgmvae"]
+DISPERSION = {"gmvae": 1.0, "dgmvae": 0.2}  # beta, as published (dgmvae: on PTB)
+
+
+class BaselineConfig(Section):
+    """A baseline of the LDEBM paper's tables, with the objective of MR 7.
+
+    Its code c has M variables of k values; its vector z has ``backbone.latent`` dimensions. The
+    weights of I(x, c) and of the KL of z rise with the updates: ``backbone.kl_warmup``.
+    """
+
+    kind: Kind
+    variables: int = Field(20, gt=0)  # M
+    values: int = Field(5, ge=2)  # k
+    information: bool = False  # + I(x, y): I(x, c) is left out of the KL, so that it may grow
+    dispersion: float | None = Field(None, ge=0)  # dgmvae: beta
+    temperature: float = Field(1.0, gt=0)  # of the Gumbel softmax while training
+
+    @property
+    def coded(self) -> bool:
+        """Whether there is a code."""
+        return self.kind not in ("rnnlm", "ae", "vae")
+
+    @property
+    def continuous(self) -> bool:
+        """Whether there is a z."""
+        return self.kind not in ("rnnlm", "dae", "dvae", "divae")
+
+    @property
+    def mixture(self) -> bool:
+        """Whether z has a Gaussian for every value of every variable, and the decoder reads z."""
+        return self.kind in DISPERSION
+
+    @property
+    def beta(self) -> float:
+        """Weight of the dispersion term."""
+        return DISPERSION[self.kind] if self.dispersion is None else self.dispersion
+
+    @model_validator(mode="after")
+    def _own_keys(self) -> BaselineConfig:
+        if self.information and self.kind not in ("semivae", "gmvae", "dgmvae"):
+            raise ValueError(
+                f"information: kind {self.kind!r} has no such term; "
+                "expected semivae, gmvae or dgmvae"
+            )
+        if self.dispersion is not None and self.kind != "dgmvae":
+            raise ValueError(f"dispersion: expected kind 'dgmvae', got {self.kind!r}")
+        return self

@@ -1,0 +1,104 @@
+"""One experiment: a section per pipeline stage, and how they fit together."""
+
+from __future__ import annotations
+
+from pydantic import model_validator
+
+from ldebm.config.backbone import BackboneConfig
+from ldebm.config.evaluate import EvaluateConfig
+from ldebm.config.prior import ClusterConfig, PriorConfig
+from ldebm.config.sections import Section
+
+__all__ = ["ExperimentConfig"]
+
+
+class ExperimentConfig(Section):
+    """One experiment: a data set and a section per stage."""
+
+    data: str
+    description: str = ""
+    backbone: BackboneConfig
+    cluster: ClusterConfig = ClusterConfig()
+    prior: PriorConfig
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _coherent(self) -> ExperimentConfig:
+        attributes = self.prior.hierarchy is not None and self.prior.hierarchy.attributes
+        if self.cluster.labels == "given" and self.cluster.column is None and not attributes:
+            raise ValueError("cluster.labels 'given' needs cluster.column")
+        if self.prior.scheme == "joint" and self.prior.standardise != "none":
+            raise ValueError("prior.scheme 'joint' needs prior.standardise 'none'")
+        if self.prior.energy_scale != "paper" and self.prior.sampler.method != "ula":
+            raise ValueError(
+                "prior.energy_scale other than 'paper' needs prior.sampler.method 'ula'"
+            )
+        levels = self.prior.sampler.level_steps
+        if levels and (len(levels) != self.prior.levels or min(levels) < 1):
+            raise ValueError(
+                f"prior.sampler.level_steps {levels}: expected one number from 1 on for each of "
+                f"the {self.prior.levels} levels"
+            )
+        if self.evaluate.control_draws > 1 and self.backbone.arch not in ("gru", "rnn"):
+            raise ValueError(
+                "evaluate.control_draws above 1 needs backbone.arch 'gru' or 'rnn' "
+                f"(arch is {self.backbone.arch!r})"
+            )
+        self._coherent_labels()
+        self._coherent_hierarchy()
+        self._coherent_baseline()
+        return self
+
+    def _coherent_baseline(self) -> None:
+        baseline, kind = self.backbone.baseline, self.prior.kind
+        if kind == "own" and (baseline is None or self.prior.standardise != "none"):
+            raise ValueError(
+                "prior.kind 'own' needs a section backbone.baseline and prior.standardise 'none'"
+            )
+        if kind == "own" and self.prior.scheme != "two_stage":
+            raise ValueError("prior.kind 'own' needs prior.scheme 'two_stage'")
+        if baseline is not None and kind != "own" and baseline.kind not in ("ae", "vae"):
+            raise ValueError(
+                f"backbone.baseline {baseline.kind!r} has a prior of its own: "
+                "set prior.kind to 'own'"
+            )
+
+    def _coherent_labels(self) -> None:
+        cluster, prior = self.cluster, self.prior
+        given = cluster.labels == "given"
+        if cluster.per_class is not None and (not given or cluster.share != 1.0):
+            raise ValueError("cluster.per_class needs cluster.labels 'given' and no cluster.share")
+        if (prior.labelled_batch or prior.kind == "classifier") and not given:
+            raise ValueError(
+                "prior.labelled_batch and prior.kind 'classifier' need cluster.labels 'given'"
+            )
+        images = self.backbone.arch in ("hvae", "nvae")
+        if images and (prior.labelled_batch or prior.kind == "classifier"):
+            raise ValueError("prior.labelled_batch and prior.kind 'classifier' are not for images")
+        if prior.classifier is not None and prior.kind != "classifier":
+            raise ValueError("prior.classifier needs prior.kind 'classifier'")
+        if prior.kind == "classifier" and prior.standardise != "none":
+            raise ValueError("prior.kind 'classifier' needs prior.standardise 'none'")
+
+    def _coherent_hierarchy(self) -> None:
+        prior, images = self.prior, self.backbone.arch in ("hvae", "nvae")
+        hierarchy = prior.hierarchy
+        if not images:
+            if hierarchy is not None or prior.kind == "nce":
+                raise ValueError(
+                    "prior.hierarchy and prior.kind 'nce' need backbone.arch 'hvae' or 'nvae'"
+                )
+            return
+        if prior.scheme == "joint":
+            raise ValueError("prior.scheme 'joint' is not for images: use 'two_stage'")
+        if hierarchy is None:
+            return
+        if hierarchy.label_levels == "all" and prior.t_sampling == "published":
+            raise ValueError("prior.hierarchy.label_levels 'all' needs prior.t_sampling 'uniform'")
+        if hierarchy.attributes:
+            wanted = 2 ** len(hierarchy.attributes)
+            if prior.classes != wanted or self.cluster.labels != "given":
+                raise ValueError(
+                    f"prior.hierarchy.attributes: {len(hierarchy.attributes)} of them need "
+                    f"prior.classes {wanted} and cluster.labels 'given'"
+                )

@@ -1,0 +1,28 @@
+"""Parameters of what measures text: the classifier of a data set's labels (MR 5.6)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ldebm.config.sections import Section
+
+__all__ = ["TextJudgeConfig"]
+
+
+class TextJudgeConfig(Section):
+    """A bidirectional GRU classifier, by which control over a label is scored.
+
+    It is trained on the data set that names it, which need not be the one that a model learns.
+    """
+
+    embed: int = Field(128, gt=0)
+    hidden: int = Field(128, gt=0)  # of either direction
+    dropout: float = Field(0.4, ge=0, lt=1)
+    epochs: float = Field(3, gt=0)
+    batch: int = Field(128, gt=0)
+    lr: float = Field(2e-3, gt=0)
+    threads: int = Field(2, gt=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    seed: int = 0

@@ -1,0 +1,33 @@
+"""Priors of the latent vector: Gaussian, symbol-vector EBM (SVEBM), diffusion EBMs (LDEBM).
+
+One density per prior, used by the sampler, the training terms, the class logits and the likelihood.
+In standardised coordinates u = scale^-1 (z - shift), with F(v, t) = logsumexp_k f_k(v, t):
+
+    SVEBM    p(u)             = exp(F(u)) N(u; 0, I) / Z                              (001, eq. 2)
+    LDEBM    p(v_t | u_{t+1}) = exp(F(v_t, t)) N(v_t; m_t(u_{t+1}), s_t^2 I) / Z_t(u_{t+1})  (A1)
+             p(y | u_0)       = softmax f(v_0, 0),   v_t = c_{t+1} u_t
+
+The kernel N(v; m, s^2) is the paper's recovery kernel (m = u_{t+1}, s = sigma_{t+1}; at the top
+m = 0, s = sigma_T). With ``base`` the energy contains the quadratic under which a constant network
+is exactly N(0, I) at every level; it is written into the kernel: m = a^2 u_{t+1}, s = a sigma
+(at the top m = 0, s = 1). Of dialogues the energies read the context too, f(v, t, c); the kernels
+do not.
+
+Shapes: B batch, D latent dimension, K classes, T levels.
+"""
+
+from ldebm.priors.base import GaussianPrior, Prior
+from ldebm.priors.build import build_prior
+from ldebm.priors.diffusion import DiffusionPrior
+from ldebm.priors.energy import EnergyPrior, Pairs
+from ldebm.priors.svebm import SymbolPrior
+
+__all__ = [
+    "DiffusionPrior",
+    "EnergyPrior",
+    "GaussianPrior",
+    "Pairs",
+    "Prior",
+    "SymbolPrior",
+    "build_prior",
+]

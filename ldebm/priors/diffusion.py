@@ -1,0 +1,131 @@
+"""The diffusion EBM (LDEBM, A1): a chain of conditional energy-based models.
+
+Shapes: B batch, D latent dimension, T levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ldebm.config import PriorConfig
+from ldebm.nn.energy import Folded
+from ldebm.priors.energy import EnergyPrior, Pairs
+from ldebm.schedule import Schedule, make_schedule
+
+__all__ = ["DiffusionPrior"]
+
+
+class DiffusionPrior(EnergyPrior):
+    """LDEBM: a chain of T conditional EBMs (A1), sampled from the top level down."""
+
+    def __init__(
+        self,
+        latent: int,
+        config: PriorConfig,
+        generator: torch.Generator | None = None,
+        context: int = 0,
+    ) -> None:
+        super().__init__(latent, config, config.levels, generator, context)
+        self.schedule: Schedule = make_schedule(config.levels)
+
+    def _tensor(self, table: object) -> Tensor:
+        return torch.as_tensor(table, dtype=self.shift_D.dtype, device=self.shift_D.device)
+
+    def kernel_tables(self) -> tuple[Tensor, Tensor]:
+        a, sigma = self.schedule.a[1:], self.schedule.sigma[1:]
+        if self.config.base:
+            factor, variance = a**2, a**2 * sigma**2
+            top_variance = 1.0
+        else:
+            factor, variance = a * 0 + 1, sigma**2
+            top_variance = float(sigma[-1] ** 2)
+        factor[-1], variance[-1] = 0.0, top_variance
+        return self._tensor(factor), self._tensor(variance)
+
+    def step2_T(self) -> Tensor:
+        sampler = self.config.sampler
+        if sampler.rule == "published":
+            return self._tensor(self.schedule.published_step(sampler.delta))
+        return super().step2_T()
+
+    def temperature_T(self, *, of_sampler: bool) -> Tensor:
+        scale = self.config.energy_scale
+        if scale == "consistent" or (scale == "code" and of_sampler):
+            return self._tensor(self.schedule.published_step(self.config.sampler.delta))
+        return torch.ones(self.levels, device=self.shift_D.device)
+
+    def scale_zero(self) -> float:
+        return float(self.schedule.scale[1])
+
+    def level_zero(self, u_BD: Tensor, generator: torch.Generator) -> Tensor:
+        if not self.config.level_noise:
+            return u_BD
+        noise = _noise_like(u_BD, generator)
+        return float(self.schedule.abar[0]) * u_BD + float(self.schedule.sbar[0]) * noise
+
+    def pairs(self, u0_BD: Tensor, generator: torch.Generator) -> Pairs:
+        """(v_t, u_{t+1}) with t uniform, or as published: t < T-1 at random, and T-1 for all."""
+        rows, top = len(u0_BD), self.levels - 1
+        published = self.config.t_sampling == "published"
+        high = top if published else self.levels
+        t_B = torch.randint(0, high, (rows,), generator=generator, device=u0_BD.device)
+        if published:
+            t_B = torch.cat([t_B, torch.full_like(t_B, top)])
+            u0_BD = torch.cat([u0_BD, u0_BD])
+        schedule = self.schedule
+        # From level 0 to level t: signal abar_t / abar_0, so that the level-0 noise is shared.
+        keep = schedule.abar[:-1] / schedule.abar[0]
+        keep_B = self._tensor(keep)[t_B].unsqueeze(-1)
+        u_t = keep_B * u0_BD + (1 - keep_B.square()).clamp(min=0).sqrt() * _noise_like(
+            u0_BD, generator
+        )
+        u_next = schedule.step(u_t, t_B + 1, _noise_like(u0_BD, generator))
+        v = self._tensor(schedule.scale[1:])[t_B].unsqueeze(-1) * u_t
+        return Pairs(v, t_B, u_next, self.weight_T()[t_B])
+
+    def weight_T(self) -> Tensor:
+        """What the loss of every level is multiplied by."""
+        if self.config.t_weight == "published":
+            return self._tensor(self.schedule.published_weight())
+        if self.config.t_weight == "step":
+            return self._tensor(1 / self.schedule.published_step(self.config.sampler.delta))
+        return torch.ones(self.levels, device=self.shift_D.device)
+
+    @torch.no_grad()
+    def sample_standard(self, n: int, generator: torch.Generator) -> Tensor:
+        return self.sample_levels(n, generator)[0]
+
+    @torch.no_grad()
+    def sample_levels(
+        self,
+        n: int,
+        generator: torch.Generator,
+        folded_T: Sequence[Folded] | None = None,
+        moves_T: Sequence[int] | None = None,
+    ) -> list[Tensor]:
+        """[u_0, ..., u_{T-1}] of n reverse trajectories, each (n, D).
+
+        Args:
+            n: how many.
+            generator: source of all noise.
+            folded_T: the energies of every level; by default those of p(z).
+            moves_T: of every level; by default the sampler's.
+        """
+        folded_T = folded_T or [self.net.fold()] * self.levels
+        moves_T = moves_T or self.config.sampler.moves(self.levels)
+        device = self.shift_D.device
+        u = torch.randn(n, self.latent, generator=generator, device=device)
+        states: list[Tensor] = []
+        for t in reversed(range(self.levels)):
+            t_B = torch.full((n,), t, dtype=torch.long, device=device)
+            v = self.chain(u, t_B, generator, folded_T[t], steps=moves_T[t]).x_BD
+            u = v / float(self.schedule.scale[t + 1])
+            states.append(u)
+        return states[::-1]
+
+
+def _noise_like(x: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)

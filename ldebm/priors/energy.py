@@ -1,0 +1,243 @@
+"""What the energy-based priors share: energies F(v, t), Langevin chains and positive pairs.
+
+Shapes: B batch, D latent dimension, C context, K classes, T levels.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from ldebm.config import PriorConfig
+from ldebm.errors import UsageError
+from ldebm.graphs import replay_chain
+from ldebm.langevin import Chain, Conditional
+from ldebm.nn.energy import Energies, EnergyNet, Folded, FoldedEnergy, GivenEnergy, rows_of
+from ldebm.priors.base import Prior
+
+__all__ = ["EnergyPrior", "Pairs"]
+
+CLASS_DRAWS = 512  # at least, in each of the rounds that look for a class given a context
+CLASS_ROUNDS = 200
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Positive examples of the conditional energies.
+
+    Attributes:
+        v_BD: scaled variables v_t, differentiable in the latent.
+        t_B: level of each row.
+        u_next_BD: the conditioning u_{t+1} (unused at the top and by SVEBM).
+        weight_B: loss weight of each row.
+    """
+
+    v_BD: Tensor
+    t_B: Tensor
+    u_next_BD: Tensor
+    weight_B: Tensor
+
+
+class EnergyPrior(Prior):
+    """What SVEBM and LDEBM share: energies F(v, t), chains and positive pairs."""
+
+    levels: int
+
+    def __init__(
+        self,
+        latent: int,
+        config: PriorConfig,
+        levels: int,
+        generator: torch.Generator | None,
+        context: int = 0,
+    ) -> None:
+        super().__init__(latent, config)
+        self.levels, self.context = levels, context
+        self.net = self._make_net(generator)
+        self.register_buffer("step_T", torch.full((levels,), config.sampler.step))
+        self.register_buffer("acceptance_T", torch.ones(levels))
+        self.step_T: Tensor
+        self.acceptance_T: Tensor
+
+    def _make_net(self, generator: torch.Generator | None) -> Energies:
+        config, context = self.config, self.context
+        return EnergyNet(
+            self.latent, config.classes, self.levels, config.energy, generator, context
+        )
+
+    @property
+    def has_classes(self) -> bool:
+        return True
+
+    @property
+    def contextual(self) -> bool:
+        return self.context > 0
+
+    @property
+    def contexts_BC(self) -> Tensor | None:
+        """The contexts that this prior was given."""
+        return self.net.context_BC if isinstance(self.net, GivenEnergy) else None
+
+    def given(self, context_BC: Tensor) -> Self:
+        if not self.contextual:
+            return self
+        net = self.net.net if isinstance(self.net, GivenEnergy) else self.net
+        assert isinstance(net, EnergyNet)
+        bound = copy.copy(self)
+        bound._modules = {**self._modules, "net": net.given(context_BC)}
+        return bound
+
+    def sample_class(self, n: int, labels: list[int], generator: torch.Generator) -> Tensor:
+        if not isinstance(self.net, GivenEnergy):
+            return super().sample_class(n, labels, generator)
+        context = rows_of(self.net.context_BC, n)
+        found = context.new_zeros(n, self.latent)
+        waiting = torch.arange(n, device=context.device)
+        for _ in range(CLASS_ROUNDS):
+            copies = max(1, CLASS_DRAWS // len(waiting))
+            mine = self.given(context[waiting])
+            draws = copies * len(waiting)
+            z = mine.from_standard(mine.sample_standard(draws, generator))
+            probability = torch.softmax(mine.class_logits(z), -1)[:, labels].sum(-1)
+            uniform = torch.rand(draws, generator=generator, device=z.device)
+            accepted = (uniform < probability).view(copies, -1)
+            first, done = accepted.int().argmax(0), accepted.any(0)
+            z = z.view(copies, len(waiting), -1)[first, torch.arange(len(waiting))]
+            found[waiting[done]] = z[done]
+            waiting = waiting[~done]
+            if not len(waiting):
+                return found
+        raise UsageError(
+            f"label {labels[0]}: after one of the contexts the model hardly ever gives this class; "
+            "choose another, or ask for none"
+        )
+
+    def kernel_tables(self) -> tuple[Tensor, Tensor]:
+        """(factor_T, variance_T): the kernel at level t is N(v; factor_t u_{t+1}, variance_t I)."""
+        raise TypeError(f"{type(self).__name__} must define its kernel")
+
+    def temperature_T(self, *, of_sampler: bool) -> Tensor:
+        """What F is divided by at each level, in the sampler or in the stated density (MR 10.1)."""
+        del of_sampler
+        return torch.ones(self.levels, device=self.shift_D.device)
+
+    def pairs(self, u0_BD: Tensor, generator: torch.Generator) -> Pairs:
+        """Positive examples from standardised level-0 latents."""
+        raise TypeError(f"{type(self).__name__} must define its pairs")
+
+    def level_zero(self, u_BD: Tensor, generator: torch.Generator) -> Tensor:
+        """The level-0 variable of a standardised encoder sample."""
+        del generator
+        return u_BD
+
+    def scale_zero(self) -> float:
+        """c_1, between u_0 and the argument v_0 of the class logits."""
+        return 1.0
+
+    @property
+    def labels_at_zero(self) -> bool:
+        """Whether the classes are learnt at level 0 alone, as published, or at every level."""
+        return True
+
+    @property
+    def trains_classes(self) -> bool:
+        """Whether labelled rows train the density of their class, p(u|y), instead of p(u)."""
+        return False
+
+    def folded_for(self, own_B: Tensor | None) -> Folded:
+        """The network at its present weights; with ``own_B`` every row's chain draws its class."""
+        assert own_B is None
+        return self.net.fold()
+
+    def class_rows(
+        self, pairs: Pairs, u0_BD: Tensor, *, unlabelled: bool
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Further (v, t) at which the class terms are asked; none: at the positive examples."""
+        del pairs, unlabelled
+        zero_B = torch.zeros(len(u0_BD), dtype=torch.long, device=u0_BD.device)
+        return [self.scale_zero() * u0_BD], [zero_B]
+
+    def negative_energy(self, v_BD: Tensor, t_B: Tensor | int) -> Tensor:
+        """F(v, t), shape (B,)."""
+        return torch.logsumexp(self.net(v_BD, t_B), -1)
+
+    def class_logits(self, z_BD: Tensor) -> Tensor:
+        logits: Tensor = self.net(self.scale_zero() * self.to_standard(z_BD), 0)
+        return logits
+
+    def base_kernel(self, u_next_BD: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean (B, D) and variance (B, 1) of the Gaussian part of the conditional at level t."""
+        factor, variance = self.kernel_tables()
+        return factor[t_B].unsqueeze(-1) * u_next_BD, variance[t_B].unsqueeze(-1)
+
+    def step2_T(self) -> Tensor:
+        """Squared step size of each level."""
+        return self.step_T * self.kernel_tables()[1]
+
+    @torch.no_grad()
+    def chain(
+        self,
+        u_next_BD: Tensor,
+        t_B: Tensor,
+        generator: torch.Generator,
+        folded: Folded | None = None,
+        start_BD: Tensor | None = None,
+        steps: int | None = None,
+    ) -> Chain:
+        """Samples v_t given u_{t+1}, all levels together.
+
+        Args:
+            u_next_BD: conditioning u_{t+1}.
+            t_B: level of each row.
+            generator: source of the noise.
+            folded: weights folded beforehand, to save doing it again.
+            start_BD: initial states; by default those that ``sampler.start`` names.
+            steps: moves; by default ``sampler.steps``.
+        """
+        sampler = self.config.sampler
+        if start_BD is None:
+            start_BD = self.chain_start(u_next_BD, t_B, generator)
+        moves, folded = steps or sampler.steps, folded or self.net.fold()
+        mean, variance = self.base_kernel(u_next_BD, t_B)
+        cold = 1.0 / self.temperature_T(of_sampler=True)[t_B].unsqueeze(-1)
+        step2 = self.step2_T()[t_B].unsqueeze(-1)
+        problem = Conditional(start_BD, mean, variance, cold, step2, t_B)
+        graph = sampler.graph and u_next_BD.is_cuda
+        graph = graph and isinstance(folded, FoldedEnergy) and folded.context_BH is None
+        if graph and isinstance(folded, FoldedEnergy) and folded.merge is not None:
+            replayed = replay_chain(self, folded.packed, problem, sampler.method, moves, generator)
+            if replayed is not None:
+                return replayed
+        return problem.run(sampler.method, folded.value_and_gradient, moves, generator)
+
+    def chain_start(self, u_next_BD: Tensor, t_B: Tensor, generator: torch.Generator) -> Tensor:
+        """Initial states of the chains."""
+        start = self.config.sampler.start
+        if start == "previous":
+            return u_next_BD
+        shape, device = u_next_BD.shape, u_next_BD.device
+        noise = torch.randn(shape, generator=generator, device=device, dtype=u_next_BD.dtype)
+        if start == "noise":
+            return noise
+        mean, variance = self.base_kernel(u_next_BD, t_B)
+        return mean + variance.sqrt() * noise
+
+    @torch.no_grad()
+    def observe_acceptance(self, chain: Chain, t_B: Tensor, update: int) -> None:
+        """Logs the acceptance of each level and, with ``adapt``, steers its step to the target."""
+        one_hot = nn.functional.one_hot(t_B, self.levels).to(chain.acceptance_B.dtype)
+        count_T = one_hot.sum(0)
+        mean_T = (one_hot * chain.acceptance_B.unsqueeze(-1)).sum(0) / count_T.clamp(min=1)
+        seen = count_T > 0
+        self.acceptance_T.lerp_(torch.where(seen, mean_T, self.acceptance_T), 0.05)
+        sampler = self.config.sampler
+        if sampler.adapt and sampler.method != "ula":
+            rate = 0.2 / math.sqrt(1 + update / 50)
+            change = torch.exp(rate * (mean_T - sampler.target))
+            self.step_T.mul_(torch.where(seen, change, torch.ones_like(change)))
+            self.step_T.clamp_(1e-4, 1.0 if sampler.method == "pcnl" else 4.0)

@@ -1,0 +1,250 @@
+"""Priors of the latents u of a hierarchical model; their energies see z = T(u) (004 section 3).
+
+    diffusion  p(u_t|u_{t+1}) = exp(sum_g F_g(z_g, t)) N(u_t; 0, I) N(u_{t+1}; a u_t, sigma^2 I) / Z
+    svebm      p(u)           = exp(sum_g F_g(z_g)) N(u; 0, I) / Z       the paper's joint EBM
+    nce        the same density, with F_g learnt as classifiers: :mod:`ldebm.priors.contrastive`
+    gaussian   N(0, I), or the Gaussian fitted to the aggregate posterior
+
+The reference N(0, I) stands at every level, as :mod:`ldebm.priors` has it with ``base``; with
+``energy_scale: code`` and the published rule the chain is the public code's (MR 6.3). In
+standardised coordinates the reference is the fitted Gaussian. The backbone is held frozen and is
+no part of the prior's tensors.
+
+Shapes: B batch, D latent dimension, T levels, N draws of the aggregate posterior.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ldebm.config import HierarchyConfig, PriorConfig
+from ldebm.errors import UsageError
+from ldebm.nn.energy import Energies, Folded
+from ldebm.nn.group_energy import GroupEnergies, Placed
+from ldebm.nn.hierarchy import HierarchicalBackbone
+from ldebm.priors import DiffusionPrior, EnergyPrior, GaussianPrior, Pairs, Prior, SymbolPrior
+
+__all__ = [
+    "GroupDiffusionPrior",
+    "GroupGaussianPrior",
+    "GroupSymbolPrior",
+    "OnGroups",
+    "build_hierarchical",
+]
+
+LARGEST_FULL = 4096  # latents of which a full covariance is fitted
+VALUES_AT_ONCE = 2**22  # of latents that are sampled together
+ROWS_AT_ONCE = 1000
+
+
+class OnGroups(Prior):
+    """What the priors of hierarchical models share: standardisation, T, samples in parts.
+
+    Args:
+        backbone: held, frozen.
+        config: the experiment's prior section.
+        more: further arguments of the prior that is extended.
+    """
+
+    def __init__(self, backbone: HierarchicalBackbone, config: PriorConfig, *more: object) -> None:
+        self.section = config.hierarchy or HierarchyConfig()
+        self._held = (backbone,)  # in a tuple, so that its tensors are not the prior's
+        backbone.requires_grad_(False)
+        super().__init__(backbone.latent, config, *more)
+
+    @property
+    def backbone(self) -> HierarchicalBackbone:
+        """The frozen first stage."""
+        return self._held[0]
+
+    def _add_scale(self) -> None:
+        if self.config.standardise == "full":
+            if self.latent > LARGEST_FULL:
+                raise UsageError(
+                    f"prior.standardise 'full': {self.latent} latents have too large a covariance; "
+                    "use 'diagonal' or 'none'"
+                )
+            super()._add_scale()
+        elif self.config.standardise == "diagonal":
+            self.register_buffer("scale_D", torch.ones(self.latent))
+        self.scale_D: Tensor
+
+    def to_standard(self, z_BD: Tensor) -> Tensor:
+        """The fitted Gaussian's own coordinates of latents u."""
+        if self.config.standardise == "full":
+            return super().to_standard(z_BD)
+        if self.config.standardise == "none":
+            return z_BD
+        return (z_BD - self.shift_D) / self.scale_D
+
+    def from_standard(self, u_BD: Tensor) -> Tensor:
+        """Latents u of standardised ones."""
+        if self.config.standardise == "full":
+            return super().from_standard(u_BD)
+        if self.config.standardise == "none":
+            return u_BD
+        return u_BD * self.scale_D + self.shift_D
+
+    def log_det(self) -> Tensor:
+        """log |det scale|."""
+        if self.config.standardise == "full":
+            return super().log_det()
+        if self.config.standardise == "none":
+            return self.shift_D.new_zeros(())
+        return self.scale_D.log().sum()
+
+    @torch.no_grad()
+    def fit_draws(self, u_ND: Tensor) -> None:
+        """Takes the standardisation, and that of the networks' inputs, from posterior draws."""
+        if self.config.standardise == "full":
+            self.fit_standardisation(u_ND, torch.full_like(u_ND, -20.0))
+        elif self.config.standardise == "diagonal":
+            self.shift_D.copy_(u_ND.mean(0))
+            self.scale_D.copy_(u_ND.std(0).clamp(min=1e-4))
+
+    def level_scale_T(self) -> Tensor:
+        """c_{t+1}: the energies of level t live on v = c_{t+1} u_t."""
+        return torch.ones(1, device=self.shift_D.device)
+
+    def place(self, v_BD: Tensor, t_B: Tensor | int) -> Placed:
+        """The groups of a scaled, standardised variable: T, differentiable in it."""
+        scale = self.level_scale_T()[t_B]
+        u = self.from_standard(v_BD / (scale.unsqueeze(-1) if scale.ndim else scale))
+        z = [] if self.section.inputs == "u" else self.backbone.to_z(u)
+        return Placed(z, self.backbone.split(u))
+
+    def sample_standard(self, n: int, generator: torch.Generator) -> Tensor:
+        """n draws of u, in parts that fit the memory."""
+        rows = max(8, min(ROWS_AT_ONCE, VALUES_AT_ONCE // self.latent))
+        parts = [
+            self._sample_part(min(rows, n - start), generator, None) for start in range(0, n, rows)
+        ]
+        return torch.cat(parts) if parts else torch.zeros(0, self.latent)
+
+    def _sample_part(self, n: int, generator: torch.Generator, labels: list[int] | None) -> Tensor:
+        """n standardised draws of p(u), or, by the classes' logits, of p(u | labels)."""
+        del labels
+        return torch.randn(n, self.latent, generator=generator, device=self.shift_D.device)
+
+
+class GroupGaussianPrior(OnGroups, GaussianPrior):
+    """N(0, I) with ``standardise: none``, else the Gaussian fitted to the aggregate posterior."""
+
+
+class _WithEnergies(OnGroups, EnergyPrior):
+    """The networks of the groups."""
+
+    net: GroupEnergies
+    levels: int
+
+    def _make_net(self, generator: torch.Generator | None) -> Energies:
+        groups = self.backbone.groups
+        net = GroupEnergies(groups, self.config, self.levels, self.place, generator)
+        self.classes = math.prod(classes for _, classes in net.labels)
+        return net
+
+    @torch.no_grad()
+    def fit_draws(self, u_ND: Tensor) -> None:
+        super().fit_draws(u_ND)
+        self.net.fit_standard(Placed(self.backbone.to_z(u_ND), self.backbone.split(u_ND)))
+
+    @property
+    def labels_at_zero(self) -> bool:
+        return bool(self.net.labels) and self.section.label_levels == "zero"
+
+    @property
+    def trains_classes(self) -> bool:
+        return bool(self.net.labels) and self.section.label_training == "class"
+
+    def folded_for(self, own_B: Tensor | None) -> Folded:
+        folded = self.net.fold()
+        return folded if own_B is None else folded.given(own_B)
+
+    def class_rows(
+        self, pairs: Pairs, u0_BD: Tensor, *, unlabelled: bool
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        if not self.labels_at_zero or (unlabelled and self.config.mi_weight == 0):
+            return [], []
+        return super().class_rows(pairs, u0_BD, unlabelled=unlabelled)
+
+    def sample_class(self, n: int, labels: list[int], generator: torch.Generator) -> Tensor:
+        """Draws of p(u|y) as ``hierarchy.label_sampling`` says.
+
+        "rejection" from p(u), exact; "langevin", chains of the classes' logits (MR 6.8); or
+        "filtered", such draws kept with probability p(y|u): surer of the class, less varied.
+        """
+        if self.section.label_sampling == "langevin":
+            return self._by_chains(n, labels, generator)
+        return super().sample_class(n, labels, generator)
+
+    def propose_class(
+        self, n: int, missing: int, labels: list[int], generator: torch.Generator
+    ) -> Tensor:
+        if self.section.label_sampling == "rejection":
+            return super().propose_class(n, missing, labels, generator)
+        return self._by_chains(missing + missing // 8 + 4, labels, generator)
+
+    def _by_chains(self, n: int, labels: list[int], generator: torch.Generator) -> Tensor:
+        rows = max(8, min(ROWS_AT_ONCE, VALUES_AT_ONCE // self.latent))
+        parts = [
+            self._sample_part(min(rows, n - start), generator, labels)
+            for start in range(0, n, rows)
+        ]
+        return self.from_standard(torch.cat(parts))
+
+
+class GroupSymbolPrior(_WithEnergies, SymbolPrior):
+    """The joint EBM on all groups, one level: exp(sum_g F_g(z_g)) N(u; 0, I) / Z."""
+
+    @torch.no_grad()
+    def _sample_part(self, n: int, generator: torch.Generator, labels: list[int] | None) -> Tensor:
+        zeros = torch.zeros(n, self.latent, device=self.shift_D.device)
+        t_B = torch.zeros(n, dtype=torch.long, device=zeros.device)
+        folded = self.net.fold()
+        return self.chain(zeros, t_B, generator, folded.among(labels) if labels else folded).x_BD
+
+
+class GroupDiffusionPrior(_WithEnergies, DiffusionPrior):
+    """Conditional EBMs on all groups, one per noise level of u (004 eq. 11 to 14)."""
+
+    def level_scale_T(self) -> Tensor:
+        return self._tensor(self.schedule.scale[1:])
+
+    def step2_T(self) -> Tensor:
+        step2 = super().step2_T()
+        if self.config.sampler.rule == "published":  # there it is the step of u, not of v
+            return step2 * self.level_scale_T().square()
+        return step2
+
+    def chain_start(self, u_next_BD: Tensor, t_B: Tensor, generator: torch.Generator) -> Tensor:
+        start = super().chain_start(u_next_BD, t_B, generator)
+        if self.config.sampler.start == "previous":  # there u starts at u_{t+1}
+            return start * self.level_scale_T()[t_B].unsqueeze(-1)
+        return start
+
+    @torch.no_grad()
+    def _sample_part(self, n: int, generator: torch.Generator, labels: list[int] | None) -> Tensor:
+        free = self.net.fold()
+        folded_T: list[Folded] = [free] * self.levels
+        if labels is not None:
+            known = self.levels if self.section.label_levels == "all" else 1
+            folded_T[:known] = [free.among(labels)] * known
+        return self.sample_levels(n, generator, folded_T)[0]
+
+
+def build_hierarchical(
+    backbone: HierarchicalBackbone, config: PriorConfig, generator: torch.Generator | None
+) -> Prior:
+    """The prior that ``config.kind`` names, on the latents of ``backbone``."""
+    if config.kind == "gaussian":
+        return GroupGaussianPrior(backbone, config)
+    if config.kind == "svebm":
+        return GroupSymbolPrior(backbone, config, generator)
+    if config.kind == "nce":
+        from ldebm.priors.contrastive import ContrastivePrior
+
+        return ContrastivePrior(backbone, config, generator)
+    return GroupDiffusionPrior(backbone, config, generator)

@@ -1,0 +1,41 @@
+"""The symbol-vector EBM (001), the one-step predecessor.
+
+Shapes: B batch, D latent dimension.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ldebm.config import PriorConfig
+from ldebm.priors.energy import EnergyPrior, Pairs
+
+__all__ = ["SymbolPrior"]
+
+
+class SymbolPrior(EnergyPrior):
+    """SVEBM (001): p(u) proportional to exp(F(u)) N(u; 0, I), one level and no noise."""
+
+    def __init__(
+        self,
+        latent: int,
+        config: PriorConfig,
+        generator: torch.Generator | None = None,
+        context: int = 0,
+    ) -> None:
+        super().__init__(latent, config, 1, generator, context)
+
+    def kernel_tables(self) -> tuple[Tensor, Tensor]:
+        one = torch.ones(1, device=self.shift_D.device)
+        return torch.zeros_like(one), one
+
+    def pairs(self, u0_BD: Tensor, generator: torch.Generator) -> Pairs:
+        t_B = torch.zeros(len(u0_BD), dtype=torch.long, device=u0_BD.device)
+        return Pairs(u0_BD, t_B, torch.zeros_like(u0_BD), torch.ones_like(u0_BD[:, 0]))
+
+    @torch.no_grad()
+    def sample_standard(self, n: int, generator: torch.Generator) -> Tensor:
+        zeros = torch.zeros(n, self.latent, device=self.shift_D.device)
+        t_B = torch.zeros(n, dtype=torch.long, device=zeros.device)
+        return self.chain(zeros, t_B, generator).x_BD

@@ -1,0 +1,1 @@
+"""Recorded runs, comparisons of them, and the tables beside the papers' numbers."""

@@ -1,0 +1,127 @@
+"""Second stage of image models: energies on draws of a frozen hierarchical encoder.
+
+The latents of all images may be too many to store, so every batch is encoded anew, or a few draws
+of every training image are kept in memory (``hierarchy.cached_draws``).
+
+Shapes: B batch, D latent dimension, n training images, R draws of each.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ldebm.config import ExperimentConfig, HierarchyConfig
+from ldebm.data.packed import Split
+from ldebm.nn.hierarchy import HierarchicalBackbone
+from ldebm.priors import DiffusionPrior, EnergyPrior
+from ldebm.priors.contrastive import ContrastivePrior
+from ldebm.priors.hierarchical import OnGroups
+from ldebm.seeding import generator
+from ldebm.training.latents import make_batch
+from ldebm.training.objectives import Terms
+from ldebm.training.prior_objectives import noised_score_terms
+from ldebm.training.prior_tasks import FrozenTask
+
+__all__ = ["ImagePriorTask", "draws_to_fit", "posterior_draws"]
+
+FIT_VALUES = 2**25  # of latents that the standardisation is fitted to
+FIT_ROWS = 20_000
+ENCODE_ROWS = 250
+
+
+@torch.no_grad()
+def posterior_draws(
+    backbone: HierarchicalBackbone,
+    split: Split,
+    rows: np.ndarray,
+    stream: torch.Generator,
+    device: torch.device,
+) -> Tensor:
+    """One draw of q(u|x) for each row, shape (len(rows), D)."""
+    noise = torch.randn(len(rows), backbone.latent, generator=stream, device=device)
+    return backbone.posterior(make_batch(split, rows, device), noise).u_BD
+
+
+def draws_to_fit(
+    backbone: HierarchicalBackbone, split: Split, seed: int, device: torch.device
+) -> Tensor:
+    """Draws for the standardisation: of random training rows, as many as fit the memory."""
+    count = min(split.n, FIT_ROWS, max(64, FIT_VALUES // backbone.latent))
+    stream = generator(seed, "fit-draws")
+    rows = torch.randperm(split.n, generator=stream)[:count].sort().values.numpy()
+    return _all_draws(backbone, split, rows, seed, 0, device)
+
+
+def _all_draws(
+    backbone: HierarchicalBackbone,
+    split: Split,
+    rows: np.ndarray,
+    seed: int,
+    number: int,
+    device: torch.device,
+) -> Tensor:
+    """One draw of every row, encoded in parts."""
+    backbone.eval()
+    parts = []
+    for start in range(0, len(rows), ENCODE_ROWS):
+        stream = generator(seed, "posterior-draws", number, start, device=device)
+        part = rows[start : start + ENCODE_ROWS]
+        parts.append(posterior_draws(backbone, split, part, stream, device))
+    return torch.cat(parts)
+
+
+class ImagePriorTask(FrozenTask):
+    """Second stage of a hierarchical image model.
+
+    Args:
+        prior: the energies, of :mod:`ldebm.priors.hierarchical`; their standardisation is fitted
+            here.
+        split: the training images.
+        labels: class of every image or -1; ``None`` without labels.
+        config: the experiment.
+        seed: of the run.
+        device: where to train.
+    """
+
+    def __init__(
+        self,
+        prior: EnergyPrior,
+        split: Split,
+        labels: np.ndarray | None,
+        config: ExperimentConfig,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        super().__init__(prior, split.n, labels, config, seed, device)
+        assert isinstance(prior, OnGroups)
+        self.split, self.backbone = split, prior.backbone
+        self.section = config.prior.hierarchy or HierarchyConfig()
+        prior.fit_draws(draws_to_fit(self.backbone, split, seed, device))
+        every = np.arange(split.n)
+        self.cached_RnD = [
+            _all_draws(self.backbone, split, every, seed, number, device)
+            for number in range(1, self.section.cached_draws + 1)
+        ]
+
+    def _latents(self, rows: np.ndarray, stream: torch.Generator) -> Tensor:
+        """Draws in the backbone's coordinates."""
+        if not self.cached_RnD:
+            return posterior_draws(self.backbone, self.split, rows, stream, self.device)
+        kept = len(self.cached_RnD)
+        which = int(torch.randint(kept, (1,), generator=stream, device=self.device))
+        return self.cached_RnD[which][torch.from_numpy(rows).to(self.device)]
+
+    def draw(self, rows: np.ndarray, stream: torch.Generator) -> Tensor:
+        return self.prior.to_standard(self._latents(rows, stream))
+
+    def warm_up(self, rows: np.ndarray, labels: Tensor | None, stream: torch.Generator) -> Terms:
+        assert isinstance(self.prior, DiffusionPrior)
+        u = self.draw(rows, stream)
+        return noised_score_terms(self.prior, u, labels, self.section.score_noise, stream)
+
+    def contrast(self, rows: np.ndarray, labels: Tensor | None, stream: torch.Generator) -> Terms:
+        if isinstance(self.prior, ContrastivePrior):
+            return self.prior.terms(self._latents(rows, stream), labels, stream)
+        return super().contrast(rows, labels, stream)
