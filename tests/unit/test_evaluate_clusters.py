@@ -23,8 +23,8 @@ from ldebm.evaluate.clusters import (
 )
 from ldebm.evaluate.priors import fit_densities, posterior_samples
 from ldebm.evaluate.report import Report
-from ldebm.glossary import describe
 from ldebm.priors import DiffusionPrior, SymbolPrior
+from ldebm.reporting.glossary import describe
 from ldebm.seeding import generator
 from tests.unit.evaluate_models import config, wavy_energy
 
