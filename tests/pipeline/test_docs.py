@@ -31,6 +31,7 @@ LEFT_OUT = {
     },
     "docs/tutorial.md": {
         "make repro": "the embedded set; typed in README.md",
+        "ldebm generate chatter-ldebm-labels *": "of the embedded set, which is not built here",
         "python -m pipelines build -S key=value": "key and value are the reader's",
     },
     "docs/compare.md": {
