@@ -246,7 +246,8 @@ def _fill(workspace: Workspace, project: Path, dag: Dag) -> None:
     if fresh:
         workspace.land(workspace.root, list(dag.stages), fresh, target=project)
     outs = {out for stage in dag.stages.values() for out in stage.outs}
-    for folder in sorted({dep for stage in dag.stages.values() for dep in stage.deps} - outs):
+    read = {dep for name in dag.stale() for dep in dag.stages[name].deps}
+    for folder in sorted(read - outs):
         if any(out.startswith(f"{folder}/") for out in outs):
             mirror(workspace.root, project, folder, outs)
 

@@ -30,7 +30,7 @@ def mirror(source: Path, target: Path, folder: str, outs: Collection[str]) -> No
     for name in here:
         old, new = source / name, target / name
         if name in there:
-            if filecmp.cmp(old, new, shallow=False):
+            if new.samefile(old) or filecmp.cmp(old, new, shallow=False):
                 continue
             new.unlink()
         new.parent.mkdir(parents=True, exist_ok=True)
