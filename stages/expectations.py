@@ -22,6 +22,7 @@ from great_expectations.core.expectation_suite import ExpectationSuite
 from great_expectations.core.validation_definition import ValidationDefinition
 from great_expectations.data_context.types.base import ProgressBarsConfig
 
+from ldebm.data.label_columns import label_column
 from ldebm.data.packed import SPLITS
 from ldebm.data.prepare import MAX_CHARACTERS, MAX_CLASSES
 from ldebm.files import read_json
@@ -135,7 +136,8 @@ def _row_expectations(classes: dict[str, list[str]]) -> list[Any]:
         gxe.ExpectColumnValuesToBeUnique(column="id"),
     ]
     for label, names in classes.items():
-        checks.append(gxe.ExpectColumnValuesToBeInSet(column=label, value_set=names))
+        column = label_column(label)
+        checks.append(gxe.ExpectColumnValuesToBeInSet(column=column, value_set=names))
     return checks
 
 
@@ -191,8 +193,10 @@ def _image_frame(path: Path, labels: list[str]) -> pd.DataFrame:
                 [int(np.ptp(image)) if image.size else 0 for image in images]
             )
             for label in labels:
-                values = table.column(label).to_pylist()
-                columns[label] = [None if value is None else str(value) for value in values]
+                values = table.column(label_column(label)).to_pylist()
+                columns[label_column(label)] = [
+                    None if value is None else str(value) for value in values
+                ]
             parts.append(pd.DataFrame(columns))
     return pd.concat(parts, ignore_index=True)
 
@@ -200,7 +204,8 @@ def _image_frame(path: Path, labels: list[str]) -> pd.DataFrame:
 def _split_frame(kind: str, table: pl.DataFrame, labels: list[str]) -> pd.DataFrame:
     columns: dict[str, Any] = {"id": table["id"].to_numpy()}
     for label in labels:
-        columns[label] = table[label].cast(pl.String).to_list()
+        column = label_column(label)
+        columns[column] = table[column].cast(pl.String).to_list()
     if kind == "points":
         for index, values in enumerate(table["x"].to_numpy().T):
             columns[f"x{index}"] = values

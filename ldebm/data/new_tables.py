@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,6 +114,7 @@ def _texts(
     import numpy as np
     import polars as pl
 
+    from ldebm.data.label_columns import label_column
     from ldebm.data.readers import read_user_table
 
     listed = isinstance(table.schema[columns["text"]], pl.List)
@@ -126,7 +127,7 @@ def _texts(
          "context_turns": TURNS}
     )  # fmt: skip
     frame = read_user_table(config, table, path)
-    classes, labelled = _classes(frame, path, labels)
+    classes, labelled = _classes(frame, path, labels, label_column)
     texts = frame["text"].fill_null("")
     if found == "documents":
         texts = _document_words(path, texts)
@@ -161,13 +162,15 @@ def _label_role(labels: Sequence[str]) -> dict[str, str]:
     return {"label": labels[0]} if labels else {}
 
 
-def _classes(table: pl.DataFrame, path: Path, labels: Sequence[str]) -> tuple[int, int]:
+def _classes(
+    table: pl.DataFrame, path: Path, labels: Sequence[str], column: Callable[[str], str] = str
+) -> tuple[int, int]:
     """Classes of the first label, and rows that have it; every label needs two classes."""
     import polars as pl
 
     counts = []
     for label in labels:
-        values = table[label].cast(pl.String).replace("", None).drop_nulls()
+        values = table[column(label)].cast(pl.String).replace("", None).drop_nulls()
         if values.n_unique() < 2:
             found = "one class only" if len(values) else "no value"
             raise UsageError(

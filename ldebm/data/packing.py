@@ -14,6 +14,7 @@ import numpy as np
 from ldebm.config import DataConfig
 from ldebm.data.documents import bags, document_words, log_frequencies, train_vocabulary
 from ldebm.data.images import batches, table_columns
+from ldebm.data.label_columns import label_column, labels_among
 from ldebm.data.packed import SPLITS
 from ldebm.data.tokenizer import Tokenizer, train_tokenizer
 from ldebm.files import atomic_path, read_parquet, write_array, write_json
@@ -31,11 +32,9 @@ def pack(config: DataConfig, prepared: str | Path, target: str | Path) -> dict[s
     if config.kind == "images":
         return _pack_images(config, prepared, target)
     tables = {split: read_parquet(prepared / f"{split}.parquet") for split in SPLITS}
-    base = {"id", "x", "text", "context", "dialogue", "turn", "known"}
     labels = {
-        column: label_names(tables["train"][column])
-        for column in tables["train"]
-        if column not in base
+        label: label_names(tables["train"][label_column(label)])
+        for label in labels_among(tables["train"])
     }
     meta: dict[str, Any] = {"kind": config.kind, "source": config.source, "labels": labels}
     meta["rows"] = {split: len(table["id"]) for split, table in tables.items()}
@@ -57,9 +56,9 @@ def pack(config: DataConfig, prepared: str | Path, target: str | Path) -> dict[s
             _write_text(config, tokenizer, table, target, split)
     for split, table in tables.items():
         write_array(target / f"{split}.id.npy", table["id"].astype(np.int64))
-        for column, names in labels.items():
-            numbers = _label_numbers(table[column], names)
-            write_array(target / f"{split}.label.{column}.npy", numbers)
+        for label, names in labels.items():
+            numbers = _label_numbers(table[label_column(label)], names)
+            write_array(target / f"{split}.label.{label}.npy", numbers)
     write_json(target / "meta.json", meta)
     return meta
 
@@ -89,15 +88,19 @@ def _pack_images(config: DataConfig, prepared: Path, target: Path) -> dict[str, 
     names = table_columns(prepared / "train.parquet")
     tables = {split: read_parquet(prepared / f"{split}.parquet", names) for split in SPLITS}
     height, width, channels = (int(tables["train"][n][0]) for n in ("height", "width", "channels"))
-    base = {"id", "height", "width", "channels"}
-    labels = {name: label_names(tables["train"][name]) for name in names if name not in base}
+    labels = {
+        label: label_names(tables["train"][label_column(label)]) for label in labels_among(names)
+    }
     rows = {split: len(table["id"]) for split, table in tables.items()}
     meta: dict[str, Any] = {"kind": config.kind, "source": config.source, "labels": labels}
     meta |= {"rows": rows, "channels": channels, "size": height}
     for split, table in tables.items():
         write_array(target / f"{split}.id.npy", table["id"].astype(np.int64))
         if labels:
-            numbers = [_label_numbers(table[name], labels[name]) for name in sorted(labels)]
+            numbers = [
+                _label_numbers(table[label_column(label)], labels[label])
+                for label in sorted(labels)
+            ]
             write_array(target / f"{split}.labels.npy", np.stack(numbers))
         shape = (rows[split], channels, height, width)
         with atomic_path(target / f"{split}.x.npy") as path:

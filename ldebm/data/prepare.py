@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from ldebm.config import DataConfig
+from ldebm.data.label_columns import label_column, labels_among
 from ldebm.data.packed import SPLITS
 from ldebm.data.prepare_documents import known_documents
 from ldebm.data.prepare_images import ImageStore, read_images
@@ -74,7 +75,7 @@ def _prepare(
     frame = frame.with_row_index("id").with_columns(pl.col("id").cast(pl.Int64))
     tables = {
         split: frame.filter(pl.col("split") == split).select(
-            "id", *BASE_COLUMNS[config.kind], *labels
+            "id", *BASE_COLUMNS[config.kind], *map(label_column, labels)
         )
         for split in SPLITS
     }
@@ -94,8 +95,7 @@ def _prepare(
 
 
 def _label_columns(config: DataConfig, frame: pl.DataFrame) -> list[str]:
-    base = {"split", "line", "place", "reason", "fault", "group", *BASE_COLUMNS[config.kind]}
-    there = [name for name in frame.columns if name not in base]
+    there = labels_among(frame.columns)
     for name in config.labels:
         if name not in there:
             known = ", ".join(there) or "none"
@@ -162,7 +162,7 @@ def _divide(frame: pl.DataFrame, shown: pl.Expr) -> tuple[pl.DataFrame, pl.DataF
 
 def _check_labels(train: pl.DataFrame, labels: list[str], raw: str | Path) -> None:
     for label in labels:
-        values = train[label].drop_nulls().unique().sort()
+        values = train[label_column(label)].drop_nulls().unique().sort()
         if len(values) < 2:
             found = f"only {values[0]!r}" if len(values) else "no value"
             raise UsageError(
@@ -190,7 +190,7 @@ def _profile(
         facts: dict[str, Any] = {
             "rows": table.height,
             "duplicates": table.height - table.select(content).n_unique(),
-            "labels": {label: _counts(table[label]) for label in labels},
+            "labels": {label: _counts(table[label_column(label)]) for label in labels},
         }
         if split != "train":
             facts["in_train"] = table.join(train_rows, on=content, how="semi").height

@@ -24,6 +24,7 @@ from ldebm.config import DataConfig
 from ldebm.data.image_files import RawImage
 from ldebm.data.image_sources import open_images
 from ldebm.data.images import ImageError, as_array, group_rows, resized, write_images
+from ldebm.data.label_columns import label_column
 from ldebm.errors import UsageError
 
 __all__ = ["ImageStore", "read_images"]
@@ -141,7 +142,7 @@ def read_images(config: DataConfig, raw: Path, store: ImageStore) -> pl.DataFram
         },
     ).with_row_index("line", offset=1)
     named = [
-        pl.Series(name, column, strict=False)
+        pl.Series(label_column(name), column, strict=False)
         for name, column in zip(source.names, labels, strict=True)
     ]
     return frame.with_columns(pl.col("line").cast(pl.Int64), *named)

@@ -1,7 +1,7 @@
 """Reading source files into one frame per data set, before anything is cleaned or split.
 
 Every reader returns a polars frame with ``split`` (null where the source has none), ``line`` (of
-the source file, from 1), the kind's columns and one column per label.
+the source file, from 1), the kind's columns and one column ``label.NAME`` per label.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import polars as pl
 
 from ldebm.config import DataConfig
 from ldebm.data.corpora import CORPORA, read_corpus
+from ldebm.data.label_columns import label_column, labels_among
 from ldebm.data.packed import SPLITS
 from ldebm.data.text_files import FORMATS, existing, numbered, read_table
+from ldebm.data.turns import BASE
 from ldebm.data.user_dialogues import holds_turns, read_user_dialogues
 from ldebm.errors import UsageError
 
@@ -27,6 +29,7 @@ SPLIT_NAMES = {
     "dev": "valid",
     "test": "test",
 }
+CORPUS_COLUMNS = {"group", *BASE}  # of a published corpus; the others are its labels
 TURN_BREAK = "\n"  # between the turns of a context that is one text
 
 
@@ -39,18 +42,24 @@ def read_source(config: DataConfig, raw: Path) -> pl.DataFrame:
     if config.source == "file":
         return _read_user_file(config, raw)
     if config.source in CORPORA:
-        return read_corpus(config, raw)
+        return _marked(read_corpus(config, raw), CORPUS_COLUMNS)
     if config.kind == "points":
         parts = []
         for split in SPLITS:
             part = pl.read_parquet(existing(raw / f"{split}.parquet"))
             parts.append(numbered(part).with_columns(split=pl.lit(split)))
-        return pl.concat(parts)
+        return _marked(pl.concat(parts), {"line", "split", "x"})
     raise UsageError(
         f"source {config.source!r}: its files can be fetched but not prepared as {config.kind}; "
         f"prepared are gaussians16, pinwheel10, {', '.join(CORPORA)}, those of kind images, and "
         "file (`ldebm new NAME --from FILE`)"
     )
+
+
+def _marked(frame: pl.DataFrame, own: set[str]) -> pl.DataFrame:
+    """The frame with every column that is not among ``own`` named as a label."""
+    labels = [n for n in frame.columns if n not in own and not labels_among([n])]
+    return frame.rename({name: label_column(name) for name in labels})
 
 
 def _read_user_file(config: DataConfig, raw: Path) -> pl.DataFrame:
@@ -104,7 +113,7 @@ def read_user_table(config: DataConfig, table: pl.DataFrame, path: Path) -> pl.D
             )
     for label in labels:
         # an empty cell of a csv is a missing label
-        columns[label] = pl.col(label).cast(pl.String).replace("", None)
+        columns[label_column(label)] = pl.col(label).cast(pl.String).replace("", None)
     columns["split"] = _split_column(table, path)
     try:
         return numbered(table.select(**columns))

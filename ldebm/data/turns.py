@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
+from ldebm.data.label_columns import label_column
 from ldebm.errors import UsageError
 
-__all__ = ["Dialogue", "dialogue_frame"]
+__all__ = ["BASE", "Dialogue", "dialogue_frame"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def dialogue_frame(
     Raises:
         UsageError: there is such a dialogue and ``strict`` is set; the message has its place.
     """
-    columns: dict[str, list[object]] = {name: [] for name in (*BASE, *labels)}
+    columns: dict[str, list[object]] = {name: [] for name in (*BASE, *map(label_column, labels))}
     for number, dialogue in enumerate(dialogues):
         fault = dialogue.fault()
         if fault and strict:
@@ -79,10 +80,15 @@ def dialogue_frame(
                 "turn": turn,
                 "fault": "unequal numbers of turns and labels" if fault else None,
             }
-            row |= {name: None if fault else dialogue.labels[name][turn] for name in labels}
+            row |= {
+                label_column(name): None if fault else dialogue.labels[name][turn]
+                for name in labels
+            }
             for name, values in columns.items():
                 values.append(row[name])
-    return pl.DataFrame(columns, schema=BASE | dict.fromkeys(labels, pl.String()))
+    return pl.DataFrame(
+        columns, schema=BASE | dict.fromkeys(map(label_column, labels), pl.String())
+    )
 
 
 BASE: dict[str, pl.DataType] = {

@@ -49,10 +49,10 @@ def test_daily_dialogue_has_a_row_an_utterance_with_names_of_labels(tmp_path: Pa
         "shall we meet at 0 o ' clock ?", "no , i can ' t ... train !", "then at 1 .",
     ]  # fmt: skip
     assert train["context"][:3] == [[], train["text"][:1], train["text"][:2]]
-    assert train["action"][:6] == [
+    assert train["label.action"][:6] == [
         "inform", "question", "inform", "question", "question", "inform",
     ]  # fmt: skip
-    assert train["emotion"][3:6] == ["no emotion", "anger", "happiness"]
+    assert train["label.emotion"][3:6] == ["no emotion", "anger", "happiness"]
     assert train["turn"][:6].tolist() == [0, 1, 2, 0, 1, 2]
 
 
@@ -119,7 +119,7 @@ def test_kvret_has_both_speakers_their_mark_first_and_case_kept(tmp_path: Path) 
     assert train["text"][:2] == [
         "<usr> Where is the nearest Gas station 0 ?", "<sys> It ' s 2 miles away .",
     ]  # fmt: skip
-    assert set(train["task"]) == {"navigate", "weather", "schedule"}
+    assert set(train["label.task"]) == {"navigate", "weather", "schedule"}
     tokenizer = _pack(config, tmp_path).tokenizer
     assert tokenizer.unk_id not in tokenizer.encode(train["text"][0])
 
@@ -144,7 +144,7 @@ def test_jericho_keeps_each_place_once_and_games_in_one_split(tmp_path: Path) ->
 
 def _agree(rows: dict[str, Any], word: str, sentiment: str) -> None:
     """Asserts that exactly the sentences with ``word`` have this sentiment."""
-    found = [name == sentiment for name in rows["sentiment"]]
+    found = [name == sentiment for name in rows["label.sentiment"]]
     assert found == [word in text for text in rows["text"]]
 
 
@@ -196,7 +196,7 @@ def test_polarity_is_split_by_the_seed_and_treebank_as_published(tmp_path: Path)
         (raw / f"{name}.tsv").write_text(text)  # without a line end, as published
     profile = _prepare(_yelp(source="sst2"), tmp_path)
     assert [facts["rows"] for facts in profile["splits"].values()] == [12, 12, 12]
-    assert _rows(tmp_path, "valid")["sentiment"][:2] == ["negative", "positive"]
+    assert _rows(tmp_path, "valid")["label.sentiment"][:2] == ["negative", "positive"]
     (raw / "dev.tsv").write_text("a film\t1\nanother film\t7\n")
     with pytest.raises(UsageError, match=r"dev\.tsv: line 2: .* got label '7'"):
         _prepare(_yelp(source="sst2"), tmp_path)

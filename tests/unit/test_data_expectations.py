@@ -55,7 +55,7 @@ def test_bad_rows_and_shares_fail_and_are_listed(tmp_path: Path) -> None:
     prepared = _prepared(tmp_path, "chatter")
     columns = read_parquet(prepared / "valid.parquet")
     columns["text"][3] = "two  spaces <b>"
-    columns["intent"][5] = "gossip"
+    columns["label.intent"][5] = "gossip"
     columns["id"] = columns["id"].copy()
     columns["id"][1] = columns["id"][0]
     write_parquet(prepared / "valid.parquet", columns)
@@ -66,7 +66,7 @@ def test_bad_rows_and_shares_fail_and_are_listed(tmp_path: Path) -> None:
     report = validate(prepared)
     assert _failed(report) == {
         ("valid", "text"),
-        ("valid", "intent"),
+        ("valid", "label.intent"),
         ("valid", "id"),
         ("profile", "in_train"),
         ("profile", "shared_dialogues"),
@@ -98,14 +98,14 @@ def test_documents_need_words_that_the_vocabulary_has(tmp_path: Path) -> None:
     columns = read_parquet(prepared / "test.parquet")
     columns["known"] = columns["known"].copy()
     columns["known"][3] = 0
-    columns["topic"][5] = "gossip"
+    columns["label.topic"][5] = "gossip"
     write_parquet(prepared / "test.parquet", columns)
     profile = read_json(prepared / "profile.json")
     profile["splits"]["test"]["known_mean"] = 1.5
     write_json(prepared / "profile.json", profile)
     assert _failed(validate(prepared)) == {
         ("test", "known"),
-        ("test", "topic"),
+        ("test", "label.topic"),
         ("profile", "known_mean"),
     }
 
@@ -125,7 +125,7 @@ def test_good_images_pass_and_bad_ones_fail_by_what_is_wrong(tmp_path: Path) -> 
     table = pq.read_table(prepared / "valid.parquet").to_pylist()
     table[3]["image"] = bytes(63)
     table[4]["height"] = 9
-    table[5]["digit"] = 11
+    table[5]["label.digit"] = 11
     for row in table[10:14]:
         row["image"] = bytes(64)
     pq.write_table(pa.Table.from_pylist(table), prepared / "valid.parquet")
@@ -137,7 +137,7 @@ def test_good_images_pass_and_bad_ones_fail_by_what_is_wrong(tmp_path: Path) -> 
     assert _failed(validate(prepared)) == {
         ("valid", "bytes"),
         ("valid", "height"),
-        ("valid", "digit"),
+        ("valid", "label.digit"),
         ("valid", "range"),
         ("profile", "shift"),
         ("profile", "constant"),

@@ -137,7 +137,7 @@ def test_idx_files_keep_pixels_and_labels_and_give_validation_rows(tmp_path: Pat
     assert sizes == {"train": 32, "valid": 8, "test": 12}
     (test,) = batches(tmp_path / "prepared/test.parquet")
     assert (test.pixels[..., 0] == noise(12, 12, 9, 9)).all()
-    assert test.columns["digit"] == [i % 10 for i in range(12)]
+    assert test.columns["label.digit"] == [i % 10 for i in range(12)]
     parts = [next(batches(tmp_path / f"prepared/{s}.parquet")) for s in ("train", "valid")]
     together = np.concatenate([part.pixels[..., 0] for part in parts])
     assert {row.tobytes() for row in together} == {row.tobytes() for row in noise(40, 40, 9, 9)}
@@ -207,8 +207,8 @@ def test_digits_are_prepared_and_packed_with_the_same_bytes_every_time(tmp_path:
     train = packed.split("train")
     assert train.x.shape == (1257, 1, 8, 8)
     assert set(np.unique(train.x)) == set(np.rint(np.arange(17) * 255 / 16))
-    rows = read_parquet(tmp_path / "one/prepared/train.parquet", ["digit"])
-    assert (train.labels("digit") == rows["digit"]).all()
+    rows = read_parquet(tmp_path / "one/prepared/train.parquet", ["label.digit"])
+    assert (train.labels("digit") == rows["label.digit"]).all()
 
 
 def test_batches_run_from_minus_one_to_one(tmp_path: Path) -> None:

@@ -122,8 +122,8 @@ def test_a_dialogue_a_row_has_lists_of_turns_and_of_labels(project: Project) -> 
     assert config.kind == "dialogues"
     assert config.columns["text"] == "utterances"
     rows = project.rows()
-    assert rows["act"][:3] == ["greet", None, "leave"]
-    assert len(set(rows["topic"][:3])) == 1, "one label for a dialogue holds for its turns"
+    assert rows["label.act"][:3] == ["greet", None, "leave"]
+    assert len(set(rows["label.topic"][:3])) == 1, "one label for a dialogue holds for its turns"
     assert rows["context"][2] == rows["text"][:2]
     assert packed.meta["labels"] == {"act": ["greet", "leave"], "topic": ["a", "b"]}
 

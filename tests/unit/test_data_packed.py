@@ -108,7 +108,7 @@ def _prepared(folder: Path) -> Path:
             "context": [["the mat", "on a mat", ""]] * n,
             "dialogue": np.arange(n),
             "turn": np.zeros(n, dtype=np.int32),
-            "mood": [["bad", "good", None][i % 3] for i in range(n)],
+            "label.mood": [["bad", "good", None][i % 3] for i in range(n)],
         }
         write_parquet(folder / f"{split}.parquet", columns)
         first += n
@@ -153,7 +153,7 @@ def test_packing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_points_are_packed_with_numeric_labels_in_order(tmp_path: Path) -> None:
     for split in ("train", "valid", "test"):
         x = np.arange(24, dtype=np.float32).reshape(12, 2)
-        columns = {"id": np.arange(12), "x": x, "mode": np.arange(12)}
+        columns = {"id": np.arange(12), "x": x, "label.mode": np.arange(12)}
         write_parquet(tmp_path / "prepared" / f"{split}.parquet", columns)
     config = DataConfig(kind="points", source="gaussians16")
     pack(config, tmp_path / "prepared", tmp_path / "packed")

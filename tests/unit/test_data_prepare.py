@@ -88,7 +88,7 @@ def test_dialogues_stay_in_one_split(tmp_path: Path) -> None:
     assert profile["splits"]["valid"]["rows"] == 500
     assert all(facts["shared_dialogues"] == 0 for facts in profile["splits"].values())
     train = _rows(tmp_path, "train")
-    assert list(train) == ["id", "text", "context", "dialogue", "turn", "intent"]
+    assert list(train) == ["id", "text", "context", "dialogue", "turn", "label.intent"]
     assert train["context"][0] == []
     first = train["dialogue"][0]
     assert (
@@ -103,7 +103,7 @@ def test_generated_points_keep_their_splits(tmp_path: Path) -> None:
     train = _rows(tmp_path, "train")
     assert train["x"].shape == (500, 2)
     assert train["x"].dtype == np.float32
-    assert set(train["mode"]) == set(range(16))
+    assert set(train["label.mode"]) == set(range(16))
     assert profile["splits"]["test"]["in_train"] == 0
 
 
