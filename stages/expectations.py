@@ -23,23 +23,15 @@ from great_expectations.core.validation_definition import ValidationDefinition
 from great_expectations.data_context.types.base import ProgressBarsConfig
 
 from ldebm.data.label_columns import label_column
+from ldebm.data.limits import limits, shares
 from ldebm.data.packed import SPLITS
-from ldebm.data.prepare import MAX_CHARACTERS, MAX_CLASSES
+from ldebm.data.prepare import MAX_CHARACTERS
 from ldebm.files import read_json
 
 __all__ = ["profile_expectations", "split_expectations", "validate"]
 
-LARGEST = 1e4  # of a coordinate: beyond it float32 networks of unit scale cannot be trained
 gxe: Any = gx.expectations  # its names are not declared for type checkers
-SHARES = {  # of rows, at most
-    "rejected": 0.1,
-    "duplicates": 0.5,
-    "in_train": 0.5,  # valid or test rows that the training split has as well
-}
-UNKNOWN = 0.3  # of words
-KNOWN = 2  # words of a document that the vocabulary has, in the mean
 CONSTANT = 0.01  # of images, with one value everywhere
-SHIFT = 1.0  # of a split's mean colour from that of training, in standard deviations of a pixel
 
 
 def validate(prepared: str | Path) -> dict[str, Any]:
@@ -51,7 +43,10 @@ def validate(prepared: str | Path) -> dict[str, Any]:
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     results = _check(
-        context, "profile", _profile_frame(profile), profile_expectations(profile["kind"], labels)
+        context,
+        "profile",
+        pd.DataFrame(shares(profile)),
+        profile_expectations(profile["kind"], labels),
     )
     for split in SPLITS:
         path = prepared / f"{split}.parquet"
@@ -73,28 +68,14 @@ def validate(prepared: str | Path) -> dict[str, Any]:
 
 
 def profile_expectations(kind: str, labels: list[str]) -> list[Any]:
-    """What the shares of each split must be."""
-    between = gxe.ExpectColumnValuesToBeBetween
-    checks: list[Any] = [between(column="rows", min_value=1)]
-    checks += [between(column=name, max_value=most) for name, most in SHARES.items()]
-    for label in labels:
-        checks.append(between(column=f"classes of {label}", min_value=1, max_value=MAX_CLASSES))
-    if kind == "points":
-        checks.append(between(column="smallest_std", min_value=1e-6))
-        checks.append(between(column="largest", max_value=LARGEST))
-    elif kind == "images":
-        checks.append(between(column="smallest_std", min_value=1))
-        checks.append(between(column="constant", max_value=CONSTANT))
-        checks.append(between(column="shift", max_value=SHIFT))
-    else:
-        checks.append(between(column="unknown", max_value=UNKNOWN))
-        checks.append(between(column="words_mean", min_value=1, max_value=1000))
-        checks.append(between(column="types", min_value=2))
-    if kind == "dialogues":
-        checks.append(between(column="shared_dialogues", max_value=0))
-    if kind == "documents":
-        checks.append(between(column="known_mean", min_value=KNOWN))
-    return checks
+    """All three splits are there, and their shares within :mod:`ldebm.data.limits`."""
+    splits = gxe.ExpectColumnDistinctValuesToEqualSet(column="split", value_set=list(SPLITS))
+    return [splits] + [
+        gxe.ExpectColumnValuesToBeBetween(
+            column=limit.name, min_value=limit.least, max_value=limit.most
+        )
+        for limit in limits(kind, labels)
+    ]
 
 
 def split_expectations(kind: str, columns: list[str], classes: dict[str, list[str]]) -> list[Any]:
@@ -139,45 +120,6 @@ def _row_expectations(classes: dict[str, list[str]]) -> list[Any]:
         column = label_column(label)
         checks.append(gxe.ExpectColumnValuesToBeInSet(column=column, value_set=names))
     return checks
-
-
-def _profile_frame(profile: dict[str, Any]) -> pd.DataFrame:
-    rows = []
-    for split, facts in profile["splits"].items():
-        rejected = profile["rejects"]["rows"]
-        total = sum(other["rows"] for other in profile["splits"].values())
-        row = {
-            "split": split,
-            "rows": facts["rows"],
-            "rejected": rejected / (total + rejected),
-            "duplicates": facts["duplicates"] / facts["rows"],
-            "in_train": facts.get("in_train", 0) / facts["rows"],
-        }
-        for label, counts in facts["labels"].items():
-            row[f"classes of {label}"] = len(counts)
-        for name in (
-            "smallest_std",
-            "largest",
-            "words_mean",
-            "types",
-            "shared_dialogues",
-            "known_mean",
-        ):
-            if name in facts:
-                row[name] = facts[name]
-        if "unknown" in facts:
-            row["unknown"] = facts["unknown"] / facts["words"]
-        if "constant" in facts:
-            row["constant"] = facts["constant"] / facts["rows"]
-            row["shift"] = _shift(facts, profile["splits"]["train"])
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def _shift(facts: dict[str, Any], train: dict[str, Any]) -> float:
-    """The largest difference of a channel's mean from training over the spread of training."""
-    difference = np.abs(np.array(facts["mean"]) - np.array(train["mean"]))
-    return float((difference / np.maximum(train["std"], 1e-6)).max())
 
 
 def _image_frame(path: Path, labels: list[str]) -> pd.DataFrame:

@@ -7,6 +7,7 @@ that was left out, with the reason) and ``profile.json`` (what validation looks 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import numpy as np
 import polars as pl
 
 from ldebm.config import DataConfig
+from ldebm.data.image_sources import open_images
 from ldebm.data.label_columns import label_column, labels_among
+from ldebm.data.limits import MAX_CLASSES
 from ldebm.data.packed import SPLITS
 from ldebm.data.prepare_documents import known_documents
 from ldebm.data.prepare_images import ImageStore, read_images
@@ -24,10 +27,9 @@ from ldebm.data.tokenizer import UNK
 from ldebm.errors import UsageError
 from ldebm.files import atomic_path, write_json
 
-__all__ = ["MAX_CHARACTERS", "MAX_CLASSES", "prepare"]
+__all__ = ["MAX_CHARACTERS", "Prepared", "examine", "prepare"]
 
 MAX_CHARACTERS = 20_000
-MAX_CLASSES = 1000
 BASE_COLUMNS = {
     "points": ["x"],
     "sentences": ["text"],
@@ -46,16 +48,50 @@ def prepare(config: DataConfig, raw: str | Path, target: str | Path) -> dict[str
     Raises:
         UsageError: the source does not hold what the parameters say, or too little of it.
     """
-    target = Path(target)
+    raw = Path(raw)
     if config.kind != "images":
-        return _prepare(config, read_source(config, Path(raw)), Path(raw), target, None)
-    with ImageStore(target) as store:
-        return _prepare(config, read_images(config, Path(raw), store), Path(raw), target, store)
+        found = examine(config, read_source(config, raw), raw)
+        found.write(Path(target))
+        return found.profile
+    with ImageStore(Path(target)) as store:
+        found = examine(config, read_images(config, open_images(config, raw), store), raw, store)
+        found.write(Path(target), store)
+    return found.profile
 
 
-def _prepare(
-    config: DataConfig, frame: pl.DataFrame, raw: Path, target: Path, store: ImageStore | None
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Prepared:
+    """What is written for a data set: a table of every split, the rows left out, the profile."""
+
+    tables: dict[str, pl.DataFrame]
+    rejects: pl.DataFrame
+    profile: dict[str, Any]
+
+    def write(self, target: Path, store: ImageStore | None = None) -> None:
+        """Writes ``data/prepared/<name>``; ``store`` has the pixels of images."""
+        for split, table in self.tables.items():
+            if store is None:
+                _write(target / f"{split}.parquet", table)
+            else:
+                store.write(target / f"{split}.parquet", table)
+        _write(target / "rejects.parquet", self.rejects)
+        write_json(target / "profile.json", self.profile)
+
+
+def examine(
+    config: DataConfig, frame: pl.DataFrame, raw: Path, store: ImageStore | None = None
+) -> Prepared:
+    """Cleans and divides the rows of a source, without writing anything.
+
+    Args:
+        config: the data set.
+        frame: its rows, as :func:`read_source` or :func:`read_images` gives them.
+        raw: where they come from, for messages.
+        store: the pixels of images.
+
+    Raises:
+        UsageError: there are too few usable rows, a split has none, or a label does not fit.
+    """
     labels = _label_columns(config, frame)
     frame, rejects = CLEANERS.get(config.kind, _clean_text)(config, frame)
     if frame.height >= MIN_ROWS:
@@ -83,15 +119,7 @@ def _prepare(
         if table.height == 0:
             raise UsageError(f"{raw}: the {split} split has no usable row")
     _check_labels(tables["train"], labels, raw)
-    profile = _profile(config, tables, labels, rejects, store)
-    for split, table in tables.items():
-        if store is None:
-            _write(target / f"{split}.parquet", table)
-        else:
-            store.write(target / f"{split}.parquet", table)
-    _write(target / "rejects.parquet", rejects)
-    write_json(target / "profile.json", profile)
-    return profile
+    return Prepared(tables, rejects, _profile(config, tables, labels, rejects, store))
 
 
 def _label_columns(config: DataConfig, frame: pl.DataFrame) -> list[str]:
@@ -154,6 +182,11 @@ CLEANERS: dict[str, Callable[[DataConfig, pl.DataFrame], tuple[pl.DataFrame, pl.
 
 
 def _divide(frame: pl.DataFrame, shown: pl.Expr) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Rows to keep and those left out: with a reason, or without split where others have one."""
+    split = pl.col("split")
+    if 0 < frame["split"].null_count() < frame.height:
+        lost = pl.when(split.is_null()).then(pl.lit("of no split, though others are"))
+        frame = frame.with_columns(reason=pl.coalesce("reason", lost))
     kept = frame.filter(pl.col("reason").is_null()).drop("reason")
     left_out = frame.filter(pl.col("reason").is_not_null())
     columns = [pl.col("split").cast(pl.String), "line", "reason", shown.alias("row")]

@@ -21,8 +21,7 @@ import polars as pl
 from PIL import Image
 
 from ldebm.config import DataConfig
-from ldebm.data.image_files import RawImage
-from ldebm.data.image_sources import open_images
+from ldebm.data.image_files import ImageSource, RawImage
 from ldebm.data.images import ImageError, as_array, group_rows, resized, write_images
 from ldebm.data.label_columns import label_column
 from ldebm.errors import UsageError
@@ -108,8 +107,8 @@ class ImageStore:
         }
 
 
-def read_images(config: DataConfig, raw: Path, store: ImageStore) -> pl.DataFrame:
-    """Decodes the images of ``data/raw/<name>`` into ``store``.
+def read_images(config: DataConfig, source: ImageSource, store: ImageStore) -> pl.DataFrame:
+    """Decodes the images of a source into ``store``.
 
     Returns:
         A row per image: ``split``, ``line`` (from 1), ``place`` in the source, ``number`` in the
@@ -118,7 +117,6 @@ def read_images(config: DataConfig, raw: Path, store: ImageStore) -> pl.DataFram
     Raises:
         UsageError: a source file is missing or damaged, or sizes differ and none is asked for.
     """
-    source = open_images(config, raw)
     rows: dict[str, list[Any]] = {
         name: [] for name in ("split", "place", "number", "digest", "reason")
     }

@@ -22,17 +22,25 @@ MIN_ROWS = 10
 def with_splits(config: DataConfig, frame: pl.DataFrame) -> pl.DataFrame:
     """Splits 90/5/5 by the seed where the source has no split.
 
-    A source that has training and test rows alone gives up some of the training rows. Rows of one
-    ``group`` (or ``dialogue``) stay together.
+    Splits that a source with training rows lacks are taken from these. Rows of one ``group`` (or
+    ``dialogue``) stay together.
 
     Raises:
-        UsageError: there are too few rows, or the wanted numbers take all of them.
+        UsageError: there are too few rows, the wanted numbers take all of them, or the source has
+            splits but no training rows.
     """
     group = _group(config, frame)
     if frame["split"].null_count() == 0:
-        if set(frame["split"].unique()) != {"train", "test"}:
-            return frame
-        return _with_valid(config, frame, group)
+        there = set(frame["split"].unique())
+        if "train" not in there:
+            raise UsageError(
+                f"all rows are of the split {' or '.join(sorted(there))}; rows of the split train "
+                "are missing"
+            )
+        for split in SHARES:
+            if split not in there:
+                frame = _from_training(config, frame, group, split)
+        return frame
     sizes = frame.group_by(group).len().sort(group)
     if sizes.height < MIN_ROWS:
         raise UsageError(f"{sizes.height} {group}s cannot be split; at least {MIN_ROWS} are needed")
@@ -62,31 +70,33 @@ def _group(config: DataConfig, frame: pl.DataFrame) -> str:
     return "group" if "group" in frame.columns else "line"
 
 
-def _with_valid(config: DataConfig, frame: pl.DataFrame, group: str) -> pl.DataFrame:
-    """Makes random training rows, by default one in twenty, the validation split."""
+def _from_training(config: DataConfig, frame: pl.DataFrame, group: str, split: str) -> pl.DataFrame:
+    """Makes random training rows, by default one in twenty, the split that is missing."""
     train = np.flatnonzero((frame["split"] == "train").to_numpy())
-    rows = config.valid or max(1, round(SHARES["valid"] * len(train)))
+    rows = getattr(config, split) or max(1, round(SHARES[split] * len(train)))
     if rows >= len(train):
         raise UsageError(
-            f"valid {rows} takes all {len(train)} training rows; lower it in the data set's "
+            f"{split} {rows} takes all {len(train)} training rows; lower it in the data set's "
             "section of params.yaml"
         )
     names = frame["split"].to_numpy().astype(object)
     if group == "line":
-        stream = numpy_generator(config.seed, "valid", len(train))
+        stream = numpy_generator(config.seed, split, len(train))
         chosen = train[stream.permutation(len(train))[:rows]]
     else:
-        chosen = train[_whole_groups(config, frame[group].to_numpy()[train], rows)]
-    names[chosen] = "valid"
+        chosen = train[_whole_groups(config, frame[group].to_numpy()[train], rows, split)]
+    names[chosen] = split
     return frame.with_columns(split=pl.Series(names.tolist(), dtype=pl.String))
 
 
-def _whole_groups(config: DataConfig, groups: np.ndarray, rows: int) -> np.ndarray:
+def _whole_groups(config: DataConfig, groups: np.ndarray, rows: int, split: str) -> np.ndarray:
     """Indices of random groups that together have at least ``rows`` rows, but not all."""
     there = np.unique(groups)
     if len(there) < 2:
-        raise UsageError("the training rows are one group, so none can be taken for validation")
-    order = there[numpy_generator(config.seed, "valid", len(there)).permutation(len(there))]
+        raise UsageError(
+            f"the training rows are one group, so none can be taken for the split {split}"
+        )
+    order = there[numpy_generator(config.seed, split, len(there)).permutation(len(there))]
     sizes = np.array([int((groups == group).sum()) for group in order[:-1]])
     enough = int(np.searchsorted(np.cumsum(sizes), rows)) + 1
     return np.flatnonzero(np.isin(groups, order[: min(enough, len(sizes))]))
