@@ -1,7 +1,8 @@
 """Stage evaluate: every metric of a trained model on the test split.
 
 Reads data/bound/E.json, data/bound/E.measure.json and models/E/S/prior; writes
-reports/E/S/metrics.json, and samples, tables and figures to reports/E/S/details.
+reports/E/S/metrics.json, the few of them that DVC shows to summary.json beside it, and samples,
+tables and figures to reports/E/S/details.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from ldebm.config import load_params
 from ldebm.data.packed import open_bound, open_measure
 from ldebm.evaluate.figures import draw_figures
 from ldebm.evaluate.run import evaluate
+from ldebm.evaluate.summary import summary_of
+from ldebm.files import write_json
 from ldebm.model import load
 from ldebm.seeding import configure
 from stages._entry import arguments, run
@@ -29,10 +32,12 @@ def main() -> None:
     model = load(folder / "model.safetensors", config.device)
     measure = open_measure(bound.with_suffix(".measure.json"))
     snapshots = folder / "snapshots.safetensors"
-    report = evaluate(model, open_bound(bound), config, snapshots, measure)
+    packed = open_bound(bound)
+    report = evaluate(model, packed, config, snapshots, measure)
     shutil.rmtree(out / "details", ignore_errors=True)
     report.write(out / "metrics.json", out / "details")
     draw_figures(report, out / "details")
+    write_json(out / "summary.json", summary_of(model, packed, report.metrics))
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def test_the_first_hour_goes_as_written(tmp_path: Path):
 
     page = "docs/tutorial.md"
     said = Newcomer(tmp_path / "project").follow(page, LEFT_OUT[page])
-    assert "reports/gaussians16-ldebm/0/metrics.json" in said["dvc metrics show"]
+    assert "reports/gaussians16-ldebm/0/summary.json" in said["dvc metrics show"]
     assert "up to date" in said["dvc repro"]
     compared = next(text for line, text in said.items() if line.startswith("ldebm compare"))
     assert "prior.levels" in compared

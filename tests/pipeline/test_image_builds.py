@@ -115,6 +115,8 @@ def test_image_experiments_built_in_two_folders_have_the_same_bytes(
         assert f"models/{name}/0/prior/model.safetensors" in expected
         metrics = read_json(built.folder / f"reports/{name}/0/metrics.json")
         assert {"fid_classifier", "fid_classifier_gaussian", "ood_auroc"} <= metrics.keys()
+        shown = read_json(built.folder / f"reports/{name}/0/summary.json")
+        assert shown["fid_judge"] == round(metrics["fid_classifier"], 3)
     assert found.keys() == expected.keys()
     assert [path for path in found if found[path] != expected[path]] == []
 

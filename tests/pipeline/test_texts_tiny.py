@@ -92,4 +92,7 @@ def test_a_tiny_experiment_is_built_and_measured(
         stage(monkeypatch, item, "--experiment", name, "--seed", "0")
     metrics = read_json(Path("reports", name, "0", "metrics.json"))
     assert METRICS[name] <= set(metrics)
+    shown = read_json(Path("reports", name, "0", "summary.json"))
+    assert 2 <= len(shown) <= 7
+    assert shown["nll"] == round(metrics["nll"], 3)
     assert all(math.isfinite(metrics[key]) for key in METRICS[name])
