@@ -436,7 +436,7 @@ def load(path: str | Path, device: str = "auto") -> Model:
         raise UsageError(f"{path}: no model there; build it first (`dvc repro`)")
     tensors, header = read_model(candidate)
     try:
-        config = parse(ExperimentConfig, header["config"], str(candidate))
+        config = parse(ExperimentConfig, header["config"], file=str(candidate))
         meta, experiment, seed = header["meta"], header["experiment"], int(header["seed"])
         backbone = build_backbone(config.backbone, meta)
         prior = build_prior(backbone, config.prior)

@@ -1,12 +1,13 @@
 """Typed parameters: what ``params.yaml`` may say, with defaults and limits.
 
 An experiment has one section per pipeline stage (``backbone``, ``cluster``, ``prior``,
-``evaluate``), so that DVC re-runs exactly the stages whose section changed. Presets are YAML
-anchors with deltas merged over them. Unknown keys are errors that name the nearest known key.
+``evaluate``), so that DVC re-runs exactly the stages whose section changed. A mistake is one line
+that names the key, what was expected and the nearest known key (``checking``).
 """
 
 from ldebm.config.backbone import BackboneConfig, ContextConfig, SupervisionConfig
 from ldebm.config.baseline import BaselineConfig
+from ldebm.config.checking import nearest, parse
 from ldebm.config.completion import CompletionConfig
 from ldebm.config.data import DataConfig
 from ldebm.config.evaluate import OOD_TRANSFORMS, EvaluateConfig
@@ -20,7 +21,7 @@ from ldebm.config.images import (
     NVAEConfig,
     PublishedConfig,
 )
-from ldebm.config.params import Params, RunConfig, load_params, nearest, parse
+from ldebm.config.params import Params, RunConfig, load_params
 from ldebm.config.prior import (
     ClassifierConfig,
     ClusterConfig,

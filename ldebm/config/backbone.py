@@ -24,8 +24,10 @@ __all__ = ["BackboneConfig", "ContextConfig", "SupervisionConfig"]
 class ContextConfig(Section):
     """Encoder of the previous turns: a recurrent layer over words, one over turns (MR 3.4)."""
 
-    utterance: int = Field(256, gt=0)  # hidden size of either direction over the words of a turn
-    size: int = Field(512, gt=0)  # C, the hidden size over turns
+    utterance: int = Field(256, gt=0)
+    """Hidden size, in each direction, of the bidirectional GRU over the words of one turn."""
+    size: int = Field(512, gt=0)
+    """Hidden size C of the GRU over turns: the size of the context vector."""
 
 
 class SupervisionConfig(Section):
@@ -35,8 +37,10 @@ class SupervisionConfig(Section):
     energies see the labels.
     """
 
-    column: str  # a label column of the data
-    weight: float = Field(gt=0)  # lambda_3 of the first stage, against nats a row
+    column: str
+    """Label column of the data set."""
+    weight: float = Field(gt=0)
+    """Weight of the cross-entropy of the labels, beside nats per row."""
 
 
 class BackboneConfig(Section):
@@ -49,30 +53,78 @@ class BackboneConfig(Section):
         }
     )  # fmt: skip
     arch: Literal["mlp", "gru", "rnn", "dialogue", "bow", "hvae", "nvae"]
-    baseline: BaselineConfig | None = None  # of "gru" and "dialogue"
-    latent: int = Field(default=None, gt=0, validate_default=True)  # hvae, nvae: left out
+    """Network: `mlp` for points; `gru` (the text VAE) or `rnn` (choice of cell and sizes) for
+    sentences; `dialogue` for responses to a context; `bow` for documents as word counts; `hvae`
+    or `nvae` for images.
+    """
+    baseline: BaselineConfig | None = None
+    """Makes this a baseline of Yu et al. (2022), appendix B.2, instead of a plain VAE; needs
+    `arch` gru or dialogue.
+    """
+    latent: int = Field(default=None, gt=0, validate_default=True)
+    """Dimension D of the latent vector z. Leave it out for `hvae` and `nvae`, whose groups give
+    it, and for baselines without z.
+    """
     hvae: HVAEConfig | None = None
+    """Sizes of the hierarchical VAE; needed with `arch: hvae`."""
     nvae: NVAEConfig | None = None
+    """Sizes of the NVAE; needed with `arch: nvae`."""
     hidden: int = Field(512, gt=0)
-    cell: Literal["gru", "lstm"] = "gru"  # rnn, dialogue
-    encoder_hidden: int | None = Field(None, gt=0)  # rnn, dialogue; None: as `hidden`
-    bidirectional: bool = True  # rnn, dialogue: the encoder
-    tied: bool = True  # rnn, dialogue: the output layer is the decoder's embedding
-    context: ContextConfig | None = None  # dialogue; None: its defaults
-    layers: int = Field(1, gt=0)  # hidden layers of the MLP encoder and decoder (bow: one more)
+    """Hidden size of the decoder and, unless `encoder_hidden` says otherwise, of the encoder."""
+    cell: Literal["gru", "lstm"] = "gru"
+    """Recurrent cell, for `arch` rnn and dialogue."""
+    encoder_hidden: int | None = Field(None, gt=0)
+    """Hidden size of the encoder, for `arch` rnn and dialogue; null: the same as `hidden`."""
+    bidirectional: bool = True
+    """Read the text in both directions in the encoder, for `arch` rnn and dialogue."""
+    tied: bool = True
+    """Use the decoder's word embedding as its output layer as well, for `arch` rnn and
+    dialogue.
+    """
+    context: ContextConfig | None = None
+    """Sizes of the context encoder, for `arch: dialogue`; null: its defaults."""
+    layers: int = Field(1, gt=0)
+    """Hidden layers of encoder and decoder, for `arch` mlp and bow; the decoder of bow has one
+    more.
+    """
     embed: int = Field(512, gt=0)
-    dropout: float = Field(0.3, ge=0, lt=1)  # decoder input and output (text)
+    """Size of the word embeddings."""
+    dropout: float = Field(0.3, ge=0, lt=1)
+    """Dropout rate on the decoder's inputs and outputs, for text; between the layers of bow."""
     word_dropout: float = Field(0.0, ge=0, lt=1)
-    posterior_activation: bool = True  # LeakyReLU(0.01) before the heads (L: yes, S: no)
-    noise: float = Field(1.0, gt=0)  # standard deviation of the decoder of points
-    init: Literal["default", "uniform"] = "default"  # "uniform": U(-0.1, 0.1) (MR 2.3)
-    kl_weight: float = Field(1.0, ge=0)  # lambda_1 of the first stage
-    kl_floor: float = Field(0.0, ge=0)  # nats: max(mean KL, floor), in `joint` as well
-    kl_warmup: int = Field(0, ge=0)  # updates from weight 0 to kl_weight
-    objective: Literal["kl", "entropy"] = "kl"  # "entropy": the masked entropy term of MR 2.6 (ii)
+    """Share of the decoder's input words that training hides, so that the decoder has to use z."""
+    posterior_activation: bool = True
+    """Apply LeakyReLU(0.01) to the encoder features before the linear layers of mean and
+    log-variance. The public code of Yu et al. (2022) does, that of Pang and Wu (2021) does not.
+    """
+    noise: float = Field(1.0, gt=0)
+    """Standard deviation of the Gaussian likelihood of points."""
+    init: Literal["default", "uniform"] = "default"
+    """Initial weights of text models: the layers' own defaults, or `uniform` between -0.1 and
+    0.1 for every parameter, as in the public code.
+    """
+    kl_weight: float = Field(1.0, ge=0)
+    """Weight of the KL term in the first stage (lambda_1 of Yu et al. (2022), table A2)."""
+    kl_floor: float = Field(0.0, ge=0)
+    """The mean KL of a batch costs nothing below this many nats (free bits), in `scheme: joint`
+    too; 0: off.
+    """
+    kl_warmup: int = Field(0, ge=0)
+    """Updates over which the KL weight rises linearly from 0 to `kl_weight`."""
+    objective: Literal["kl", "entropy"] = "kl"
+    """Rate term of the first stage: the KL to N(0, I), or the masked entropy term of the public
+    code of Yu et al. (2022), which acts only on dimensions with a narrow posterior.
+    """
     entropy_mask: float | None = 1.0
-    supervision: SupervisionConfig | None = None  # not of images and baselines
+    """Threshold of the masked entropy term: a dimension counts while -(1 + log-variance) / 2 is
+    above it; null: all dimensions count.
+    """
+    supervision: SupervisionConfig | None = None
+    """Train a linear classifier of z together with the first stage, so that z holds the label;
+    null: no labels. Not for images or baselines.
+    """
     training: TrainingConfig
+    """Length, batches and optimiser of the first stage."""
 
     @field_validator("latent", mode="wrap")
     @classmethod

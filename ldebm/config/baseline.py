@@ -22,11 +22,21 @@ class BaselineConfig(Section):
     """
 
     kind: Kind
-    variables: int = Field(20, gt=0)  # M
-    values: int = Field(5, ge=2)  # k
-    information: bool = False  # + I(x, y): I(x, c) is left out of the KL, so that it may grow
-    dispersion: float | None = Field(None, ge=0)  # dgmvae: beta
-    temperature: float = Field(1.0, gt=0)  # of the Gumbel softmax while training
+    """Which baseline: RNN language model, autoencoder, VAE, their forms with a discrete code
+    (dae, dvae, divae), or both code and vector (semivae, gmvae, dgmvae).
+    """
+    variables: int = Field(20, gt=0)
+    """Number M of discrete variables in the code."""
+    values: int = Field(5, ge=2)
+    """Number k of values of each discrete variable."""
+    information: bool = False
+    """The "+ I(x, y)" form of Yu et al. (2022), appendix B.2: I(x, c) is left out of the KL, so
+    that the code may hold more. For semivae, gmvae and dgmvae.
+    """
+    dispersion: float | None = Field(None, ge=0)
+    """Weight beta of the dispersion term, for dgmvae; null: 0.2."""
+    temperature: float = Field(1.0, gt=0)
+    """Temperature of the Gumbel softmax in training."""
 
     @property
     def coded(self) -> bool:

@@ -12,13 +12,23 @@ __all__ = ["CompletionConfig"]
 class CompletionConfig(Section):
     """Sentence completion (LDEBM B.3; MR 10.17: sizes are this project's choice)."""
 
-    rows: int | None = Field(500, gt=0)  # test rows that are completed; None: all
-    share: float = Field(0.5, gt=0, lt=1)  # of the words of a row that are masked
-    hidden: int = Field(200, gt=0)  # of the network (z_0) -> (z_obs, z_unk)
-    observed: int | None = Field(None, gt=0)  # dimensions of z_obs; None: half of them
+    rows: int | None = Field(500, gt=0)
+    """Test rows that are completed, a random subset; null: all."""
+    share: float = Field(0.5, gt=0, lt=1)
+    """Share of the words of a row that are masked. Yu et al. (2022), appendix B.3, mask half."""
+    hidden: int = Field(200, gt=0)
+    """Hidden size of the network that splits z_0 into an observed and an unknown part."""
+    observed: int | None = Field(None, gt=0)
+    """Dimensions of the observed part of z_0; null: half of them."""
     updates: int = Field(500, gt=0)
+    """Updates of the training of that network."""
     batch: int = Field(64, gt=0)
+    """Rows per update."""
     lr: float = Field(2e-3, gt=0)
-    draws: int = Field(8, gt=0)  # of z_unk for each row
-    beam: int = Field(16, gt=0)  # hypotheses of a row that are kept while its gaps are filled
-    steps: int = Field(50, gt=0)  # Langevin moves of each level
+    """Learning rate of that training."""
+    draws: int = Field(8, gt=0)
+    """Draws of the unknown part for each row."""
+    beam: int = Field(16, gt=0)
+    """Hypotheses that the beam search keeps per row while it fills the gaps."""
+    steps: int = Field(50, gt=0)
+    """Langevin moves per noise level."""

@@ -20,27 +20,64 @@ class DataConfig(Section):
         {"full", "split_punctuation", "strict", "classifier"}
     )
     kind: Literal["points", "sentences", "dialogues", "documents", "images"]
-    source: str  # a name of the source registry, or "file"
-    path: str | None = None  # source "file": the user's file (or folder of images)
-    sha256: str | None = None  # source "file": checked when given (of a folder: of its zip)
-    checksums: dict[str, str] = {}  # file name to sha256, where the registry knows none
-    full: bool = False  # also the files of the source that a mirror need not hold
-    columns: dict[
-        Literal["text", "label", "context", "x", "dialogue", "turn", "speaker"], str
-    ] = {}  # source "file"
-    seed: int = 0  # generators and random splits
-    train: int | None = Field(None, gt=0)  # rows; None: all that the source has
+    """What a row is: a point of the plane, a sentence, an utterance of a dialogue, a document
+    (word counts) or an image.
+    """
+    source: str
+    """Name in the list of known sources (`ldebm data list`), or `file` for your own data."""
+    path: str | None = None
+    """Your file or folder of images, relative to the project; with `source: file`."""
+    sha256: str | None = None
+    """Expected sha256 of your file (of a folder: of its zip); null: not checked."""
+    checksums: dict[str, str] = {}
+    """Expected sha256 by file name, for files of a source whose checksum is not known."""
+    full: bool = False
+    """Also fetch the optional files of the source, which a mirror need not hold."""
+    columns: dict[Literal["text", "label", "context", "x", "dialogue", "turn", "speaker"], str] = {}
+    """Which column of your file has which role; `x` of points lists its columns, separated by
+    commas.
+    """
+    seed: int = 0
+    """Seed of generated data and of random splits."""
+    train: int | None = Field(None, gt=0)
+    """Training rows to keep, chosen at random; null: all."""
     valid: int | None = Field(None, gt=0)
+    """Validation rows to keep. Where the source has none, as many are taken from the training
+    rows; null: one in twenty.
+    """
     test: int | None = Field(None, gt=0)
-    labels: list[str] = []  # label columns to keep, of those that the source has
+    """Test rows to keep. Where the source has no splits, as many are set aside; null: all, or
+    one in twenty.
+    """
+    labels: list[str] = []
+    """Label columns to keep; empty: all that the source has."""
     lowercase: bool = False
-    split_punctuation: bool = False  # words and runs of marks become words (MR 3.3)
-    strict: bool = True  # dialogues: unequal numbers of turns and labels are an error
+    """Convert the text to lower case."""
+    split_punctuation: bool = False
+    """Make words and runs of punctuation marks separate words."""
+    strict: bool = True
+    """In dialogues, stop when the numbers of turns and labels differ; false: drop such
+    dialogues and count them.
+    """
     tokenizer: Literal["word", "unigram", "bpe"] = "word"
-    vocab_size: int = Field(10001, ge=8)  # with the four control tokens
-    max_len: int = Field(40, ge=3)  # tokens with BOS and EOS; longer rows keep EOS (MR 3.2)
+    """How text becomes tokens: whole words, or the subwords of a unigram or byte-pair model."""
+    vocab_size: int = Field(10001, ge=8)
+    """Entries of the vocabulary, with the four control tokens (padding, unknown, begin, end)."""
+    max_len: int = Field(40, ge=3)
+    """Longest row in tokens, with the begin and end tokens; longer rows are cut and keep the
+    end token.
+    """
     context_turns: int = Field(0, ge=0)
-    size: int | None = Field(None, ge=4, le=1024)  # images: pixels of a side; None: as they are
-    channels: Literal[1, 3] | None = None  # images: grey or colour; None: as the first image is
-    judge: JudgeConfig = JudgeConfig()  # images: the keys that differ from the section `judge`
-    classifier: TextJudgeConfig | None = None  # text: train one of its labels, to score control
+    """Previous turns of a dialogue that a response is given; 0: no context. Yu et al. (2022),
+    appendix B.2, use 5.
+    """
+    size: int | None = Field(None, ge=4, le=1024)
+    """Side of the images in pixels, to which they are scaled; null: as they are."""
+    channels: Literal[1, 3] | None = None
+    """1 for grey, 3 for colour images; null: as the first image."""
+    judge: JudgeConfig = JudgeConfig()
+    """Keys of the image classifier that differ from the section `judge` for this data set."""
+    classifier: TextJudgeConfig | None = None
+    """Train a classifier of the labels of this text data set, by which `evaluate.judge` scores
+    control; null: none.
+    """

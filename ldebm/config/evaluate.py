@@ -24,21 +24,52 @@ class EvaluateConfig(Section):
         }
     )  # fmt: skip
     threads: int = Field(1, gt=0)
+    """CPU threads of the evaluation; results can differ in the last digits with another number."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    samples: int = Field(5000, gt=0)  # drawn from the prior
-    rows: int | None = Field(None, gt=0)  # test rows of the likelihood, a random subset; None: all
-    importance: int = Field(500, gt=1)  # trajectories per row
-    inner: int = Field(64, gt=1)  # proposals per normaliser
+    """Where to compute; `auto`: the GPU if there is one."""
+    samples: int = Field(5000, gt=0)
+    """Samples drawn from the prior."""
+    rows: int | None = Field(None, gt=0)
+    """Test rows of the likelihood, a random subset; null: all."""
+    importance: int = Field(500, gt=1)
+    """Importance samples (trajectories) per row of the likelihood. Yu et al. (2022), appendix
+    B.2, use 500.
+    """
+    inner: int = Field(64, gt=1)
+    """Draws per estimate of a normalising constant."""
     decode: Literal["greedy", "sample"] = "sample"
+    """Take the most probable word at every place, or draw words; for images, the mean of the
+    pixels or a draw.
+    """
     reverse_lm: Literal["gru", "awd_lstm", "none"] = "gru"
+    """Language model that is trained on samples for the reverse perplexity; `none`: skip that
+    metric.
+    """
     reverse_lm_epochs: int = Field(4, gt=0)
-    label_column: list[str] = []  # clusters are compared with these; [] : all the data has
-    per_label: int = Field(200, gt=0)  # samples per class for control accuracy
-    completion: CompletionConfig | None = None  # text: fill masked words
-    ood: list[str] = []  # images: data sets, or transforms of the test images (OOD_TRANSFORMS)
-    ood_rows: int = Field(500, gt=1)  # test images, of either kind, that are told apart
-    chains: int = Field(64, ge=0)  # images: Langevin chains that are followed; 0: none
-    judge: str | None = None  # text: the data set whose classifier scores control
-    control_draws: int = Field(1, gt=0)  # draws a sample, of which the model recognises one; 1: off
-    word_vectors: str | None = None  # responses: GloVe file; None: vectors of the training text
-    inception: str | None = None  # images: local file of Inception's weights; None: no FID
+    """Epochs of the training of that language model."""
+    label_column: list[str] = []
+    """Label columns with which the classes are compared; empty: all that the data have."""
+    per_label: int = Field(200, gt=0)
+    """Samples per class for the accuracy of control."""
+    completion: CompletionConfig | None = None
+    """Train and score sentence completion, for text; null: skip it."""
+    ood: list[str] = []
+    """Out-of-distribution images to tell from the test images: names of data sets, or of the
+    transforms rotated, inverted, shuffled and noise.
+    """
+    ood_rows: int = Field(500, gt=1)
+    """Test images of either kind that are told apart."""
+    chains: int = Field(64, ge=0)
+    """Langevin chains of images that are followed for the figures; 0: none."""
+    judge: str | None = None
+    """Text data set whose `classifier` scores control; null: none."""
+    control_draws: int = Field(1, gt=0)
+    """Draws per sample of a class, of which the first that the model itself recognises is kept;
+    1: no choice is made.
+    """
+    word_vectors: str | None = None
+    """GloVe file for the embedding scores of responses; null: vectors made from the training
+    text.
+    """
+    inception: str | None = None
+    """Local file of Inception's weights, for FID; null: no FID by Inception."""

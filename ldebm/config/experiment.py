@@ -16,11 +16,17 @@ class ExperimentConfig(Section):
     """One experiment: a data set and a section per stage."""
 
     data: str
+    """Data set to train on: a key of `data`."""
     description: str = ""
+    """One sentence that says what this experiment is."""
     backbone: BackboneConfig
+    """First stage: encoder and decoder."""
     cluster: ClusterConfig = ClusterConfig()
+    """Where the classes of the prior come from."""
     prior: PriorConfig
+    """Second stage: the prior of z."""
     evaluate: EvaluateConfig = EvaluateConfig()
+    """What is measured."""
 
     @model_validator(mode="after")
     def _coherent(self) -> ExperimentConfig:

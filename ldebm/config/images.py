@@ -26,7 +26,9 @@ class LayerConfig(Section):
     """One group of latent variables: ``{dense: 16}``, or ``{conv: [channels, size]}``."""
 
     dense: int | None = Field(None, gt=0)
+    """Variables of a dense group."""
     conv: tuple[int, int] | None = None
+    """Channels and side of a convolutional group, as in [16, 8]."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> LayerConfig:
@@ -41,18 +43,26 @@ class ImageModelConfig(Section):
     """What both hierarchical backbones have: the likelihood of the pixels."""
 
     likelihood: Literal["bernoulli", "logistic", "normal"] = "logistic"
-    mixtures: int = Field(10, gt=0)  # "logistic": components of a pixel
-    bits: int = Field(8, ge=1, le=8)  # of a pixel's value; below 8 the images are quantised
+    """Likelihood of the pixels: Bernoulli, a mixture of discretised logistics, or normal."""
+    mixtures: int = Field(10, gt=0)
+    """Components per pixel of the logistic likelihood."""
+    bits: int = Field(8, ge=1, le=8)
+    """Bits of a pixel value; below 8 the images are quantised."""
 
 
 class HVAEConfig(ImageModelConfig):
     """A hierarchical VAE of a few groups (MR 6.9, 10.23)."""
 
-    layers: list[LayerConfig] = Field(min_length=1)  # groups, top first
-    widths: list[int] = Field(min_length=1)  # channels after one, two, ... halvings of the image
-    hidden: int = Field(256, gt=0)  # of the dense part
-    blocks: int = Field(1, ge=0)  # residual blocks per resolution, on either side
-    free_nats: list[float] = []  # per group: KL that costs nothing, so that the group is used
+    layers: list[LayerConfig] = Field(min_length=1)
+    """Groups of latent variables, from the top."""
+    widths: list[int] = Field(min_length=1)
+    """Channels after one, two, ... halvings of the image."""
+    hidden: int = Field(256, gt=0)
+    """Hidden size of the dense part."""
+    blocks: int = Field(1, ge=0)
+    """Residual blocks per resolution, in encoder and decoder each."""
+    free_nats: list[float] = []
+    """KL of each group, in nats, that costs nothing, so that the group is used; empty: none."""
 
     @model_validator(mode="after")
     def _coherent(self) -> HVAEConfig:
@@ -64,32 +74,59 @@ class HVAEConfig(ImageModelConfig):
 class PublishedConfig(Section):
     """A checkpoint of the public NVAE code, which takes the place of the initial weights."""
 
-    path: str  # relative to the project
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")  # so that the model's lineage holds its content
+    path: str
+    """Checkpoint file, relative to the project."""
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Its sha256, so that the model's lineage names its content."""
 
 
 class NVAEConfig(ImageModelConfig):
     """NVAE (Vahdat and Kautz 2020) under the names of its Table 6."""
 
-    channels: int = Field(128, gt=0)  # of the stem; doubled at every halving
-    scales: int = Field(1, gt=0)  # spatial sizes with latent variables
-    groups: list[int] = Field(min_length=1)  # groups of every scale, top first
-    latents: int = Field(20, gt=0)  # channels of a group
-    flows: int = Field(0, ge=0)  # pairs of autoregressive cells in every posterior
-    blocks: int = Field(1, ge=0)  # halvings before the first scale, and doublings after the last
-    cells: int = Field(2, gt=0)  # residual cells per such block
+    channels: int = Field(128, gt=0)
+    """Channels of the stem; doubled at every halving of the image."""
+    scales: int = Field(1, gt=0)
+    """Number of spatial sizes with latent variables."""
+    groups: list[int] = Field(min_length=1)
+    """Groups of latent variables at each scale, from the top."""
+    latents: int = Field(20, gt=0)
+    """Latent channels of a group."""
+    flows: int = Field(0, ge=0)
+    """Pairs of autoregressive flow cells in the posterior of each group; 0: none."""
+    blocks: int = Field(1, ge=0)
+    """Halvings of the image before the first scale, and doublings after the last."""
+    cells: int = Field(2, gt=0)
+    """Residual cells per such block."""
     cells_per_group: int = Field(2, gt=0)
+    """Residual cells per group."""
     squeeze_excitation: bool = True
+    """Squeeze-and-excitation layers in the residual cells."""
     residual_posterior: bool = True
-    pad: int = Field(0, ge=0)  # pixels added on every side (MNIST: 2, as published)
-    spectral: float = Field(1e-2, ge=0)  # weight of the spectral and BN-scale regularisation
-    spectral_init: float | None = Field(None, gt=0)  # annealed from here with the KL's weight
-    kl_start: float = Field(1e-4, ge=0, le=1)  # weight of the KL at the beginning of its warm-up
-    kl_balance: bool = True  # while the KL's weight is below its last value
-    bn_readjust: Literal["none", "prior", "data"] = "none"  # statistics after training, from
-    bn_passes: int = Field(500, gt=0)  # so many batches
+    """Give the posterior of a group relative to its prior."""
+    pad: int = Field(0, ge=0)
+    """Pixels added on every side, so that the image can be halved often enough; 2 for MNIST as
+    published.
+    """
+    spectral: float = Field(1e-2, ge=0)
+    """Weight of the penalty on the spectral norms and batch-norm scales; 0: none."""
+    spectral_init: float | None = Field(None, gt=0)
+    """Weight of that penalty at the beginning, which goes to `spectral` as the KL weight rises;
+    null: constant.
+    """
+    kl_start: float = Field(1e-4, ge=0, le=1)
+    """KL weight at the beginning of its warm-up, as a share of the last one."""
+    kl_balance: bool = True
+    """Balance the KL over the groups during the warm-up."""
+    bn_readjust: Literal["none", "prior", "data"] = "none"
+    """Estimate the batch-norm statistics again after training, from samples of the prior or
+    from training data.
+    """
+    bn_passes: int = Field(500, gt=0)
+    """Batches for that estimate."""
     published: PublishedConfig | None = None
-    checkpointing: bool = False  # recompute cells in the backward pass: a third slower, less memory
+    """Start from a checkpoint of the public NVAE code; null: from random weights."""
+    checkpointing: bool = False
+    """Recompute cells in the backward pass: less memory, about a third slower."""
 
     @model_validator(mode="after")
     def _coherent(self) -> NVAEConfig:
@@ -109,18 +146,37 @@ class HierarchyConfig(Section):
     they have no more than ``flat`` variables.
     """
 
-    inputs: Literal["z", "context", "u"] = "z"  # of F_g: z_g (published), z_<=g, or u_<=g
-    channels: int = Field(128, gt=0)  # of the convolutional energies
-    flat: int = Field(0, ge=0)  # convolutional groups of at most so many variables are read flat
-    label_groups: list[int] = []  # groups with a logit per class of cluster.column
-    attributes: dict[str, list[int]] = {}  # label columns of two classes, each with its groups
-    label_levels: Literal["zero", "all"] = "zero"  # levels t where labels are learnt
-    label_sampling: Literal["rejection", "langevin", "filtered"] = "rejection"  # of p(u|y)
-    label_training: Literal["logits", "class"] = "logits"  # "class": labelled rows train p(u|y)
-    score_noise: float = Field(0.15, gt=0)  # score matching: noise of level 0, as of u's spread
-    cached_draws: int = Field(0, ge=0)  # posterior draws per training row kept in memory; 0: fresh
-    nce_sampler: Literal["sir", "langevin"] = "sir"  # kind "nce"
-    proposals: int = Field(200, gt=1)  # "sir": candidates per group and sample
+    inputs: Literal["z", "context", "u"] = "z"
+    """What the energy of group g reads: `z`, its own variables, as published; `context`, all
+    groups down to g; `u`, the same in the coordinates in which the backbone's own prior is N(0,
+    I).
+    """
+    channels: int = Field(128, gt=0)
+    """Channels of the convolutional energies."""
+    flat: int = Field(0, ge=0)
+    """Convolutional groups of at most this many variables get a dense energy."""
+    label_groups: list[int] = []
+    """Groups whose energy has one output per class of `cluster.column`; 0 is the top."""
+    attributes: dict[str, list[int]] = {}
+    """Label columns with two classes each, and the groups that each one is coupled to."""
+    label_levels: Literal["zero", "all"] = "zero"
+    """Noise levels at which labels are learnt: only level 0, as in Cui and Han (2024), section
+    3.3, or all.
+    """
+    label_sampling: Literal["rejection", "langevin", "filtered"] = "rejection"
+    """How a class is sampled: by rejection (exact), by Langevin chains of its energy, or by
+    such chains whose draws are kept with probability p(y|u).
+    """
+    label_training: Literal["logits", "class"] = "logits"
+    """What labelled rows train: the logits p(y|u), or the density p(u|y) of their class."""
+    score_noise: float = Field(0.15, gt=0)
+    """Noise of level 0 during score matching, as a share of the spread of u."""
+    cached_draws: int = Field(0, ge=0)
+    """Posterior draws per training row that are kept in memory; 0: fresh draws in every update."""
+    nce_sampler: Literal["sir", "langevin"] = "sir"
+    """How `kind: nce` is sampled: by resampling proposals, or by Langevin chains."""
+    proposals: int = Field(200, gt=1)
+    """Proposals per group and sample, for `nce_sampler: sir`."""
 
     @model_validator(mode="after")
     def _one_kind_of_label(self) -> HierarchyConfig:
@@ -142,15 +198,27 @@ class JudgeConfig(Section):
     The section ``judge`` holds for all data sets; ``data.<name>.judge`` changes some of its keys.
     """
 
-    width: int = Field(16, gt=0)  # channels of the stem; doubled at every halving
-    blocks: int = Field(1, ge=0)  # residual blocks after every halving
+    width: int = Field(16, gt=0)
+    """Channels of the stem; doubled at every halving of the image."""
+    blocks: int = Field(1, ge=0)
+    """Residual blocks after every halving."""
     epochs: float = Field(8, gt=0)
+    """Passes over the training images."""
     batch: int = Field(128, gt=1)
+    """Images per update."""
     lr: float = Field(5e-3, gt=0)
-    smoothing: float = Field(0.05, ge=0, lt=1)  # of the labels
-    shift: int = Field(2, ge=0)  # training images are moved by up to so many pixels
-    flip: bool = False  # and mirrored
+    """Largest learning rate."""
+    smoothing: float = Field(0.05, ge=0, lt=1)
+    """Label smoothing."""
+    shift: int = Field(2, ge=0)
+    """Training images are moved at random by up to this many pixels."""
+    flip: bool = False
+    """Training images are mirrored at random."""
     threads: int = Field(2, gt=0)
-    precision: Literal["float32", "bfloat16"] = "float32"  # of the convolutions while training
+    """CPU threads of the training."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the convolutions in training."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; `auto`: the GPU if there is one."""
     seed: int = 0
+    """Seed of weights and batches."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import ValidationError, model_validator
+from pydantic import model_validator
 
+from ldebm.config.checking import nearest, parse
 from ldebm.config.data import DataConfig
 from ldebm.config.evaluate import OOD_TRANSFORMS
 from ldebm.config.experiment import ExperimentConfig
@@ -19,41 +19,57 @@ from ldebm.config.sections import Section
 from ldebm.errors import UsageError
 from ldebm.yaml_text import parse_yaml
 
-__all__ = ["Params", "RunConfig", "load_params", "nearest", "parse"]
-
-SectionT = TypeVar("SectionT", bound=Section)
+__all__ = ["Params", "RunConfig", "load_params"]
 
 
 class RunConfig(Section):
     """What ``dvc repro`` builds."""
 
     datasets: list[str]
+    """Data sets to prepare: keys of `data`."""
     experiments: list[str]
+    """Experiments to build: keys of `experiments`."""
     seeds: list[int]
-    epochs: float | None = None  # overrides every training length that is given in epochs
+    """Seeds: each experiment is trained once per seed."""
+    epochs: float | None = None
+    """Overrides the length of every training that is given in epochs; null: as the experiments
+    say.
+    """
 
 
 class Params(Section):
     """All of ``params.yaml``; ``presets`` only holds anchors, ``groups`` lists of experiments."""
 
     run: RunConfig
+    """What `dvc repro` builds."""
     data: dict[str, DataConfig]
+    """Data sets by name."""
     experiments: dict[str, ExperimentConfig]
+    """Experiments by name."""
     retrain: RetrainConfig = RetrainConfig()
+    """Scheduled retraining."""
     judge: JudgeConfig = JudgeConfig()
+    """The classifier by which images are measured; `data.NAME.judge` changes keys for one data
+    set.
+    """
     presets: dict[str, Any] = {}
+    """Holds YAML anchors; not read."""
     groups: dict[str, list[str]] = {}
+    """Lists of experiments by name."""
 
     @model_validator(mode="after")
     def _plain_names(self) -> Params:
         for name in (*self.data, *self.experiments):
             if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
                 raise ValueError(f"name {name!r}: use letters, digits, '-' and '_' (DVC keys)")
-        for name in (*self.retrain.experiments, *self.retrain.rules):
-            if name not in self.experiments:
-                raise ValueError(
-                    f"retrain: {name!r} is not an experiment{nearest(name, self.experiments)}"
-                )
+        experiments = {
+            "run.experiments": self.run.experiments,
+            "retrain": [*self.retrain.experiments, *self.retrain.rules],
+        }
+        datasets = {"run.datasets": self.run.datasets}
+        datasets |= {f"experiments.{name}.data": [e.data] for name, e in self.experiments.items()}
+        _known(experiments, list(self.experiments), "an experiment")
+        _known(datasets, list(self.data), "a data set")
         return self
 
     @model_validator(mode="after")
@@ -112,52 +128,12 @@ class Params(Section):
         return self.data[name]
 
 
-def nearest(name: str, known: Any) -> str:
-    """``"; did you mean 'x'?"`` for the closest of ``known``, else the list of them."""
-    names = sorted(map(str, known))
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"
-
-
-def parse(section: type[SectionT], content: Any, where: str) -> SectionT:
-    """Checks ``content`` against ``section``.
-
-    Raises:
-        UsageError: with one line that names the key, the value and what was expected.
-    """
-    try:
-        return section.model_validate(content)
-    except ValidationError as error:
-        errors = error.errors()  # a mistyped key is the cause of the missing one: it comes first
-        first = next((item for item in errors if item["type"] == "extra_forbidden"), errors[0])
-        path = [str(part) for part in first["loc"]]
-        key = ".".join([where, *path]) if where else ".".join(path)
-        if first["type"] == "extra_forbidden":
-            known = _known_keys(section, path[:-1])
-            hint = nearest(path[-1], known) if known else ""
-            raise UsageError(f"params.yaml: unknown key {key!r}{hint}") from None
-        if first["type"] == "missing":
-            raise UsageError(f"params.yaml: {key!r} is missing") from None
-        message = first["msg"].removeprefix("Value error, ")
-        value = "" if isinstance(first["input"], dict) else f" (got {first['input']!r})"
-        raise UsageError(f"params.yaml: {key + ': ' if key else ''}{message}{value}") from None
-
-
-def _known_keys(section: type[Section], path: list[str]) -> list[str]:
-    """The field names of the section that ``path`` leads to."""
-    current: Any = section
-    for part in path:
-        fields = getattr(current, "model_fields", {})
-        annotation = fields[part].annotation if part in fields else current
-        arguments = getattr(annotation, "__args__", ())
-        models = [
-            item for item in arguments if isinstance(item, type) and issubclass(item, Section)
-        ]
-        if isinstance(annotation, type) and issubclass(annotation, Section):
-            current = annotation
-        elif models:
-            current = models[0]
-    return list(getattr(current, "model_fields", {}))
+def _known(named: dict[str, list[str]], known: list[str], what: str) -> None:
+    """Raises ValueError for the first name, of those at each key, that is not known."""
+    for key, names in named.items():
+        for name in names:
+            if name not in known:
+                raise ValueError(f"{key}: {name!r} is not {what}{nearest(name, known)}")
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:
@@ -180,4 +156,4 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         raise UsageError(f"{path}: cannot be parsed: {detail}") from None
     if not isinstance(content, dict):
         raise UsageError(f"{path}: expected a mapping at the top, got {type(content).__name__}")
-    return parse(Params, content, "")
+    return parse(Params, content, file=str(path))

@@ -19,27 +19,54 @@ class ClusterConfig(Section):
     added: ClassVar[frozenset[str]] = frozenset({"per_class", "pool_seed"})
 
     labels: Literal["gc", "given", "none"] = "none"
-    column: str | None = None  # "given": the label column
-    share: float = Field(1.0, gt=0, le=1)  # "given": share of the training labels shown
-    per_class: int | None = Field(None, gt=0)  # "given": training labels shown of every class
-    pool_seed: int | Literal["run", "first"] = "run"  # which: random by a seed, or the first
-    dims: int = Field(3, gt=0)  # PCA dimensions after whitening (MR 2.8)
+    """Classes from geometric clustering of the posterior means (`gc`), from a label column
+    (`given`), or none.
+    """
+    column: str | None = None
+    """Label column; needed with `labels: given`."""
+    share: float = Field(1.0, gt=0, le=1)
+    """Share of the training labels that are shown, with `labels: given`."""
+    per_class: int | None = Field(None, gt=0)
+    """Training labels that are shown of every class, with `labels: given`; null: as `share`
+    says.
+    """
+    pool_seed: int | Literal["run", "first"] = "run"
+    """Which labels `per_class` shows: random ones by the run's seed (`run`) or by a fixed seed,
+    or the first rows of the file (`first`).
+    """
+    dims: int = Field(3, gt=0)
+    """Principal components kept in the whitening before k-means."""
     iterations: int = Field(20, gt=0)
+    """Largest number of k-means iterations."""
     restarts: int = Field(1, gt=0)
-    refresh: int = Field(1, ge=0)  # joint scheme: epochs between rounds; 0: never again
+    """Random starts of k-means, of which the best is kept."""
+    refresh: int = Field(1, ge=0)
+    """Epochs between rounds of clustering, for `prior.scheme: joint`; 0: only at the beginning."""
     sampler: Literal["natural", "balanced", "legacy"] = "natural"
+    """Rows of an epoch: each once, every class equally often, or as in the public code, which
+    means to balance and does not.
+    """
 
 
 class EnergyConfig(Section):
     """The network f(z, t) of Table A1, or the plain MLP of SVEBM."""
 
     arch: Literal["residual", "mlp"] = "residual"
+    """Residual network of Yu et al. (2022), table A1, or a plain MLP as in the public code of
+    Pang and Wu (2021).
+    """
     hidden: int = Field(200, gt=0)
-    blocks: int = Field(12, gt=0)  # residual blocks, or hidden layers of "mlp"
+    """Hidden size of the network."""
+    blocks: int = Field(12, gt=0)
+    """Residual blocks, or hidden layers of the MLP. Yu et al. (2022), table A1: 12."""
     activation: Literal["leaky_relu", "silu", "gelu"] = "leaky_relu"
+    """Activation function. Yu et al. (2022), table A1: LeakyReLU with slope 0.2."""
     spectral_norm: bool = True
+    """Spectral normalisation of all linear layers, as in Yu et al. (2022), appendix B.1."""
     init: Literal["default", "uniform", "orthogonal"] = "default"
-    gain: float = Field(1.6, gt=0)  # "orthogonal": gain of the input layers
+    """Initial weights: as PyTorch sets them, uniform between -0.1 and 0.1, or orthogonal."""
+    gain: float = Field(1.6, gt=0)
+    """Gain of the input layers, for `init: orthogonal`."""
 
 
 class SamplerConfig(Section):
@@ -47,18 +74,45 @@ class SamplerConfig(Section):
 
     added: ClassVar[frozenset[str]] = frozenset({"training_start"})
     method: Literal["mala", "pcnl", "ula"] = "mala"
-    steps: int = Field(12, gt=0)  # per level and sample
-    level_steps: list[int] = []  # instead, when sampling the whole prior: one number a level
-    step: float = Field(0.5, gt=0)  # squared step size over the level's kernel variance
-    rule: Literal["kernel", "published"] = "kernel"  # "published": MR 2.4, with delta
+    """Chain: Metropolis-adjusted Langevin (`mala`), preconditioned Crank-Nicolson Langevin
+    (`pcnl`), or unadjusted Langevin as published (`ula`).
+    """
+    steps: int = Field(12, gt=0)
+    """Moves per level and sample."""
+    level_steps: list[int] = []
+    """Moves of each level, from level 0 up, when the whole prior is sampled; empty: `steps` at
+    every level.
+    """
+    step: float = Field(0.5, gt=0)
+    """Squared step size over the variance of the level's Gaussian kernel; where `adapt` is on,
+    the first one.
+    """
+    rule: Literal["kernel", "published"] = "kernel"
+    """Step size: `step` times the kernel variance, or that of the public code, from `delta`."""
     delta: float = Field(2e-3, gt=0)
-    adapt: bool = True  # MALA: adapt the step of each level to `target` while training
+    """Scale of the squared step sizes of `rule: published`, and of `energy_scale` code and
+    consistent.
+    """
+    adapt: bool = True
+    """Adapt the step size of each level towards the acceptance `target` in training; not for
+    `ula`.
+    """
     target: float = Field(0.6, gt=0, lt=1)
+    """Acceptance rate towards which the step size is adapted."""
     minimum_acceptance: float = Field(0.2, ge=0, lt=1)
+    """Training stops with an error when the acceptance rate stays below this."""
     start: Literal["base", "previous", "noise"] = "base"
-    training_start: Literal["same", "data"] = "same"  # "data": at the positive examples (CD)
-    persistent: bool = False  # SVEBM: keep the chains between updates
-    graph: bool = True  # CUDA: replay the chain as one graph
+    """Where chains start: at a draw of the level's Gaussian kernel (`base`), at the state of
+    the level above (`previous`), or at N(0, I) (`noise`).
+    """
+    training_start: Literal["same", "data"] = "same"
+    """Where chains start in training: as `start` says, or at the data (contrastive divergence)."""
+    persistent: bool = False
+    """Keep the chains from one update to the next, for `kind: svebm`, as in algorithm 1 of Pang
+    and Wu (2021).
+    """
+    graph: bool = True
+    """On a GPU, replay the chain as one CUDA graph."""
 
     def moves(self, levels: int) -> list[int]:
         """How many moves a sample of the whole prior makes at each level, from t = 0 up."""
@@ -69,8 +123,11 @@ class ClassifierConfig(Section):
     """A classifier p(y|z) on the encoder, trained on the labelled rows: what the EBMs must beat."""
 
     hidden: int = Field(200, gt=0)
-    rounds: int = Field(0, ge=0)  # of self-training after the first, supervised one
-    threshold: float = Field(0.95, gt=0, le=1)  # probability from which a prediction is a label
+    """Hidden size of the classifier."""
+    rounds: int = Field(0, ge=0)
+    """Rounds of self-training after the first, supervised one; 0: none."""
+    threshold: float = Field(0.95, gt=0, le=1)
+    """Probability from which a prediction becomes a label in self-training."""
 
 
 class PriorConfig(Section):
@@ -78,24 +135,65 @@ class PriorConfig(Section):
 
     added: ClassVar[frozenset[str]] = frozenset({"hierarchy", "labelled_batch", "classifier"})
     kind: Literal["gaussian", "svebm", "diffusion", "nce", "classifier", "own"] = "diffusion"
+    """Prior of z: a fitted Gaussian; `svebm`, one energy with a symbol vector (Pang and Wu
+    2021); `diffusion`, one energy per noise level (Yu et al. 2022); `nce`, noise-contrastive,
+    for images; `classifier`, only p(y|z); or the own prior of a baseline.
+    """
     scheme: Literal["two_stage", "joint"] = "two_stage"
+    """Train the prior on the frozen first stage, or all parameters together, as in the papers."""
     classes: int = Field(20, gt=0)
-    levels: int = Field(6, ge=2)  # T
+    """Number K of classes (Yu et al. (2022), table A2)."""
+    levels: int = Field(6, ge=2)
+    """Number T of noise levels; of no effect for `kind: svebm`."""
     energy: EnergyConfig = EnergyConfig()
+    """Network f(z, t) of the energy."""
     energy_scale: Literal["paper", "code", "consistent"] = "paper"
+    """Temperature: 1 everywhere (`paper`); the energy over the squared step size in the sampler
+    only, as in the public code (`code`); or everywhere (`consistent`).
+    """
     sampler: SamplerConfig = SamplerConfig()
-    base: bool = True  # add the energy under which a constant network is exactly N(0, I)
-    standardise: Literal["none", "diagonal", "full"] = "full"  # two_stage: by the fitted Gaussian
-    level_noise: bool = True  # the prior models z_0 = abar_0 z + sbar_0 eps (MR 10.2)
-    log_normaliser: bool = True  # joint: the term of MR 2.7
+    """Langevin dynamics."""
+    base: bool = True
+    """Add a quadratic term under which a constant network is exactly N(0, I); false: the
+    density of Yu et al. (2022), equation A2.
+    """
+    standardise: Literal["none", "diagonal", "full"] = "full"
+    """Coordinates of the prior: z itself, or z standardised by the fitted Gaussian, per
+    dimension or with its full covariance. With `scheme: joint` only none.
+    """
+    level_noise: bool = True
+    """The prior models z with the small noise of level 0 of the schedule, as in the public
+    code; false: z itself.
+    """
+    log_normaliser: bool = True
+    """In `scheme: joint`, give the encoder the gradient of the log-normaliser, which the public
+    code leaves out.
+    """
     t_sampling: Literal["uniform", "published"] = "uniform"
-    t_weight: Literal["one", "published", "step"] = "one"  # "step": 1 / s_t^2 (images; MR 10.19)
-    score_matching: float = Field(0.0, ge=0, lt=1)  # share of the updates that warm up by it
-    rollback_acceptance: float = Field(0.3, ge=0, lt=1)  # below: back to the averaged weights
-    kl_weight: float = Field(1.0, ge=0)  # lambda_1 (joint)
-    mi_weight: float = Field(0.05, ge=0)  # lambda_2: the information bottleneck; 0: without IB
-    class_weight: float = Field(0.05, ge=0)  # lambda_3
-    labelled_batch: int = Field(0, ge=0)  # labelled rows of their own in every update; 0: none
-    classifier: ClassifierConfig | None = None  # kind "classifier"; None: its defaults
-    hierarchy: HierarchyConfig | None = None  # of hierarchical backbones; None: its defaults
+    """Levels of an update: uniform, or one below the top at random and the top for every row,
+    as in the public code.
+    """
+    t_weight: Literal["one", "published", "step"] = "one"
+    """Weight of a level in the loss: 1, that of the public code of Yu et al. (2022), or 1 over
+    the squared step size (`step`), as in that of Cui and Han (2024).
+    """
+    score_matching: float = Field(0.0, ge=0, lt=1)
+    """Share of the updates that first fit the energies by denoising score matching."""
+    rollback_acceptance: float = Field(0.3, ge=0, lt=1)
+    """When the acceptance rate falls below this, training goes back to the averaged weights."""
+    kl_weight: float = Field(1.0, ge=0)
+    """Weight of the prior terms in `scheme: joint` (lambda_1 of Yu et al. (2022), table A2)."""
+    mi_weight: float = Field(0.05, ge=0)
+    """Weight of the mutual information I(z; y), the information bottleneck (lambda_2 of Yu et
+    al. (2022), table A2); 0: without it.
+    """
+    class_weight: float = Field(0.05, ge=0)
+    """Weight of the cross-entropy of the classes (lambda_3 of Yu et al. (2022), table A2)."""
+    labelled_batch: int = Field(0, ge=0)
+    """Labelled rows that every update draws in addition; 0: none."""
+    classifier: ClassifierConfig | None = None
+    """Sizes of the classifier, for `kind: classifier`; null: its defaults."""
+    hierarchy: HierarchyConfig | None = None
+    """Energies of a prior on the groups of an image model; null: its defaults."""
     training: TrainingConfig
+    """Length, batches and optimiser of the second stage."""

@@ -16,11 +16,15 @@ __all__ = ["Section"]
 class Section(BaseModel):
     """A frozen group of parameters in which an unknown key is an error.
 
+    The string under a field describes it: :mod:`ldebm.config.reference` reads it.
+
     Attributes:
         added: keys that came after the first model files were written.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
     added: ClassVar[frozenset[str]] = frozenset()
 
     @model_serializer(mode="wrap")

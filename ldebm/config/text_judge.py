@@ -18,11 +18,20 @@ class TextJudgeConfig(Section):
     """
 
     embed: int = Field(128, gt=0)
-    hidden: int = Field(128, gt=0)  # of either direction
+    """Size of the word embeddings."""
+    hidden: int = Field(128, gt=0)
+    """Hidden size of the GRU in each direction."""
     dropout: float = Field(0.4, ge=0, lt=1)
+    """Dropout rate."""
     epochs: float = Field(3, gt=0)
+    """Passes over the training rows."""
     batch: int = Field(128, gt=0)
+    """Rows per update."""
     lr: float = Field(2e-3, gt=0)
+    """Largest learning rate."""
     threads: int = Field(2, gt=0)
+    """CPU threads of the training."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; `auto`: the GPU if there is one."""
     seed: int = 0
+    """Seed of weights and batches."""

@@ -59,7 +59,7 @@ def test_an_unknown_key_names_the_nearest_known_one(section, typo, meant):
     ("section", "wrong", "expected"),
     [
         ("backbone", {"latent": 0}, "greater than 0"),
-        ("backbone", {"latent": "many"}, "valid integer"),
+        ("backbone", {"latent": "many"}, "an integer greater than 0, got 'many'"),
         ("backbone", {"arch": "cnn"}, "'mlp', 'gru'"),
         ("backbone", {"training": {}}, "exactly one of 'epochs' and 'updates'"),
         ("cluster", {"labels": "given"}, "needs cluster.column"),

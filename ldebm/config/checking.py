@@ -1,0 +1,264 @@
+"""Checks parameters against a section: one line for a mistake, with what was expected instead."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import types
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
+
+from pydantic import ValidationError
+
+from ldebm.config.sections import Section
+from ldebm.errors import UsageError
+
+__all__ = ["Kind", "expected", "nearest", "options", "parse"]
+
+SectionT = TypeVar("SectionT", bound=Section)
+WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
+PLURAL = {int: "integers", float: "numbers", str: "strings"}
+LIMITS = {"gt": "greater than", "ge": "of at least", "lt": "less than", "le": "of at most"}
+SHOWN = 60  # characters of a value in a message
+LISTED = 40  # names in a message
+
+
+class Kind(NamedTuple):
+    """What a place in the parameters holds: an annotation, and the limits of a field."""
+
+    annotation: Any
+    limits: Sequence[Any] = ()
+
+
+def nearest(name: str, known: Any) -> str:
+    """``"; did you mean 'x'?"`` for the closest of ``known``, else the list of them."""
+    names = sorted(map(str, known))
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    shown = [*names[:LISTED], *(["..."] if len(names) > LISTED else [])]
+    return f"; known: {', '.join(shown)}" if names else ""
+
+
+def parse(
+    section: type[SectionT], content: Any, where: str = "", file: str = "params.yaml"
+) -> SectionT:
+    """Checks ``content`` against ``section``.
+
+    Text is not read as a number, nor a number as true or false; 1e3 is an integer.
+
+    Args:
+        section: what is expected.
+        content: plain values.
+        where: dotted key of ``content`` in its file.
+        file: what was read, for messages.
+
+    Raises:
+        UsageError: with one line that names the key, the value and what was expected.
+    """
+    try:
+        return section.model_validate_json(json.dumps(_plain(content, where)), strict=True)
+    except ValidationError as error:
+        raise UsageError(f"{file}: {_explained(section, error, where)}") from None
+    except ValueError as error:
+        raise UsageError(f"{file}: {error}") from None
+
+
+def _plain(value: Any, key: str) -> Any:
+    """``value`` as JSON holds it; raises ValueError for what only YAML can hold."""
+    if isinstance(value, dict):
+        for name in value:
+            if not isinstance(name, str):
+                said = f"YAML reads a key of {key or 'the file'} as {_shown(name)}, not as a string"
+                raise ValueError(f"{said}; put it in quotes")
+        return {name: _plain(item, _dotted(key, name)) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, _dotted(key, index)) for index, item in enumerate(value)]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise ValueError(f"{key}: YAML reads this as {_shown(value)}; put a string in quotes")
+
+
+def _explained(section: type[Section], error: ValidationError, where: str) -> str:
+    """The first mistake in words, and how many more there are."""
+    # A mistyped key is often the cause of a missing one: it comes first.
+    order = ("extra_forbidden", "missing")
+    errors = sorted(
+        error.errors(include_url=False),
+        key=lambda item: order.index(item["type"]) if item["type"] in order else 1,
+    )
+    first = errors[0]
+    path, kind = _place(section, first["loc"])
+    key, value = _dotted(where, *path), first["input"]
+    others = {_place(section, item["loc"])[0] for item in errors} - {path}
+    if first["type"] == "extra_forbidden" or first["loc"][-1:] == ("[key]",):
+        above = first["loc"][: -2 if first["loc"][-1] == "[key]" else -1]
+        meant, hint = _meant(_place(section, above)[1], path[-1])
+        others.discard((*path[:-1], *meant.split(".")))
+        said = f"unknown key {key!r}{hint}"
+    elif first["type"] == "missing":
+        said = f"{key!r} is missing; expected {expected(kind)}"
+    elif first["type"] == "value_error":
+        said = f"{key}: " if key else ""
+        said += first["msg"].removeprefix("Value error, ")
+    else:
+        said = f"{key}: expected {expected(kind)}, got {_shown(value)}{_advice(kind, value)}"
+    end = "s" if len(others) > 1 else ""
+    return said + (f" (and {len(others)} more mistake{end})" if others else "")
+
+
+def _place(section: type[Section], loc: Iterable[int | str]) -> tuple[tuple[str, ...], Kind]:
+    """The keys that lead to a place, and what it holds.
+
+    Pydantic also names members of unions and the key of a mapping in its path: they are left out.
+    """
+    path: list[str] = []
+    kind = Kind(section)
+    for part in loc:
+        inner = _inside(kind, part)
+        if inner is not None:
+            path, kind = [*path, str(part)], inner
+        elif any(_is_section(option) for option in options(kind.annotation)):
+            path, kind = [*path, str(part)], Kind(None)
+    return tuple(path), kind
+
+
+def _inside(kind: Kind, part: int | str) -> Kind | None:
+    for option in options(kind.annotation):
+        arguments = get_args(option)
+        if _is_section(option) and part in option.model_fields:
+            field = option.model_fields[part]
+            return Kind(field.annotation, field.metadata)
+        if get_origin(option) is dict and part != "[key]":
+            return Kind(arguments[1])
+        if get_origin(option) in (list, tuple) and isinstance(part, int):
+            return Kind(arguments[min(part, len(arguments) - 1)])
+    return None
+
+
+def options(annotation: Any) -> list[Any]:
+    """The members of a union, or the annotation itself."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [item for member in get_args(annotation) for item in options(member)]
+    return [annotation]
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def _meant(kind: Kind, name: str) -> tuple[str, str]:
+    """What an unknown key of a place may stand for, and the words for it.
+
+    A key of the same section that is spelt nearly so comes first, then one further down that is
+    called so (``prior.lr``), then any that is spelt alike.
+    """
+    names = [str(item) for item in _names(kind)]
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.8)
+    below = [key for key in _below(kind) if key.rpartition(".")[2] == name]
+    close = close or below or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if not close:
+        return "", nearest(name, names)
+    return close[0], f"; did you mean {close[0]!r}?"
+
+
+def _names(kind: Kind) -> list[Any]:
+    """The keys that a section, or a mapping with fixed keys, may have."""
+    for option in options(kind.annotation):
+        if _is_section(option):
+            return list(option.model_fields)
+        if get_origin(option) is dict:
+            return list(get_args(get_args(option)[0]))
+    return []
+
+
+def _below(kind: Kind) -> Iterator[str]:
+    """Dotted keys of the sections inside a section."""
+    for option in options(kind.annotation):
+        if _is_section(option):
+            for name, field in option.model_fields.items():
+                yield name
+                yield from (f"{name}.{key}" for key in _below(Kind(field.annotation)))
+
+
+def expected(kind: Kind) -> str:
+    """What a place holds, in words.
+
+    Example:
+        >>> expected(Kind(int | None))
+        'an integer or null'
+        >>> expected(Kind(list[str]))
+        'a list of strings'
+        >>> expected(Kind(Literal["mala", "ula"]))
+        "'mala' or 'ula'"
+    """
+    limits = "".join(f" {text}" for text in _limits(kind.limits))
+    words: list[str] = []
+    for option in options(kind.annotation):
+        words += _words(option, limits)
+    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _words(option: Any, limits: str) -> list[str]:
+    arguments = get_args(option)
+    if option is type(None):
+        return ["null"]
+    if get_origin(option) is Literal:
+        return [repr(value) for value in arguments]
+    if _is_section(option):
+        return ["a section"]
+    if get_origin(option) is tuple:
+        return [f"a list of {len(arguments)} {PLURAL[arguments[0]]}"]
+    if get_origin(option) in (list, dict):
+        inner = PLURAL.get(arguments[-1], "sections" if _is_section(arguments[-1]) else "lists")
+        kind = "a list of" if get_origin(option) is list else "a mapping of names to"
+        return [f"{kind} {inner}{limits}"]
+    return [WORDS.get(option, str(option)) + limits]
+
+
+def _limits(limits: Sequence[Any]) -> list[str]:
+    """The limits of a field in words, lower before upper."""
+    found = []
+    for limit in limits:
+        for name, words in LIMITS.items():
+            if (bound := getattr(limit, name, None)) is not None:
+                found.append(f"{words} {bound:g}")
+        if (least := getattr(limit, "min_length", None)) is not None:
+            found.append(f"with {least} or more items")
+        if (pattern := getattr(limit, "pattern", None)) is not None:
+            found.append(f"that matches {pattern}")
+    return [found[0], *(f"and {text.removeprefix('of ')}" for text in found[1:])] if found else []
+
+
+def _dotted(*parts: str | int) -> str:
+    return ".".join(str(part) for part in parts if part != "")
+
+
+def _shown(value: Any) -> str:
+    """A value as a person would write it in YAML."""
+    if value is None:
+        return "nothing (null)"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return f"a section ({', '.join(map(str, value))})"[:SHOWN] if value else "an empty section"
+    text = repr(value) if isinstance(value, str | int | float | list) else f"{value} (not a string)"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def _advice(kind: Kind, value: Any) -> str:
+    """What to do about a value that YAML reads as another type than was meant."""
+    wanted = options(kind.annotation)
+    if isinstance(value, str) and {int, float, bool}.intersection(wanted):
+        try:
+            float(value)
+        except ValueError:
+            quoted = bool in wanted and value.lower() in ("true", "false", "yes", "no", "on", "off")
+        else:
+            quoted = True
+        return "; write it without quotes" if quoted else ""
+    if str in wanted and isinstance(value, bool):
+        return "; YAML reads yes, no, on and off as true and false: put it in quotes"
+    return "; put it in quotes" if str in wanted and isinstance(value, int | float) else ""
