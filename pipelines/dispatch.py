@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ldebm.errors import LdebmError
+from ldebm.lineage.trace import restored_by_chance
 from pipelines.dag import Dag, Stage, work_key
 from pipelines.failures import explain
 from pipelines.lockfile import lock_blocks, read_outs
@@ -30,6 +31,7 @@ __all__ = ["POLL", "Dispatcher", "Landed", "Options", "Place", "Submit", "run_st
 POLL = 0.05
 FLOW_RUN = ("PREFECT__FLOW_RUN_ID", "PREFECT_FLOW_RUN_ID")  # as ldebm.lineage.records reads it
 RAN = "Running stage '"
+RESTORED = "is cached - skipping run, checking out outputs"
 
 Landed = Callable[[StageOutcome], None] | None
 Submit = Callable[[Stage, Held], "Future[StageOutcome]"]
@@ -96,13 +98,19 @@ def run_stage(
     started = time.monotonic()
     log = place.logs / f"{stage.name.replace('/', '_')}.log"
     attempt = ran = 0
+    force = False
     try:
         while True:
             attempt += 1
-            done = _attempt(stage, held, place, options, log, progress)
+            done = _attempt(stage, held, place, options, log, progress, force)
             spent = time.monotonic() - started
             if _ran(log):
                 ran += 1
+            if not (done.code or ran or options.pull) and RESTORED in _read(log):
+                force = restored_by_chance(stage.name, place.project)
+                if force:
+                    say(f"{stage.name}: another stage wrote these bytes from other inputs; it runs")
+                    continue
             if done.code == 0:
                 status: Status = "built" if ran else "cached"
                 return StageOutcome(stage.name, status, spent, ran, log=log)
@@ -126,11 +134,14 @@ def _attempt(
     options: Options,
     log: Path,
     progress: Callable[[str], None] | None,
+    force: bool,
 ) -> Finished:
     mend(place.project)
     if log.exists():
         log.replace(log.with_suffix(".log.1"))
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "-s", stage.name]
+    if force:
+        command.append("-f")
     if options.pull:
         command.append("--pull")
     env = {**held.env, MARK: str(place.project.resolve())}

@@ -30,7 +30,7 @@ def main() -> None:
         print(f"{options.data}: test accuracy {metrics['judge']['accuracy']:.4f}")
         return
     if packed.kind != "images" or not packed.meta["labels"]:
-        write_json(out / "metrics.json", {"kind": packed.kind, "judge": None})
+        write_json(out / "metrics.json", {"data": options.data, "kind": packed.kind, "judge": None})
         return
     from ldebm.evaluate.judge_training import build_judge  # loads torch
 

@@ -91,6 +91,7 @@ def _verify(target: str, folder: Path, as_json: bool, without_records: bool) -> 
         content = {
             "target": found.target,
             "stages": len(found.steps),
+            "restored": {step.stage: step.twin for step in found.steps if step.twin},
             "problems": [problem.to_json() for problem in problems],
         }
         typer.echo(json.dumps(content, indent=1))
@@ -98,8 +99,21 @@ def _verify(target: str, folder: Path, as_json: bool, without_records: bool) -> 
         for problem in problems:
             typer.echo(problem)
     if problems:
-        raise LdebmError(f"{found.target}: {len(problems)} things on the way differ")
+        missing = sum(problem.missing_record for problem in problems)
+        said = [f"{len(problems) - missing} things on the way differ"] * (len(problems) > missing)
+        if missing:
+            said.append(
+                f"{missing} stages have no record on this machine (copy lineage/ from the machine "
+                "that ran them, run them again, or accept that with --without-records)"
+            )
+        raise LdebmError(f"{found.target}: {'; '.join(said)}")
     if not as_json:
+        for step in found.steps:
+            if step.record and step.twin:
+                typer.echo(
+                    f"{step.stage}: restored by DVC from its cache; produced by {step.twin} on "
+                    f"{step.record['started']} from the same inputs, parameters and code"
+                )
         typer.echo(f"{found.target}: {len(found.steps)} stages verified, nothing differs")
 
 

@@ -6,10 +6,8 @@ side, so that two experiments or two seeds compare as well as two revisions of o
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
-import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +15,11 @@ from typing import Any
 
 from ldebm.errors import UsageError
 from ldebm.lineage.trace import Step, Trace, locked_steps, trace
+from ldebm.lineage.twins import neutral, words
 
 __all__ = ["Change", "Divergence", "StepDifference", "compare_traces", "parse_target"]
 
 _CAUSES = ("params", "code", "seed", "versions", "device", "numerics", "data")
-_KEYS = ("data", "experiment", "seed")
 _BOUND = ("data/bound/{experiment}.json", "data/bound/{experiment}.measure.json")
 _IN_VERSIONS = ("python", "torch", "numpy")  # numerics repeat them
 
@@ -177,7 +175,7 @@ def _difference(a: Step | None, b: Step | None) -> StepDifference:
     found = StepDifference(known.name, a.stage if a else None, b.stage if b else None)
     if a is None or b is None:
         return found
-    left, right = _words(a), _words(b)
+    left, right = words(a.command), words(b.command)
     read = _changes("input", _renamed(a.inputs, left), _renamed(b.inputs, right))
     wrote = _changes("output", _renamed(a.outputs, left), _renamed(b.outputs, right))
     if left.get("experiment") != right.get("experiment"):
@@ -229,25 +227,11 @@ def _compare_records(found: StepDifference, a: Step, b: Step) -> None:
     found.facts += _changes("fact", *facts)
 
 
-def _words(step: Step) -> dict[str, str]:
-    """Data set, experiment and seed of a stage, from its command."""
-    words = shlex.split(step.command)
-    pairs = dict(itertools.pairwise(words))
-    return {key: pairs[f"--{key}"] for key in _KEYS if f"--{key}" in pairs}
+def _renamed(paths: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    return {neutral(path, names): value for path, value in paths.items()}
 
 
-def _renamed(paths: Mapping[str, Any], words: Mapping[str, str]) -> dict[str, Any]:
-    return {_neutral(path, words): value for path, value in paths.items()}
-
-
-def _neutral(path: str, words: Mapping[str, str]) -> str:
-    """The path with the names of this side replaced: ``models/{experiment}/{seed}/prior``."""
-    for key, word in words.items():
-        path = re.sub(rf"(?<![^/.]){re.escape(word)}(?=/|$|\.json$|\.)", "{" + key + "}", path)
-    return path
-
-
-def _flat(values: Mapping[str, Any], words: Mapping[str, str] | None = None) -> dict[str, Any]:
+def _flat(values: Mapping[str, Any], names: Mapping[str, str] | None = None) -> dict[str, Any]:
     flat: dict[str, Any] = {}
 
     def visit(key: str, value: Any) -> None:
@@ -258,7 +242,7 @@ def _flat(values: Mapping[str, Any], words: Mapping[str, str] | None = None) -> 
             flat[key] = value
 
     for key, value in values.items():
-        visit(_neutral(key, words or {}), value)
+        visit(neutral(key, names or {}), value)
     return flat
 
 

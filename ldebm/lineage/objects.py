@@ -6,6 +6,7 @@ its files with their md5. Where it lies, the ``dvc`` command says.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -80,6 +81,17 @@ class Objects:
                 f"{path}: the cache has other bytes for md5 {md5}; remove them from {self.cache} "
                 f"and get them again with `dvc fetch {stage or path}`"
             )
+
+    def read(self, path: str, md5: str) -> bytes | None:
+        """The content of a file that had this hash; None where it is not at hand."""
+        here = self.root / path
+        if here.is_file() and dvc_md5(here) == md5:
+            return here.read_bytes()
+        try:
+            content = self._entry(md5).read_bytes()
+        except (UsageError, OSError):
+            return None
+        return content if hashlib.md5(content).hexdigest() == md5 else None
 
     def _from_cache(self, md5: str, target: Path) -> bool:
         """Copies from the cache; False if it lacks a file."""

@@ -148,7 +148,7 @@ def _run(step: Step, record: Mapping[str, Any]) -> Run:
     ]
     tags = [
         tags_run.TagsRunFacetFields(key=key, value=value, source="ldebm")
-        for key, value in _tags(record).items()
+        for key, value in _tags(step, record).items()
     ]
     facets: dict[str, RunFacet] = {
         "executionParameters": execution_parameters_run.ExecutionParametersRunFacet(
@@ -167,11 +167,11 @@ def _run(step: Step, record: Mapping[str, Any]) -> Run:
             job=parent_run.Job(namespace=NAMESPACE, name="flow"),
             producer=by,
         )
-    name = str(record.get("seal") or record["file"])
+    name = str(record.get("seal") or record["file"]) + (f" for {step.stage}" if step.twin else "")
     return Run(runId=str(uuid.uuid5(_RUNS, name)), facets=facets)
 
 
-def _tags(record: Mapping[str, Any]) -> dict[str, str]:
+def _tags(step: Step, record: Mapping[str, Any]) -> dict[str, str]:
     """What OpenLineage has no facet for: git state, device, seed, numerics, versions."""
     facts = {
         "git.commit": record["git"].get("commit"),
@@ -180,6 +180,7 @@ def _tags(record: Mapping[str, Any]) -> dict[str, str]:
         "seed": record.get("seed"),
         "reused": record.get("reused"),
         "record": record["file"],
+        "restored.produced_by": step.twin or None,
         **{f"numerics.{key}": value for key, value in (record.get("numerics") or {}).items()},
         **{f"version.{key}": value for key, value in record["versions"].items()},
     }

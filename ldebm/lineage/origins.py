@@ -60,16 +60,22 @@ def origin(run: Run, records: Sequence[Mapping[str, Any]]) -> Origin:
 def _from_records(
     found: Origin, records: Sequence[Mapping[str, Any]], path: str, md5: str
 ) -> str | None:
-    """Walks back from the metrics over outputs of the same path and hash; gives the binding's."""
-    written = {
-        (item["path"], item["md5"]): record
-        for record in reversed(records)
-        for item in record["outputs"]
-    }
+    """Walks back from the metrics over outputs of the same path and hash; gives the binding's.
+
+    A file of a model that no record has under its path was restored by DVC: then the record of the
+    stage that wrote the same bytes for another experiment is its own.
+    """
+    written, twins = {}, {}
+    for record in reversed(records):
+        for item in record["outputs"]:
+            written[item["path"], item["md5"]] = record
+            twins[_in_model(item["path"]), item["md5"]] = record
     waiting, code, bound = [(path, md5)], {}, None
     seen: set[str] = set()
     while waiting:
-        record = written.get(waiting.pop())
+        path, md5 = waiting.pop()
+        own = written.get((path, md5))
+        record = own or (twins.get((_in_model(path), md5)) if _in_model(path) else None)
         if record is None or record["file"] in seen:
             continue
         seen.add(record["file"])
@@ -86,7 +92,7 @@ def _from_records(
             }
         code.update(record["code"])
         for item in record["inputs"]:
-            if _is_binding(item["path"]):
+            if _is_binding(item["path"]) and own:  # that of a twin has another name in it
                 bound = item["md5"]
             waiting.append((item["path"], item["md5"]))
     if found.facts:  # the record of these very metrics is here
@@ -126,6 +132,12 @@ def _from_lock(found: Origin, run: Run, path: str, md5: str) -> str | None:
     if not lost:
         found.code["md5"] = code
     return bound
+
+
+def _in_model(path: str) -> str:
+    """The path of a model's file without experiment and seed; empty for other files."""
+    parts = path.split("/")
+    return "/".join(parts[3:]) if parts[0] == "models" else ""
 
 
 def _is_binding(path: str) -> bool:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
-from typing import Any
 
 from ldebm.lineage.trace import Step, Trace
 from ldebm.lineage.verify import Problem
@@ -183,7 +182,7 @@ def _section(step: Step, problems: Sequence[Problem]) -> str:
         ("params", f"<code>{escape(key)} = {escape(json.dumps(value))}</code>")
         for key, value in step.params.items()
     ]
-    rows += _run_rows(step.record)
+    rows += _run_rows(step)
     code = "".join(f"<li>{_file(path, md5)}</li>" for path, md5 in step.code.items())
     table = "".join(f"<tr><th scope=row>{name}</th><td>{cell}</td></tr>" for name, cell in rows)
     return (
@@ -198,13 +197,15 @@ def _file(path: str, md5: str) -> str:
     return f'{escape(path)} <code class="soft">{escape(md5[:12])}</code>'
 
 
-def _run_rows(record: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+def _run_rows(step: Step) -> list[tuple[str, str]]:
+    record = step.record
     if record is None:
         return [("run", '<span class="soft">no record on this machine</span>')]
     git = record["git"]
     verdict = record.get("validation")
     facts = {
         "when": f"{record['started']}, {record['seconds']:.1f} s, {record.get('ran_by') or ''}",
+        "restored": f"by DVC from its cache; produced by {step.twin}" if step.twin else None,
         "reused": record.get("trained_by") if record.get("reused") else None,
         "flow run": record.get("flow_run"),
         "commit": f"{git.get('commit')}{' with changes' if git.get('dirty') else ''}",

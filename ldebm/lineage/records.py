@@ -7,7 +7,7 @@ dvc.lock. The ``seal`` of a record is the hash of all the rest of it.
 
 Two variables of the environment belong to whoever starts the stages: ``LDEBM_FLOW_RUN_ID`` names
 the flow run, and ``LDEBM_LINEAGE`` the folder of the records (a run in a scratch checkout leaves
-them in the project that way).
+them in the project that way). Runs of `dvc exp run --temp` and of its queue do so by themselves.
 """
 
 from __future__ import annotations
@@ -277,7 +277,12 @@ def seal(record: Mapping[str, Any]) -> str:
 
 
 def _folder(root: Path) -> Path:
-    return Path(os.environ.get("LDEBM_LINEAGE") or root / FOLDER)
+    if os.environ.get("LDEBM_LINEAGE"):
+        return Path(os.environ["LDEBM_LINEAGE"])
+    # `dvc exp run --temp` and its queue run below .dvc/tmp, and name the project itself.
+    project = Path(os.environ.get("DVC_ROOT") or root)
+    inside = root.resolve().is_relative_to((project / ".dvc" / "tmp" / "exps").resolve())
+    return (project if inside else root) / FOLDER
 
 
 def _runner(flow_run: str | None) -> str:

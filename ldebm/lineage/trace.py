@@ -20,16 +20,20 @@ from ldebm.config import OOD_TRANSFORMS
 from ldebm.errors import UsageError
 from ldebm.files import read_json
 from ldebm.lineage.code_lists import is_code, is_code_list, listed_code
+from ldebm.lineage.objects import Objects
 from ldebm.lineage.records import records
 from ldebm.lineage.revisions import file_at
+from ldebm.lineage.twins import adopted, different
 from ldebm.yaml_text import parse_yaml
 
 __all__ = [
     "Step",
     "Trace",
     "bound_sources",
+    "find_record",
     "locked_steps",
     "record_step",
+    "restored_by_chance",
     "sources",
     "trace",
 ]
@@ -46,6 +50,7 @@ class Step:
     code: dict[str, str]  # path -> md5; empty where `code_list` is of a version that is lost
     params: dict[str, Any]  # dotted key -> value
     record: dict[str, Any] | None = None
+    twin: str = ""  # the stage whose record this is, in the names of this one, where it is another
     code_list: dict[str, str] = field(default_factory=dict)  # path of the list of code -> md5
     locked: bool = True  # False: known from its record alone
     after: list[str] = field(default_factory=list)  # the stages whose outputs it read
@@ -96,10 +101,10 @@ class Trace:
             for key, value in step.params.items():
                 yield f"    params  {key} = {value}"
             yield f"    code    {f'{len(step.code)} files' if step.code else 'unknown'}"
-            yield f"    run     {_run_line(step.record)}"
+            yield f"    run     {_run_line(step.record, step.twin)}"
 
 
-def _run_line(record: Mapping[str, Any] | None) -> str:
+def _run_line(record: Mapping[str, Any] | None, twin: str = "") -> str:
     if record is None:
         return "no record on this machine"
     commit = str(record["git"].get("commit") or "no commit")[:12]
@@ -112,8 +117,10 @@ def _run_line(record: Mapping[str, Any] | None) -> str:
     if record.get("reused"):
         trainer = record.get("trained_by") or "an earlier run"
         reused = f", reused what {trainer} trained in {record['trained_seconds']:.1f} s"
+    restored = f"restored by DVC from its cache; produced by {twin} on " if twin else ""
     return (
-        f"{record['started']}, {record['seconds']:.1f} s{reused}, {record.get('device')}{seed}, "
+        f"{restored}{record['started']}, {record['seconds']:.1f} s{reused}, "
+        f"{record.get('device')}{seed}, "
         f"commit {commit}{dirty}{flow}{checked} ({record['file']})"
     )
 
@@ -147,6 +154,7 @@ def trace(target: str, root: Path = Path(), revision: str | None = None) -> Trac
         steps = _newest(known)
     path, start = _path(target, steps, root)
     result = Trace(path, revision=revision)
+    objects = Objects(root)
     waiting = start or [step for step in steps if any(_overlap(path, out) for out in step.outputs)]
     seen: set[str] = set()
     while waiting:
@@ -154,7 +162,8 @@ def trace(target: str, root: Path = Path(), revision: str | None = None) -> Trac
         if step.stage in seen:
             continue
         seen.add(step.stage)
-        step.record = step.record or _record(step, known)
+        if step.record is None:
+            step.record, step.twin = find_record(step, known, objects)
         before = _producers(step, sources(step, root), steps)
         step.after = [item.stage for item in before]
         result.steps.append(step)
@@ -318,11 +327,41 @@ def bound_sources(inputs: Mapping[str, str], params: Mapping[str, Any]) -> list[
     return [*judges, *(f"data/packed/{name}" for name in packed)]
 
 
-def _record(step: Step, known: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The record of the execution: it has the outputs of dvc.lock, and as much else as can be."""
+def restored_by_chance(stage: str, root: Path = Path()) -> bool:
+    """Whether outputs that DVC restored were written here, but by no execution of this stage.
+
+    They are in the cache because another stage wrote the same bytes from other inputs. (What was
+    pulled from a remote is no such case: nothing here wrote it.)
+    """
+    step = next((item for item in locked_steps(root) or [] if item.stage == stage), None)
+    known = records(root)
+    if step is None or find_record(step, known, Objects(root))[0] is not None:
+        return False
+    written = {item["md5"] for record in known for item in record["outputs"]}
+    return bool(step.outputs) and written.issuperset(step.outputs.values())
+
+
+def find_record(
+    step: Step, known: Sequence[dict[str, Any]], objects: Objects
+) -> tuple[dict[str, Any] | None, str]:
+    """The record of the execution: it has the outputs of dvc.lock, and as much else as can be.
+
+    Args:
+        step: what dvc.lock says.
+        known: all records, newest first.
+        objects: where files are found by hash.
+
+    Returns:
+        The record of the stage itself or else of a twin, in the names of the stage; and the twin.
+    """
+
+    def wrote_the_same(record: Mapping[str, Any]) -> bool:
+        return sorted(item["md5"] for item in record["outputs"]) == sorted(step.outputs.values())
+
+    like = [record for record in known if record["stage"].split("@")[0] == step.name]
     mine = [
         record
-        for record in known
+        for record in like
         if record["stage"] == step.stage
         and {item["path"]: item["md5"] for item in record["outputs"]} == step.outputs
     ]
@@ -333,4 +372,12 @@ def _record(step: Step, known: Sequence[dict[str, Any]]) -> dict[str, Any] | Non
         same_code = all(step.code.get(path) == md5 for path, md5 in code)
         return sum([read == step.inputs, record["params"] == step.params, 2 * same_code])
 
-    return max(mine, key=agreement, default=None)  # the newest of equal ones: max keeps the first
+    best = max(mine, key=agreement, default=None)  # the newest of equal ones: max keeps the first
+    if best is not None and agreement(best) == 4:
+        return best, ""
+    for record in like:
+        if record["stage"] != step.stage and wrote_the_same(record):
+            found = adopted(record, step, objects)
+            if not different(found, step):
+                return found, str(record["stage"])
+    return best, ""

@@ -5,6 +5,7 @@ What is compared with what:
 * every input, output and code file with its hash in dvc.lock, and with the sha256 of the record;
 * what a stage read with what the stage before it wrote;
 * params.yaml with the parameters of the lock;
+* a stage that DVC restored from its cache with the record of the twin that wrote the same bytes;
 * every record with its own seal and name, with dvc.lock, with the seed of the command, with the
   validation report, and its code with the commit that it names;
 * the files of a data set with the hashes in ``data/bound``.
@@ -21,9 +22,11 @@ from typing import Any
 from ldebm.errors import UsageError
 from ldebm.files import hash_path, read_json
 from ldebm.lineage.code_lists import is_code
+from ldebm.lineage.objects import Objects
 from ldebm.lineage.records import dvc_md5, read_records, record_name, seal
 from ldebm.lineage.revisions import git, hashes_at
 from ldebm.lineage.trace import Step, Trace
+from ldebm.lineage.twins import adopted, different
 
 __all__ = ["Problem", "verify"]
 
@@ -46,6 +49,11 @@ class Problem:
 
     def __str__(self) -> str:
         return self.message
+
+    @property
+    def missing_record(self) -> bool:
+        """Whether a stage has no record at all."""
+        return self.kind == "record" and self.name == f"lineage/{self.stage}"
 
     def to_json(self) -> dict[str, str]:
         """Plain JSON values."""
@@ -80,6 +88,7 @@ class _Check:
     def __init__(self, result: Trace, root: Path, need_records: bool) -> None:
         self.result, self.root, self.need_records = result, root, need_records
         self.known, self.unreadable = read_records(root)
+        self.objects = Objects(root)
         self.current_params = _params(root)
         self.md5s: dict[str, str | None] = {}
         self.sha256s: dict[Path, str] = {}
@@ -172,10 +181,11 @@ class _Check:
             yield from self.missing_record(step)
             return
         name = str(record["file"])
-        if record.get("seal") != seal(record):
+        written = next((item for item in self.known if item["file"] == name), record)
+        if written.get("seal") != seal(written):
             yield problem(name, f"was edited after it was written ({step.stage}: wrong seal)")
-        if Path(name).name != record_name(record):
-            yield problem(name, f"has not the name of its content, {record_name(record)}")
+        if Path(name).name != record_name(written):
+            yield problem(name, f"has not the name of its content, {record_name(written)}")
         if step.locked:
             for message in _against_lock(step, record):
                 yield problem(name, message)
@@ -196,6 +206,7 @@ class _Check:
         if not mine:
             if self.need_records:
                 message = f"lineage/{step.stage}-*.json: missing, no record of {step.stage}"
+                message += f"{self.near(step)}; `dvc repro -f -s {step.stage}` runs it here"
                 yield Problem(step.stage, "record", f"lineage/{step.stage}", message)
             return
         for record in mine:
@@ -208,6 +219,15 @@ class _Check:
                 f"{', '.join(other)}{broken}"
             )
             yield Problem(step.stage, "record", str(record["file"]), message)
+
+    def near(self, step: Step) -> str:
+        """Who wrote the same bytes, and why that is no record of this stage."""
+        for record in self.known:
+            same = {item["md5"] for item in record["outputs"]} == {*step.outputs.values()}
+            if same and record["stage"].split("@")[0] == step.name:
+                other = " and ".join(different(adopted(record, step, self.objects), step))
+                return f" ({record['stage']} wrote the same bytes, but with other {other})"
+        return ""
 
     def facts(self, step: Step, record: Mapping[str, Any]) -> Iterator[str]:
         """Statements of a record that other files confirm or not."""

@@ -106,8 +106,16 @@ def test_images_are_judged_and_bound_with_what_only_measures(
         project.data(name, "fetch", "prepare", "validate", "pack", "judge")
     monkeypatch.chdir(project.folder)
     assert read_json("data/judge/digits/metrics.json")["judge"]["accuracy"] > 0.7
-    assert read_json("data/judge/mine/metrics.json") == {"kind": "images", "judge": None}
-    assert read_json("data/judge/dots/metrics.json") == {"kind": "points", "judge": None}
+    assert read_json("data/judge/mine/metrics.json") == {
+        "data": "mine",
+        "kind": "images",
+        "judge": None,
+    }
+    assert read_json("data/judge/dots/metrics.json") == {
+        "data": "dots",
+        "kind": "points",
+        "judge": None,
+    }
     for experiment in ("small", "plane"):
         done = project.stage("bind", "--experiment", experiment)
         assert done.code == 0, done.err
