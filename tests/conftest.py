@@ -29,6 +29,7 @@ LONG = {
     "tests/pipeline/test_retrain_promotion.py": 50,
     "tests/unit/test_linear_gaussian_prior.py": 42,
     "tests/pipeline/test_smoke.py": 40,
+    "tests/pipeline/test_restored.py": 35,
     "tests/pipeline/test_texts_tiny.py": 30,
     "tests/test_types.py": 25,
     "tests/pipeline/test_overrides.py": 22,

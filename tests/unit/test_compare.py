@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 
 from ldebm.errors import UsageError
-from ldebm.files import write_csv, write_json
+from ldebm.files import json_text, write_csv, write_json
+from ldebm.lineage.origins import origin
 from ldebm.lineage.records import recorded
 from ldebm.lineage.revisions import find_commit
 from ldebm.lineage.snapshots import Revision
 from ldebm.reporting.compare import compare
 from ldebm.reporting.comparison_text import lines
 from ldebm.reporting.results import record_runs
+from ldebm.reporting.targets import Run
 
 METRICS = {"nll": 100.0, "nll_low": 98.0, "nll_high": 102.0, "bleu": 11.0, "mi": 2.0}
 
@@ -160,6 +162,31 @@ def test_code_and_data_that_differ_come_from_the_records_of_these_very_metrics(
     assert pair.code["ldebm/priors.py"][1] == "b" * 64
     assert pair.data == {"data/packed/d/train.npy": ("1" * 64, "2" * 64)}
     assert any("the data differ" in note for note in pair.notes)
+
+
+def test_the_code_of_a_restored_backbone_is_that_of_the_record_of_its_twin():
+    """DVC restored backbone@b-0, which has the weights of backbone@a-0, and runs no code of ours."""
+
+    def record(stage: str, read: dict[str, str], wrote: dict[str, str]) -> dict:
+        inputs, outputs = (
+            [{"path": path, "md5": md5} for path, md5 in items.items()] for items in (read, wrote)
+        )
+        facts = {"git": {"commit": "c", "dirty": False}, "device": "cpu", "versions": {}}
+        parts = {"inputs": inputs, "outputs": outputs, "params": {}, "file": f"lineage/{stage}"}
+        return {"stage": stage, **parts, **facts, "code": {f"stages/{stage[:5]}.py": "1" * 64}}
+
+    run = Run("b", 0, {}, {"nll": 1.0})
+    md5 = hashlib.md5(json_text(run.raw_metrics).encode()).hexdigest()
+    bound, model, weights = "data/bound/b.json", "models/b/0/prior/model.safetensors", "/backbone/w"
+    known = [
+        record("evaluate@b-0", {model: "2", bound: "4"}, {"reports/b/0/metrics.json": md5}),
+        record("prior@b-0", {f"models/b/0{weights}": "3", bound: "4"}, {model: "2"}),
+        record("backbone@a-0", {"data/bound/a.json": "5"}, {f"models/a/0{weights}": "3"}),
+        record("backbone@c-0", {"data/bound/c.json": "6"}, {f"models/c/0{weights}": "other"}),
+    ]
+    found = origin(run, known)
+    assert set(found.code["sha256"]) == {"stages/evalu.py", "stages/prior.py", "stages/backb.py"}
+    assert found.data == {bound: "4"}
 
 
 def test_parameters_of_the_evaluation_are_those_it_was_made_with(project: Path):
