@@ -165,7 +165,7 @@ def test_code_and_data_that_differ_come_from_the_records_of_these_very_metrics(
 
 
 def test_the_code_of_a_restored_backbone_is_that_of_the_record_of_its_twin():
-    """DVC restored backbone@b-0, which has the weights of backbone@a-0, and runs no code of ours."""
+    """DVC restored backbone@b-0 with the weights of backbone@a-0, and ran no code of ours."""
 
     def record(stage: str, read: dict[str, str], wrote: dict[str, str]) -> dict:
         inputs, outputs = (
