@@ -157,7 +157,7 @@ def _unmeasured(candidate: Candidate, rule: RuleConfig, role: str) -> list[str]:
         wrong = [seed for seed, value in values.items() if value is None]
         if wrong:
             present = any(metric in run for run in candidate.metrics.values())
-            what = "is not a finite number" if present else "is missing"
+            what = "is undefined, not a finite number," if present else "is missing"
             problems.append(
                 f"{metric} of the {role} ({candidate.where}) {what} {_seeds('for seed', wrong)}"
             )

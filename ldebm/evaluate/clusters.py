@@ -37,6 +37,7 @@ __all__ = [
     "mutual_information",
 ]
 
+SCORES = ("homogeneity", "completeness", "v", "nmi", "ami", "shuffled", "homogeneity_shuffled")
 TINY = 1e-15  # inside the logarithm of the published estimator
 STATES = 200  # z_t of each level, for what they say of the class
 BLOCKS = 50  # of neighbouring rows, each left out in turn
@@ -46,6 +47,10 @@ PRIOR_WORDS = 500.0  # weight of the corpus in the log-odds, in words
 def cluster_metrics(cluster_N: np.ndarray, label_N: np.ndarray, seed: int = 0) -> dict[str, float]:
     """Agreement of clusters with labels; rows with label -1 are left out.
 
+    Where all labelled rows have one label there is nothing to agree with, and any scoring would be
+    perfect or zero whatever the clusters are: every score is NaN. Where they are all in one cluster
+    completeness is NaN: it would be 1 for any labels. The other scores are 0 then, as by chance.
+
     Returns:
         ``homogeneity``, ``completeness``, ``v``, ``nmi``, ``ami``, ``shuffled`` (AMI of shuffled
         labels, 0 up to noise) and ``homogeneity_shuffled``; empty where nothing is labelled.
@@ -54,17 +59,24 @@ def cluster_metrics(cluster_N: np.ndarray, label_N: np.ndarray, seed: int = 0) -
     cluster, label = cluster_N[known], label_N[known]
     if len(label) == 0:
         return {}
+    if _one_value(label):
+        return dict.fromkeys(SCORES, math.nan)
     homogeneity, completeness, v = scores.homogeneity_completeness_v_measure(label, cluster)
     shuffled = numpy_generator(seed, "shuffled-labels").permutation(label)
     return {
         "homogeneity": float(homogeneity),
-        "completeness": float(completeness),
+        "completeness": math.nan if _one_value(cluster) else float(completeness),
         "v": float(v),
         "nmi": float(scores.normalized_mutual_info_score(label, cluster)),
-        "ami": float(scores.adjusted_mutual_info_score(label, cluster)),
-        "shuffled": float(scores.adjusted_mutual_info_score(shuffled, cluster)),
+        "ami": _ami(cluster, label),
+        "shuffled": _ami(cluster, shuffled),
         "homogeneity_shuffled": float(scores.homogeneity_score(shuffled, cluster)),
     }
+
+
+def _one_value(values_N: np.ndarray) -> bool:
+    """Whether all rows have the same label, or are in the same cluster."""
+    return len(np.unique(values_N)) < 2
 
 
 def ami_error(cluster_N: np.ndarray, label_N: np.ndarray, blocks: int = BLOCKS) -> float:
@@ -72,7 +84,7 @@ def ami_error(cluster_N: np.ndarray, label_N: np.ndarray, blocks: int = BLOCKS) 
 
     Rows of one dialogue stand together and are alike, so that they do not count as independent;
     the block jackknife needs nothing else (Kuensch 1989, with the blocks apart). Rows with label -1
-    are left out; NaN below two rows.
+    are left out; NaN below two rows, and where the AMI is undefined without one of the blocks.
     """
     known = label_N >= 0
     cluster, label = cluster_N[known], label_N[known]
@@ -81,12 +93,16 @@ def ami_error(cluster_N: np.ndarray, label_N: np.ndarray, blocks: int = BLOCKS) 
         return math.nan
     block_N = np.arange(len(label)) * count // len(label)
     values = np.array(
-        [
-            scores.adjusted_mutual_info_score(label[block_N != left], cluster[block_N != left])
-            for left in range(count)
-        ]
+        [_ami(cluster[block_N != left], label[block_N != left]) for left in range(count)]
     )
     return float(np.sqrt((count - 1) * values.var()))
+
+
+def _ami(cluster_N: np.ndarray, label_N: np.ndarray) -> float:
+    """The AMI; NaN of a single label."""
+    if _one_value(label_N):
+        return math.nan
+    return float(scores.adjusted_mutual_info_score(label_N, cluster_N))
 
 
 def label_agreement(
@@ -101,7 +117,12 @@ def label_agreement(
 
 
 def homogeneity_legacy(cluster_N: np.ndarray, label_N: np.ndarray, batch: int = 128) -> float:
-    """The published homogeneity: the mean over full batches, mostly chance (MR 5.4)."""
+    """The published homogeneity: the mean over full batches, mostly chance (MR 5.4).
+
+    NaN without a full batch, and where all rows have one label.
+    """
+    if _one_value(label_N):
+        return math.nan
     starts = range(0, len(label_N) - batch + 1, batch)
     values = [
         scores.homogeneity_score(label_N[i : i + batch], cluster_N[i : i + batch]) for i in starts

@@ -81,7 +81,11 @@ _METRICS: dict[str, tuple[Better, str]] = {
     "mi": ("", "mutual information of class and latent vector, nats"),
     "mi_sampled": ("", "mutual information over posterior samples, nats"),
     "classes_used": ("", "classes that some test row is given"),
-    "ami": ("higher", "agreement of classes with true labels, chance taken off; 1 is perfect"),
+    "ami": (
+        "higher",
+        "agreement of classes with true labels, chance taken off; 1 is perfect, undefined where "
+        "all test rows have one label",
+    ),
     "ami_shuffled": ("", "ami with shuffled labels: what chance scores"),
     "control_accuracy": ("higher", "share of the samples drawn for a label that have it"),
     "control_exact": ("higher", "control_accuracy where only perfect sentences count"),
@@ -138,6 +142,7 @@ _METRICS: dict[str, tuple[Better, str]] = {
     "saturation_long": ("", "the same at the end of chains of ten times as many moves"),
 }  # fmt: skip
 
+_UNDEFINED = "; undefined where all test rows have one label"
 _AGREEMENT = {
     "ami": "agreement of classes with {}, chance taken off",
     "nmi": "normalised mutual information of classes and {}",
@@ -182,7 +187,8 @@ def describe(name: str) -> Metric:
     if score == "ami" and label.endswith("_se"):
         return Metric("", f"standard error of {name.removesuffix('_se')}, by blocks of rows")
     if label and score in _AGREEMENT and "shuffled" not in label and "legacy" not in label:
-        return Metric("higher", _AGREEMENT[score].format(label))
+        end = " or are in one class" if score == "completeness" else ""
+        return Metric("higher", _AGREEMENT[score].format(label) + _UNDEFINED + end)
     return Metric("", "")
 
 

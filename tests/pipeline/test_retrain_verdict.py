@@ -112,7 +112,7 @@ def test_a_guard_that_gets_worse_than_its_tolerance_refuses_a_better_model():
 @pytest.mark.parametrize("value", [None, math.nan, math.inf])
 def test_a_metric_that_is_not_a_finite_number_is_refused_with_its_seed(value):
     text = refused(decide(CHAMPION, candidate({0: 9.0, 1: value, 2: 9.0}), RULE))
-    assert text == "nll of the challenger (here) is not a finite number for seed 1"
+    assert text == "nll of the challenger (here) is undefined, not a finite number, for seed 1"
 
 
 def test_a_missing_metric_is_refused_on_either_side():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 
@@ -23,6 +24,7 @@ from ldebm.evaluate.clusters import (
 )
 from ldebm.evaluate.priors import fit_densities, posterior_samples
 from ldebm.evaluate.report import Report
+from ldebm.files import json_text
 from ldebm.priors import DiffusionPrior, SymbolPrior
 from ldebm.reporting.glossary import describe
 from ldebm.seeding import generator
@@ -47,6 +49,37 @@ def test_scores_equal_sklearn_on_noisy_clusters_and_leave_unlabelled_rows_out() 
     hidden = np.concatenate([LABELS, np.full(500, -1)])
     assert cluster_metrics(np.concatenate([noisy, np.arange(500)]), hidden) == found
     assert cluster_metrics(np.zeros(4), np.full(4, -1)) == {}
+
+
+@pytest.mark.parametrize(
+    ("cluster", "label"),
+    [
+        ([0, 1, 2, 0], [1, 1, 1, 1]),
+        ([0, 0, 0, 0], [1, 1, 1, 1]),
+        ([0, 1, 2, 0], [1, 1, 1, -1]),
+        ([2], [0]),
+    ],
+    ids=["one label", "one label and one cluster", "one label that is known", "one row"],
+)
+def test_agreement_with_a_single_label_is_undefined(cluster: list[int], label: list[int]) -> None:
+    """Scores of any clusters would be 1, those of shuffled labels too."""
+    found = label_agreement(np.array(cluster), np.array(label), "grade")
+    assert {"ami_grade", "shuffled_grade", "homogeneity_grade", "ami_grade_se"} < found.keys()
+    assert all(math.isnan(value) for value in found.values())
+    assert json.loads(json_text(found)) == dict.fromkeys(found)
+    assert math.isnan(homogeneity_legacy(np.zeros(256, int), np.ones(256, int)))
+    assert "undefined where all test rows have one label" in describe("ami_grade").meaning
+
+
+def test_a_single_cluster_agrees_as_chance_does_and_its_completeness_is_undefined() -> None:
+    found = cluster_metrics(np.zeros(6, int), np.array([0, 1, 0, 1, 2, 1]))
+    assert math.isnan(found.pop("completeness"))
+    assert set(found.values()) == {0.0}
+
+
+def test_the_error_of_ami_is_undefined_where_one_block_has_all_rows_of_the_second_label() -> None:
+    label = np.array([0] * 99 + [1])
+    assert math.isnan(ami_error(np.arange(100) % 2, label))
 
 
 def test_the_error_of_ami_is_its_spread_over_samples_and_grows_with_rows_that_are_alike() -> None:
