@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ldebm.data.folders import EXTENSIONS, is_image
+from ldebm.data.folders import EXTENSIONS, content_of, file_names, is_image
 from ldebm.data.image_files import RawImage
 from ldebm.data.image_sources import READERS_OF_FILES, open_user_file
 from ldebm.data.images import ImageError, as_array, resized
@@ -63,7 +63,7 @@ def read_pictures(path: str | Path, meta: Mapping[str, Any], *, resize: bool = F
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         for image in _raw_images(path):
             try:
-                found = as_array(image.content, channels)
+                found = as_array(image.content, channels, meta.get("background", "white"))
             except ImageError as error:
                 raise UsageError(f"{path}: {image.place}: {error}") from None
             if resize:
@@ -83,10 +83,9 @@ def read_pictures(path: str | Path, meta: Mapping[str, Any], *, resize: bool = F
 
 def _raw_images(path: Path) -> Iterator[RawImage]:
     if path.is_dir():
-        for file in sorted(path.rglob("*")):
-            inside = file.relative_to(path).as_posix()
-            if is_image(inside) and file.is_file():
-                yield RawImage(None, inside, file.read_bytes())
+        for inside in file_names(path):
+            if is_image(inside):
+                yield RawImage(None, inside, content_of(path / inside))
     elif path.suffix.lower() in READERS_OF_FILES:
         yield from open_user_file(path).images
     elif path.suffix.lower() in EXTENSIONS:

@@ -139,6 +139,7 @@ def new(
         kind.value if kind else None,
         tokenizer.value if tokenizer else None,
         PARAMS,
+        typer.echo,
     )
     typer.echo(f"added {experiment}; build it with `make repro RUN={experiment}`")
 

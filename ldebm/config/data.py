@@ -17,7 +17,7 @@ class DataConfig(Section):
     """One data set: where it comes from and how it is prepared and packed."""
 
     added: ClassVar[frozenset[str]] = frozenset(
-        {"full", "split_punctuation", "strict", "classifier"}
+        {"full", "split_punctuation", "strict", "classifier", "background"}
     )
     kind: Literal["points", "sentences", "dialogues", "documents", "images"]
     """What a row is: a point of the plane, a sentence, an utterance of a dialogue, a document
@@ -50,7 +50,7 @@ class DataConfig(Section):
     one in twenty.
     """
     labels: list[str] = []
-    """Label columns to keep; empty: all that the source has."""
+    """Label columns to keep; empty: all that the source has, and none of your own file."""
     lowercase: bool = False
     """Convert the text to lower case."""
     split_punctuation: bool = False
@@ -75,6 +75,8 @@ class DataConfig(Section):
     """Side of the images in pixels, to which they are scaled; null: as they are."""
     channels: Literal[1, 3] | None = None
     """1 for grey, 3 for colour images; null: as the first image."""
+    background: Literal["white", "black"] = "white"
+    """Colour behind transparent pixels of images."""
     judge: JudgeConfig = JudgeConfig()
     """Keys of the image classifier that differ from the section `judge` for this data set."""
     classifier: TextJudgeConfig | None = None

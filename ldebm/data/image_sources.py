@@ -12,13 +12,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from ldebm.config import DataConfig
-from ldebm.data.image_files import (
-    ImageSource,
-    RawImage,
-    open_npz,
-    open_shards,
-    open_zip,
-)
+from ldebm.data.image_archives import open_zip
+from ldebm.data.image_arrays import open_npz
+from ldebm.data.image_files import ImageSource, RawImage, open_shards
 from ldebm.errors import UsageError
 
 __all__ = ["open_images", "open_user_file"]
@@ -167,9 +163,7 @@ def _user_images(config: DataConfig, raw: Path) -> ImageSource:
         )
     source = open_user_file(files[0])
     for name in config.labels:
-        if name not in source.names:
-            there = ", ".join(source.names) or "none"
-            raise UsageError(f"{files[0]}: no label column {name!r}; label columns there: {there}")
+        source.require(name, files[0])
     return source
 
 
@@ -183,7 +177,7 @@ def open_user_file(path: Path) -> ImageSource:
 
 
 def _parquet(path: Path) -> ImageSource:
-    return open_shards([path])
+    return open_shards([path], named=False)
 
 
 READERS: dict[str, Callable[[Path], ImageSource]] = {

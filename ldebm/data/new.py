@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ldebm.config import DataConfig, load_params
 from ldebm.data.folders import as_file
 from ldebm.data.new_experiment import table_experiment
-from ldebm.data.new_images import (
-    data_section,
-    holds_images,
-    image_experiment,
-    inspect_images,
-)
+from ldebm.data.new_images import data_section, holds_images, image_experiment
 from ldebm.data.new_tables import data_section as table_section
 from ldebm.data.new_tables import inspect_file
+from ldebm.data.summary import Summary
 from ldebm.errors import UsageError
 from ldebm.files import atomic_path, hash_path
 
@@ -35,6 +31,7 @@ def add_dataset(
     kind: str | None = None,
     tokenizer: str | None = None,
     params_path: str | Path = "params.yaml",
+    say: Callable[[str], None] | None = None,
 ) -> str:
     """Adds a data set and an experiment to params.yaml, whose comments and order stay.
 
@@ -46,6 +43,7 @@ def add_dataset(
         kind: ``documents`` for texts of which only the words count; otherwise it is found out.
         tokenizer: word, unigram or bpe; by default by the number of different words.
         params_path: the file that is changed.
+        say: takes lines on what was found in the file.
 
     Returns:
         The name of the experiment.
@@ -63,7 +61,7 @@ def add_dataset(
     place = Path(os.path.relpath(source, params_path.parent)).as_posix()
     options = {**(columns or {}), **({"kind": kind} if kind else {})}
     options |= {"tokenizer": tokenizer} if tokenizer else {}
-    experiment, data, section = _sections(name, source, place, options, labels)
+    experiment, data, section, found = _sections(name, source, place, options, labels)
     if experiment in params.experiments or experiment in params.groups:
         raise UsageError(f"{experiment!r} is in {params_path} already; choose another name")
     content = params_path.read_text(encoding="utf-8")
@@ -72,18 +70,21 @@ def add_dataset(
     with atomic_path(params_path) as temporary:
         temporary.write_text(content, encoding="utf-8", newline="\n")
         load_params(temporary)
+    if found and say:
+        for line in found.lines():
+            say(line)
     return experiment
 
 
 def _sections(
     name: str, source: Path, place: str, options: dict[str, str], labels: Sequence[str]
-) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """The name of the experiment, the data section and the experiment's."""
+) -> tuple[str, dict[str, Any], dict[str, Any], Summary | None]:
+    """The name of the experiment, the data section, the experiment's, and what was found."""
     if not holds_images(source):
         kind, tokenizer = options.pop("kind", None), options.pop("tokenizer", None)
         facts = inspect_file(source, options, labels, kind)
         data = table_section(place, hash_path(source), facts, tokenizer)
-        return f"{name}-ldebm", data, table_experiment(name, facts)
+        return f"{name}-ldebm", data, table_experiment(name, facts), None
     for option in options:
         raise UsageError(f"{source}: images have no {option}; leave --{option} out")
     if len(labels) > 1:
@@ -93,11 +94,13 @@ def _sections(
         if not file.is_file():
             raise UsageError(f"{source}: no such file")
         try:
-            images = inspect_images(file, label)
+            from ldebm.data.image_facts import inspect_images
+
+            images = inspect_images(file, label, source)
         except UsageError as error:  # of a folder the user knows no zip
             raise UsageError(str(error).replace(str(file), str(source))) from None
         data = data_section(place, hash_path(file), images)
-    return f"{name}-hvae", data, image_experiment(name, images)
+    return f"{name}-hvae", data, image_experiment(name, images), images.summary
 
 
 def _insert(content: str, section: str, entry: dict[str, Any], path: Path) -> str:

@@ -1,42 +1,17 @@
-"""What a user's images are, and a hierarchical model that suits their size."""
+"""The sections of params.yaml for a user's images: a hierarchical model that suits their size."""
 
 from __future__ import annotations
 
-import io
 import math
-from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ldebm.errors import UsageError
+if TYPE_CHECKING:
+    from ldebm.data.image_facts import ImageFacts
 
-__all__ = ["ImageFacts", "data_section", "holds_images", "image_experiment", "inspect_images"]
+__all__ = ["data_section", "holds_images", "image_experiment"]
 
-SIZES = (64, 32, 16, 8)  # pixels of a side that are proposed where images are larger or unequal
-FEW_GREY = 0.1  # share of grey images that is left out of colour ones, which validation allows
 ROUNDS = 300  # epochs of the first stage at most, on few images
-
-
-@dataclass(frozen=True)
-class ImageFacts:
-    """What a user's images are.
-
-    Attributes:
-        rows: how many there are.
-        size: pixels of a side to bring them to; None: they all have ``side`` already.
-        side: pixels of a side after that.
-        channels: 1 or 3.
-        labels: label columns to keep.
-        classes: values of the label, where there is one only; else 0.
-    """
-
-    rows: int
-    size: int | None
-    side: int
-    channels: int
-    labels: list[str]
-    classes: int
 
 
 def holds_images(path: Path) -> bool:
@@ -57,77 +32,14 @@ def holds_images(path: Path) -> bool:
         return False  # whoever reads it says what is wrong
 
 
-def inspect_images(path: Path, label: str | None = None) -> ImageFacts:
-    """Looks at the size and mode of every image, without decoding it.
-
-    Args:
-        path: a zip, npz or parquet file.
-        label: the label column to keep; None: all there are.
-
-    Raises:
-        UsageError: the file cannot be read, holds no usable image or has no such label.
-    """
-    from ldebm.data.image_sources import open_user_file
-
-    source = open_user_file(path)
-    if label is not None and label not in source.names:
-        there = ", ".join(source.names) or "none"
-        raise UsageError(f"{path}: no column {label!r} for --label; label columns there: {there}")
-    shapes: Counter[tuple[int, int]] = Counter()
-    values: list[set[Any]] = [set() for _ in source.names]
-    grey = 0
-    for image in source.images:
-        found = _shape(image.content)
-        if found is None:
-            continue
-        shapes[found[:2]] += 1
-        grey += found[2] == 1
-        for seen, value in zip(values, image.labels, strict=True):
-            seen.add(value)
-    rows = shapes.total()
-    if not rows:
-        raise UsageError(f"{path}: no image in it can be read")
-    classes = {n: len(seen - {None}) for n, seen in zip(source.names, values, strict=True)}
-    if label is not None and classes[label] < 2:
-        raise UsageError(f"{path}: label {label!r} has one class only; at least two are needed")
-    kept = [label] if label else [name for name, number in classes.items() if number > 1]
-    size, side = _size(shapes)
-    return ImageFacts(
-        rows, size, side, 1 if grey > FEW_GREY * rows else 3, kept,
-        classes[kept[0]] if len(kept) == 1 else 0,
-    )  # fmt: skip
-
-
-def _shape(content: Any) -> tuple[int, int, int] | None:
-    """Height, width and channels of an image; None where it cannot be used."""
-    from PIL import Image
-
-    if not isinstance(content, bytes):
-        return (*content.shape[:2], content.shape[2] if content.ndim == 3 else 1)
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            channels = 1 if image.mode in ("1", "L", "LA") else 3
-            return image.height, image.width, channels
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
-
-
-def _size(shapes: Counter[tuple[int, int]]) -> tuple[int | None, int]:
-    """The size to ask for, and the side that images then have."""
-    shortest = min(min(shape) for shape in shapes)
-    equal = len(shapes) == 1 and len(set(next(iter(shapes)))) == 1
-    if equal and shortest <= SIZES[0] and shortest % 2 == 0 and shortest >= SIZES[-1]:
-        return None, shortest
-    size = next((size for size in SIZES if size <= shortest), SIZES[-1])
-    return size, size
-
-
 def data_section(path: str, sha256: str, facts: ImageFacts) -> dict[str, Any]:
     """The data section of params.yaml."""
     data: dict[str, Any] = {"kind": "images", "source": "file", "path": path, "sha256": sha256}
     if facts.size is not None:
         data["size"] = facts.size
     data["channels"] = facts.channels
+    if facts.background != "white":
+        data["background"] = facts.background
     if facts.labels:
         data["labels"] = facts.labels
         epochs = round(min(60, max(4, 400_000 / facts.rows)))  # some minutes on two cores
@@ -136,7 +48,7 @@ def data_section(path: str, sha256: str, facts: ImageFacts) -> dict[str, Any]:
 
 
 def image_experiment(name: str, facts: ImageFacts) -> dict[str, Any]:
-    """A hierarchical VAE of three groups and a diffusion prior on them (MR 6.9, 10.23)."""
+    """A hierarchical VAE of three groups and a diffusion prior on them."""
     given = bool(facts.classes)
     cluster: dict[str, Any] = {"labels": "none"}
     if given:

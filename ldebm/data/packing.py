@@ -94,6 +94,8 @@ def _pack_images(config: DataConfig, prepared: Path, target: Path) -> dict[str, 
     rows = {split: len(table["id"]) for split, table in tables.items()}
     meta: dict[str, Any] = {"kind": config.kind, "source": config.source, "labels": labels}
     meta |= {"rows": rows, "channels": channels, "size": height}
+    if config.background != "white":
+        meta["background"] = config.background
     for split, table in tables.items():
         write_array(target / f"{split}.id.npy", table["id"].astype(np.int64))
         if labels:

@@ -130,7 +130,7 @@ def _label_columns(config: DataConfig, frame: pl.DataFrame) -> list[str]:
             raise UsageError(
                 f"source {config.source!r}: no label column {name!r}; label columns there: {known}"
             )
-    return list(config.labels) or there
+    return list(config.labels) or ([] if config.source == "file" else there)
 
 
 def _clean_text(config: DataConfig, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -24,6 +24,7 @@ from ldebm.config import DataConfig
 from ldebm.data.image_files import ImageSource, RawImage
 from ldebm.data.images import ImageError, as_array, group_rows, resized, write_images
 from ldebm.data.label_columns import label_column
+from ldebm.data.values import labels as label_values
 from ldebm.errors import UsageError
 
 __all__ = ["ImageStore", "read_images"]
@@ -107,43 +108,48 @@ class ImageStore:
         }
 
 
-def read_images(config: DataConfig, source: ImageSource, store: ImageStore) -> pl.DataFrame:
+def read_images(
+    config: DataConfig, source: ImageSource, store: ImageStore, every: int = 1
+) -> pl.DataFrame:
     """Decodes the images of a source into ``store``.
+
+    Args:
+        config: of the data set.
+        source: its images.
+        store: takes the pixels.
+        every: read one image in so many.
 
     Returns:
         A row per image: ``split``, ``line`` (from 1), ``place`` in the source, ``number`` in the
         store and ``digest`` of the pixels or, of one left out, the ``reason``; and the labels.
 
     Raises:
-        UsageError: a source file is missing or damaged, or sizes differ and none is asked for.
+        UsageError: a source file is missing or damaged, sizes differ and none is asked for, or a
+            label is none.
     """
+    names = config.labels if config.source == "file" else source.names
+    columns = [source.names.index(name) for name in names]
     rows: dict[str, list[Any]] = {
-        name: [] for name in ("split", "place", "number", "digest", "reason")
+        name: [] for name in ("line", "split", "place", "number", "digest", "reason")
     }
-    labels: list[list[Any]] = [[] for _ in source.names]
+    labels: list[list[Any]] = [[] for _ in names]
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        for image in source.images:
+        for line, image in enumerate(source.images, 1):
+            if line % every:
+                continue
             kept = _keep(image, config, store)
-            for name, value in zip(rows, (image.split, image.place, *kept), strict=True):
+            for name, value in zip(rows, (line, image.split, image.place, *kept), strict=True):
                 rows[name].append(value)
-            for column, label in zip(labels, image.labels, strict=True):
-                column.append(label)
-    frame = pl.DataFrame(
-        rows,
-        schema={
-            "split": pl.String,
-            "place": pl.String,
-            "number": pl.Int64,
-            "digest": pl.String,
-            "reason": pl.String,
-        },
-    ).with_row_index("line", offset=1)
+            for column, index in zip(labels, columns, strict=True):
+                column.append(image.labels[index])
+    schema = {"line": pl.Int64, "number": pl.Int64}
+    frame = pl.DataFrame(rows, schema={name: schema.get(name, pl.String) for name in rows})
     named = [
-        pl.Series(label_column(name), column, strict=False)
-        for name, column in zip(source.names, labels, strict=True)
+        pl.Series(label_column(name), label_values(column, f"label {name!r}"), dtype=pl.String)
+        for name, column in zip(names, labels, strict=True)
     ]
-    return frame.with_columns(pl.col("line").cast(pl.Int64), *named)
+    return frame.with_columns(*named)
 
 
 def _keep(
@@ -152,7 +158,9 @@ def _keep(
     """Number, digest and reason of one image."""
     wanted = config.channels or (store.shape[2] if store.shape else None)
     try:
-        pixels = as_array(image.content, wanted)
+        if image.fault:
+            raise ImageError(image.fault)
+        pixels = as_array(image.content, wanted, config.background)
     except ImageError as error:
         return None, None, str(error)
     if config.size is not None:

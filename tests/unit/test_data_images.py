@@ -39,6 +39,16 @@ def encoded(
     return stream.getvalue()
 
 
+def _frames() -> bytes:
+    stream = io.BytesIO()
+    images = [Image.fromarray(COLOUR), Image.fromarray(255 - COLOUR)]
+    images[0].save(stream, "GIF", save_all=True, append_images=images[1:])
+    return stream.getvalue()
+
+
+FRAMES = _frames()
+
+
 def noise(i: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(i).integers(0, 256, shape, dtype=np.uint8)
 
@@ -90,8 +100,9 @@ def test_a_turned_photograph_is_put_upright() -> None:
         (encoded(COLOUR)[:50], None, "corrupt image"),
         (encoded(noise(0, 64, 64, 3), "JPEG")[:800], None, "corrupt image"),
         (encoded(GREY), 3, "greyscale where colour is wanted"),
-        (encoded(COLOUR, "TIFF", "CMYK"), None, "mode CMYK, expected 8-bit grey or RGB"),
-        (encoded(np.zeros((4, 4, 4), dtype=np.uint8)), None, "transparent pixels"),
+        (encoded(np.zeros((4, 4), dtype=np.float32), "TIFF"), None, "mode F, expected grey or RGB"),
+        (encoded(GREY, "TIFF", "I"), None, "mode I, expected grey or RGB of 8 or 16 bits, or CMYK"),
+        (FRAMES, None, "several frames; save each as a file of its own"),
         (np.zeros((4, 4, 2), dtype=np.uint8), None, "array of 4 x 4 x 2 uint8"),
         (np.zeros((4, 4)), None, "array of 4 x 4 float64"),
     ],
@@ -99,6 +110,44 @@ def test_a_turned_photograph_is_put_upright() -> None:
 def test_an_unusable_image_has_a_reason(content: Any, channels: int | None, reason: str) -> None:
     with pytest.raises(ImageError, match=reason):
         as_array(content, channels)
+
+
+def test_transparent_pixels_show_the_background() -> None:
+    pixels = np.dstack([COLOUR, np.zeros((6, 6), dtype=np.uint8)])
+    pixels[:3, :, 3] = 255
+    for name, value in (("white", 255), ("black", 0)):
+        for content in (encoded(pixels), pixels):
+            found = as_array(content, None, name)
+            assert (found[:3] == COLOUR[:3]).all()
+            assert (found[3:] == value).all()
+    pixels[..., 3] = 51  # a fifth
+    half = as_array(encoded(pixels), None, "black").astype(int)
+    assert np.abs(half - COLOUR / 5).max() <= 1
+    grey = np.dstack([GREY, np.zeros_like(GREY)])
+    assert (as_array(encoded(grey), None) == np.full((6, 6, 1), 255)).all()
+    palette = Image.fromarray(COLOUR).quantize(8)
+    stream = io.BytesIO()
+    palette.save(stream, "PNG", transparency=int(palette.getpixel((0, 0))))
+    assert (as_array(stream.getvalue(), None)[0, 0] == 255).all()
+    keyed = encoded(GREY, transparency=int(GREY[2, 3]))  # one grey value is transparent
+    expected = np.where(GREY[2, 3] == GREY, 255, GREY)
+    assert (as_array(keyed, None)[..., 0] == expected).all()
+
+
+def test_sixteen_bits_become_eight_and_one_bit_too() -> None:
+    deep = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
+    for form in ("PNG", "TIFF"):
+        assert (as_array(encoded(deep, form), None).reshape(-1) == np.arange(256)).all()
+    portable = b"P5 16 16 65535\n" + deep.astype(">u2").tobytes()
+    assert (as_array(portable, None).reshape(-1) == np.arange(256)).all()
+    bits = (GREY > 40) * np.uint8(255)
+    assert (as_array(encoded(bits, mode="1"), None)[..., 0] == bits).all()
+
+
+def test_ink_colours_become_red_green_and_blue() -> None:
+    found = as_array(encoded(COLOUR, "TIFF", "CMYK"), None)
+    assert found.shape == (6, 6, 3)
+    assert (found == COLOUR).all()
 
 
 def test_a_small_file_that_unpacks_to_gigabytes_is_refused_unread() -> None:
@@ -137,7 +186,7 @@ def test_idx_files_keep_pixels_and_labels_and_give_validation_rows(tmp_path: Pat
     assert sizes == {"train": 32, "valid": 8, "test": 12}
     (test,) = batches(tmp_path / "prepared/test.parquet")
     assert (test.pixels[..., 0] == noise(12, 12, 9, 9)).all()
-    assert test.columns["label.digit"] == [i % 10 for i in range(12)]
+    assert test.columns["label.digit"] == [str(i % 10) for i in range(12)]
     parts = [next(batches(tmp_path / f"prepared/{s}.parquet")) for s in ("train", "valid")]
     together = np.concatenate([part.pixels[..., 0] for part in parts])
     assert {row.tobytes() for row in together} == {row.tobytes() for row in noise(40, 40, 9, 9)}
@@ -208,7 +257,7 @@ def test_digits_are_prepared_and_packed_with_the_same_bytes_every_time(tmp_path:
     assert train.x.shape == (1257, 1, 8, 8)
     assert set(np.unique(train.x)) == set(np.rint(np.arange(17) * 255 / 16))
     rows = read_parquet(tmp_path / "one/prepared/train.parquet", ["label.digit"])
-    assert (train.labels("digit") == rows["label.digit"]).all()
+    assert [str(number) for number in train.labels("digit")] == rows["label.digit"]
 
 
 def test_batches_run_from_minus_one_to_one(tmp_path: Path) -> None:
@@ -437,7 +486,7 @@ def test_other_files_that_cannot_be_used_are_one_clear_line(tmp_path: Path) -> N
     cases: dict[str, tuple[bytes | dict[str, Any], str]] = {
         "a.zip": (b"PK no zip", "damaged archive"),
         "b.npz": (b"no npz", "cannot be read as npz"),
-        "c.npz": ({"images": np.zeros(4)}, "no array 'images'"),
+        "c.npz": ({"images": np.zeros(4)}, r"no array of images; arrays there: images .4 float64"),
         "d.npz": ({"images": np.array([{}])}, "cannot be read as npz"),
         "e.parquet": (b"PAR1", "cannot be read as parquet"),
     }

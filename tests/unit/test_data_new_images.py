@@ -11,8 +11,9 @@ from PIL import Image
 
 from ldebm.config import load_params
 from ldebm.data.fetch import fetch
+from ldebm.data.image_facts import ImageFacts
 from ldebm.data.new import add_dataset, data_status
-from ldebm.data.new_images import ImageFacts, image_experiment
+from ldebm.data.new_images import image_experiment
 from ldebm.data.packed import open_packed
 from ldebm.data.packing import pack
 from ldebm.data.prepare import prepare
@@ -122,7 +123,8 @@ def test_parquet_and_npz_are_told_from_tables_of_text(params: Path, tmp_path: Pa
     table = {"image": [picture(i, 8, 8) for i in range(12)], "kind": ["a", "b"] * 6}
     pq.write_table(pa.table(table), tmp_path / "p.parquet")
     pq.write_table(pa.table({"text": ["some words"] * 12}), tmp_path / "t.parquet")
-    np.savez(tmp_path / "n.npz", images=np.zeros((12, 8, 8), np.uint8), y=[0, 1] * 6, z=[1, 1] * 6)
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "n.npz", images=images, y=[0, 1] * 6, z=[1, 1] * 6)
     for name, file in (("p", "p.parquet"), ("t", "t.parquet"), ("n", "n.npz")):
         add_dataset(name, tmp_path / file, params_path=params)
     data = load_params(params).data
@@ -141,7 +143,7 @@ def test_images_that_new_cannot_use_are_one_clear_line(params: Path, tmp_path: P
         (
             "mine",
             {"labels": ["Male"]},
-            "mine: no column 'Male' for --label; label columns there: none",
+            "mine: no label column 'Male'; label columns there: none",
         ),
         ("mine", {"columns": {"text": "body"}}, "images have no text; leave --text out"),
         ("absent.zip", {}, r"absent.zip: no such file"),

@@ -1,0 +1,168 @@
+"""Images in a zip, which is also what a user's folder becomes: splits and classes by folders.
+
+[...][train|valid|test/][class/]name.png        and, where wanted, labels.csv
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ldebm.data.folders import EXTENSIONS, LABELS_FILE, is_image, parts_of
+from ldebm.data.image_files import FILE_COLUMNS, NOT_LABELS, ImageSource, RawImage
+from ldebm.data.split_names import split_of, stated_split
+from ldebm.errors import UsageError
+
+__all__ = ["open_zip"]
+
+STRAY = "outside the folders of classes"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of an image beside its content."""
+
+    split: str | None = None
+    labels: tuple[str | None, ...] = ()
+    fault: str | None = None
+
+
+def open_zip(path: Path) -> ImageSource:
+    """The images of a zip: folders are splits and classes, unless it holds ``labels.csv``.
+
+    That table has a column ``image`` (of names as in the archive, or of files alone), one of each
+    label, and where wanted ``split``; without it folders are the splits.
+
+    Raises:
+        UsageError: the archive is damaged or holds no image, or the labels do not fit.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = sorted(m for m in archive.namelist() if is_image(m))
+            tables = [m for m in archive.namelist() if parts_of(m)[-1:] == (LABELS_FILE,)]
+            table = archive.read(min(tables, key=len)) if tables else None
+    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as error:
+        raise UsageError(f"{path}: damaged archive ({error})") from None
+    if not members:
+        raise UsageError(f"{path}: no image in it; expected files of {', '.join(EXTENSIONS)}")
+    names, entries = _folders(members)
+    notes: tuple[str, ...] = ()
+    if table is not None:
+        names, entries, notes = _labelled(table, entries, f"{path}: {LABELS_FILE}")
+
+    def rows() -> Iterator[RawImage]:
+        with zipfile.ZipFile(path) as archive:
+            for member in members:
+                entry = entries[member]
+                try:
+                    content = archive.read(member)
+                except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError):
+                    content = b""  # damaged within a sound archive: rejected as an image
+                yield RawImage(entry.split, member, content, entry.labels, entry.fault)
+
+    return ImageSource(names, rows(), notes=notes)
+
+
+def _folders(members: list[str]) -> tuple[tuple[str, ...], dict[str, Entry]]:
+    """Splits and classes by folders.
+
+    Splits are the folders that are nearest to the top and named so. Classes are the folders in
+    them, else those around them. An image beside such folders is of no split, or of no class, which
+    is its fault.
+    """
+    parts = {member: parts_of(member)[:-1] for member in members}
+    splits: dict[str, str | None] = dict.fromkeys(members)
+    depth = _split_depth(list(parts.values()))
+    if depth is not None:
+        for member, folders in parts.items():
+            splits[member] = split_of(folders[depth]) if len(folders) > depth else None
+            parts[member] = folders[depth + 1 :] or folders[:depth]
+    ours = [member for member in members if splits[member] or depth is None]
+    while len({parts[member][0] for member in ours if parts[member]}) == 1:
+        parts |= {member: parts[member][1:] for member in ours}  # one folder around all
+    classes = {member: parts[member][0] if parts[member] else None for member in ours}
+    sorted_out = {splits[member] for member, name in classes.items() if name}
+    if not sorted_out:
+        return (), {member: Entry(splits[member]) for member in members}
+    found = {}
+    for member in members:
+        name, split = classes.get(member), splits[member]
+        stray = name is None and member in classes and split in sorted_out
+        found[member] = Entry(split, (name,), STRAY if stray else None)
+    return ("class",), found
+
+
+def _split_depth(paths: list[tuple[str, ...]]) -> int | None:
+    """How deep the folders of splits are; None where there are none.
+
+    One folder ``train`` among others is a class: of vehicles, say.
+    """
+    for depth in range(max(map(len, paths))):
+        names = {folders[depth] for folders in paths if len(folders) > depth}
+        splits = {split_of(name) for name in names}
+        if len(splits - {None}) > 1 or (splits and None not in splits):
+            return depth
+    return None
+
+
+def _labelled(
+    table: bytes, entries: Mapping[str, Entry], where: str
+) -> tuple[tuple[str, ...], dict[str, Entry], tuple[str, ...]]:
+    """The rows of a labels file by image: its full name in the archive, or its file name."""
+    columns = _columns(table, where)
+    key = next((name for name in FILE_COLUMNS if name in columns), None)
+    if key is None:
+        raise UsageError(
+            f"{where} has no column 'image' of file names; columns there: "
+            f"{', '.join(columns) or 'none'}"
+        )
+    names = tuple(name for name in columns if name not in NOT_LABELS)
+    numbers: dict[str, int] = {}
+    for number, cell in enumerate(columns[key]):
+        name = "/".join(parts_of(cell.strip()))
+        if name in numbers:
+            raise UsageError(f"{where} has two rows for {name}; leave one")
+        numbers[name] = number
+    found: dict[str, Entry] = {}
+    members: dict[int, str] = {}
+    for member, entry in entries.items():
+        pure = parts_of(member)
+        tails = ("/".join(pure[i:]) for i in range(len(pure)))
+        row = next((numbers[tail] for tail in tails if tail in numbers), None)
+        if row is None:
+            missing = sum(not _has_row(name, numbers) for name in entries)
+            raise UsageError(
+                f"{where} has no row for {member} ({missing} of {len(entries)} images lack one); "
+                "add a row, without labels where there are none, or take the image away"
+            )
+        if row in members:
+            raise UsageError(
+                f"{where} has one row, {columns[key][row]}, for {members[row]} and {member}; write "
+                "the folders of both"
+            )
+        members[row] = member
+        stated = f"{where}: row {row + 1}"
+        own = stated_split(columns["split"][row], stated) if "split" in columns else entry.split
+        labels = tuple(columns[name][row].strip() or None for name in names)
+        found[member] = Entry(own, labels)
+    left = [name for name, number in numbers.items() if number not in members]
+    note = f"{len(left)} rows of {LABELS_FILE} have no image, such as {left[0]}" if left else ""
+    return names, found, (note,) if note else ()
+
+
+def _has_row(member: str, numbers: Mapping[str, int]) -> bool:
+    pure = parts_of(member)
+    return any("/".join(pure[i:]) in numbers for i in range(len(pure)))
+
+
+def _columns(table: bytes, where: str) -> dict[str, list[str]]:
+    try:
+        reader = csv.DictReader(io.StringIO(table.decode("utf-8-sig"), newline=""))
+        rows = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{where} is not a UTF-8 csv table ({error})") from None
+    return {name: [row[name] or "" for row in rows] for name in reader.fieldnames or []}

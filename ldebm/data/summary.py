@@ -1,0 +1,73 @@
+"""What ``ldebm new`` has found in a file, as lines for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["Summary"]
+
+SHOWN = 6  # classes
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a data set is.
+
+    Attributes:
+        kind: sentences, dialogues, documents, points or images.
+        source: the file or folder.
+        rows: by split.
+        own_splits: whether the source has all of them.
+        left_out: by reason.
+        classes: label column to class to rows.
+        facts: further lines by name, such as ``columns`` or ``lengths``.
+        minutes: of a build of one seed on two CPU cores, roughly; None: not known.
+    """
+
+    kind: str
+    source: str
+    rows: Mapping[str, int]
+    own_splits: bool = False
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    classes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
+    minutes: float | None = None
+
+    def lines(self) -> list[str]:
+        """The summary, one fact a line.
+
+        Example:
+            >>> found = Summary("sentences", "a.txt", {"train": 90, "valid": 5, "test": 5})
+            >>> print("\\n".join(found.lines()))
+            a.txt: sentences
+              rows      100: 90 train, 5 valid, 5 test (divided at random)
+        """
+        parts = ", ".join(f"{rows} {split}" for split, rows in self.rows.items())
+        how = "as the source has them" if self.own_splits else "divided at random"
+        found = {"rows": f"{sum(self.rows.values())}: {parts} ({how})"}
+        if self.left_out:
+            why = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items())
+            found["left out"] = why
+        found |= self.facts
+        lines = [f"  {name:<9} {text}" for name, text in found.items()]
+        for name, counts in self.classes.items():
+            lines.append(f"  {'label':<9} {name}: {_classes(counts)}")
+        if self.minutes is not None:
+            lines.append(f"  {'build':<9} {_about(self.minutes)} on two CPU cores")
+        return [f"{self.source}: {self.kind}", *lines]
+
+
+def _classes(counts: Mapping[str, int]) -> str:
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    shown = ", ".join(f"{name} {rows}" for name, rows in ordered[:SHOWN])
+    more = f", and {len(ordered) - SHOWN} more" if len(ordered) > SHOWN else ""
+    return f"{len(ordered)} classes ({shown}{more})"
+
+
+def _about(minutes: float) -> str:
+    if minutes < 1.5:
+        return "about a minute"
+    if minutes < 90:
+        return f"about {minutes:.0f} minutes"
+    return f"about {minutes / 60:.0f} hours"

@@ -1,0 +1,427 @@
+"""A user's images in the layouts that people have them in, from ``ldebm new`` to packed arrays.
+
+The content of every picture tells its number, and its number its class, so that every packed pair
+of image and label can be checked.
+"""
+
+import io
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from ldebm.config import load_params
+from ldebm.data.fetch import fetch
+from ldebm.data.image_facts import inspect_images
+from ldebm.data.new import add_dataset
+from ldebm.data.packed import open_packed
+from ldebm.data.packing import pack
+from ldebm.data.prepare import prepare
+from ldebm.errors import UsageError
+
+CLASSES = ("bar", "box", "dot")
+PARAMS = """run: {datasets: [], experiments: [], seeds: [0]}
+data:
+  a: {kind: points, source: gaussians16}
+experiments:
+  one:
+    data: a
+    backbone: {arch: mlp, latent: 2, training: {epochs: 1}}
+    prior: {training: {epochs: 1}}
+"""
+
+
+def pixels(number: int, side: int = 8) -> np.ndarray:
+    """A noisy picture, uint8 (side, side), with its number in the corner; its class is i mod 3."""
+    picture = np.random.default_rng(number).integers(0, 256, (side, side), dtype=np.uint8)
+    picture[0, 0] = number
+    return picture
+
+
+def png(picture: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, "PNG")
+    return stream.getvalue()
+
+
+class World:
+    """A folder with params.yaml, in which data are added, prepared and packed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.params = folder / "params.yaml"
+        self.params.write_text(PARAMS)
+        self.said: list[str] = []
+
+    def write(self, name: str, content: bytes) -> Path:
+        path = self.folder / "mine" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return self.folder / "mine"
+
+    def build(self, source: Path, label: str | None = None) -> dict[str, dict[int, str | None]]:
+        """By split: number of every packed image to the name of its class."""
+        labels = [label] if label else []
+        add_dataset("mine", source, None, labels, params_path=self.params, say=self.said.append)
+        config = load_params(self.params).dataset("mine")
+        config = config.model_copy(update={"path": str(source)})
+        fetch(None, config, self.folder / "raw")
+        prepare(config, self.folder / "raw", self.folder / "prepared")
+        meta = pack(config, self.folder / "prepared", self.folder / "packed")
+        found: dict[str, dict[int, str | None]] = {}
+        for name in ("train", "valid", "test"):
+            split = open_packed(self.folder / "packed").split(name)
+            names = meta["labels"].get(label or next(iter(meta["labels"]), ""), [])
+            numbers = split.labels(label or next(iter(meta["labels"]))) if names else []
+            of_rows = [names[i] if i >= 0 else None for i in numbers] or [None] * split.n
+            found[name] = dict(zip(split.x[:, 0, 0, 0].tolist(), of_rows, strict=True))
+            assert len(found[name]) == split.n, "no image is there twice"
+        return found
+
+    def says(self, *words: str) -> bool:
+        return any(all(word in line for word in words) for line in self.said)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def expected(numbers: Any, names: Any = CLASSES) -> dict[int, str]:
+    return {i: str(names[i % 3]) for i in numbers}
+
+
+def union(found: dict[str, Any], *splits: str) -> dict[int, Any]:
+    return {key: value for split in splits for key, value in found[split].items()}
+
+
+# Folders
+
+
+def test_a_stray_image_is_left_out_and_the_splits_stay(world: World) -> None:
+    for i in range(90):
+        split = "train" if i < 72 else "test"
+        source = world.write(f"{split}/{CLASSES[i % 3]}/{i}.png", png(pixels(i)))
+    world.write("preview.png", png(pixels(200)))
+    world.write(".DS_Store", b"x")
+    world.write("__MACOSX/train/bar/._1.png", b"x")
+    world.write("train/bar/Thumbs.db", b"x")
+    world.write("train/notes.txt", b"x")
+    found = world.build(source)
+    assert found["test"] == expected(range(72, 90))
+    assert union(found, "train", "valid") == expected(range(72))
+    assert len(found["valid"]) == 4
+    assert world.says("rows", "90: 68 train, 4 valid, 18 test")
+    assert world.says("left out", "1 of no split")
+    assert world.says("preview.png")
+    assert world.says("files not read: 1 .txt")
+    assert world.says("valid taken from the training images")
+
+
+def test_an_image_beside_the_classes_is_left_out(world: World) -> None:
+    for i in range(30):
+        source = world.write(f"{CLASSES[i % 3]}/deep er/Ünï {i}.PNG", png(pixels(i)))
+    world.write("index.png", png(pixels(200)))
+    found = world.build(source)
+    assert union(found, "train", "valid", "test") == expected(range(30))
+    assert world.says("left out", "1 outside the folders of classes")
+
+
+def test_a_split_without_any_class_is_refused_at_once(world: World) -> None:
+    for i in range(60):
+        folder = f"train/{CLASSES[i % 3]}" if i < 45 else "test"
+        source = world.write(f"{folder}/{i}.png", png(pixels(i)))
+    with pytest.raises(UsageError, match=r"test: classes of label 'class' is 0"):
+        world.build(source)
+    assert world.params.read_text() == PARAMS
+
+
+@pytest.mark.parametrize("names", [("Training_Set", "Validation", "Testing"), ("train", "dev", "")])
+def test_usual_names_of_splits_are_known(names: tuple[str, ...], world: World) -> None:
+    there = [name for name in names if name]
+    for i in range(60):
+        name = there[0] if i < 40 else there[1 + i % (len(there) - 1)]
+        source = world.write(f"{name}/{CLASSES[i % 3]}/{i}.png", png(pixels(i)))
+    found = world.build(source)
+    if len(there) == 3:
+        assert found["train"] == expected(range(40))
+        assert found["valid"] == expected(range(41, 60, 2)) or found["valid"] == expected(
+            range(40, 60, 2)
+        )
+    else:
+        assert found["valid"] == expected(range(40, 60))
+        assert union(found, "train", "test") == expected(range(40))
+        assert world.says("test taken from the training images")
+
+
+def test_a_class_called_train_among_others_is_a_class(world: World) -> None:
+    names = ("bus", "car", "train")
+    for i in range(30):
+        source = world.write(f"{names[i % 3]}/{i}.png", png(pixels(i)))
+    assert union(world.build(source), "train", "valid", "test") == expected(range(30), names)
+
+
+def test_links_to_folders_are_followed_and_do_not_run_in_circles(world: World) -> None:
+    for i in range(30):
+        world.write(f"../real/{CLASSES[i % 3]}/{i}.png", png(pixels(i)))
+    links = world.folder / "links"
+    links.mkdir()
+    for name in CLASSES:
+        os.symlink(world.folder / "real" / name, links / name)
+    os.symlink(links, world.folder / "real/bar/back")
+    os.symlink(world.folder / "nowhere.png", links / "dot/dead.png")
+    found = world.build(links)
+    assert union(found, "train", "valid", "test") == expected(range(30))
+    assert world.says("left out", "1 corrupt image")
+    assert world.says("dot/dead.png")
+
+
+def test_a_zip_made_on_windows_has_folders(world: World) -> None:
+    path = world.folder / "mine.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for i in range(30):
+            entry = zipfile.ZipInfo("x")
+            entry.filename = f"mine\\{CLASSES[i % 3]}\\{i}.png"
+            archive.writestr(entry, png(pixels(i)))
+    assert union(world.build(path), "train", "valid", "test") == expected(range(30))
+
+
+# labels.csv
+
+
+def test_a_table_of_labels_keeps_the_splits_of_the_folders(world: World) -> None:
+    rows = ["image,kind,caption"]
+    for i in range(60):
+        name = f"{'train' if i < 45 else 'test'}/{i}.png"
+        source = world.write(name, png(pixels(i)))
+        rows.append(f"{name},{CLASSES[i % 3]},picture number {i}")
+    world.write("labels.csv", "\n".join([*rows, "train/99.png,bar,gone"]).encode())
+    found = world.build(source)
+    assert found["test"] == expected(range(45, 60))
+    assert world.says("column 'caption' is not used: 60 different values in 60 rows")
+    assert world.says("1 rows of labels.csv have no image, such as train/99.png")
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("image,kind\na/1.png,x\n", r"no row for b/1.png \(1 of 2 images lack one\)"),
+        ("image,kind\n1.png,x\n", "has one row, 1.png, for a/1.png and b/1.png; write the folders"),
+        ("image,kind\na/1.png,x\na/1.png,y\n", "has two rows for a/1.png; leave one"),
+    ],
+    ids=["no row", "same name", "two rows"],
+)
+def test_a_table_of_labels_that_does_not_fit_is_one_clear_line(
+    table: str, message: str, world: World
+) -> None:
+    for name in ("a/1.png", "b/1.png"):
+        source = world.write(name, png(pixels(1)))
+    world.write("labels.csv", table.encode())
+    with pytest.raises(UsageError, match=message):
+        world.build(source)
+    assert world.params.read_text() == PARAMS
+
+
+# npz
+
+STACK = np.stack([pixels(i) for i in range(60)])
+KINDS = np.arange(60) % 3
+COLOUR = np.stack([STACK, STACK, 255 - STACK], axis=3)
+
+
+def save(world: World, **arrays: np.ndarray) -> Path:
+    path = world.folder / "mine.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+def test_arrays_of_training_and_test_images_are_both_read(world: World) -> None:
+    path = save(world, x_train=STACK[:45], y_train=KINDS[:45], x_test=STACK[45:],
+                y_test=KINDS[45:])  # fmt: skip
+    found = world.build(path)
+    assert found["test"] == expected(range(45, 60), "012")
+    assert union(found, "train", "valid") == expected(range(45), "012")
+
+
+def test_arrays_of_three_splits_are_read_with_columns_of_labels(world: World) -> None:
+    parts = {"train": slice(40), "val": slice(40, 50), "test": slice(50, 60)}
+    arrays = {f"{name}_images": STACK[part] for name, part in parts.items()}
+    arrays |= {f"{name}_labels": KINDS[part, None] for name, part in parts.items()}
+    found = world.build(save(world, **arrays))
+    assert found["train"] == expected(range(40), "012")
+    assert found["valid"] == expected(range(40, 50), "012")
+    assert found["test"] == expected(range(50, 60), "012")
+
+
+@pytest.mark.parametrize(
+    ("images", "channels"),
+    [
+        (STACK[..., None], 1),
+        (STACK[:, None], 1),
+        (COLOUR, 3),
+        (COLOUR.transpose(0, 3, 1, 2), 3),
+        (np.concatenate([COLOUR, np.full((60, 8, 8, 1), 255, np.uint8)], 3), 3),
+        (STACK.astype(np.int64), 1),
+        (STACK.astype(np.float32), 1),
+        ((STACK / 255).astype(np.float32), 1),
+        (STACK / 127.5 - 1, 1),
+        (STACK.astype(np.uint16) * 257, 1),
+        (np.stack([STACK] * 3, axis=3), 1),
+    ],
+    ids=["grey last", "grey first", "colour", "colour first", "opaque", "int64", "float 255",
+         "float 1", "float -1 to 1", "16 bits", "grey in colour"],
+)  # fmt: skip
+def test_arrays_of_any_layout_and_range_give_the_same_pixels(
+    images: np.ndarray, channels: int, world: World
+) -> None:
+    found = world.build(save(world, images=images, label=np.array(CLASSES)[KINDS]))
+    assert union(found, "train", "valid", "test") == expected(range(60))
+    train = open_packed(world.folder / "packed").split("train")
+    assert train.x.shape[1:] == (channels, 8, 8)
+    numbers = train.x[:, 0, 0, 0]
+    assert (train.x[:, 0] == STACK[numbers]).all()
+
+
+def test_one_hot_and_boolean_labels_are_labels(world: World) -> None:
+    found = world.build(save(world, images=STACK, y=np.eye(3)[KINDS]))
+    assert union(found, "train", "valid", "test") == expected(range(60), "012")
+    flags = inspect_images(save(world, images=STACK, flag=KINDS > 0))
+    assert (flags.labels, flags.classes) == (["flag"], 2)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"arr_0": STACK, "arr_1": KINDS, "arr_2": STACK}, "2 arrays of images: arr_0, arr_2; exp"),
+        ({"images": STACK, "train_images": STACK}, "arrays of images images, train_images: expect"),
+        ({"x_train": STACK, "y_train": KINDS[:50]}, r"60 images in 'x_train' and labels 'y' of 50"),
+        (
+            {"data": STACK.reshape(60, 64)},
+            r"no array of images; arrays there: data \(60 x 64",
+        ),
+        ({"images": COLOUR[0]}, r"'images' is of 8 x 8 x 3 uint8; expected one array of images"),
+        ({"images": STACK.astype(float) * 9}, "values from 0 to 2295; expected 0 to 1, -1 to 1"),
+        ({"images": np.where(STACK == 0, np.nan, STACK)}, "values that are NaN or infinite"),
+        ({"images": STACK, "y": np.array([{}] * 60)}, "arrays of text need a dtype of str"),
+    ],
+    ids=["two", "both", "fewer labels", "flat", "one image", "range", "nan", "objects"],
+)
+def test_arrays_that_are_not_clear_are_named(
+    arrays: dict[str, Any], message: str, world: World
+) -> None:
+    with pytest.raises(UsageError, match=message) as error:
+        world.build(save(world, **arrays))
+    assert "\n" not in str(error.value)
+
+
+# Parquet
+
+
+def table(**columns: Any) -> pa.Table:
+    contents = pa.array([png(pixels(i)) for i in range(60)], pa.binary())
+    return pa.table({"image": contents, **columns})
+
+
+@pytest.mark.parametrize(
+    ("column", "names"),
+    [
+        (pa.array([CLASSES[i % 3] for i in range(60)]).dictionary_encode(), CLASSES),
+        (pa.array([i % 3 == 0 for i in range(60)]), ("true", "false", "false")),
+        (pa.array([float(i % 3) for i in range(60)]), "012"),
+        (pa.array(KINDS, pa.int8()), "012"),
+    ],
+    ids=["category", "boolean", "whole floats", "small integers"],
+)
+def test_columns_of_many_types_are_labels(column: pa.Array, names: Any, world: World) -> None:
+    pq.write_table(table(label=column), world.folder / "mine.parquet")
+    found = world.build(world.folder / "mine.parquet", "label")
+    assert union(found, "train", "valid", "test") == expected(range(60), names)
+
+
+def test_a_column_that_can_be_no_label_is_refused_by_name(world: World) -> None:
+    lists = pa.array([[i, 1] for i in range(60)])
+    pq.write_table(table(boxes=lists), world.folder / "mine.parquet")
+    with pytest.raises(UsageError, match="column 'boxes' is no label: it holds lists; labels are"):
+        world.build(world.folder / "mine.parquet", "boxes")
+    assert inspect_images(world.folder / "mine.parquet").labels == []
+
+
+def test_the_name_of_a_users_file_is_no_split(world: World) -> None:
+    pq.write_table(table(), world.folder / "test.parquet")
+    found = world.build(world.folder / "test.parquet")
+    assert {split: len(rows) for split, rows in found.items()} == {
+        "train": 54, "valid": 3, "test": 3,
+    }  # fmt: skip
+
+
+# What ``ldebm new`` decides and refuses
+
+
+def test_bright_drawings_on_nothing_get_a_black_background(world: World) -> None:
+    for i in range(30):
+        picture = np.full((8, 8, 4), 255, dtype=np.uint8)
+        picture[..., 3] = pixels(i) // 2 * 2
+        picture[0, 0] = [i, i, i, 255]
+        source = world.write(f"{CLASSES[i % 3]}/{i}.png", png(picture))
+    found = world.build(source)
+    assert load_params(world.params).dataset("mine").background == "black"
+    assert world.says("transparent pixels become black")
+    assert union(found, "train", "valid", "test") == expected(range(30))
+    assert open_packed(world.folder / "packed").meta["background"] == "black"
+
+
+def test_one_small_image_does_not_shrink_the_others(world: World) -> None:
+    for i in range(40):
+        source = world.write(f"{i}.png", png(pixels(i, 40)))
+    world.write("icon.png", png(pixels(99, 8)))
+    add_dataset("mine", source, params_path=world.params, say=world.said.append)
+    assert load_params(world.params).dataset("mine").size == 32
+    assert world.says("8 x 8 to 40 x 40", "scaled to 32 x 32; 1 smaller ones are scaled up")
+
+
+def rejected(world: World, change: Callable[[int], bytes]) -> None:
+    for i in range(40):
+        world.write(f"{CLASSES[i % 3]}/{i}.png", change(i))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (lambda i: b"no image" if i < 20 else png(pixels(i)), "left out is 0.5; expected at most "
+         "0.1.*20 left out: corrupt image"),
+        (lambda i: png(pixels(i % 4)), "rows that repeat another row is"),
+        (lambda i: png(np.full((8, 8), i, dtype=np.uint8)), "images of one colour is 1; expected"),
+        (lambda i: b"no image" if i < 32 else png(pixels(i)), r"8 usable rows \(32 left out"),
+    ],
+    ids=["damaged", "repeated", "one colour", "too few"],
+)  # fmt: skip
+def test_what_a_build_would_refuse_is_refused_at_once(
+    content: Callable[[int], bytes], message: str, world: World
+) -> None:
+    rejected(world, content)
+    with pytest.raises(UsageError, match=message) as error:
+        world.build(world.folder / "mine")
+    assert "\n" not in str(error.value)
+    assert world.params.read_text() == PARAMS
+
+
+def test_images_of_training_in_the_test_split_are_counted_and_many_are_refused(
+    world: World,
+) -> None:
+    for i in range(60):
+        split = "train" if i < 40 else "test"
+        source = world.write(f"{split}/{CLASSES[i % 3]}/{i}.png", png(pixels(i)))
+    world.write("test/bar/again.png", png(pixels(0)))
+    add_dataset("mine", source, params_path=world.params, say=world.said.append)
+    assert world.says("1 test images are training images as well")
+    for i in range(1, 20):
+        world.write(f"test/bar/again{i}.png", png(pixels(i)))
+    with pytest.raises(UsageError, match=r"images that the training split has as well is 0\.475"):
+        add_dataset("other", source, params_path=world.params)
