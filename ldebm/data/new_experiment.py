@@ -12,6 +12,7 @@ __all__ = ["table_experiment"]
 LARGE = 20_000  # rows from which text gets networks of the papers' size
 SMALL = 2_000  # rows up to which its networks are smaller still
 SMALL_UPDATES, MAX_EPOCHS = 1000, 60  # of the first stage on less than large data
+SUPERVISION = 10.0  # weight of the labels in the first stage, against nats a text
 
 
 def table_experiment(name: str, facts: FileFacts) -> dict[str, Any]:
@@ -32,11 +33,26 @@ def table_experiment(name: str, facts: FileFacts) -> dict[str, Any]:
     return {
         "data": name,
         "description": described,
-        "backbone": BACKBONES[facts.kind](facts),
+        "backbone": BACKBONES[facts.kind](facts) | _supervision(facts),
         "cluster": cluster,
         "prior": _prior(facts),
         "evaluate": evaluate,
     }
+
+
+def _supervision(facts: FileFacts) -> dict[str, Any]:
+    """The labels as a part of the first stage of text, where most rows have one.
+
+    The first stage is frozen when the prior sees the labels: a latent that does not tell them by
+    then never will. Points are their own latent.
+    """
+    if facts.kind == "points" or not facts.classes or _few_labels(facts):
+        return {}
+    return {"supervision": {"column": facts.columns["label"], "weight": SUPERVISION}}
+
+
+def _few_labels(facts: FileFacts) -> bool:
+    return bool(facts.classes) and facts.labelled < facts.rows / 2
 
 
 def _points_backbone(facts: FileFacts) -> dict[str, Any]:
@@ -100,7 +116,6 @@ def _prior(facts: FileFacts) -> dict[str, Any]:
     updates, batch = (
         (6000, 384 if large and not points else 256) if points or large else (1500, 256)
     )
-    few = bool(facts.classes) and facts.labelled < facts.rows / 2
     return {
         "kind": "diffusion", "classes": facts.classes or (10 if points else 16),
         "energy": {"hidden": hidden, "blocks": 3, "activation": "silu", "spectral_norm": False,
@@ -108,7 +123,7 @@ def _prior(facts: FileFacts) -> dict[str, Any]:
         "sampler": {"steps": 12}, "standardise": "diagonal",
         "score_matching": 0.75 if points else 0.5,
         "mi_weight": 0.05, "class_weight": 1.0 if facts.classes else 0.05,
-        **({"labelled_batch": min(200, facts.labelled)} if few else {}),
+        **({"labelled_batch": min(200, facts.labelled)} if _few_labels(facts) else {}),
         "training": {"updates": updates, "batch": batch, "validate_every": None,
                      "optimiser": {"lr": 3e-3 if points else 2e-3, "betas": [0.9, 0.99],
                                    "clip": None if points else 1.0, "schedule": "linear",

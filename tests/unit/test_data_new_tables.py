@@ -77,18 +77,23 @@ def test_a_partly_labelled_file_keeps_rows_without_a_label(project: Project) -> 
     assert experiment.prior.classes == 2
     assert "60 rows, 30 of them labelled" in experiment.description
     assert experiment.prior.labelled_batch == 0, "half of the rows: enough for every batch"
+    assert experiment.backbone.supervision is not None, "the latent has to tell the labels"
+    assert experiment.backbone.supervision.column == "y"
 
 
 def test_few_labels_get_a_batch_of_their_own(project: Project) -> None:
     rows = [f"sentence number {i},{'ab'[i % 2] if i < 12 else ''}" for i in range(60)]
     project.add("mine.csv", "\n".join(["text,y", *rows]), "y")
-    assert load_params(project.params).experiment("mine-ldebm").prior.labelled_batch == 12
+    experiment = load_params(project.params).experiment("mine-ldebm")
+    assert experiment.prior.labelled_batch == 12
+    assert experiment.backbone.supervision is None, "too few to shape the latent of all rows"
 
 
 def test_an_unlabelled_file_gets_classes_by_clustering(project: Project) -> None:
     project.add("mine.txt", "\n".join(f"sentence number {i}" for i in range(60)))
     experiment = load_params(project.params).experiment("mine-ldebm")
     assert experiment.cluster.labels == "gc"
+    assert experiment.backbone.supervision is None
     assert experiment.backbone.hidden < 128, "a small file, a small network"
 
 
@@ -108,7 +113,10 @@ def test_a_turn_a_row_is_put_in_order_and_gets_its_context(project: Project, ord
     ]  # fmt: skip
     assert packed.split("train").labels("act")[last] == 0
     assert len(packed.split("train").context(rows["turn"].tolist().index(0))) == 0
-    assert load_params(project.params).experiment("mine-ldebm").backbone.arch == "dialogue"
+    backbone = load_params(project.params).experiment("mine-ldebm").backbone
+    assert backbone.arch == "dialogue"
+    assert backbone.supervision is not None
+    assert backbone.supervision.column == "act"
 
 
 def test_a_dialogue_a_row_has_lists_of_turns_and_of_labels(project: Project) -> None:
@@ -135,6 +143,18 @@ def test_documents_are_taken_as_words_where_that_is_asked_for(project: Project) 
     assert packed.kind == "documents"
     assert load_params(project.params).experiment("mine-ldebm").backbone.arch == "bow"
     assert len(packed.split("train").row(0)) == len(packed.split("test").row(0)) == 4
+
+
+def test_labels_of_points_are_left_to_the_prior_and_those_of_documents_supervise(
+    project: Project,
+) -> None:
+    rows = "\n".join(f"{i % 3},{i % 5}.5,{'ab'[i % 2]}" for i in range(40))
+    project.add("mine.csv", f"x,y,side\n{rows}\n", "side")
+    assert load_params(project.params).experiment("mine-ldebm").backbone.supervision is None
+    project.params.write_text(PARAMS)
+    rows = "\n".join(f"The market of number{i} fell and rose,{'ab'[i % 2]}" for i in range(40))
+    project.add("mine.csv", f"text,side\n{rows}\n", "side", kind="documents")
+    assert load_params(project.params).experiment("mine-ldebm").backbone.supervision is not None
 
 
 def test_pieces_of_words_are_a_choice(project: Project) -> None:
