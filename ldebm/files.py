@@ -12,7 +12,8 @@ import hashlib
 import json
 import math
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,20 +47,36 @@ __all__ = [
 
 @contextmanager
 def atomic_path(target: str | Path) -> Iterator[Path]:
-    """Yields a temporary path beside ``target`` that replaces it when the block succeeds."""
+    """Yields a temporary path beside ``target`` that replaces it when the block succeeds.
+
+    As when a file is opened to be written, a symbolic link stays one and what it leads to is
+    replaced, an old file keeps its mode, and a new one gets that of the umask. Links to files that
+    may not be written, those of DVC's cache, are replaced themselves.
+    """
     target = Path(target)
+    mode = _mode(target)
+    if target.is_symlink() and (mode is None or mode & stat.S_IWUSR):
+        target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-    os.close(handle)
-    temporary = Path(name)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        temporary.chmod(0o644)
+        if mode is not None and mode & stat.S_IWUSR:
+            temporary.chmod(stat.S_IMODE(mode))
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _mode(path: Path) -> int | None:
+    """The mode of a file; None where there is none."""
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError:
+        return None
 
 
 def write_text(target: str | Path, text: str) -> None:

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ldebm.errors import UsageError
+from ldebm.git import git, git_or_none
 from ldebm.reporting.results import flatten
 from ldebm.yaml_text import parse_yaml
+from pipelines.dag import environment
 
-__all__ = ["Candidate", "Folder", "Revision", "Tree", "git", "load_candidate", "lock", "stand_in"]
+__all__ = ["Candidate", "Folder", "Revision", "Tree", "load_candidate", "lock", "stand_in"]
 
 
 class Tree(Protocol):
@@ -33,29 +35,6 @@ class Tree(Protocol):
     def read(self, path: str) -> bytes | None:
         """The content of a file; None where it is not there."""
         ...
-
-
-def git(root: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
-    """Output of a git command in ``root``, with the process's environment or another.
-
-    Raises:
-        UsageError: git is missing or refuses.
-    """
-    try:
-        done = subprocess.run(
-            ["git", *arguments],
-            cwd=root,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except FileNotFoundError:
-        raise UsageError("git: no such program; install git") from None
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise UsageError(f"git {arguments[0]}: {lines[-1].removeprefix('fatal: ')}")
-    return done.stdout.strip()
 
 
 def stand_in(root: Path) -> tuple[str, str] | None:
@@ -119,21 +98,16 @@ class Revision:
         return self._known[path]
 
     def _tracked(self, path: str) -> bytes | None:
-        shown = subprocess.run(
-            ["git", "show", f"{self.commit}:{path}"],
-            cwd=self.root,
-            capture_output=True,
-            check=False,
-        )
-        if shown.returncode == 0:
-            return shown.stdout
+        shown = git_or_none(self.root, "show", f"{self.commit}:./{path}")
+        if shown is not None:
+            return shown
         if path == "dvc.lock" or path not in _outputs(self):
             return None
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "file"
             got = subprocess.run(
                 ["dvc", "get", ".", path, "--rev", self.commit, "-q", "-o", str(target)],
-                cwd=self.root, capture_output=True, text=True, check=False,
+                cwd=self.root, env=environment(), capture_output=True, text=True, check=False,
             )  # fmt: skip
             if got.returncode:
                 raise UsageError(

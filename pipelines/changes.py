@@ -22,8 +22,9 @@ from ldebm.data.folders import as_file
 from ldebm.data.registry import Source, SourceFile, find_source
 from ldebm.errors import UsageError
 from ldebm.files import hash_path
+from ldebm.git import git
 from ldebm.lineage.records import dvc_md5
-from pipelines.candidates import Folder, git, lock
+from pipelines.candidates import Folder, lock
 
 __all__ = ["MIRROR_VARIABLE", "Finding", "find_changes"]
 

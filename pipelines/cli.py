@@ -21,7 +21,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ldebm.errors import LdebmError, UsageError
+from ldebm.errors import LdebmError, UsageError, disk_fault
 from pipelines import model_commands
 from pipelines.types import BuildReport, Selection, StageOutcome
 
@@ -253,7 +253,8 @@ def main(arguments: list[str] | None = None) -> None:
             _server_lost(error)
             code = 1
         elif message is None:
-            code = _failed(f"{type(error).__name__}: {error}; `--debug` shows where", 1)
+            text = disk_fault(error) or f"{type(error).__name__}: {error}; `--debug` shows where"
+            code = _failed(text, 1)
         else:
             code = _failed(f"{message()} (see `python -m pipelines --help`)", 2)
     sys.exit(code if isinstance(code, int) else 0)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ldebm import git
 from ldebm.errors import UsageError
 from ldebm.lineage.records import dvc_md5
 from pipelines.lockfile import read_outs
@@ -107,8 +108,11 @@ class Dag:
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a child: this interpreter's ``python`` first, no telemetry."""
-    result = dict(os.environ)
+    """The environment of a child: this interpreter's ``python`` first, no telemetry.
+
+    Nothing in it names a git repository.
+    """
+    result = git.environment()
     result["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{result.get('PATH', '')}"
     for name in ("DO_NOT_TRACK", "DVC_NO_ANALYTICS"):
         result.setdefault(name, "1")

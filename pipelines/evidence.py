@@ -7,7 +7,6 @@ input of any stage.
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -18,7 +17,9 @@ from typing import Any
 
 from ldebm.errors import UsageError
 from ldebm.files import read_json, write_json, write_text
-from pipelines.candidates import git, stand_in
+from ldebm.git import git
+from ldebm.lineage.checkout import WHOLE
+from pipelines.candidates import stand_in
 from pipelines.champion import Difference, Verdict
 from pipelines.changes import Finding
 from pipelines.promotion import Promotion
@@ -119,7 +120,9 @@ def save(folder: Path, retraining: Retraining) -> str:
 
 
 def commit_build(root: Path, worktree: Path, branch: str, message: str) -> str:
-    """Commits what a worktree holds to a new branch; the worktree and its index stay as they are.
+    """Commits what a worktree holds to a new branch of the project.
+
+    The worktree, its index and the workspace stay as they are.
 
     Returns:
         The commit's full hash.
@@ -127,19 +130,21 @@ def commit_build(root: Path, worktree: Path, branch: str, message: str) -> str:
     Raises:
         UsageError: git refuses, say because the branch exists.
     """
+    parent = git(worktree, "rev-parse", "HEAD")
     with tempfile.TemporaryDirectory() as folder:
         environment = {
-            **os.environ,
+            "GIT_DIR": git(root, "rev-parse", "--absolute-git-dir"),
+            "GIT_WORK_TREE": git(worktree, "rev-parse", "--show-toplevel"),
             "GIT_INDEX_FILE": str(Path(folder) / "index"),
             **_identity(root),
         }
 
         def run(*arguments: str) -> str:
-            return git(worktree, *arguments, environment=environment)
+            return git(worktree, *arguments, env=environment, settings=WHOLE)
 
-        run("read-tree", "HEAD")
+        run("read-tree", parent)
         run("add", "--all", "--", *(name for name in COMMITTED if (worktree / name).exists()))
-        tree, parent = run("write-tree"), run("rev-parse", "HEAD")
+        tree = run("write-tree")
         commit = run("commit-tree", tree, "-p", parent, "-m", message)
         run("branch", branch, commit)
     return commit

@@ -17,7 +17,8 @@ import yaml
 
 from ldebm.errors import UsageError
 from ldebm.files import write_text
-from pipelines.candidates import Revision, git, load_candidate, lock, stand_in
+from ldebm.git import git
+from pipelines.candidates import Revision, load_candidate, lock, stand_in
 
 __all__ = ["Promotion", "Registered", "artifact_path", "declare_artifact", "promote", "registered"]
 

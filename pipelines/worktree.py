@@ -1,9 +1,10 @@
 """The user's project, and worktrees beside it that share its DVC cache.
 
-A build runs in a git worktree (C2, C24), so that editing goes on while it runs. The worktree has
-the state that was asked for: a commit, or the workspace with its uncommitted changes. It lies in
+A build runs in a worktree, so that editing goes on while it runs. The worktree has the state that
+was asked for: a commit, or the workspace with its uncommitted changes. It lies in
 ``.dvc/tmp/runs``, which git and DVC ignore, on the file system of the cache, so that outputs can be
-links. Checkpoints and lineage records are shared with the workspace by links.
+links. Checkpoints and lineage records are shared with the workspace by links. Its repository is its
+own, so that the user's is only read.
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ldebm.errors import LdebmError, UsageError
 from ldebm.files import write_text
+from ldebm.git import git, git_or_none, run_git, said
+from ldebm.lineage.checkout import Checkout, fingerprint, prefix, project_files
 from pipelines.copies import add_ignored, copy_if_different
 from pipelines.dag import ask_dvc, environment
 from pipelines.failures import dvc_said
@@ -36,6 +38,7 @@ from pipelines.slots import lock_file
 __all__ = ["Busy", "State", "Workspace"]
 
 SHARED = (".ckpt", "lineage")
+OWN = (*(f"{name}/" for name in SHARED), ".dvc/tmp/", ".dvc/cache/")  # never copied
 RUNS = Path(".dvc", "tmp", "runs")
 RWLOCK = Path(".dvc", "tmp", "rwlock")
 
@@ -50,13 +53,15 @@ class State:
 
     Attributes:
         commit: full hash.
-        tree: hash of the git tree: that of the commit, or of the workspace as it is.
-        dirty: whether the two differ.
+        tree: what identifies the files: the hash of the commit's tree, or a hash of ``files``.
+        dirty: whether the files differ from the commit.
+        files: those of the workspace that git knows or would add; None: the commit's are built.
     """
 
     commit: str
     tree: str
     dirty: bool
+    files: tuple[str, ...] | None = None
 
 
 class Workspace:
@@ -66,7 +71,7 @@ class Workspace:
         root: the project's folder.
 
     Raises:
-        UsageError: no git repository with a commit, or no DVC project.
+        UsageError: no git repository with a commit, or one that git refuses, or no DVC project.
     """
 
     def __init__(self, root: Path = Path()) -> None:
@@ -74,41 +79,18 @@ class Workspace:
         if not (self.root / ".dvc").is_dir():
             raise UsageError(f"{self.root}: no DVC project here; run from the project's folder")
         self.runs = self.root / RUNS
-        top = self._git_or_none("rev-parse", "--show-toplevel")
-        if top is None or self._git_or_none("rev-parse", "-q", "--verify", "HEAD") is None:
+        found = run_git(self.root, "rev-parse", "--show-prefix")
+        none = found.returncode != 0 and "not a git repository (or any" in said(found)
+        if found.returncode and not none:
+            raise UsageError(f"{self.root}: git cannot be used here: {said(found)}")
+        if none or git_or_none(self.root, "rev-parse", "-q", "--verify", "HEAD") is None:
+            unused = "; GIT_DIR is set, but only a repository in the folder or above it counts"
             raise UsageError(
                 f"{self.root}: flows need a git repository with a commit, for their worktrees; "
                 "`git init`, `git add -A`, `git commit`, or build with `dvc repro`"
+                f"{unused if none and 'GIT_DIR' in os.environ else ''}"
             )
-        self.inside = self.root.relative_to(Path(top).resolve())
-        self._git_lock = threading.Lock()
-
-    def git(
-        self, *words: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
-    ) -> str:
-        """Output of a git command.
-
-        Raises:
-            LdebmError: it failed; with what it said.
-        """
-        done = subprocess.run(
-            ["git", *words],
-            cwd=cwd or self.root,
-            env={**os.environ, **(env or {})},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            said = " ".join(done.stderr.split())
-            raise LdebmError(f"git {' '.join(words[:2])}: {said or done.returncode}")
-        return done.stdout.strip()
-
-    def _git_or_none(self, *words: str) -> str | None:
-        try:
-            return self.git(*words)
-        except (LdebmError, FileNotFoundError):
-            return None
+        self.inside = prefix(self.root)
 
     def dvc(self, *words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         """Runs a dvc command; the caller looks at its exit code."""
@@ -129,27 +111,17 @@ class Workspace:
         Raises:
             UsageError: there is no such revision.
         """
-        commit = self._git_or_none(
-            "rev-parse", "-q", "--verify", f"{revision or 'HEAD'}^{{commit}}"
+        found = git_or_none(
+            self.root, "rev-parse", "-q", "--verify", f"{revision or 'HEAD'}^{{commit}}"
         )
-        if commit is None:
+        if found is None:
             raise UsageError(f"revision {revision!r}: git does not know it; see `git log`")
-        committed = self.git("rev-parse", f"{commit}^{{tree}}")
+        commit = found.decode().strip()
         if revision is not None:
-            return State(commit, committed, dirty=False)
-        self.runs.mkdir(parents=True, exist_ok=True)
-        index = self.runs / f".index-{os.getpid()}-{threading.get_ident()}"
-        try:
-            with contextlib.suppress(FileNotFoundError):  # keeps what git knows of unchanged files
-                shutil.copyfile(self.root / self.git("rev-parse", "--git-path", "index"), index)
-            env = {"GIT_INDEX_FILE": str(index)}
-            top = self.git("rev-parse", "--show-toplevel")
-            self.git("add", "-A", cwd=Path(top), env=env)
-            tree = self.git("write-tree", env=env)
-        finally:
-            index.unlink(missing_ok=True)
-            index.with_name(f"{index.name}.lock").unlink(missing_ok=True)
-        return State(commit, tree, dirty=tree != committed)
+            return State(commit, git(self.root, "rev-parse", f"{commit}^{{tree}}"), dirty=False)
+        files = tuple(name for name in project_files(self.root) if not name.startswith(OWN))
+        changed = git(self.root, "status", "--porcelain", "--untracked-files=normal", "--", ".")
+        return State(commit, fingerprint(self.root, files), bool(changed), files)
 
     @contextlib.contextmanager
     def locked(self, name: str) -> Iterator[int]:
@@ -195,38 +167,20 @@ class Workspace:
         for pid in strays(project):  # of a build that was killed together with its supervisors
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        with self._git_lock:
-            self._files(self.runs / name, state)
+        self._forget_registered(self.runs / name)
+        Checkout(self.root, self.runs / name, SHARED).fill(state.commit, state.files)
         (project / RWLOCK).unlink(missing_ok=True)  # DVC's, maybe half-written: nobody is here
         self._share(project)
         return project
 
-    def _files(self, folder: Path, state: State) -> None:
-        """Makes the files of a worktree those of ``state``."""
-        known = (folder / ".git").is_file() and self._git_or_none(
-            "-C", str(folder), "rev-parse", "--git-dir"
-        )
-        if not known:
-            shutil.rmtree(folder, ignore_errors=True)
-            self.git("worktree", "prune")
-            self.git(
-                "worktree",
-                "add",
-                "-q",
-                "-f",
-                "--detach",
-                "--no-checkout",
-                str(folder),
-                state.commit,
-            )
-        lock = Path(self.git("rev-parse", "--absolute-git-dir", cwd=folder), "index.lock")
-        lock.unlink(missing_ok=True)  # of a build that was killed: this one holds the worktree
-        self.git("update-ref", "--no-deref", "HEAD", state.commit, cwd=folder)
-        self.git("read-tree", "--reset", "-u", state.tree, cwd=folder)
-        self.git("checkout-index", "-a", "-f", cwd=folder)
-        self.git("clean", "-fdq", "-e", ".ckpt", "-e", "lineage", cwd=folder)
-        if state.dirty:
-            self.git("reset", "-q", "--mixed", cwd=folder)
+    def _forget_registered(self, folder: Path) -> None:
+        """Removes what earlier versions, whose worktrees git knew, left in the repository."""
+        link = folder / ".git"
+        if link.is_file():
+            entry = Path(link.read_text(encoding="utf-8").removeprefix("gitdir: ").strip())
+            mine = entry / "gitdir"
+            if mine.is_file() and mine.read_text(encoding="utf-8").strip() == str(link):
+                shutil.rmtree(entry)
 
     def _share(self, project: Path) -> None:
         """Points the worktree at the workspace's cache, remotes, checkpoints and records."""
@@ -253,8 +207,9 @@ class Workspace:
         for name in SHARED:
             mine, theirs = project / name, self.root / name
             theirs.mkdir(exist_ok=True)
-            if not mine.is_symlink():
+            if not mine.is_symlink() or mine.readlink() != theirs:  # a copied project
                 shutil.rmtree(mine, ignore_errors=True)
+                mine.unlink(missing_ok=True)
                 mine.symlink_to(theirs, target_is_directory=True)
 
     @functools.cached_property
@@ -319,8 +274,8 @@ class Workspace:
             add_ignored(source / name, target / name)
         missing = [name for name in outs if not (target / name).exists()]
         if missing:
-            said = dvc_said(done.stderr)
-            raise LdebmError(f"could not check out {', '.join(missing[:3])}: {said}")
+            reason = dvc_said(done.stderr)
+            raise LdebmError(f"could not check out {', '.join(missing[:3])}: {reason}")
 
     def order_lock(self, project: Path, before: str, order: Sequence[str]) -> None:
         """Brings dvc.lock of a worktree into the order that a serial build gives it."""
@@ -331,10 +286,8 @@ class Workspace:
 
     def remove(self, name: str) -> None:
         """Removes a worktree and its lock."""
-        with contextlib.suppress(LdebmError):
-            self.git("worktree", "remove", "--force", "--force", str(self.runs / name))
+        self._forget_registered(self.runs / name)
         shutil.rmtree(self.runs / name, ignore_errors=True)
-        self.git("worktree", "prune")
         (self.runs / f"{name}.lock").unlink(missing_ok=True)
 
 

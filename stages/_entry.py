@@ -8,7 +8,7 @@ import gc
 import sys
 from collections.abc import Callable
 
-from ldebm.errors import LdebmError, UsageError
+from ldebm.errors import LdebmError, UsageError, disk_fault
 from stages.recording import this_stage
 
 __all__ = ["arguments", "run"]
@@ -54,3 +54,9 @@ def run(main: Callable[[], int | None]) -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except Exception as error:
+        fault = disk_fault(error)
+        if DEBUG in sys.argv or fault is None:
+            raise
+        print(f"error: {fault}", file=sys.stderr)
+        sys.exit(1)

@@ -16,7 +16,7 @@ import traceback
 import typer
 
 from ldebm.cli import comparing, completing, lineage, models, project, rows
-from ldebm.errors import LdebmError
+from ldebm.errors import LdebmError, disk_fault
 
 __all__ = ["app", "main"]
 
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
         if message is not None:
             code = _failed(f"{message()} (see `ldebm --help`)", 2, debug)
         else:
-            text = f"{type(error).__name__}: {error}; `--debug` shows where"
+            text = disk_fault(error) or f"{type(error).__name__}: {error}; `--debug` shows where"
             code = _failed(text, 1, debug)
     sys.exit(code if isinstance(code, int) else 0)
 

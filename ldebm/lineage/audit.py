@@ -1,6 +1,6 @@
 """Runs a stage again in a scratch checkout, and compares what it writes with dvc.lock.
 
-The scratch folder is a git worktree of the commit whose code dvc.lock names, with the stage's
+The scratch folder is a checkout of the commit whose code dvc.lock names, with the stage's
 inputs copied out of DVC's cache and its parameters set to those of the lock. The stage trains from
 the beginning (``LDEBM_NO_REUSE=1``, no checkpoints). The working tree is only read.
 """
@@ -22,6 +22,7 @@ from typing import Any
 
 from ldebm.errors import LdebmError, UsageError
 from ldebm.files import read_json, write_text
+from ldebm.git import environment
 from ldebm.lineage.differences import Difference, first_difference
 from ldebm.lineage.objects import Objects
 from ldebm.lineage.records import dvc_md5
@@ -34,7 +35,7 @@ __all__ = ["Audit", "Output", "audit_stage"]
 _SEARCHED = 50  # commits of dvc.lock that are looked through for the code of a stage
 _FORGET = (  # of the caller's environment: they would lead the stage out of the scratch folder
     "LDEBM_LINEAGE", "LDEBM_FLOW_RUN_ID", "PREFECT__FLOW_RUN_ID", "PREFECT_FLOW_RUN_ID",
-    "DVC_ROOT", "DVC_STAGE", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE",
+    "DVC_ROOT", "DVC_STAGE",
 )  # fmt: skip
 
 
@@ -300,7 +301,7 @@ def _named(binding: Mapping[str, Any]) -> list[str]:
 
 
 def _environment(root: Path, scratch: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in _FORGET}
+    kept = {name: value for name, value in environment().items() if name not in _FORGET}
     programs = str(Path(sys.executable).parent)
     paths = [str(scratch), *filter(None, [os.environ.get("PYTHONPATH")])]
     if kept.get("LDEBM_DATA_MIRROR"):  # may be relative to the project

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ldebm.errors import UsageError
+from ldebm.git import environment
 from ldebm.lineage.records import dvc_md5
 
 __all__ = ["Objects"]
@@ -39,7 +40,12 @@ class Objects:
         """
         try:
             done = subprocess.run(
-                ["dvc", "cache", "dir"], cwd=self.root, capture_output=True, text=True, check=False
+                ["dvc", "cache", "dir"],
+                cwd=self.root,
+                env=environment(),
+                capture_output=True,
+                text=True,
+                check=False,
             )
         except FileNotFoundError:
             raise UsageError(

@@ -18,7 +18,6 @@ import json
 import os
 import platform
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from ldebm.errors import UsageError
 from ldebm.files import hash_json, hash_path, read_json, write_json
+from ldebm.git import git_or_none
 from ldebm.lineage.code_lists import CODE
 from ldebm.seeding import numerics
 
@@ -168,13 +168,8 @@ def git_state(root: Path = Path()) -> dict[str, Any]:
     """
 
     def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", *arguments], cwd=root, capture_output=True, text=True, check=False
-            )
-        except FileNotFoundError:
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
+        answer = git_or_none(root, *arguments)
+        return None if answer is None else answer.decode(errors="replace").strip()
 
     commit = git("rev-parse", "HEAD")
     changed = git("status", "--porcelain", "--", *CODE, "params.yaml", "dvc.yaml")

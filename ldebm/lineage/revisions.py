@@ -6,24 +6,18 @@ Experiments of DVC are commits under ``refs/exps``; git finds them without DVC.
 from __future__ import annotations
 
 import hashlib
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from ldebm.errors import UsageError
+from ldebm.git import git_or_none
 
 __all__ = ["file_at", "find_commit", "git", "hashes_at", "resolve"]
 
 
 def git(*arguments: str, root: Path = Path(), stdin: bytes | None = None) -> bytes | None:
     """What git prints, or None if it fails or is not installed."""
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=root, capture_output=True, check=False, input=stdin
-        )
-    except FileNotFoundError:
-        return None
-    return done.stdout if done.returncode == 0 else None
+    return git_or_none(root, *arguments, stdin=stdin)
 
 
 def find_commit(name: str, root: Path = Path()) -> str | None:

@@ -1,7 +1,7 @@
 """Scratch checkouts of a commit, gone when they are left: by the end, an error, Ctrl-C or SIGTERM.
 
-A git worktree in the folder for temporary files, so that the user's working tree is never touched.
-What a killed process left is removed by the next one.
+A checkout in the folder for temporary files, so that the user's repository is never touched. What a
+killed process left is removed by the next one.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from ldebm.errors import LdebmError
-from ldebm.lineage.revisions import git
+from ldebm.lineage.checkout import Checkout
 
 __all__ = ["Interrupted", "stop_on_sigterm", "worktree"]
 
@@ -50,42 +49,20 @@ def stop_on_sigterm() -> Iterator[None]:
 @contextlib.contextmanager
 def worktree(root: Path, commit: str) -> Iterator[Path]:
     """A checkout of ``commit`` that is gone afterwards."""
-    _sweep(root)
+    _sweep()
     place = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
-    scratch = place / "project"
-    command = ["git", "-c", f"core.hooksPath={os.devnull}", "worktree", "add"]  # DVC has a hook
     try:
-        added = subprocess.run(
-            [*command, "--detach", "--quiet", str(scratch), commit],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if added.returncode:
-            raise LdebmError(f"git worktree add {commit[:12]}: {' '.join(added.stderr.split())}")
-        prefix = (git("rev-parse", "--show-prefix", root=root) or b"").decode().strip()
-        yield scratch / prefix
+        yield Checkout(root, place / "project").fill(commit)
     finally:
-        _remove(root, place)
+        shutil.rmtree(place, ignore_errors=True)
 
 
-def _remove(root: Path, place: Path) -> None:
-    git("worktree", "remove", "--force", "--force", str(place / "project"), root=root)
-    shutil.rmtree(place, ignore_errors=True)
-    git("worktree", "prune", root=root)
-
-
-def _sweep(root: Path) -> None:
+def _sweep() -> None:
     """Removes what audits left that were killed with no chance to clean up."""
-    listing = (git("worktree", "list", "--porcelain", root=root) or b"").decode()
-    for line in listing.splitlines():
-        place = Path(line.removeprefix("worktree ")).parent
-        if not line.startswith("worktree ") or not place.name.startswith(_PREFIX):
-            continue
+    for place in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         owner = place.name.removeprefix(_PREFIX).split("-")[0]
         if owner.isdigit() and not _alive(int(owner)):
-            _remove(root, place)
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def _alive(process: int) -> bool:

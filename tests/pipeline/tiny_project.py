@@ -129,7 +129,7 @@ class Tiny:
         for name, text in files.items():
             (self.root / name).write_text(text)
         (self.root / ".gitignore").write_text("/out\n/sweeps\n")
-        self.call("git", "init", "-q")
+        self.call("git", "init", "-q", "-b", "master")
         self.commit()
 
     def call(self, *words: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:

@@ -1,6 +1,8 @@
 """Writers leave the whole new file or the old one, with the same bytes for the same content."""
 
 import json
+import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from ldebm.files import (
     write_json,
     write_model,
     write_parquet,
+    write_text,
 )
 
 
@@ -47,6 +50,42 @@ def test_a_write_replaces_a_read_only_link_without_touching_its_other_name(tmp_p
     write_json(target, {"a": 1})
     assert cached.read_text() == "{}"
     assert read_json(target) == {"a": 1}
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o022, 0o077])
+def test_a_new_file_has_the_mode_of_the_umask_and_an_old_one_keeps_its_own(tmp_path: Path, umask):
+    old = tmp_path / "old.json"
+    old.write_text("{}")
+    old.chmod(0o640)
+    before = os.umask(umask)
+    try:
+        for name in ("new.json", "old.json"):
+            write_json(tmp_path / name, {"a": 1})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "new.json").stat().st_mode) == 0o666 & ~umask
+    assert stat.S_IMODE(old.stat().st_mode) == 0o640
+
+
+def test_a_link_stays_a_link_and_what_it_leads_to_is_replaced(tmp_path: Path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "params.yaml").symlink_to("real/params.yaml")
+    for text in ("new\n", "newer\n"):  # at first it leads nowhere
+        write_text(tmp_path / "params.yaml", text)
+        assert (tmp_path / "params.yaml").is_symlink()
+        assert (tmp_path / "real/params.yaml").read_text() == text
+    assert [path.name for path in (tmp_path / "real").iterdir()] == ["params.yaml"]
+
+
+def test_a_link_into_the_cache_is_replaced_itself(tmp_path: Path):
+    cached = tmp_path / "cached"
+    cached.write_text("{}")
+    cached.chmod(0o444)
+    (tmp_path / "metrics.json").symlink_to(cached)
+    write_json(tmp_path / "metrics.json", {"a": 1})
+    assert cached.read_text() == "{}"
+    assert not (tmp_path / "metrics.json").is_symlink()
+    assert os.access(tmp_path / "metrics.json", os.W_OK)
 
 
 def test_json_has_the_same_bytes_in_any_key_order_and_null_for_what_is_not_finite(tmp_path: Path):
