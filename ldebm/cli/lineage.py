@@ -100,11 +100,13 @@ def _verify(target: str, folder: Path, as_json: bool, without_records: bool) -> 
             typer.echo(problem)
     if problems:
         missing = sum(problem.missing_record for problem in problems)
-        said = [f"{len(problems) - missing} things on the way differ"] * (len(problems) > missing)
+        other = len(problems) - missing
+        said = [f"{other} {'things differ' if other > 1 else 'thing differs'}"] if other else []
         if missing:
             said.append(
-                f"{missing} stages have no record on this machine (copy lineage/ from the machine "
-                "that ran them, run them again, or accept that with --without-records)"
+                f"{missing} {'stages have' if missing > 1 else 'stage has'} no record on this "
+                "machine (copy lineage/ from the machine that ran them, run them again, or accept "
+                "that with --without-records)"
             )
         raise LdebmError(f"{found.target}: {'; '.join(said)}")
     if not as_json:
