@@ -370,7 +370,9 @@ class Model:
         """What every class is called: the given label, values of all attributes, or its number."""
         hierarchy = self.config.prior.hierarchy
         if hierarchy is None or not hierarchy.attributes:
-            return self.class_names or [str(number) for number in range(self.prior.classes)]
+            names = self.class_names or []
+            rest = range(len(names), self.prior.classes)  # more classes than labels: no name
+            return [*names, *map(str, rest)]
         columns = sorted(hierarchy.attributes)
         values = itertools.product(*(self.meta["labels"][name] for name in columns))
         return [

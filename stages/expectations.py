@@ -23,7 +23,7 @@ from great_expectations.core.validation_definition import ValidationDefinition
 from great_expectations.data_context.types.base import ProgressBarsConfig
 
 from ldebm.data.label_columns import label_column
-from ldebm.data.limits import limits, shares
+from ldebm.data.limits import broken, limits, notes, shares
 from ldebm.data.packed import SPLITS
 from ldebm.data.prepare import MAX_CHARACTERS
 from ldebm.files import read_json
@@ -48,6 +48,10 @@ def validate(prepared: str | Path) -> dict[str, Any]:
         pd.DataFrame(shares(profile)),
         profile_expectations(profile["kind"], labels),
     )
+    said = broken(profile)
+    for item in results:
+        if item["column"] in said:
+            item["detail"] = "; ".join(said[item["column"]])
     for split in SPLITS:
         path = prepared / f"{split}.parquet"
         if profile["kind"] == "images":
@@ -63,6 +67,7 @@ def validate(prepared: str | Path) -> dict[str, Any]:
         "source": profile["source"],
         "checked": len(results),
         "failed": sum(not item["success"] for item in results),
+        "notes": notes(profile),
         "results": results,
     }
 

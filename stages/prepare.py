@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from ldebm.config import load_params
+from ldebm.data.limits import notes
 from ldebm.data.prepare import prepare
 from stages._entry import arguments, run
 
@@ -18,6 +20,8 @@ def main() -> None:
     rows = ", ".join(f"{facts['rows']} {split}" for split, facts in profile["splits"].items())
     rejects = profile["rejects"]
     why = ", ".join(f"{reason}: {count}" for reason, count in rejects["reasons"].items())
+    for note in notes(profile):
+        print(f"warning: {name}: {note}", file=sys.stderr)
     print(f"{name}: {rows} rows, {rejects['rows']} left out{f' ({why})' if why else ''}")
 
 

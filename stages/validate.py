@@ -31,6 +31,8 @@ def main() -> None:
     folder = Path("reports/validation") / name
     write_json(folder / "report.json", report)
     write_text(folder / "docs" / "index.html", page(name, report))
+    for note in report["notes"]:
+        print(f"warning: {name}: {note}", file=sys.stderr)
     if not report["success"]:
         print(f"{name}: {report['failed']} of {report['checked']} checks failed", file=sys.stderr)
 
@@ -45,6 +47,7 @@ def page(name: str, report: dict[str, Any]) -> str:
         cells.append(_observed(item["observed"]))
         texts = "".join(f"<td>{escape(str(cell))}</td>" for cell in cells)
         rows.append(f'<tr class="{word}"><td>{word}</td>{texts}</tr>')
+    said = "".join(f"<p>Note: {escape(note)}.</p>\n" for note in report["notes"])
     heads = ("Result", "Data", "Column", "Expectation", "Rule", "Found")
     head = "".join(f'<th scope="col">{text}</th>' for text in heads)
     return (
@@ -53,7 +56,7 @@ def page(name: str, report: dict[str, Any]) -> str:
         f"<title>Validation of {escape(name)}</title><style>{STYLE}</style></head><body>\n"
         f"<h1>Validation of {escape(name)}</h1>\n"
         f"<p>{escape(verdict)}, {report['checked']} checks of {escape(report['kind'])} "
-        f"from {escape(report['source'])}.</p>\n"
+        f"from {escape(report['source'])}.</p>\n{said}"
         f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n" + "\n".join(rows) + "\n</tbody></table>"
         "\n</body></html>\n"
     )

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["MAX_CLASSES", "Limit", "failures", "limits", "shares"]
+__all__ = ["MAX_CLASSES", "Limit", "broken", "failures", "limits", "notes", "shares"]
 
 MAX_CLASSES = 1000
+MAX_UNSEEN = 0.05  # share of labelled rows with a label that no training row has
+SHOWN = 5  # values that a note names
 FEW = 8  # rows of a split: with fewer, one row says little about the share
 
 
@@ -72,12 +74,20 @@ OF_KIND: dict[str, tuple[Limit, ...]] = {
 
 
 def limits(kind: str, labels: Sequence[str]) -> list[Limit]:
-    """The bounds that hold for a kind of data with these labels."""
+    """The bounds that hold for a kind of data with these labels; rows without a label are fine."""
     classes = [
-        Limit(f"classes of {label}", f"classes of label {label!r}", 1, MAX_CLASSES)
+        Limit(f"classes of {label}", f"classes of label {label!r}", most=MAX_CLASSES)
         for label in labels
     ]
-    return [*COMMON, *classes, *OF_KIND[kind]]
+    unseen = [
+        Limit(
+            f"unseen in {label}",
+            f"share of labelled rows whose {label!r} no training row has",
+            most=MAX_UNSEEN,
+        )
+        for label in labels
+    ]
+    return [*COMMON, *classes, *unseen, *OF_KIND[kind]]
 
 
 def shares(profile: dict[str, Any]) -> list[dict[str, Any]]:
@@ -95,6 +105,7 @@ def shares(profile: dict[str, Any]) -> list[dict[str, Any]]:
             "in_train": facts.get("in_train", 0) / max(FEW, rows),
         }
         row |= {f"classes of {label}": len(counts) for label, counts in facts["labels"].items()}
+        row |= {f"unseen in {label}": _unseen(facts, label) for label in facts["labels"]}
         row |= {limit.name: facts[limit.name] for limit in OF_KIND[profile["kind"]]
                 if limit.name in facts and limit.name not in row}  # fmt: skip
         if "unknown" in facts:
@@ -103,6 +114,33 @@ def shares(profile: dict[str, Any]) -> list[dict[str, Any]]:
             row["constant"] = facts["constant"] / rows
             row["shift"] = _shift(facts, profile["splits"]["train"])
         found.append(row)
+    return found
+
+
+def _unseen(facts: dict[str, Any], label: str) -> float:
+    """The share of labels that no training row has; of few labels a single one is no fault."""
+    unseen = sum(facts.get("unseen_labels", {}).get(label, {}).values())
+    return float(unseen / max(1 / MAX_UNSEEN, unseen + sum(facts["labels"][label].values())))
+
+
+def notes(profile: dict[str, Any]) -> list[str]:
+    """What a user should know of data that pass, a line each.
+
+    Example:
+        >>> test = {"labels": {"intent": {"a": 8}}, "unseen_labels": {"intent": {"b": 2}}}
+        >>> notes({"splits": {"train": {"labels": {}}, "test": test}})
+        ["2 of 10 labelled rows of test count as unlabelled: no training row has their intent 'b'"]
+    """
+    found = []
+    for split, facts in profile["splits"].items():
+        for label, counts in facts.get("unseen_labels", {}).items():
+            rows = sum(counts.values())
+            names = [repr(name) for name in list(counts)[:SHOWN]]
+            more = f" and {len(counts) - SHOWN} more" if len(counts) > SHOWN else ""
+            found.append(
+                f"{rows} of {rows + sum(facts['labels'][label].values())} labelled rows of {split} "
+                f"count as unlabelled: no training row has their {label} {', '.join(names)}{more}"
+            )
     return found
 
 
@@ -120,7 +158,12 @@ def failures(profile: dict[str, Any]) -> list[str]:
         >>> failures({"kind": "points", "splits": {"train": facts}, "rejects": {"rows": 0}})
         ['train: share of rows that repeat another row is 0.9; expected at most 0.5']
     """
-    found: dict[str, str] = {}
+    return [line for lines in broken(profile).values() for line in lines]
+
+
+def broken(profile: dict[str, Any]) -> dict[str, list[str]]:
+    """The lines of :func:`failures` by the name of the limit."""
+    found: dict[str, dict[str, str]] = {}
     for row in shares(profile):
         for limit in limits(profile["kind"], profile.get("labels", ())):
             value = row.get(limit.name)
@@ -132,5 +175,5 @@ def failures(profile: dict[str, Any]) -> list[str]:
                 if bound is not None
             ]
             text = f"{limit.words} is {value:.3g}; expected {' and '.join(bounds)}"
-            found.setdefault(text, f"{row['split']}: {text}")
-    return list(found.values())
+            found.setdefault(limit.name, {}).setdefault(text, f"{row['split']}: {text}")
+    return {name: list(lines.values()) for name, lines in found.items()}

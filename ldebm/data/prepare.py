@@ -22,7 +22,7 @@ from ldebm.data.packed import SPLITS
 from ldebm.data.prepare_documents import known_documents
 from ldebm.data.prepare_images import ImageStore, read_images
 from ldebm.data.readers import read_source
-from ldebm.data.splits import MIN_ROWS, limit, with_splits
+from ldebm.data.splits import MIN_ROWS, known_labels, limit, with_splits
 from ldebm.data.tokenizer import UNK
 from ldebm.errors import UsageError
 from ldebm.files import atomic_path, write_json
@@ -119,7 +119,11 @@ def examine(
         if table.height == 0:
             raise UsageError(f"{raw}: the {split} split has no usable row")
     _check_labels(tables["train"], labels, raw)
-    return Prepared(tables, rejects, _profile(config, tables, labels, rejects, store))
+    tables, unseen = known_labels(tables, labels)
+    profile = _profile(config, tables, labels, rejects, store)
+    for split, found in unseen.items():
+        profile["splits"][split]["unseen_labels"] = found
+    return Prepared(tables, rejects, profile)
 
 
 def _label_columns(config: DataConfig, frame: pl.DataFrame) -> list[str]:

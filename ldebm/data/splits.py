@@ -1,19 +1,24 @@
 """Which rows train, validate and test, where the source does not say; and how many are kept.
 
+Labels that no training row has become none in the other splits (:func:`known_labels`).
+
 Rows that belong together (turns of a dialogue, texts of a game) stay in one split.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import polars as pl
 
 from ldebm.config import DataConfig
+from ldebm.data.label_columns import label_column
 from ldebm.data.packed import SPLITS
 from ldebm.errors import UsageError
 from ldebm.seeding import numpy_generator
 
-__all__ = ["MIN_ROWS", "limit", "with_splits"]
+__all__ = ["MIN_ROWS", "known_labels", "limit", "with_splits"]
 
 SHARES = {"valid": 0.05, "test": 0.05}  # of a source without splits
 MIN_ROWS = 10
@@ -113,3 +118,33 @@ def limit(config: DataConfig, frame: pl.DataFrame) -> pl.DataFrame:
             part = part[np.sort(stream.permutation(part.height)[:rows])]
         parts.append(part)
     return pl.concat(parts)
+
+
+def known_labels(
+    tables: Mapping[str, pl.DataFrame], labels: Sequence[str]
+) -> tuple[dict[str, pl.DataFrame], dict[str, dict[str, dict[str, int]]]]:
+    """Takes labels that no training row has from validation and test rows: no model knows them.
+
+    Args:
+        tables: of every split.
+        labels: the label columns.
+
+    Returns:
+        The tables; and, by split and label, how many rows had each value that was taken.
+    """
+    tables = dict(tables)
+    taken: dict[str, dict[str, dict[str, int]]] = {}
+    for label in labels:
+        column = label_column(label)
+        known = tables["train"][column].drop_nulls().unique()
+        for split in SHARES:
+            values = tables[split][column]
+            seen = values.is_in(known.implode())
+            unseen = values.filter(values.is_not_null() & ~seen)
+            if unseen.is_empty():
+                continue
+            counts = unseen.cast(pl.String).value_counts().sort(column).rows()
+            taken.setdefault(split, {})[label] = {str(value): count for value, count in counts}
+            kept = pl.when(pl.col(column).is_in(known.implode())).then(pl.col(column))
+            tables[split] = tables[split].with_columns(kept.alias(column))
+    return tables, taken

@@ -53,6 +53,7 @@ def _validation(path: Path) -> dict[str, Any]:
         "data": path.parts[-2],
         "kind": report.get("kind", ""),
         "success": report["success"],
+        "notes": report.get("notes", []),
         "failed": [row for row in rows if not row["success"]],
         "rows": sorted(rows, key=lambda row: (row["success"], row["frame"], row["column"])),
     }

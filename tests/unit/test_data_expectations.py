@@ -72,13 +72,33 @@ def test_bad_rows_and_shares_fail_and_are_listed(tmp_path: Path) -> None:
         ("profile", "shared_dialogues"),
     }
     write_json(tmp_path / "report.json", report)
-    with pytest.raises(UsageError, match=r"5 failed expectation\(s\): .*in_train.*gossip"):
+    with pytest.raises(
+        UsageError, match=r"5 failed expectation\(s\): .*training split has as well.*gossip"
+    ):
         require_valid(tmp_path / "report.json")
     html = page("<mine>", report)
     assert "two  spaces &lt;b&gt;" in html
     assert "&lt;mine&gt;" in html
     assert "<b>" not in html
     assert "http" not in html
+
+
+def test_rows_without_a_label_pass_and_labels_that_training_lacks_are_noted(tmp_path: Path) -> None:
+    rows = [("train", f"c{i % 3}" if i % 2 else "") for i in range(60)]
+    rows += [("valid", "")] * 8 + [("test", "c0")] * 30 + [("test", "<rare>")]
+    lines = [f"{split},say {i} things,{label}" for i, (split, label) in enumerate(rows)]
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "m.csv").write_text("\n".join(["split,text,topic", *lines]))
+    config = DataConfig(
+        kind="sentences", source="file", path=str(tmp_path / "m.csv"), labels=["topic"]
+    )
+    fetch(None, config, tmp_path / "raw")
+    prepare(config, tmp_path / "raw", tmp_path / "prepared")
+    report = validate(tmp_path / "prepared")
+    assert report["success"], _failed(report)
+    (note,) = report["notes"]
+    assert note.startswith("1 of 31 labelled rows of test count as unlabelled")
+    assert "&lt;rare&gt;" in page("m", report)
 
 
 def _prepared_documents(tmp_path: Path) -> Path:

@@ -8,6 +8,7 @@ import pytest
 
 from ldebm.config import DataConfig, load_params
 from ldebm.data.fetch import fetch
+from ldebm.data.limits import failures, notes
 from ldebm.data.new import add_dataset, data_status
 from ldebm.data.prepare import prepare
 from ldebm.errors import UsageError
@@ -58,6 +59,56 @@ def test_the_profile_counts_duplicates_leaks_and_unknown_words(tmp_path: Path) -
     assert splits["valid"]["in_train"] == 1
     assert splits["test"]["unknown"] == 1
     assert splits["test"]["words"] == 3
+
+
+def _intents(valid: list[str], test: list[str]) -> str:
+    """100 training rows of five intents, and rows of the other splits with the given ones."""
+    rows = [("train", f"i{number % 5}") for number in range(100)]
+    rows += [("valid", name) for name in valid] + [("test", name) for name in test]
+    lines = [f"{split},say number {i},{name}" for i, (split, name) in enumerate(rows)]
+    return "\n".join(["split,text,intent", *lines])
+
+
+def test_labels_that_no_training_row_has_become_none_and_are_counted(tmp_path: Path) -> None:
+    """As in a corpus with its own splits and a long tail of rare labels."""
+    valid, test = ["i0", "i1"] * 30, ["i2"] * 58 + ["rare", "rarer"]
+    content = _intents(valid, test)
+    profile = _prepare(_file(tmp_path, "m.csv", content, labels=["intent"]), tmp_path)
+    assert [facts["rows"] for facts in profile["splits"].values()] == [100, 60, 60]
+    assert _rows(tmp_path, "test")["label.intent"][-2:] == [None, None]
+    assert profile["splits"]["test"]["labels"] == {"intent": {"i2": 58}}
+    assert profile["splits"]["test"]["unseen_labels"] == {"intent": {"rare": 1, "rarer": 1}}
+    assert "unseen_labels" not in profile["splits"]["valid"]
+    assert failures(profile) == []
+    assert notes(profile) == [
+        "2 of 60 labelled rows of test count as unlabelled: "
+        "no training row has their intent 'rare', 'rarer'"
+    ]
+
+
+@pytest.mark.parametrize(("unseen", "rows", "stops"), [(3, 60, False), (4, 60, True), (1, 4, False),
+                                                       (2, 4, True), (4, 4, True)])  # fmt: skip
+def test_only_a_gross_share_of_labels_that_training_lacks_stops(
+    tmp_path: Path, unseen: int, rows: int, stops: bool
+) -> None:
+    test = ["other"] * unseen + ["i1"] * (rows - unseen)
+    content = _intents(["i0"] * 20, test)
+    profile = _prepare(_file(tmp_path, "m.csv", content, labels=["intent"]), tmp_path)
+    found = failures(profile)
+    assert bool(found) == stops
+    if stops:
+        share = f"{unseen / max(20, rows):.3g}"
+        assert found == [
+            f"test: share of labelled rows whose 'intent' no training row has is {share}; "
+            "expected at most 0.05"
+        ]
+
+
+def test_a_split_without_a_labelled_row_is_no_fault(tmp_path: Path) -> None:
+    content = _intents(["i0"] * 20, [""] * 20)
+    profile = _prepare(_file(tmp_path, "m.csv", content, labels=["intent"]), tmp_path)
+    assert profile["splits"]["test"]["labels"] == {"intent": {}}
+    assert failures(profile) == []
 
 
 def test_preparing_twice_gives_the_same_bytes_and_the_seed_moves_the_split(tmp_path: Path) -> None:
