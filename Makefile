@@ -28,7 +28,7 @@ unexport PYTHONHOME VIRTUAL_ENV PYTHONDONTWRITEBYTECODE
 PYTEST := python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
 SELECT := $(strip $(subst $(comma), ,$(RUN)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(EPOCHS),--epochs $(EPOCHS)))
 
-.PHONY: help setup repro select test test-all lint types unit bench report results docs gpu-campaign server worker clean
+.PHONY: help setup repro select test test-all lint types unit bench report experiments results docs gpu-campaign server worker clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/' | \
@@ -74,6 +74,9 @@ bench: setup ## Measure speed against the public code's figures; writes reports/
 report: setup ## Build the report of what is there: site/index.html
 	@dvc repro -s report
 	@echo "report: site/index.html"
+
+experiments: setup ## List the runs of `dvc exp`: what was changed, and what came out
+	@ldebm experiments
 
 results: setup ## Record evaluated runs in results/ and write docs/results.md; RUN=experiment records one
 	@python -m stages.results $(RUN)

@@ -1,8 +1,7 @@
 """What is compared: the evaluated runs of one experiment, in a folder or at a git revision.
 
-Metrics stay in git beside the code that made them (``cache: false``), so that a registered version
-is read with ``git show``; what DVC keeps (data bindings, validation reports) is found by the hash
-that dvc.lock of that revision has.
+What is in git at a revision is read with ``git show``; what DVC keeps (metrics, data bindings,
+validation reports) is found by the hash that dvc.lock of that revision has.
 """
 
 from __future__ import annotations

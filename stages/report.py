@@ -1,8 +1,8 @@
 """Stage report: a static site of everything that was built and recorded.
 
 Reads models/ (curves), reports/ (metrics, samples, views, figures, validation), results/ and what
-dvc.lock says of the stages above it; writes site/. The pages need no server and no network, and
-hold no times: they are byte-stable.
+dvc.lock says of the stages above it; writes site/, in which site/plots holds what `dvc plots`
+draws. The pages need no server and no network, and hold no times: they are byte-stable.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ldebm.files import write_text
 from ldebm.reporting.glossary import describe
 from ldebm.site.gather import gather, number
 from ldebm.site.maps import colour
+from ldebm.site.plots import write_plots
 from stages._entry import arguments, run
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -54,6 +55,8 @@ def build(root: Path = Path()) -> None:
             for figure in item["figures"]:
                 (part / "figures").mkdir(exist_ok=True)
                 shutil.copyfile(figure["path"], part / "figures" / figure["file"])
+        runs = [(item["experiment"], item["seed"]) for item in content["runs"]]
+        write_plots(runs, root, part / "plots")
         shutil.copytree(TEMPLATES / "assets", part / "assets")
         shutil.rmtree(root / "site", ignore_errors=True)
         part.rename(root / "site")

@@ -1,4 +1,4 @@
-"""The command ``compare``."""
+"""The commands ``compare`` and ``experiments``."""
 
 from __future__ import annotations
 
@@ -32,4 +32,25 @@ def compare(
         typer.echo("\n".join(lines(found, everything=everything)))
 
 
-COMMANDS = [compare]
+def experiments() -> None:
+    """The runs of `dvc exp`, model by model: what was changed, and the metrics that came out."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ldebm.reporting.experiments import show_experiments
+
+    found = show_experiments()
+    if not found:
+        typer.echo("no experiment differs from HEAD; `dvc exp run -S KEY=VALUE` makes one")
+    console = Console(highlight=False, markup=False)
+    for item in found:
+        table = Table(title=item.title, title_justify="left", box=None, pad_edge=False)
+        for number, name in enumerate(item.header):
+            table.add_column(name, justify="right" if number else "left", overflow="fold")
+        for row in item.rows:
+            table.add_row(*row)
+        console.print(table)
+        console.print()
+
+
+COMMANDS = [compare, experiments]

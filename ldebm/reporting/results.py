@@ -51,8 +51,7 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def record_runs(root: Path = Path(), experiments: Sequence[str] = ()) -> list[Path]:
     """Copies what was evaluated into ``results/``, with where and how it was made.
 
-    A report whose model is not here (git brings the metrics of the default build, not its models)
-    was not evaluated here.
+    A report whose model is not here was not evaluated here.
 
     Args:
         root: the project's folder.

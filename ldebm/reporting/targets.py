@@ -125,8 +125,8 @@ def _side(name: str, state: Snapshot) -> Side:
     runs = {**recorded_runs(state), **evaluated_runs(state)}
     if not runs:
         raise UsageError(
-            f"{name}: holds no run: no reports/*/*/metrics.json and no results/*/*.json "
-            "(commit them, or name an experiment)"
+            f"{name}: holds no run: no reports/*/*/metrics.json and no results/*/*.json (build or "
+            "`dvc pull` them, or name an experiment)"
         )
     return Side(name, runs, chosen=False)
 
@@ -168,15 +168,17 @@ def _recorded(content: Any, state: Snapshot) -> Run | None:
 def evaluated_runs(state: Snapshot) -> dict[str, list[Run]]:
     """The runs of ``reports/`` by experiment, with the parameters that their models keep."""
     found = []
-    for path in state.paths("reports"):
-        parts = Path(path).parts
-        if len(parts) != 4 or parts[3] != "metrics.json" or not parts[2].isdecimal():
+    paths = [Path(path) for path in state.paths("reports")]
+    folders = {path.parent for path in paths if path.name in ("metrics.json", "summary.json")}
+    for folder in sorted(folders):
+        if len(folder.parts) != 3 or not folder.name.isdecimal():
             continue
-        config = _json(state, f"models/{parts[1]}/{parts[2]}/prior/config.json") or {}
+        experiment, seed = folder.parts[1:]
+        config = _json(state, f"models/{experiment}/{seed}/prior/config.json") or {}
         params = config.get("config", config)
-        metrics = _json(state, path)
+        metrics = _json(state, f"{folder.as_posix()}/metrics.json")  # in git, or DVC has it
         if isinstance(metrics, dict):
-            found.append(Run(parts[1], int(parts[2]), params, metrics, {}, state))
+            found.append(Run(experiment, int(seed), params, metrics, {}, state))
     return _grouped(found)
 
 

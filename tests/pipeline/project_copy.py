@@ -61,7 +61,7 @@ class ProjectCopy:
     ) -> None:
         self.folder = folder
         (folder / ".dvc").mkdir(parents=True)
-        for name in (*names, ".dvc/config", ".dvc/.gitignore"):
+        for name in (*names, ".dvc/config", ".dvc/.gitignore", ".dvc/plots"):
             self.bring(name)
         text = (ROOT / "params.yaml").read_text() if params is None else params
         (folder / "params.yaml").write_text(text)

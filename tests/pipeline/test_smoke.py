@@ -63,15 +63,22 @@ def test_a_prior_parameter_runs_prior_evaluate_and_report_only_and_diffs_show_it
     assert (changed["old"], changed["new"]) == (3, 4)
     metrics = json.loads(built.dvc("metrics", "diff", "--json"))
     assert set(metrics) == {"reports/small/0/summary.json"}
-    assert "index.html" in built.dvc("plots", "diff", "-o", "dvc_plots")
+    plots = json.loads(built.dvc("plots", "diff", "--json", "-o", "dvc_plots"))
+    assert "errors" not in plots
+    drawn = plots["data"]["site/plots/acceptance.csv"][0]
+    assert set(drawn["revisions"]) == {"HEAD", "workspace"}
+    assert "site/plots/densities-small-0.png" in plots["data"]
     path.write_text(SMALL)
     assert built.repro() == set(), "the run cache has the first build"
 
 
 def test_an_experiment_runs_with_another_selection(built: ProjectCopy):
     built.dvc("exp", "run", "-q", "-S", "run.experiments=[other]", "-S", "run.datasets=[dots]")
-    assert (built.folder / "reports/other/0/metrics.json").is_file()
+    assert (built.folder / "reports/other/0/summary.json").is_file()
     assert built.dvc("exp", "show", "--json")
+    plots = json.loads(built.dvc("plots", "show", "--json", "-o", "dvc_plots"))
+    assert "errors" not in plots
+    assert len(plots["data"]) <= 8
 
 
 def test_data_that_is_not_selected_is_one_line_and_nothing_is_half_written(tmp_path: Path):
