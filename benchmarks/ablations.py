@@ -3,7 +3,7 @@
     make repro RUN=digits-ablation SEEDS=0,1,2
     python -m benchmarks.ablations digits-ablation
 
-Reads the models and metrics of a group of params.yaml that are built here, times the sampling of
+Reads the models and metrics of a group of experiments that are built here, times the sampling of
 every model (prior and decoder, after a first draw that is not counted), and writes
 results/ablation-GROUP.json, of which ``make results`` makes a table (004 Table 3).
 """
@@ -20,7 +20,8 @@ import torch
 
 import ldebm
 from benchmarks.timing import timed
-from ldebm.config import Params, load_params, nearest
+from ldebm.config import nearest
+from ldebm.config.library import Library
 from ldebm.errors import LdebmError, UsageError
 from ldebm.files import read_json, write_json
 from ldebm.lineage.records import records
@@ -32,23 +33,24 @@ METRICS = ("fid_classifier", "fid_classifier_gaussian", "fid", "fid_gaussian", "
 REPEATS = 3
 
 
-def rows_of(params: Params, group: str, root: Path = Path()) -> list[tuple[str, int]]:
+def rows_of(group: str, root: Path = Path()) -> list[tuple[str, int]]:
     """The built (experiment, seed) pairs of a group.
 
     Raises:
         UsageError: there is no such group, or nothing of it is built.
     """
-    if group not in params.groups:
-        raise UsageError(f"group {group!r} is not in params.yaml{nearest(group, params.groups)}")
+    groups = Library(root).groups
+    if group not in groups:
+        raise UsageError(f"group {group!r} is not in conf/groups.yaml{nearest(group, groups)}")
     found = []
-    for name in params.groups[group]:
+    for name in groups[group]:
         for path in root.glob(f"reports/{name}/*/metrics.json"):
             seed = path.parts[-2]
             if (root / "models" / name / seed / "prior" / "model.safetensors").is_file():
                 found.append((name, int(seed)))
     if not found:
         raise UsageError(f"nothing of {group} is built here; `make repro RUN={group}` builds it")
-    return sorted(found, key=lambda row: (params.groups[group].index(row[0]), row[1]))
+    return sorted(found, key=lambda row: (groups[group].index(row[0]), row[1]))
 
 
 def measure(experiment: str, seed: int, samples: int, root: Path = Path()) -> dict[str, Any]:
@@ -85,14 +87,14 @@ def measure(experiment: str, seed: int, samples: int, root: Path = Path()) -> di
 def main() -> int:
     """Measures a group and writes its file."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("group", help="of params.yaml, for example digits-ablation")
+    parser.add_argument("group", help="of conf/groups.yaml, for example digits-ablation")
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     options = parser.parse_args()
     configure(options.threads)
     try:
         rows = []
-        for experiment, seed in rows_of(load_params("params.yaml"), options.group):
+        for experiment, seed in rows_of(options.group):
             rows.append(measure(experiment, seed, options.samples))
             print(f"{experiment} {seed}: {rows[-1]['seconds_per_1000']:.3g} s per 1000", flush=True)
         machine = numerics(torch.device("cpu")) | {"load": os.getloadavg()[0]}

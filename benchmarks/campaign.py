@@ -65,25 +65,21 @@ def prepare(folder: Path, runs: Sequence[str], seeds: Sequence[int]) -> list[Job
 
     Args:
         folder: travels to the machine with the GPU.
-        runs: groups or experiments of params.yaml.
+        runs: groups or experiments of conf/.
         seeds: of each of them.
 
     Raises:
         UsageError: a name is unknown, or its data set is not packed yet.
     """
-    from ldebm.config import load_params, nearest
+    from ldebm.config import RunConfig
+    from ldebm.config.library import Library
     from ldebm.data.packed import open_packed
     from ldebm.errors import UsageError
     from ldebm.files import write_json
 
-    params = load_params("params.yaml")
-    experiments: list[str] = []
-    for name in runs:
-        if name not in params.groups and name not in params.experiments:
-            hint = nearest(name, [*params.groups, *params.experiments])
-            raise UsageError(f"{name!r} is neither a group nor an experiment of params.yaml{hint}")
-        experiments += params.groups.get(name, [name])
-    experiments = list(dict.fromkeys(experiments))
+    library = Library()
+    experiments = library.expand(runs)
+    params = library.params(RunConfig(datasets=[], experiments=experiments, seeds=list(seeds)))
     for data in sorted({params.experiment(name).data for name in experiments}):
         packed = Path("data", "packed", data)
         if not (packed / "meta.json").is_file():

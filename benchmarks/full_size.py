@@ -31,7 +31,8 @@ import torch
 
 import ldebm
 from benchmarks.recorded import ROOT, Rounds
-from ldebm.config import ExperimentConfig, load_params
+from ldebm.config import ExperimentConfig
+from ldebm.config.library import Library
 from ldebm.data.packed import Packed, open_packed
 from ldebm.devices import choose_device
 from ldebm.errors import LdebmError
@@ -177,8 +178,7 @@ def sample_part() -> Found:
 
 def run_part(part: str, name: str, batch: int, threads: int) -> Found:
     """One part in the current folder, with what it took."""
-    params = load_params(ROOT / "params.yaml")
-    config = shortened(params.experiment(name), batch, threads)
+    config = shortened(Library(ROOT).experiment(name), batch, threads)
     device = choose_device(config.backbone.training.device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -207,9 +207,9 @@ def measure(name: str, batch: int, threads: int, folder: Path) -> Found:
     Raises:
         RuntimeError: a part failed.
     """
-    params = load_params(ROOT / "params.yaml")
-    data = params.experiment(name).data
-    random_images(folder / "packed", params.data[data].size or SIZES[data], batch)
+    library = Library(ROOT)
+    data = library.experiment(name).data
+    random_images(folder / "packed", library.dataset(data).size or SIZES[data], batch)
     (folder / "models").mkdir()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     parts: dict[str, Found] = {}

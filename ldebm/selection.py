@@ -1,71 +1,284 @@
-"""Rewriting the ``run:`` section of params.yaml, which says what is built.
+"""params.yaml: composed from ``conf/``, for the experiments that are selected.
 
-Only the lines of the changed keys are touched, so that comments, anchors and layout stay.
+It holds every key of the selected experiments and of their data sets, defaults included, in the
+order and format that DVC's own writer keeps: ``dvc exp run -S`` changes one line. A fingerprint in
+its first lines says what was composed; so values that somebody typed afterwards are known, named,
+and never written over unasked.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from ldebm.config import Params, RunConfig, load_params, nearest
+from ldebm.config.checking import parse
+from ldebm.config.library import Library
+from ldebm.config.params import Params, RunConfig, load_params
+from ldebm.config.sections import explicit
 from ldebm.errors import UsageError
+from ldebm.yaml_text import format_yaml, parse_yaml
 
-__all__ = ["replace_run", "select_run"]
+__all__ = ["Difference", "Edits", "Status", "select_run", "status", "write_params"]
+
+Edits = Literal["refuse", "keep", "copy", "discard"]
+
+SCHEMA = "docs/reference/params.schema.json"
+HEAD = """\
+# What `dvc repro` builds: every key of the selected experiments, composed from conf/ by `ldebm select`.
+# Change a value in an editor or with `dvc exp run -S KEY=VALUE`; `ldebm select --status` lists what differs.
+# yaml-language-server: $schema={schema}
+# composed: {digest} of conf/ {conf}
+"""  # noqa: E501
+MISSING = object()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A key whose value in params.yaml is not the one that conf/ gives."""
+
+    key: str
+    here: Any
+    composed: Any
+
+    def __str__(self) -> str:
+        return f"{self.key}: {_shown(self.here)} (conf/: {_shown(self.composed)})"
+
+
+@dataclass(frozen=True)
+class Status:
+    """How params.yaml compares with its composition.
+
+    Attributes:
+        params: what params.yaml says.
+        differences: keys that differ from what conf/ gives now.
+        edited: whether params.yaml was changed since it was composed; False: conf/ was.
+    """
+
+    params: Params
+    differences: tuple[Difference, ...]
+    edited: bool
+
+    @property
+    def edits(self) -> tuple[Difference, ...]:
+        """The differences that would be lost by composing params.yaml again."""
+        return self.differences if self.edited else ()
+
+    def summary(self) -> str | None:
+        """One line that names the keys that differ; None where nothing does."""
+        if not self.differences:
+            return None
+        some = ", ".join(item.key for item in self.differences[:4])
+        more = len(self.differences) - 4
+        some += f" and {more} more" if more > 0 else ""
+        if self.edited:
+            return f"params.yaml differs from conf/ in {some} (`ldebm select --status`)"
+        return f"conf/ was changed after params.yaml was composed: {some} (`ldebm select` takes it)"
+
+
+def status(path: str | Path = "params.yaml") -> Status:
+    """Compares a parameter file with its composition from the ``conf/`` beside it.
+
+    Sections that ``conf/`` does not have are the file's own and count as equal.
+
+    Raises:
+        UsageError: the file or a file of conf/ is wrong.
+    """
+    path = Path(path)
+    params = load_params(path)
+    library = Library(path.parent)
+    here = explicit(params)
+    facts = (_fingerprint(here), library.fingerprint())
+    stated = _stated(path)
+    if facts == stated:  # neither was changed: nothing has to be composed
+        return Status(params, (), edited=False)
+    composed = explicit(_composed(params, library))
+    differences = tuple(_differences("", here, composed))
+    return Status(params, differences, edited=facts[0] != stated[0])
+
+
+def _composed(params: Params, library: Library) -> Params:
+    """What conf/ gives for the sections of a parameter file; others stay as they are."""
+    names = {name: name in library.experiments for name in params.experiments}
+    data = {name: name in library.data for name in params.data}
+    changes: dict[str, Any] = {
+        "experiments": {
+            name: library.experiment(name) if there else params.experiments[name]
+            for name, there in names.items()
+        },
+        "data": {
+            name: library.dataset(name) if there else params.data[name]
+            for name, there in data.items()
+        },
+    }
+    if library.folder.is_dir():
+        changes["retrain"] = library.retrain()
+    return params.model_copy(update=changes)
 
 
 def select_run(
-    path: Path, names: list[str], seeds: str | None = None, epochs: str | None = None
+    path: str | Path,
+    names: Sequence[str] = (),
+    seeds: str | None = None,
+    epochs: str | None = None,
+    edits: Edits = "refuse",
 ) -> RunConfig:
-    """Writes a selection into a parameter file.
+    """Composes a parameter file for a selection, or changes its seeds and lengths alone.
 
     Args:
         path: params.yaml.
-        names: groups or experiments (also comma-separated); none: keep those of the file.
+        names: groups or experiments, also comma-separated; none: those of the file.
         seeds: comma-separated integers; None: keep those of the file.
         epochs: length of every training, "null" for the experiments' own; None: keep.
+        edits: what becomes of values that conf/ does not give: ``refuse`` to compose over them,
+            ``keep`` the sections that stay selected as they stand and refuse if others would be
+            lost, ``copy`` the same without refusing (the file is a copy), or ``discard`` them.
 
     Returns:
         The new ``run:`` section.
 
     Raises:
-        UsageError: an unknown name, or a seed or length that is not a number.
+        UsageError: an unknown name, a seed or length that is not a number, or edits that would be
+            lost; the file is then as it was.
     """
-    params = load_params(path)
+    path = Path(path)
+    library = Library(path.parent)
+    before = None if edits == "discard" else load_params(path)
+    run = before.run if before else _old_run(path)
+    recompose = bool(names) or (seeds is None and epochs is None) or before is None
     changes: dict[str, Any] = {}
-    wanted = [name for item in names for name in item.split(",") if name]
-    if wanted:
-        experiments = _experiments(params, wanted)
-        changes["experiments"] = experiments
-        datasets = [data for name in experiments for data in params.datasets_of(name)]
-        changes["datasets"] = list(dict.fromkeys(datasets))
     if seeds is not None:
         changes["seeds"] = _seeds(seeds)
     if epochs is not None:
         changes["epochs"] = _epochs(epochs)
-    run = params.run.model_copy(update=changes)
-    if run != params.run:
-        text = replace_run(path.read_text(encoding="utf-8"), changes)
-        _check(text, params, run)
-        from ldebm.files import write_text  # loads torch: only where something changes
+    if recompose:
+        known = list(before.experiments) if before else []
+        changes["experiments"] = library.expand(names or run.experiments, known)
+        if not changes["experiments"]:
+            raise UsageError("select: name a group or an experiment (conf/groups.yaml)")
+    run = run.model_copy(update=changes)
+    if before is None:
+        params = library.params(run)
+    elif recompose:
+        keep = edits in ("keep", "copy")
+        params = _selected(before, run, library, keep)
+        if edits != "copy":
+            _refuse_loss(status(path), params if keep else None)
+    else:
+        params = before.model_copy(update={"run": run})
+    if recompose:
+        write_params(path, params)
+    elif params != before:
+        write_params(path, params, _stated(path))
+    return params.run
 
-        write_text(path, text)
-    return run
+
+def _refuse_loss(found: Status, after: Params | None) -> None:
+    """Stops where composing again would lose what somebody typed.
+
+    Args:
+        found: the file's state before.
+        after: what it will be, if edits in sections that stay there are kept.
+    """
+    lost = [item for item in found.edits if after is None or not _holds(after, item.key)]
+    if lost:
+        listed = "; ".join(str(item) for item in lost[:3])
+        more = f"; and {len(lost) - 3} more" if len(lost) > 3 else ""
+        raise UsageError(
+            f"params.yaml has values that conf/ does not give ({listed}{more}): keep them with "
+            "`ldebm select --save NAME`, or drop them with --discard"
+        )
 
 
-def _experiments(params: Params, names: list[str]) -> list[str]:
-    found: list[str] = []
-    for name in names:
-        if name in params.groups:
-            found += params.groups[name]
-        elif name in params.experiments:
-            found.append(name)
-        else:
-            hint = nearest(name, [*params.groups, *params.experiments])
-            raise UsageError(f"{name!r} is neither a group nor an experiment of params.yaml{hint}")
-    return list(dict.fromkeys(found))
+def _holds(params: Params, key: str) -> bool:
+    section, _, rest = key.partition(".")
+    entries: Any = getattr(params, section, None)
+    return not isinstance(entries, dict) or rest.partition(".")[0] in entries
+
+
+def _old_run(path: Path) -> RunConfig:
+    """The ``run:`` of a file whose other sections are given up; empty where it cannot be read."""
+    try:
+        return parse(RunConfig, parse_yaml(path.read_text(encoding="utf-8"))["run"], "run")
+    except (OSError, ValueError, KeyError, TypeError, UsageError):
+        return RunConfig(datasets=[], experiments=[], seeds=[0])
+
+
+def _selected(before: Params, run: RunConfig, library: Library, keep: bool) -> Params:
+    """The sections of a selection: composed, or the file's own where conf/ has none."""
+    wanted = {
+        name: before.experiments[name]
+        if name not in library.experiments or (keep and name in before.experiments)
+        else library.experiment(name)
+        for name in run.experiments
+    }
+    own = {n: item for n, item in before.experiments.items() if n not in library.experiments}
+    experiments = {**wanted, **own}
+    used = list(dict.fromkeys(data for item in wanted.values() for data in item.datasets()))
+    needed = dict.fromkeys([*used, *(d for item in own.values() for d in item.datasets())])
+    data = {
+        name: before.dataset(name)
+        if name not in library.data or (keep and name in before.data)
+        else library.dataset(name)
+        for name in needed
+    }
+    data |= {n: item for n, item in before.data.items() if n not in library.data}
+    there = library.folder.is_dir() and not keep
+    content = {
+        "run": explicit(run) | {"datasets": used},
+        "data": {name: explicit(item) for name, item in data.items()},
+        "experiments": {name: explicit(item) for name, item in experiments.items()},
+        "retrain": explicit(library.retrain() if there else before.retrain),
+    }
+    return parse(Params, content, "")
+
+
+def write_params(path: Path, params: Params, stated: tuple[str, str] | None = None) -> None:
+    """Writes a parameter file, whole or not at all.
+
+    Args:
+        path: params.yaml.
+        params: what it will say.
+        stated: the fingerprints of what was composed; None: of what conf/ gives now.
+    """
+    from ldebm.files import write_text  # loads torch: only where something changes
+
+    if stated is None:
+        library = Library(path.parent)
+        stated = (_fingerprint(explicit(_composed(params, library))), library.fingerprint())
+    head = HEAD.format(schema=SCHEMA, digest=stated[0], conf=stated[1])
+    write_text(path, head + format_yaml(explicit(params)))
+
+
+def _fingerprint(content: Mapping[str, Any]) -> str:
+    """Of all values but ``run:``, which selects and is not composed."""
+    rest = {name: value for name, value in content.items() if name != "run"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _stated(path: Path) -> tuple[str, str]:
+    """The fingerprints that the file's first lines give; empty where there are none."""
+    text = path.read_text(encoding="utf-8")
+    found = re.search(r"^# composed: ([0-9a-f]+) of conf/ ([0-9a-f]+)$", text, re.MULTILINE)
+    return (found[1], found[2]) if found else ("", "")
+
+
+def _differences(key: str, here: Any, composed: Any) -> list[Difference]:
+    if not isinstance(here, dict) or not isinstance(composed, dict):
+        return [] if here == composed else [Difference(key, here, composed)]
+    found: list[Difference] = []
+    for name in dict.fromkeys([*here, *composed]):
+        inner = f"{key}.{name}" if key else str(name)
+        found += _differences(inner, here.get(name, MISSING), composed.get(name, MISSING))
+    return found
+
+
+def _shown(value: Any) -> str:
+    return "absent" if value is MISSING else json.dumps(value, ensure_ascii=False)
 
 
 def _seeds(text: str) -> list[int]:
@@ -85,63 +298,3 @@ def _epochs(text: str) -> float | None:
     if not 0 < value < float("inf"):
         raise UsageError(f"epochs {text!r}: expected a number above 0, or null")
     return value
-
-
-def replace_run(text: str, changes: Mapping[str, Any]) -> str:
-    """Sets keys of the ``run:`` block in YAML text, each as one line; trailing comments stay.
-
-    Example:
-        >>> text = "run:\\n  seeds: [0]  # one\\ndata: {}\\n"
-        >>> print(replace_run(text, {"seeds": [1, 2]}), end="")
-        run:
-          seeds: [1, 2]  # one
-        data: {}
-    """
-    lines = text.splitlines(keepends=True)
-    starts = [number for number, line in enumerate(lines) if re.match(r"run:\s*(#.*)?$", line)]
-    if len(starts) != 1:
-        raise UsageError("params.yaml: expected one `run:` block with a key on each line")
-    begin = starts[0] + 1
-    end = begin
-    while end < len(lines) and (lines[end][0] in " #\n"):
-        end += 1
-    block = lines[begin:end]
-    for key, value in changes.items():
-        block = _replace_key(block, key, _yaml(value))
-    return "".join(lines[:begin] + block + lines[end:])
-
-
-def _replace_key(block: list[str], key: str, value: str) -> list[str]:
-    result: list[str] = []
-    found = False
-    skipping = False
-    indent = "  "
-    for line in block:
-        match = re.match(r"( +)([A-Za-z_]+):(.*)$", line)
-        if match:
-            skipping = match[2] == key
-            indent = match[1]
-            if skipping:
-                comment = re.search(r"\s+#.*$", match[3])
-                result.append(f"{indent}{key}: {value}{comment[0] if comment else ''}\n")
-                found = True
-                continue
-        if skipping and line.strip() and not line.lstrip().startswith("#"):
-            continue  # the rest of a value that went over several lines
-        result.append(line)
-    return result if found else [f"{indent}{key}: {value}\n", *result]
-
-
-def _yaml(value: Any) -> str:
-    if isinstance(value, list):
-        return "[" + ", ".join(str(item) for item in value) + "]"
-    return "null" if value is None else f"{value:g}"
-
-
-def _check(text: str, before: Params, run: RunConfig) -> None:
-    """Refuses to write unless exactly the run section changes."""
-    import yaml
-
-    after = Params.model_validate(yaml.safe_load(text))
-    if after != before.model_copy(update={"run": run}):
-        raise UsageError("params.yaml: its `run:` block has a layout that cannot be rewritten")

@@ -1,32 +1,56 @@
-"""Reads YAML by libyaml where it is there: ten times faster on the lines of a dvc.lock."""
+"""Reads and writes YAML exactly as DVC does, so that both see the same values and the same lines.
+
+DVC follows YAML 1.2: ``no`` and ``1_000`` are text, ``1e5`` is a number. A reader of YAML 1.1 would
+take them otherwise.
+"""
 
 from __future__ import annotations
 
-import functools
-import re
+import io
 from typing import Any
 
-__all__ = ["parse_yaml"]
-
-EXPONENT = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
+__all__ = ["alias_line", "format_yaml", "parse_yaml"]
 
 
 def parse_yaml(content: bytes | str) -> Any:
     """The content as plain values; ``1e-3`` is a number, as DVC reads it, which YAML 1.1 does not.
 
     Raises:
-        ImportError: yaml is absent, as on a machine that has only the core.
-        yaml.YAMLError: it is not YAML.
+        ImportError: ruamel.yaml is absent, as on a machine that has only the core.
+        ValueError: it is not YAML.
     """
-    import yaml
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
-    return yaml.load(content, Loader=_loader())
+    try:
+        return YAML(typ="safe").load(content)
+    except YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
 
 
-@functools.cache
-def _loader() -> Any:
-    import yaml
+def alias_line(content: str) -> int | None:
+    """The line, from 1, of the first alias (``*name``) in YAML; None where there is none.
 
-    loader: Any = type("Loader", (getattr(yaml, "CSafeLoader", yaml.SafeLoader),), {})
-    loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+.0123456789"))
-    return loader
+    Values that an alias shares cannot be set one by one: DVC's writer changes one of them, and puts
+    it back when it comes to the other.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.events import AliasEvent
+
+    if "&" not in content or "*" not in content:
+        return None
+    for event in YAML(typ="safe", pure=True).parse(content):
+        if isinstance(event, AliasEvent):
+            return int(event.start_mark.line) + 1
+    return None
+
+
+def format_yaml(content: dict[str, Any]) -> str:
+    """The text that DVC writes for plain values: changing one of them changes its line alone."""
+    from ruamel.yaml import YAML
+
+    writer = YAML()
+    writer.default_flow_style = False
+    text = io.StringIO()
+    writer.dump(content, text)
+    return text.getvalue()

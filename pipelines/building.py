@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ldebm.errors import UsageError
+from ldebm.selection import Edits
 from pipelines.copies import mirror
 from pipelines.dag import Dag, ask_dvc, read_dag
 from pipelines.dispatch import POLL, Dispatcher, Landed, Options, Place, Submit
@@ -149,8 +150,14 @@ def run_jobs(
             job.home(dispatcher)
 
 
-def select(path: Path, selection: Selection) -> None:
-    """Writes experiments, seeds and length into a parameter file, then the overrides.
+def select(path: Path, selection: Selection, edits: Edits = "keep") -> None:
+    """Composes a parameter file for experiments, seeds and length, then writes the overrides.
+
+    Args:
+        path: params.yaml, of the workspace or of a worktree.
+        selection: what was asked for.
+        edits: what becomes of values of the file that conf/ does not give: "keep" or "copy", as
+            ``ldebm.selection.select_run`` has them.
 
     Raises:
         UsageError: an unknown experiment or parameter, or a value that is none.
@@ -160,7 +167,7 @@ def select(path: Path, selection: Selection) -> None:
     if selection.experiments or selection.seeds or selection.epochs is not None:
         seeds = ",".join(str(seed) for seed in selection.seeds) or None
         epochs = None if selection.epochs is None else str(selection.epochs)
-        select_run(path, list(selection.experiments), seeds, epochs)
+        select_run(path, list(selection.experiments), seeds, epochs, edits)
     if selection.overrides:
         try:
             ask_dvc(path.parent, "--set", *selection.overrides)
@@ -214,7 +221,7 @@ def opened(
         else:
             project = workspace.checkout(name, state)
             lock_before = _text(project / "dvc.lock")
-            select(project / "params.yaml", selection)
+            select(project / "params.yaml", selection, "copy")
             workspace.bring(project, _user_files(project))
             workspace.dvc("checkout", "--force", "-q", cwd=project)
             dag = read_dag(project, selection.targets)
@@ -278,8 +285,6 @@ def read_params(project: Path, strict: bool) -> Any:
     Raises:
         UsageError: params.yaml is wrong.
     """
-    import yaml
-
     from ldebm.config import load_params
     from ldebm.yaml_text import parse_yaml
 
@@ -288,7 +293,7 @@ def read_params(project: Path, strict: bool) -> Any:
         return None
     try:
         content = parse_yaml(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except ValueError as error:
         raise UsageError(f"{path}: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or "experiments" not in content:
         return None

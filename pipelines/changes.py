@@ -15,8 +15,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from ldebm.config import DataConfig, load_params
 from ldebm.data.folders import as_file
 from ldebm.data.registry import Source, SourceFile, find_source
@@ -24,6 +22,7 @@ from ldebm.errors import UsageError
 from ldebm.files import hash_path
 from ldebm.git import git
 from ldebm.lineage.records import dvc_md5
+from ldebm.yaml_text import parse_yaml
 from pipelines.candidates import Folder, lock
 
 __all__ = ["MIRROR_VARIABLE", "Finding", "find_changes"]
@@ -74,7 +73,7 @@ def find_changes(
         UsageError: params.yaml does not check, or has no such data set.
     """
     params = load_params(root / "params.yaml")
-    sections = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))["data"]
+    sections = parse_yaml((root / "params.yaml").read_text(encoding="utf-8"))["data"]
     stages = lock(Folder(root))
     place = mirror or os.environ.get(MIRROR_VARIABLE) or None
     findings = []

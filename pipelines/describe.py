@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 
@@ -87,48 +86,8 @@ def override(settings: list[str]) -> dict[str, Any]:
 
     files = to_path_overrides(settings)
     for path, values in files.items():
-        plain = _without_aliases(Path(path))
-        try:
-            apply_overrides(path, values)
-            if plain is not None:
-                apply_overrides(str(plain), values)
-                content = json.loads(plain.read_text(encoding="utf-8"))
-                if content != _read(Path(path)):
-                    _write(plain, content)
-                    plain.replace(path)
-        finally:
-            if plain is not None:
-                plain.unlink(missing_ok=True)
+        apply_overrides(path, values)
     return {"files": sorted(files)}
-
-
-def _without_aliases(path: Path) -> Path | None:
-    """A copy of a YAML file in which every alias is a mapping of its own; None for other files.
-
-    DVC changes a mapping that several keys share through one of them, and then puts it back when it
-    comes to the next: the parameter would silently stay as it was. The copy is JSON, which is read
-    and written in no time; YAML with its aliases written out takes seconds.
-    """
-    if path.suffix not in (".yaml", ".yml"):
-        return None
-    copy = path.with_name(f".{path.stem}.{os.getpid()}.json")
-    copy.write_text(json.dumps(_read(path), default=str), encoding="utf-8")
-    return copy
-
-
-def _write(path: Path, content: Any) -> None:
-    """Writes YAML whose numbers are numbers to DVC's reader and to the other one."""
-    import yaml
-
-    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    text = yaml.dump(content, Dumper=dumper, sort_keys=False, allow_unicode=True)
-    path.write_text(text, encoding="utf-8")
-
-
-def _read(path: Path) -> Any:
-    from dvc.utils.serialize import load_yaml
-
-    return load_yaml(path)
 
 
 def grid(settings: list[str]) -> dict[str, Any]:

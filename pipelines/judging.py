@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import yaml
-
 from ldebm.config import RetrainConfig
 from ldebm.errors import UsageError
+from ldebm.yaml_text import parse_yaml
 from pipelines.candidates import Candidate, Folder, Revision, load_candidate
 from pipelines.champion import Verdict, decide, incomparable
 from pipelines.promotion import registered
@@ -55,7 +54,7 @@ def against_champion(
 def _champions_seeds(place: Revision, wanted: Sequence[int]) -> list[int]:
     """The seeds that were built there: just those of the challenger where it has them all."""
     text = place.read("params.yaml") or b"{}"
-    seeds = [int(seed) for seed in (yaml.safe_load(text).get("run") or {}).get("seeds", [])]
+    seeds = [int(seed) for seed in (parse_yaml(text).get("run") or {}).get("seeds", [])]
     return list(wanted) if set(wanted) <= set(seeds) else seeds
 
 

@@ -10,7 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from ldebm.config import load_params
+from ldebm.config.library import Library
 from ldebm.errors import LdebmError, UsageError
+from ldebm.yaml_text import parse_yaml
 
 __all__ = ["COMMANDS"]
 
@@ -49,10 +51,8 @@ def retrain(
     parts = [part.strip() for part in seeds.split(",") if part.strip()]
     if not all(part.isdecimal() for part in parts):
         raise UsageError(f"seeds {seeds!r}: expected integers separated by commas, as in 0,1,2")
-    params = load_params("params.yaml")
-    for name in experiments or []:
-        if name not in params.groups:
-            params.experiment(name)  # a wrong name is found before a server is started
+    known = list(load_params("params.yaml").experiments)
+    Library().expand(experiments or [], known)  # a wrong name is found before a server is started
     from pipelines.retrain import retrain as flow
 
     state: Any = flow(
@@ -81,14 +81,12 @@ def champion(
     as_json: AsJson = False,
 ) -> None:
     """Compare what is built at a revision with the registered champion; promotes nothing."""
-    import yaml
-
     from pipelines.candidates import Revision, load_candidate
     from pipelines.judging import against_champion
 
     config = load_params("params.yaml").retrain
     place = Revision(Path(), revision)
-    run = (yaml.safe_load(place.read("params.yaml") or b"{}") or {}).get("run") or {}
+    run = (parse_yaml(place.read("params.yaml") or b"{}") or {}).get("run") or {}
     seeds = [int(seed) for seed in run.get("seeds", [])]
     challenger = load_candidate(place, experiment, seeds)
     verdict = against_champion(Path(), challenger, seeds, config)

@@ -20,7 +20,8 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from ldebm.config import Params, RetrainConfig, load_params
+from ldebm.config import RetrainConfig, load_params
+from ldebm.config.library import Library
 from ldebm.errors import UsageError
 from pipelines.build import build
 from pipelines.champion import Verdict
@@ -55,16 +56,18 @@ class Plan:
         return list(dict.fromkeys(self.experiments.values()))
 
 
-def plan(params: Params, experiments: Sequence[str], seeds: Sequence[int]) -> Plan:
+def plan(root: Path, experiments: Sequence[str], seeds: Sequence[int]) -> Plan:
     """What to retrain: the given experiments and seeds, else those that ``retrain:`` declares.
 
     Raises:
-        UsageError: an experiment that params.yaml does not have.
+        UsageError: an experiment that neither params.yaml nor conf/ has.
     """
-    names: list[str] = []
-    for name in experiments or params.retrain.experiments or params.run.experiments:
-        names += params.groups.get(name, [name])
-    found = {name: params.experiment(name).data for name in names}
+    params, library = load_params(root / "params.yaml"), Library(root)
+    wanted = experiments or params.retrain.experiments or params.run.experiments
+    found = {
+        name: (params.experiments.get(name) or library.experiment(name)).data
+        for name in library.expand(wanted, list(params.experiments))
+    }
     return Plan(found, tuple(seeds or params.retrain.seeds), params.retrain)
 
 
@@ -87,7 +90,7 @@ def retrain(
     """Builds challengers and promotes those that are better than their champion.
 
     Args:
-        experiments: experiments or groups of params.yaml; none: those of ``retrain:``.
+        experiments: experiments or groups; none: those of ``retrain:``.
         seeds: none: those of ``retrain:``.
         only_on_change: leave experiments out whose data did not change; with none left, nothing is
             built, and the run says so.
@@ -95,7 +98,7 @@ def retrain(
             ``git push --tags origin``, which is left to the operator.
     """
     root = Path.cwd()
-    wanted = plan(load_params(root / "params.yaml"), experiments or [], seeds or [])
+    wanted = plan(root, experiments or [], seeds or [])
     findings = look(root, wanted.datasets)
     states = {item.data: item.state for item in findings}
     allowed = {"changed"} if only_on_change else {"changed", "same"}

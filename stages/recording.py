@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ldebm.lineage.code_lists import is_code
 from ldebm.lineage.records import recorded
 from ldebm.yaml_text import parse_yaml
@@ -72,7 +70,7 @@ def this_stage() -> Iterator[None]:
     keys = _keys()
     try:
         mine = None if keys is None else plan(_stage(), keys)
-    except (KeyError, TypeError, UnicodeDecodeError, yaml.YAMLError):
+    except (KeyError, TypeError, ValueError):
         mine = None  # wrong keys or parameters: the stage explains them and stops
     if mine is None or keys is None:
         yield

@@ -126,7 +126,7 @@ def new(
         TokenizerKind | None, typer.Option(help="Default: words; bpe where there are very many.")
     ] = None,
 ) -> None:
-    """Add a data set and an experiment on it to params.yaml."""
+    """Add a data set and an experiment on it to conf/."""
     from ldebm.data.new import add_dataset
 
     roles = {"text": text, "context": context, "dialogue": dialogue, "turn": turn}
@@ -138,8 +138,7 @@ def new(
         label or [],
         kind.value if kind else None,
         tokenizer.value if tokenizer else None,
-        PARAMS,
-        typer.echo,
+        say=typer.echo,
     )
     typer.echo(f"added {experiment}; build it with `make repro RUN={experiment}`")
 
@@ -148,13 +147,40 @@ def select(
     names: Annotated[list[str] | None, typer.Argument(help="Groups or experiments.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds, as in 0,1,2.")] = None,
     epochs: Annotated[str | None, typer.Option(help="Length of every training, or null.")] = None,
+    show: Annotated[
+        bool, typer.Option("--status", help="List the values that differ from conf/.")
+    ] = False,
+    save: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Save those values as a file of conf/.")
+    ] = None,
+    discard: Annotated[bool, typer.Option("--discard", help="Drop those values.")] = False,
 ) -> None:
-    """Say in params.yaml what `dvc repro` builds: rewrites its `run:` section, nothing else."""
-    from ldebm.selection import select_run
+    """Choose what `dvc repro` builds: composes params.yaml from conf/.
 
-    if not names and seeds is None and epochs is None:
-        raise UsageError("select: give a group, an experiment, --seeds or --epochs")
-    run = select_run(PARAMS, names or [], seeds, epochs)
+    Without names the present selection is composed again. --seeds and --epochs alone change
+    nothing else.
+    """
+    from ldebm.selection import select_run, status
+
+    changing = bool(names) or seeds is not None or epochs is not None
+    if (show or save is not None) and (changing or discard or (show and save is not None)):
+        raise UsageError("select: --status and --save stand alone")
+    if show:
+        found = status(PARAMS)
+        for item in found.differences:
+            typer.echo(str(item))
+        typer.echo(found.summary() or "params.yaml is what conf/ gives")
+        return
+    if save is not None:
+        from ldebm.saving import save_edits
+
+        for file in save_edits(PARAMS, save):
+            typer.echo(f"wrote {file.relative_to(Path.cwd())}")
+    elif discard:
+        select_run(PARAMS, names or [], seeds, epochs, "discard")
+    else:
+        select_run(PARAMS, names or [], seeds, epochs)
+    run = load_params(PARAMS).run
     typer.echo(f"experiments {', '.join(run.experiments)}; seeds {run.seeds}")
 
 

@@ -77,8 +77,8 @@ class DataConfig(Section):
     """1 for grey, 3 for colour images; null: as the first image."""
     background: Literal["white", "black"] = "white"
     """Colour behind transparent pixels of images."""
-    judge: JudgeConfig = JudgeConfig()
-    """Keys of the image classifier that differ from the section `judge` for this data set."""
+    judge: JudgeConfig | None = None
+    """The classifier that measures images of this data set; null: the defaults."""
     classifier: TextJudgeConfig | None = None
     """Train a classifier of the labels of this text data set, by which `evaluate.judge` scores
     control; null: none.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import model_validator
 
 from ldebm.config.backbone import BackboneConfig
-from ldebm.config.evaluate import EvaluateConfig
+from ldebm.config.evaluate import OOD_TRANSFORMS, EvaluateConfig
 from ldebm.config.prior import ClusterConfig, PriorConfig
 from ldebm.config.sections import Section
 
@@ -27,6 +27,12 @@ class ExperimentConfig(Section):
     """Second stage: the prior of z."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """What is measured."""
+
+    def datasets(self) -> list[str]:
+        """The data sets that the experiment reads: its own, and what ``evaluate`` names."""
+        others = [name for name in self.evaluate.ood if name not in OOD_TRANSFORMS]
+        others += [self.evaluate.judge] if self.evaluate.judge else []
+        return list(dict.fromkeys([self.data, *others]))
 
     @model_validator(mode="after")
     def _coherent(self) -> ExperimentConfig:

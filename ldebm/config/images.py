@@ -193,10 +193,7 @@ class HierarchyConfig(Section):
 
 
 class JudgeConfig(Section):
-    """The classifier that measures images: its features give distances, its classes control.
-
-    The section ``judge`` holds for all data sets; ``data.<name>.judge`` changes some of its keys.
-    """
+    """The classifier that measures images: its features give distances, its classes control."""
 
     width: int = Field(16, gt=0)
     """Channels of the stem; doubled at every halving of the image."""

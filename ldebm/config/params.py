@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 from pydantic import model_validator
 
@@ -17,7 +16,7 @@ from ldebm.config.images import JudgeConfig
 from ldebm.config.retrain import RetrainConfig
 from ldebm.config.sections import Section
 from ldebm.errors import UsageError
-from ldebm.yaml_text import parse_yaml
+from ldebm.yaml_text import alias_line, parse_yaml
 
 __all__ = ["Params", "RunConfig", "load_params"]
 
@@ -38,7 +37,7 @@ class RunConfig(Section):
 
 
 class Params(Section):
-    """All of ``params.yaml``; ``presets`` only holds anchors, ``groups`` lists of experiments."""
+    """All of ``params.yaml``: what is built, and everything that it needs."""
 
     run: RunConfig
     """What `dvc repro` builds."""
@@ -48,14 +47,6 @@ class Params(Section):
     """Experiments by name."""
     retrain: RetrainConfig = RetrainConfig()
     """Scheduled retraining."""
-    judge: JudgeConfig = JudgeConfig()
-    """The classifier by which images are measured; `data.NAME.judge` changes keys for one data
-    set.
-    """
-    presets: dict[str, Any] = {}
-    """Holds YAML anchors; not read."""
-    groups: dict[str, list[str]] = {}
-    """Lists of experiments by name."""
 
     @model_validator(mode="after")
     def _plain_names(self) -> Params:
@@ -64,7 +55,6 @@ class Params(Section):
                 raise ValueError(f"name {name!r}: use letters, digits, '-' and '_' (DVC keys)")
         experiments = {
             "run.experiments": self.run.experiments,
-            "retrain": [*self.retrain.experiments, *self.retrain.rules],
         }
         datasets = {"run.datasets": self.run.datasets}
         datasets |= {f"experiments.{name}.data": [e.data] for name, e in self.experiments.items()}
@@ -93,17 +83,11 @@ class Params(Section):
 
     def datasets_of(self, experiment: str) -> list[str]:
         """The data sets that an experiment reads: its own, and what ``evaluate`` names."""
-        config = self.experiment(experiment)
-        others = [name for name in config.evaluate.ood if name not in OOD_TRANSFORMS]
-        others += [config.evaluate.judge] if config.evaluate.judge else []
-        return list(dict.fromkeys([config.data, *others]))
+        return self.experiment(experiment).datasets()
 
     def judge_of(self, data: str) -> JudgeConfig:
-        """The judge of one data set: the section ``judge`` with the data set's own keys over it."""
-        own = self.dataset(data).judge
-        return self.judge.model_copy(
-            update={name: getattr(own, name) for name in own.model_fields_set}
-        )
+        """The judge of a data set of images: its section ``judge``, or the defaults."""
+        return self.dataset(data).judge or JudgeConfig()
 
     def experiment(self, name: str) -> ExperimentConfig:
         """The experiment called ``name``.
@@ -113,7 +97,8 @@ class Params(Section):
         """
         if name not in self.experiments:
             raise UsageError(
-                f"experiment {name!r} is not in params.yaml{nearest(name, self.experiments)}"
+                f"experiment {name!r} is not in params.yaml{nearest(name, self.experiments)} "
+                "(`ldebm select` takes others from conf/)"
             )
         return self.experiments[name]
 
@@ -156,4 +141,14 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         raise UsageError(f"{path}: cannot be parsed: {detail}") from None
     if not isinstance(content, dict):
         raise UsageError(f"{path}: expected a mapping at the top, got {type(content).__name__}")
+    if "presets" in content and "groups" in content:
+        raise UsageError(
+            f"{path}: was written before conf/ held presets and groups; "
+            "`ldebm select embedded --discard` writes a new one"
+        )
+    if path.suffix != ".json" and (line := alias_line(text)) is not None:
+        raise UsageError(
+            f"{path}: line {line} has a YAML alias, which DVC cannot set a value in; "
+            "write its values out"
+        )
     return parse(Params, content, file=str(path))

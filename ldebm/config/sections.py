@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
-__all__ = ["Section"]
+__all__ = ["Section", "explicit"]
 
 
 class Section(BaseModel):
@@ -35,3 +35,18 @@ class Section(BaseModel):
             if getattr(self, name) == fields[name].get_default(call_default_factory=True):
                 del content[name]
         return content
+
+
+def explicit(section: Section) -> dict[str, Any]:
+    """A section with every key, defaults included, as plain values in the order of its fields."""
+    return {name: _plain(getattr(section, name)) for name in type(section).model_fields}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Section):
+        return explicit(value)
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

@@ -1,14 +1,14 @@
-"""Adding a user's data to params.yaml: what the file is, and an experiment that suits its size."""
+"""Adding a user's data to conf/: what the file is, and an experiment that suits its size."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ldebm.config import DataConfig, load_params
+from ldebm.config import DataConfig, RunConfig
+from ldebm.config.library import CONF, Library
 from ldebm.data.folders import as_file
 from ldebm.data.new_experiment import table_experiment
 from ldebm.data.new_images import data_section, holds_images, image_experiment
@@ -16,11 +16,11 @@ from ldebm.data.new_tables import data_section as table_section
 from ldebm.data.new_tables import inspect_file
 from ldebm.data.summary import Summary
 from ldebm.errors import UsageError
-from ldebm.files import atomic_path, hash_path
+from ldebm.files import hash_path, write_text
+from ldebm.names import check_name
+from ldebm.yaml_text import format_yaml
 
 __all__ = ["add_dataset", "data_status"]
-
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
 def add_dataset(
@@ -30,10 +30,10 @@ def add_dataset(
     labels: Sequence[str] = (),
     kind: str | None = None,
     tokenizer: str | None = None,
-    params_path: str | Path = "params.yaml",
+    root: str | Path = ".",
     say: Callable[[str], None] | None = None,
 ) -> str:
-    """Adds a data set and an experiment to params.yaml, whose comments and order stay.
+    """Writes a data set and an experiment on it as files of ``conf/``.
 
     Args:
         name: of the data set.
@@ -42,34 +42,40 @@ def add_dataset(
         labels: label columns; the classes of the experiment are those of the first.
         kind: ``documents`` for texts of which only the words count; otherwise it is found out.
         tokenizer: word, unigram or bpe; by default by the number of different words.
-        params_path: the file that is changed.
+        root: the project's folder.
         say: takes lines on what was found in the file.
 
     Returns:
         The name of the experiment.
 
     Raises:
-        UsageError: the name is taken or not one, or the file does not fit; params.yaml is then as
-            it was.
+        UsageError: the name is taken or not one, or the file does not fit; nothing is then written.
     """
-    if not NAME.fullmatch(name):
-        raise UsageError(f"name {name!r}: expected small letters, digits, - and _")
-    source, params_path = Path(source), Path(params_path)
-    params = load_params(params_path)
-    if name in params.data:
-        raise UsageError(f"data set {name!r} is in {params_path} already; choose another name")
-    place = Path(os.path.relpath(source, params_path.parent)).as_posix()
+    check_name(name)
+    source, root = Path(source), Path(root)
+    library = Library(root)
+    if name in library.data:
+        raise UsageError(f"data set {name!r} is in {CONF}/ already; choose another name")
+    place = Path(os.path.relpath(source, root)).as_posix()
     options = {**(columns or {}), **({"kind": kind} if kind else {})}
     options |= {"tokenizer": tokenizer} if tokenizer else {}
     experiment, data, section, found = _sections(name, source, place, options, labels)
-    if experiment in params.experiments or experiment in params.groups:
-        raise UsageError(f"{experiment!r} is in {params_path} already; choose another name")
-    content = params_path.read_text(encoding="utf-8")
-    content = _insert(content, "data", {name: data}, params_path)
-    content = _insert(content, "experiments", {experiment: section}, params_path)
-    with atomic_path(params_path) as temporary:
-        temporary.write_text(content, encoding="utf-8", newline="\n")
-        load_params(temporary)
+    if experiment in library.experiments or experiment in library.groups:
+        raise UsageError(f"{experiment!r} is in {CONF}/ already; choose another name")
+    files = {
+        library.folder / "data" / f"{name}.yaml": data,
+        library.folder / "experiment" / name / f"{experiment[len(name) + 1 :]}.yaml": section,
+    }
+    head = f"# Written by `ldebm new {name}`; `make repro RUN={experiment}` builds it.\n"
+    try:
+        for path, content in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, head + format_yaml(content))
+        Library(root).params(RunConfig(datasets=[], experiments=[experiment], seeds=[0]))
+    except BaseException:
+        for path in files:
+            path.unlink(missing_ok=True)
+        raise
     if found and say:
         for line in found.lines():
             say(line)
@@ -101,29 +107,6 @@ def _sections(
             raise UsageError(str(error).replace(str(file), str(source))) from None
         data = data_section(place, hash_path(file), images)
     return f"{name}-hvae", data, image_experiment(name, images), images.summary
-
-
-def _insert(content: str, section: str, entry: dict[str, Any], path: Path) -> str:
-    """Writes ``entry`` at the end of a top-level section; every other line stays as it is."""
-    import yaml
-
-    lines = content.splitlines()
-    starts = [i for i, line in enumerate(lines) if re.fullmatch(rf"{section}:\s*(#.*)?", line)]
-    if len(starts) != 1:
-        raise UsageError(
-            f"{path}: section {section!r} is not a block of its own lines; add it by hand"
-        )
-    end = starts[0] + 1
-    while end < len(lines) and (not lines[end].strip() or lines[end][0] in " #"):
-        end += 1
-    while not lines[end - 1].strip() or lines[end - 1].startswith("#"):
-        end -= 1  # comments at the margin belong to the next section
-    text = yaml.safe_dump(
-        entry, sort_keys=False, default_flow_style=None, width=92, allow_unicode=True
-    )
-    added = [f"  {line}" for line in text.splitlines()]
-    gap = [""] if section == "experiments" else []
-    return "\n".join([*lines[:end], *gap, *added, *lines[end:]]) + "\n"
 
 
 def data_status(

@@ -29,6 +29,7 @@ from ldebm.lineage.records import dvc_md5
 from ldebm.lineage.revisions import git, hashes_at
 from ldebm.lineage.scratch import Interrupted, stop_on_sigterm, worktree
 from ldebm.lineage.trace import Step, locked_steps, trace
+from ldebm.yaml_text import format_yaml, parse_yaml
 
 __all__ = ["Audit", "Output", "audit_stage"]
 
@@ -241,10 +242,8 @@ def _take_workspace(root: Path, scratch: Path) -> None:
 
 def _set_params(step: Step, scratch: Path) -> list[str]:
     """Gives params.yaml the values that dvc.lock has for the stage."""
-    import yaml
-
     path = scratch / "params.yaml"
-    params = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    params = parse_yaml(path.read_text(encoding="utf-8")) if path.is_file() else {}
     changed = []
     for key, value in step.params.items():
         *parents, last = key.split(".")
@@ -258,7 +257,7 @@ def _set_params(step: Step, scratch: Path) -> list[str]:
             changed.append(key)
     if not changed:
         return []
-    write_text(path, yaml.safe_dump(params, sort_keys=False, allow_unicode=True))
+    write_text(path, format_yaml(params))
     return [f"parameters from dvc.lock, not from its params.yaml: {', '.join(changed)}"]
 
 

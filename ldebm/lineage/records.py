@@ -52,7 +52,6 @@ __all__ = [
 ]
 
 FOLDER = "lineage"
-RUN = re.compile(r"^run:[^\n]*(\n([ #][^\n]*)?(?=\n|$))*", re.MULTILINE)  # a section of params.yaml
 _active: list[Recording] = []
 _VERSIONS = (
     "torch",
@@ -176,8 +175,21 @@ def git_state(root: Path = Path()) -> dict[str, Any]:
     dirty = bool(changed)
     if changed and re.fullmatch(r"M\s+(\S+/)?params\.yaml", changed):
         there, here = git("show", "HEAD:./params.yaml") or "", root / "params.yaml"
-        dirty = RUN.sub("", there) != RUN.sub("", here.read_text(encoding="utf-8").strip())
+        dirty = _but_run(there) != _but_run(here.read_text(encoding="utf-8"))
     return {"commit": commit, "dirty": None if commit is None else dirty}
+
+
+def _but_run(text: str) -> Any:
+    """The values of a parameter file without its selection; its text where it is none."""
+    from ldebm.yaml_text import parse_yaml
+
+    try:
+        content = parse_yaml(text)
+    except ValueError:
+        return text
+    if not isinstance(content, dict):
+        return text
+    return {key: value for key, value in content.items() if key != "run"}
 
 
 @contextmanager

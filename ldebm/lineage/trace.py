@@ -185,8 +185,6 @@ def locked_steps(root: Path = Path(), revision: str | None = None) -> list[Step]
     Raises:
         UsageError: the lock is not YAML of DVC's form, or there is no such revision.
     """
-    import yaml  # absent on a machine that has only the core
-
     if revision is not None:
         found = file_at(revision, "dvc.lock", root)
     else:
@@ -198,7 +196,7 @@ def locked_steps(root: Path = Path(), revision: str | None = None) -> list[Step]
         stages = parse_yaml(found)["stages"]
         lists = functools.cache(functools.partial(listed_code, root=root, revision=revision))
         return [_locked_step(name, stage, lists) for name, stage in stages.items()]
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         message = " ".join(str(error).split())[:150]
         raise UsageError(
             f"{root / 'dvc.lock'}: cannot be read ({type(error).__name__}: {message}); "

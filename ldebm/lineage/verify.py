@@ -27,6 +27,7 @@ from ldebm.lineage.records import dvc_md5, read_records, record_name, seal
 from ldebm.lineage.revisions import git, hashes_at
 from ldebm.lineage.trace import Step, Trace
 from ldebm.lineage.twins import adopted, different
+from ldebm.yaml_text import parse_yaml
 
 __all__ = ["Problem", "verify"]
 
@@ -334,14 +335,12 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _params(root: Path) -> Any:
-    import yaml
-
     for name in ("params.yaml", "params.json"):  # a GPU queue has them as JSON
         path = root / name
         if path.is_file():
             try:
-                return yaml.safe_load(path.read_text(encoding="utf-8"))
-            except (yaml.YAMLError, UnicodeDecodeError) as error:
+                return parse_yaml(path.read_text(encoding="utf-8"))
+            except ValueError as error:
                 message = " ".join(str(error).split())[:150]
                 raise UsageError(f"{path}: cannot be read ({message})") from None
     return {}

@@ -25,25 +25,33 @@ run:
   seeds: [0]
   epochs: null
 
-judge: {}
-
 data:
   dots: {kind: points, source: gaussians16, train: 600, valid: 100, test: 100, labels: [mode]}
   more: {kind: points, source: pinwheel10}
 
 experiments:
-  small: &small
+  small:
     data: dots
     backbone: {arch: mlp, latent: 2, hidden: 16, noise: 0.5, training: {updates: 20, batch: 64}}
     cluster: {labels: gc, dims: 2}
-    prior: &prior
+    prior:
       classes: 16
       levels: 3
       energy: {hidden: 8, blocks: 1, spectral_norm: false}
       sampler: {steps: 2}
       training: {updates: 12, batch: 64}
     evaluate: {samples: 200, rows: 50, importance: 8, inner: 8}
-  other: {<<: *small, prior: {<<: *prior, classes: 8}}
+  other:
+    data: dots
+    backbone: {arch: mlp, latent: 2, hidden: 16, noise: 0.5, training: {updates: 20, batch: 64}}
+    cluster: {labels: gc, dims: 2}
+    prior:
+      classes: 8
+      levels: 3
+      energy: {hidden: 8, blocks: 1, spectral_norm: false}
+      sampler: {steps: 2}
+      training: {updates: 12, batch: 64}
+    evaluate: {samples: 200, rows: 50, importance: 8, inner: 8}
 """
 
 

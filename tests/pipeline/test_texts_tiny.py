@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from importlib import import_module
 from pathlib import Path
 
 import pytest
-import yaml
 
-from ldebm.config import load_params
+from ldebm.config import RunConfig, load_params
+from ldebm.config.library import Library
 from ldebm.files import hash_path, read_json
+from ldebm.selection import write_params
 from tests.unit.text_worlds import documents
 
 ROOT = Path(__file__).parents[2]
@@ -62,11 +64,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for i, (text, label) in enumerate(zip(texts, labels, strict=True))
         ]
         (place / "mirror" / "agnews" / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    params["run"]["datasets"] = sorted({params["experiments"][name]["data"] for name in METRICS})
+    shutil.copytree(ROOT / "conf", place / "conf")
+    shutil.copytree(ROOT / "tests" / "conf", place / "conf", dirs_exist_ok=True)
+    run = RunConfig(datasets=[], experiments=list(METRICS), seeds=[0])
+    params = Library(place).params(run)
     files = (place / "mirror" / "agnews").iterdir()
-    params["data"]["agnews-tiny"]["checksums"] = {path.name: hash_path(path) for path in files}
-    (place / "params.yaml").write_text(yaml.safe_dump(params))
+    checksums = {path.name: hash_path(path) for path in files}
+    own = params.data["agnews-tiny"].model_copy(update={"checksums": checksums})
+    data = {**params.data, "agnews-tiny": own}
+    write_params(place / "params.yaml", params.model_copy(update={"data": data}))
     return place
 
 
