@@ -65,21 +65,19 @@ def prepare(folder: Path, runs: Sequence[str], seeds: Sequence[int]) -> list[Job
 
     Args:
         folder: travels to the machine with the GPU.
-        runs: groups or experiments of conf/.
+        runs: groups or experiments.
         seeds: of each of them.
 
     Raises:
         UsageError: a name is unknown, or its data set is not packed yet.
     """
-    from ldebm.config import RunConfig
-    from ldebm.config.library import Library
     from ldebm.data.packed import open_packed
     from ldebm.errors import UsageError
     from ldebm.files import write_json
+    from ldebm.selection import params_of
 
-    library = Library()
-    experiments = library.expand(runs)
-    params = library.params(RunConfig(datasets=[], experiments=experiments, seeds=list(seeds)))
+    params = params_of("params.yaml", runs, seeds)
+    experiments = params.run.experiments
     for data in sorted({params.experiment(name).data for name in experiments}):
         packed = Path("data", "packed", data)
         if not (packed / "meta.json").is_file():

@@ -23,7 +23,7 @@ from ldebm.config.sections import explicit
 from ldebm.errors import UsageError
 from ldebm.yaml_text import format_yaml, parse_yaml
 
-__all__ = ["Difference", "Edits", "Status", "select_run", "status", "write_params"]
+__all__ = ["Difference", "Edits", "Status", "params_of", "select_run", "status", "write_params"]
 
 Edits = Literal["refuse", "keep", "copy", "discard"]
 
@@ -175,6 +175,24 @@ def select_run(
     elif params != before:
         write_params(path, params, _stated(path))
     return params.run
+
+
+def params_of(path: str | Path, names: Sequence[str], seeds: Sequence[int]) -> Params:
+    """The parameters of groups and experiments: as the file has them, else as conf/ gives them.
+
+    Args:
+        path: params.yaml.
+        names: groups or experiments.
+        seeds: of the selection.
+
+    Raises:
+        UsageError: an unknown name, or a file that is wrong.
+    """
+    path = Path(path)
+    before, library = load_params(path), Library(path.parent)
+    experiments = library.expand(names, list(before.experiments))
+    run = before.run.model_copy(update={"experiments": experiments, "seeds": list(seeds)})
+    return _selected(before, run, library, keep=True)
 
 
 def _refuse_loss(found: Status, after: Params | None) -> None:

@@ -25,7 +25,7 @@ from ldebm.config.data import DataConfig
 from ldebm.config.experiment import ExperimentConfig
 from ldebm.config.params import Params, RunConfig
 from ldebm.config.retrain import RetrainConfig
-from ldebm.config.sections import Section
+from ldebm.config.sections import Section, explicit
 from ldebm.errors import UsageError
 
 __all__ = ["CONF", "Library"]

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from tests.pipeline.project_copy import ProjectCopy
+from tests.yaml_params import written_out
 
-PARAMS = """\
+PARAMS = written_out("""\
 run:
   datasets: [numbers]
   experiments: [gauss]
@@ -32,7 +33,7 @@ experiments:
     prior: {kind: gaussian, mi_weight: 0.0, training: {updates: 1}}
     evaluate: {samples: 100}
   shifted: {<<: *gauss, prior: {kind: gaussian, mi_weight: 2.0, training: {updates: 1}}}
-"""
+""")
 DVC = """\
 stages:
   fetch:

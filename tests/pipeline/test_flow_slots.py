@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from ldebm.config import load_params
 from ldebm.errors import UsageError
+from ldebm.selection import params_of
 from pipelines.candidates import Candidate, Folder
 from pipelines.reevaluation import FILES, reevaluate
 from pipelines.slots import Need, Slots, need_of, visible_gpus
@@ -77,13 +77,14 @@ def test_a_gpu_is_one_stages_and_its_environment_names_it(tmp_path):
 
 
 def test_needs_come_from_the_parameters_of_the_experiment():
-    params = load_params(ROOT / "params.yaml")
+    wanted = ("cifar10-nvae", "mnist-nvae-small", "chatter-ldebm")
+    params = params_of(ROOT / "params.yaml", wanted, [0])
     assert params.experiment("cifar10-nvae").backbone.training.threads == 2
     assert need_of("backbone@cifar10-nvae-0", params, []) == Need(cpu=2)
     assert need_of("prior@mnist-nvae-small-0", params, []) == Need(cpu=1)
     assert need_of("backbone@cifar10-nvae-0", params, ["0"]) == Need(gpu=True)
     assert need_of("pack@chatter", params, ["0"]) == Need()
-    assert params.judge.threads == 1
+    assert params.judge_of("mnist").threads == 1
     assert need_of("judge@mnist", params, []) == Need(cpu=1)
     assert need_of("judge@mnist", params, ["0"]) == Need(gpu=True)
     assert need_of("judge@chatter", params, ["0"]) == Need()

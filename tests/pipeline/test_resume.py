@@ -19,6 +19,7 @@ from ldebm.data.prepare import prepare
 from ldebm.files import write_json
 from ldebm.training.labelling import cluster_stage
 from tests.forked import Forked
+from tests.yaml_params import written_out
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.slow
 # A checkpoint after every update, three epochs, and every kind of state that a checkpoint holds:
 # averaged weights, best weights, rows drawn by class, refreshed labels, persistent chains, and of
 # image models running means of batch norms and vectors of spectral norms.
-PARAMS = """\
+PARAMS = written_out("""\
 run: {datasets: [talk, dots, marks], experiments: [talk], seeds: [0]}
 presets:
   optimiser: &optimiser {lr: 0.003, clip: 1.0, schedule: linear, warmup: 5, ema: 0.9}
@@ -103,7 +104,7 @@ experiments:
       sampler: {method: ula, rule: published, steps: 3, start: previous}
       hierarchy: {inputs: z, channels: 4}
       training: {<<: *training, optimiser: {lr: 0.001, schedule: exponential, decay: 0.5}}
-"""
+""")
 KILL, TERM = signal.SIGKILL, signal.SIGTERM
 CODES = {KILL: -KILL, TERM: 75}
 CASES = [

@@ -13,6 +13,7 @@ import pytest
 from ldebm.data.chatter import generate
 from ldebm.reporting.compare import compare
 from tests.pipeline.project_copy import ProjectCopy
+from tests.yaml_params import written_out
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -25,13 +26,12 @@ pytestmark = [
 ]
 HOSTILE = "<script>window.broken=1</script>"
 LABEL = "<img/src=x/onerror=window.broken=2>"
-PARAMS = """\
+PARAMS = written_out("""\
 run:
   datasets: [dots, talk]
   experiments: [small, other, talk]
   seeds: [0, 1]
   epochs: null
-judge: {}
 data:
   dots: {kind: points, source: gaussians16, train: 600, valid: 100, test: 100, labels: [mode]}
   talk: {kind: sentences, source: file, path: talk.csv, columns: {text: body, label: topic},
@@ -57,7 +57,7 @@ experiments:
     cluster: {labels: given, column: topic}
     prior: {<<: *prior, classes: 4}
     evaluate: {samples: 100, rows: 12, importance: 8, inner: 8, reverse_lm: none, per_label: 20}
-"""
+""")
 
 
 # The stages in one process: what `dvc repro` runs in forty, without their starts.

@@ -13,10 +13,10 @@ from ldebm.files import read_json, write_array, write_json
 from ldebm.lineage.records import read_records, seal
 from ldebm.lineage.trace import trace
 from ldebm.lineage.verify import verify
+from tests.yaml_params import written_out
 
-PARAMS = """\
+PARAMS = written_out("""\
 run: {datasets: [d], experiments: [a], seeds: [0]}
-groups: {both: [a, b]}
 data:
   d: {kind: points, source: gaussians16}
 experiments:
@@ -25,7 +25,7 @@ experiments:
     backbone: {arch: mlp, latent: 2, training: {epochs: 1}}
     prior: {training: {updates: 10}}
   b: *a
-"""
+""")
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def done(monkeypatch) -> list[str]:
 
 
 def test_what_travels_is_json_and_arrays(project: Path):
-    queue = campaign.prepare(Path("f"), ["both"], [0, 1])
+    queue = campaign.prepare(Path("f"), ["a", "b"], [0, 1])
     assert [job.name for job in queue] == ["bench", "a-0", "b-0", "a-1", "b-1"]
     assert read_json("f/params.json")["experiments"]["a"]["prior"]["levels"] == 6
     assert (project / "f/data/d/train.x.npy").is_file()
@@ -64,7 +64,7 @@ def test_what_travels_is_json_and_arrays(project: Path):
 
 
 def test_data_that_is_not_packed_and_unknown_names_are_refused(project: Path):
-    with pytest.raises(UsageError, match="did you mean 'both'"):
+    with pytest.raises(UsageError, match="neither a group nor an experiment"):
         campaign.prepare(Path("f"), ["bth"], [0])
     (project / "data/packed/d/meta.json").unlink()
     with pytest.raises(UsageError, match="dvc repro pack@d"):
@@ -72,7 +72,7 @@ def test_data_that_is_not_packed_and_unknown_names_are_refused(project: Path):
 
 
 def test_finished_jobs_are_left_out_of_the_next_run(project: Path, done: list[str]):
-    campaign.prepare(Path("f"), ["both"], [0])
+    campaign.prepare(Path("f"), ["a", "b"], [0])
     write_json("out/a-0.json", {})
     assert campaign.run(Path("f"), Path("out")) == 0
     assert done == ["b-0"]
@@ -89,7 +89,7 @@ def test_a_run_that_diverges_does_not_stop_the_queue(project: Path, done: list[s
         return {}
 
     monkeypatch.setattr(campaign, "_train_and_evaluate", work)
-    campaign.prepare(Path("f"), ["both"], [0])
+    campaign.prepare(Path("f"), ["a", "b"], [0])
     assert campaign.run(Path("f"), Path("out")) == 1
     assert done == ["b-0"]
     assert not Path("out/a-0.json").exists()

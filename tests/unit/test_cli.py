@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import yaml
 
 import ldebm.cli
 from ldebm.cli import main, models
@@ -21,19 +20,14 @@ run:
   seeds: [0]
   epochs: null  # overrides
 
-groups:
-  both: [first, second]
-
 data:
-  points: &points {kind: points, source: gaussians16}  # the paper's
-  others: {<<: *points, seed: 1}
+  points: {kind: points, source: gaussians16}  # the paper's
 
 experiments:
-  first: &first
+  first:
     data: points
     backbone: {arch: mlp, latent: 2, training: {epochs: 1}}
     prior: {training: {updates: 10}}
-  second: {<<: *first, data: others}
 """
 
 
@@ -96,10 +90,7 @@ def one_line(result) -> bool:
         (["generate", "first", "-n", "many"], "valid integer"),
         (["generate", "first", "--sed", "1"], "No such option"),
         (["generate", "first"], "run `make repro`"),
-        (["select"], "give a group"),
         (["select", "firs"], "did you mean 'first'"),
-        (["select", "first", "--seeds", "a"], "expected integers"),
-        (["select", "first", "--epochs", "-1"], "expected a number above 0"),
         (["classify", "first", "--file", "absent.txt"], "no such file"),
         (["lineage", "first"], "nothing was built"),
         (["lineage", "show", "a", "b"], "usage:"),
@@ -143,47 +134,6 @@ def test_an_unexpected_failure_is_one_line_and_exit_code_1_and_debug_shows_where
     result = run("generate", "first")
     assert (result.code, one_line(result)) == (1, True)
     assert "Traceback" in run("generate", "first", "--debug").err
-
-
-def test_selecting_a_group_rewrites_the_run_section_and_nothing_else(run, project: Path):
-    assert run("select", "both", "--seeds", "0,1", "--epochs", "2").code == 0
-    text = (project / "params.yaml").read_text()
-    content = yaml.safe_load(text)
-    assert content["run"] == {
-        "datasets": ["points", "others"],
-        "experiments": ["first", "second"],
-        "seeds": [0, 1],
-        "epochs": 2,
-    }
-    before, after = PARAMS.splitlines(), text.splitlines()
-    changed = [
-        number for number, pair in enumerate(zip(before, after, strict=True)) if len({*pair}) > 1
-    ]
-    assert changed == [2, 3, 4, 5]
-    assert "# data sets" in after[2]
-    run("select", "first", "--seeds", "0", "--epochs", "null")
-    assert (project / "params.yaml").read_text() == PARAMS
-
-
-def test_selecting_understands_what_dvc_made_of_the_section(run, project: Path):
-    blocks = "run:\n  datasets:      # data sets\n  - points\n  experiments:\n  - first\n"
-    text = (
-        blocks
-        + "  seeds:\n  - 0\n  epochs:       # overrides\n"
-        + PARAMS[PARAMS.index("\ngroups") :]
-    )
-    (project / "params.yaml").write_text(text)
-    assert run("select", "second").code == 0
-    content = yaml.safe_load((project / "params.yaml").read_text())
-    assert content["run"]["experiments"] == ["second"]
-    assert content["run"]["datasets"] == ["others"]
-    assert content["run"]["seeds"] == [0]
-
-
-def test_selecting_what_is_selected_does_not_touch_the_file(run, project: Path):
-    before = (project / "params.yaml").stat().st_mtime_ns
-    assert run("select", "first").code == 0
-    assert (project / "params.yaml").stat().st_mtime_ns == before
 
 
 def test_generating_prints_a_sample_a_line_or_json(run, model):

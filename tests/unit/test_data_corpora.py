@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ldebm.config import DataConfig, load_params
+from ldebm.config import DataConfig
+from ldebm.config.library import Library
 from ldebm.data.fetch import fetch
 from ldebm.data.packed import Packed, open_packed
 from ldebm.data.packing import pack
@@ -302,7 +303,7 @@ def test_the_mirror_holds_what_the_papers_count(name: str, tmp_path: Path) -> No
     mirror = os.environ.get("LDEBM_DATA_MIRROR")
     if not mirror:
         pytest.skip("LDEBM_DATA_MIRROR is not set: the published corpora are not here")
-    config = load_params(ROOT / "params.yaml").dataset(name)
+    config = Library(ROOT).dataset(name)
     fetch(None, config, tmp_path / "raw", mirror)
     profile = _prepare(config, tmp_path)
     rows, dialogues = COUNTS[name]

@@ -8,7 +8,7 @@ from benchmarks.chains import parse_moves
 from benchmarks.full_size import PARTS, UPDATES, record, shortened
 from benchmarks.recorded import ROOT, Rounds
 from benchmarks.sweeps import Built, differences
-from ldebm.config import load_params
+from ldebm.config.library import Library
 from ldebm.errors import UsageError
 from ldebm.files import read_json, write_json
 from ldebm.reporting.tables import (
@@ -85,7 +85,7 @@ def test_the_table_of_full_size_models_has_both_stages_and_names_what_failed(tmp
 
 @pytest.mark.parametrize("name", ["cifar10-nvae", "celebahq256-nvae", "church64-nvae"])
 def test_a_full_size_measurement_changes_nothing_but_length_and_batch(name):
-    config = load_params(ROOT / "params.yaml").experiment(name)
+    config = Library(ROOT).experiment(name)
     short = shortened(config, 1, 1).model_dump()
     allowed = {"epochs", "updates", "batch", "threads", "bn_passes"}
     changed = set()
