@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shlex
@@ -140,7 +141,7 @@ def documented() -> list[tuple[str, str]]:
     for page in PAGES:
         for item in shown(page):
             words = shlex.split(item.text, comments=True) if item.kind in ("sh", "inline") else []
-            for flag, word in zip(words, words[1:], strict=False):
+            for flag, word in itertools.pairwise(words):
                 if flag in ("-S", "--set-param", "sweep") and re.match(r"[\w.-]+=", word):
                     found.append((page, word))
     return sorted({item for item in found if item[1] != "key=value"})

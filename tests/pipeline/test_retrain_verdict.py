@@ -177,7 +177,6 @@ def test_rules_are_typed_and_a_mistake_in_them_names_the_key():
     wrong = {
         "minimun": {"rule": {"minimun": 1}},
         "direction": {"rules": {"e": {"direction": "up"}}},
-        "'f' is not an experiment": {"rules": {"f": {}}},
         "each only once": {"seeds": [1, 1]},
         "git tags": {"stages": ["the champion"]},
     }
