@@ -156,8 +156,8 @@ def test_every_setting_of_the_guides_changes_its_value(page: str, setting: str, 
     for one in [value] if value.startswith("[") else value.split(","):
         apply_overrides(params, [f"{key}={one}"])
         after = dict(leaves(parse_yaml(params.read_text())))
-        changed = [name for name in after if after[name] != before.get(name)]
-        assert changed == [key], f"{page}: {setting}"
+        assert str(after[key]) == str(parse_yaml(one)), f"{page}: {setting}"
+        assert {**after, key: before[key]} == before, f"{page}: {setting}"
         load_params(params)
 
 
