@@ -27,7 +27,7 @@ from typing import Any
 from ldebm.errors import LdebmError, UsageError
 from ldebm.files import write_text
 from ldebm.git import git, git_or_none, run_git, said
-from ldebm.lineage.checkout import Checkout, fingerprint, prefix, project_files
+from ldebm.lineage.checkout import Checkout, fingerprint, make_room, prefix, project_files
 from pipelines.copies import add_ignored, copy_if_different
 from pipelines.dag import ask_dvc, environment
 from pipelines.failures import dvc_said
@@ -233,16 +233,17 @@ class Workspace:
         return ask_dvc(self.root, "--places")
 
     def bring(self, project: Path, paths: Iterable[str]) -> None:
-        """Copies files that git ignores into a worktree (data that params.yaml names)."""
+        """Links files and folders that git ignores into a worktree (data of params.yaml)."""
         for name in paths:
             source, target = self.root / name, project / name
-            if Path(name).is_absolute() or not source.exists() or target.exists():
+            if Path(name).is_absolute() or not source.exists():
                 continue
+            if os.path.lexists(target):
+                if git_or_none(project, "check-ignore", "-q", "--", name) is None:
+                    continue  # it came with the files
+                make_room(target, project)  # a link of a moved project, or an old copy
             target.parent.mkdir(parents=True, exist_ok=True)
-            if source.is_dir():
-                shutil.copytree(source, target)
-            else:
-                shutil.copy2(source, target)
+            target.symlink_to(source)
 
     def land(
         self, source: Path, order: Sequence[str], names: Sequence[str], target: Path | None = None

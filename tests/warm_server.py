@@ -15,6 +15,7 @@ import select
 import signal
 import socket
 import sys
+import tempfile
 import threading
 
 LIBRARIES = (  # none that starts threads when it is imported, and none of this project
@@ -107,6 +108,7 @@ def become(argv: list[str], cwd: str, env: dict[str, str]) -> None:
     """Is ``python -m`` from here on."""
     os.environ.clear()
     os.environ.update(env)
+    tempfile.tempdir = None  # TMPDIR is another one now
     os.chdir(cwd)
     sys.path[:] = [
         cwd,

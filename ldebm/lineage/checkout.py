@@ -19,7 +19,7 @@ from pathlib import Path
 from ldebm.errors import LdebmError, UsageError, disk_fault
 from ldebm.git import git, run_git, said
 
-__all__ = ["WHOLE", "Checkout", "fingerprint", "prefix", "project_files"]
+__all__ = ["WHOLE", "Checkout", "fingerprint", "make_room", "prefix", "project_files"]
 
 _SMALL = 1 << 20  # bytes up to which files are compared by content, and larger ones by their time
 WHOLE = ("core.sparseCheckout=false", "index.sparse=false")  # a sparse repository has all
@@ -155,7 +155,7 @@ class Checkout:
             source, target = self.root / name, project / name
             try:
                 if not _same(source, target):
-                    _make_room(target, self.folder)
+                    make_room(target, self.folder)
                     shutil.copy2(source, target, follow_symlinks=False)
             except FileNotFoundError:
                 continue  # an editor's file, gone since it was listed
@@ -210,7 +210,7 @@ def _same(one: Path, other: Path) -> bool:
     return one.read_bytes() == other.read_bytes()
 
 
-def _make_room(target: Path, top: Path) -> None:
+def make_room(target: Path, top: Path) -> None:
     """Removes what is at a path, and files and links where its folders should be."""
     for folder in reversed([item for item in target.parents if item.is_relative_to(top)]):
         if folder.is_symlink() or folder.is_file():

@@ -263,8 +263,10 @@ def test_what_git_ignores_but_parameters_name_is_there(tmp_path, environment):
     (tiny.root / "out/mine.csv").write_text("x\n")
     workspace = Workspace(tiny.root)
     project = workspace.checkout("w", workspace.state())
-    workspace.bring(project, ["out/mine.csv", "out/none.csv"])
-    assert (project / "out/mine.csv").read_text() == "x\n"
+    for text in ("x\n", "later\n"):
+        (tiny.root / "out/mine.csv").write_text(text)
+        workspace.bring(project, ["out/mine.csv", "out/none.csv"])
+        assert (project / "out/mine.csv").read_text() == text
 
 
 def test_a_worktree_has_uncommitted_and_new_files_and_forgets_those_of_the_last_time(
