@@ -60,12 +60,12 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    kept = mode if mode is not None and mode & stat.S_IWUSR else temporary.stat().st_mode
     try:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        if mode is not None and mode & stat.S_IWUSR:
-            temporary.chmod(stat.S_IMODE(mode))
+        temporary.chmod(stat.S_IMODE(kept))  # safetensors makes its files private
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)

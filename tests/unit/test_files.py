@@ -61,9 +61,11 @@ def test_a_new_file_has_the_mode_of_the_umask_and_an_old_one_keeps_its_own(tmp_p
     try:
         for name in ("new.json", "old.json"):
             write_json(tmp_path / name, {"a": 1})
+        write_model(tmp_path / "model", {"a": torch.ones(1)}, {})
     finally:
         os.umask(before)
-    assert stat.S_IMODE((tmp_path / "new.json").stat().st_mode) == 0o666 & ~umask
+    for name in ("new.json", "model"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o666 & ~umask
     assert stat.S_IMODE(old.stat().st_mode) == 0o640
 
 
