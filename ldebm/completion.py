@@ -12,9 +12,10 @@ Shapes: B rows, S draws, N tokens of all rows, D latent dimension, O of them obs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from ldebm.config import CompletionConfig
 from ldebm.data.batches import batch_rows, collate_ids
 from ldebm.data.packed import Split
 from ldebm.errors import UsageError
-from ldebm.files import read_model
+from ldebm.files import read_model, write_model
 from ldebm.langevin import Conditional
 from ldebm.model import Model
 from ldebm.nn.filling import fill
@@ -42,6 +43,7 @@ __all__ = [
     "load_completer",
     "mask_words",
     "read_gaps",
+    "save_completer",
     "train_completer",
 ]
 
@@ -141,7 +143,11 @@ def _known_nll(
 
 
 def train_completer(
-    model: Model, split: Split, config: CompletionConfig, seed: int
+    model: Model,
+    split: Split,
+    config: CompletionConfig,
+    seed: int,
+    show: Callable[[int, dict[str, float]], None] | None = None,
 ) -> tuple[Completer, list[float]]:
     """Trains the network on training rows of which a share of the words is missing.
 
@@ -150,6 +156,7 @@ def train_completer(
         split: training rows.
         config: sizes and length.
         seed: of masks, order and initial weights.
+        show: is told the number of every update and its loss.
 
     Returns:
         The network and its loss (nats a row of known words) of every update.
@@ -186,6 +193,8 @@ def train_completer(
             torch.autograd.backward(loss)
             optimiser.step()
             losses.append(float(loss.detach()))
+            if show is not None:
+                show(step + 1, {"loss": losses[-1]})
     for parameter, wanted in frozen:
         parameter.requires_grad_(wanted)
     return completer.eval(), losses
@@ -241,6 +250,7 @@ def complete_rows(
     gaps: Sequence[list[bool]],
     config: CompletionConfig,
     seed: int,
+    done: Callable[[int], None] | None = None,
 ) -> list[list[int]]:
     """Rows with their gaps filled; a row's result does not depend on what stands in its gaps.
 
@@ -251,6 +261,7 @@ def complete_rows(
         gaps: which tokens are missing.
         config: draws, moves and hypotheses.
         seed: of the chains.
+        done: is told how many rows are filled.
     """
     text, prior = _text(model), model.prior
     filled: list[list[int]] = []
@@ -266,6 +277,8 @@ def complete_rows(
             draws.append(given_observed(prior, seen, config.steps, stream))
         z_SBD = prior.from_standard(torch.cat(draws)).view(config.draws, len(hidden), -1)
         filled += fill(text, hidden, gaps[part], z_SBD, config.beam)
+        if done is not None:
+            done(len(filled))
     return filled
 
 
@@ -307,8 +320,11 @@ def complete(
     texts: Sequence[str],
     config: CompletionConfig,
     seed: int = 0,
+    done: Callable[[int], None] | None = None,
 ) -> list[str]:
     """Texts with every ``___`` (or ``<unk>``) replaced by a word.
+
+    ``done`` is told how many are completed.
 
     Raises:
         UsageError: as :func:`read_gaps`.
@@ -316,7 +332,7 @@ def complete(
     tokenizer = model.tokenizer
     assert tokenizer is not None
     rows, gaps = read_gaps(model, texts)
-    filled = complete_rows(model, completer, rows, gaps, config, seed)
+    filled = complete_rows(model, completer, rows, gaps, config, seed, done)
     found = []
     for item, row, mask in zip(texts, filled, gaps, strict=True):
         answers = iter([token for token, gap in zip(row, mask, strict=True) if gap])
@@ -327,13 +343,26 @@ def complete(
     return found
 
 
+def save_completer(path: str | Path, completer: Completer, about: dict[str, Any]) -> None:
+    """Writes the network for :func:`load_completer`.
+
+    Args:
+        path: the ``.safetensors`` file.
+        completer: trained.
+        about: for its header: what it was trained from.
+    """
+    write_model(path, completer.state_dict(), {**about, "observed": completer.observed})
+
+
 def load_completer(path: str | Path, model: Model) -> Completer:
-    """The network that an evaluation has written.
+    """The network that an evaluation has written, or :func:`save_completer`.
 
     Raises:
         UsageError: the file is damaged, or belongs to another model.
     """
     tensors, header = read_model(path)
+    if header.get("model") not in (None, model.fingerprint):
+        raise UsageError(f"{path}: a completion of another model")
     latent = model.prior.latent
     try:
         completer = Completer(latent, len(tensors["inner.bias"]), int(header["observed"]))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from ldebm.data.batches import DialogueBatch, TextBatch, collate_bags, collate_i
 from ldebm.data.tokenizer import Tokenizer
 from ldebm.devices import choose_device
 from ldebm.errors import UsageError
-from ldebm.files import read_model, write_model
+from ldebm.files import hash_path, read_model, write_model
 from ldebm.nn.backbone import Backbone, build_backbone
 from ldebm.nn.energy import rows_of
 from ldebm.nn.hierarchy import HierarchicalBackbone
@@ -35,6 +36,7 @@ from ldebm.priors import Prior, build_prior
 from ldebm.seeding import generator, start_vector_functions
 
 if TYPE_CHECKING:
+    from ldebm.evaluate.known import Known
     from ldebm.image_use import Scores
 
 __all__ = ["Model", "load", "save"]
@@ -55,9 +57,13 @@ class Model:
         tokenizer: of text models, else ``None``.
         class_names: names of the classes where labels were given, else ``None``.
         context_BC: of a model :meth:`given` contexts, else ``None``.
+        source: the file that it was loaded from, else ``None``.
+        known: what scores have found of its normalisers.
     """
 
     context_BC: Tensor | None = None
+    source: Path | None = None
+    known: Known | None = None
 
     def __init__(
         self,
@@ -80,6 +86,11 @@ class Model:
     def device(self) -> torch.device:
         """Where the model's tensors are."""
         return next(self.backbone.parameters()).device
+
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """The sha256 of its file; None for a model that was not loaded from one."""
+        return None if self.source is None else hash_path(self.source)
 
     @property
     def is_text(self) -> bool:
@@ -454,7 +465,9 @@ def load(path: str | Path, device: str = "auto") -> Model:
         tokenizer = Tokenizer.from_bytes(tensors["tokenizer"].numpy())
     start_vector_functions()  # the same seed, the same samples
     where = choose_device(device)
-    return Model(config, meta, backbone.to(where), prior.to(where), tokenizer, experiment, seed)
+    model = Model(config, meta, backbone.to(where), prior.to(where), tokenizer, experiment, seed)
+    model.source = candidate
+    return model
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

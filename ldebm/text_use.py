@@ -7,8 +7,8 @@ Shapes: N texts, D latent dimension, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +19,13 @@ from ldebm.errors import UsageError
 
 if TYPE_CHECKING:
     from ldebm.data.batches import TextBatch
+    from ldebm.evaluate.known import Known
     from ldebm.evaluate.likelihood import Estimate, LikelihoodSettings
     from ldebm.model import Model
 
-__all__ = ["TextScores", "Texts", "encode_texts", "read_texts", "score_texts"]
+__all__ = ["TextScores", "Texts", "encode_texts", "known_of", "read_texts", "score_texts"]
 
-ROWS = 4  # at a time: bounds the memory of the trajectories
+ROWS = 16  # at a time: bounds the memory of the trajectories
 ENCODED = 256
 TABLES = (".csv", ".jsonl", ".parquet")
 
@@ -167,10 +168,13 @@ def score_texts(
     seed: int = 0,
     importance: int = 100,
     inner: int = 64,
+    done: Callable[[int], None] | None = None,
 ) -> TextScores:
     """Likelihood bounds and energies.
 
-    Bounds are Monte Carlo estimates: with more trajectories they rise, and their noise falls.
+    Bounds are Monte Carlo estimates: with more trajectories they rise, and their noise falls. The
+    top normaliser is estimated once for a model (:func:`known_of`), and the others with as few
+    draws as their spread allows. One thread of the CPU computes, whatever torch is set to.
 
     Args:
         model: of text.
@@ -178,24 +182,27 @@ def score_texts(
         turns: of a model of responses the turns before each; None: they begin dialogues.
         seed: of the draws.
         importance: trajectories a text.
-        inner: draws of each inner normaliser; even.
+        inner: at most so many draws of each inner normaliser; even.
+        done: is told how many texts are scored.
 
     Raises:
         UsageError: the model is not one of text, has no likelihood or reads no contexts; or a text
             is empty.
     """
+    from ldebm.devices import one_thread
     from ldebm.evaluate.likelihood import LikelihoodSettings
     from ldebm.priors import EnergyPrior
 
-    settings = LikelihoodSettings(importance, inner, seed=seed)
+    settings = LikelihoodSettings(importance, inner, anneal_share=0, sandwich=False, seed=seed)
     size = 1 if model.is_dialogue else ROWS  # each context has normalisers of its own
-    batches = _batches(model, texts, turns, size)
-    found = _estimate(model, batches, settings)
-    energy = None
-    if isinstance(model.prior, EnergyPrior):
-        _, logits = encode_texts(model, texts, turns)
-        if logits is not None:
-            energy = -np.logaddexp.reduce(logits.astype(np.float64), axis=1)
+    batches = _batches(model, texts, turns, size, done)
+    with one_thread():
+        found = _estimate(model, batches, settings)
+        energy = None
+        if isinstance(model.prior, EnergyPrior):
+            _, logits = encode_texts(model, texts, turns)
+            if logits is not None:
+                energy = -np.logaddexp.reduce(logits.astype(np.float64), axis=1)
     return TextScores(-found.nll_B, _tokens(model, texts), found.ess_B, energy)
 
 
@@ -207,11 +214,40 @@ def _estimate(model: Model, batches: Iterable[TextBatch], settings: LikelihoodSe
 
     backbone, prior = model.backbone, model.prior
     if not (isinstance(backbone, Baseline) and isinstance(prior, OwnPrior)):
-        return likelihood(backbone, prior, batches, settings)["prior"]
+        known, _ = known_of(model)
+        if known is not None:
+            fewer = tuple(min(draws, settings.inner) for draws in known.inner)
+            known = replace(known, inner=fewer)
+        return likelihood(backbone, prior, batches, settings, known=known)["prior"]
     found = own_likelihood(backbone, prior, batches, settings.trajectories, settings.seed)
     if found is None:
         raise UsageError(f"{model.experiment}: an auto-encoder has no likelihood")
     return found
+
+
+def known_of(model: Model) -> tuple[Known | None, str]:
+    """What is known of the normalisers of a model, estimated once for its file.
+
+    Returns:
+        It, or nothing for a prior that has no normaliser or one for every context; and, if it was
+        estimated now, a sentence on where it is kept.
+    """
+    from ldebm.evaluate import known
+    from ldebm.priors import EnergyPrior
+    from ldebm.user_cache import kept
+
+    prior, said = model.prior, ""
+    if model.known is None and isinstance(prior, EnergyPrior) and not prior.contextual:
+        if model.fingerprint is None:
+            model.known = known.find_known(prior)
+        else:
+            key = {"model": model.fingerprint, **known.SETTINGS}
+            made = kept(
+                "log-z.json", key, known.read_known, lambda: known.find_known(prior),
+                known.write_known,
+            )  # fmt: skip
+            model.known, said = made
+    return model.known, said
 
 
 def _tokens(model: Model, texts: Sequence[str]) -> np.ndarray:
@@ -225,7 +261,11 @@ def _tokens(model: Model, texts: Sequence[str]) -> np.ndarray:
 
 
 def _batches(
-    model: Model, texts: Sequence[str], turns: Sequence[Sequence[str]] | None, size: int
+    model: Model,
+    texts: Sequence[str],
+    turns: Sequence[Sequence[str]] | None,
+    size: int,
+    done: Callable[[int], None] | None = None,
 ) -> Iterator[Any]:
     if model.tokenizer is None:
         raise UsageError(f"{model.experiment}: not a model of text")
@@ -234,6 +274,8 @@ def _batches(
     for start in range(0, len(texts), size):
         part = slice(start, start + size)
         yield model.batch(texts[part], None if turns is None else turns[part])
+        if done is not None:
+            done(min(start + size, len(texts)))
 
 
 def encode_texts(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ldebm.cli import models
+from ldebm.cli.output import progress
 from ldebm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ldebm.model import Model
 
 __all__ = ["COMMANDS"]
+
+TRAINED_BY = {"share", "hidden", "observed", "updates", "batch", "lr"}  # of the settings
 
 
 def complete(
@@ -39,7 +41,8 @@ def complete(
     model = models.require_text(models.load_target(target), target)
     read_gaps(model, rows)  # a mistake is said before anything is trained
     config, completer = _completer(model)
-    found = complete_texts(model, completer, rows, config, seed)
+    with progress("complete", len(rows), "texts") as bar:
+        found = complete_texts(model, completer, rows, config, seed, lambda n: bar.show(n, {}))
     if as_json:
         pairs = [{"text": a, "completed": b} for a, b in zip(rows, found, strict=True)]
         typer.echo(json.dumps(pairs, indent=1, ensure_ascii=False))
@@ -48,27 +51,51 @@ def complete(
 
 
 def _completer(model: Model) -> tuple[CompletionConfig, Completer]:
-    """The network that the evaluation of this run has trained, or one that is trained now."""
-    from ldebm.completion import load_completer, train_completer
+    """The network that the evaluation of this run has trained, or one that is trained once."""
+    from ldebm.completion import load_completer, save_completer
     from ldebm.config import CompletionConfig
-    from ldebm.data.packed import open_packed
+    from ldebm.user_cache import kept
 
     config = model.config.evaluate.completion or CompletionConfig()
-    kept = Path("reports", model.experiment, str(model.seed), "details", "completion.safetensors")
-    if kept.is_file():
-        return config, load_completer(kept, model)
+    run = Path("reports", model.experiment, str(model.seed))
+    evaluated = run / "details" / "completion.safetensors"
+    if evaluated.is_file():
+        try:
+            return config, load_completer(evaluated, model)
+        except UsageError as error:
+            typer.echo(f"not used: {error}", err=True)
+    if model.fingerprint is None:
+        return config, _trained(model, config, evaluated)
+    about = {"model": model.fingerprint, "seed": model.seed}
+    completer, said = kept(
+        "completion.safetensors",
+        {**about, **config.model_dump(mode="json", include=TRAINED_BY)},
+        lambda path: load_completer(path, model),
+        lambda: _trained(model, config, evaluated),
+        lambda path, made: save_completer(path, made, about),
+    )
+    if said:
+        typer.echo(f"trained the network that completes sentences; {said}", err=True)
+    return config, completer
+
+
+def _trained(model: Model, config: CompletionConfig, evaluated: Path) -> Completer:
+    """Trains the network on the rows that the model was trained on."""
+    from ldebm.completion import train_completer
+    from ldebm.data.packed import open_packed
+
     data = Path("data", "packed", model.config.data)
     if not (data / "meta.json").is_file():
         raise UsageError(
-            f"{model.experiment}: neither {kept} nor {data} is here; set evaluate.completion of "
-            "the experiment and build it (`make repro`)"
+            f"{model.experiment}: neither {evaluated} nor {data} is here; set evaluate.completion "
+            "of the experiment and build it (`make repro`)"
         )
-    print(
-        f"training {config.updates} updates on {data}; `evaluate.completion` keeps it",
-        file=sys.stderr,
+    typer.echo(
+        f"training the network that completes sentences on {data}: once for this model", err=True
     )
     split = open_packed(data).split("train")
-    return config, train_completer(model, split, config, model.seed)[0]
+    with progress("completion", config.updates, "updates") as bar:
+        return train_completer(model, split, config, model.seed, bar.show)[0]
 
 
 COMMANDS = [complete]

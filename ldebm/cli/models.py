@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -55,10 +56,19 @@ def find_model(target: str) -> Path:
 
 
 def load_target(target: str) -> Model:
-    """The model that a user means by ``target``."""
+    """The model that a user means by ``target``, on the threads that suit it.
+
+    Models of text and points compute on as many threads as their evaluation (one, where nothing
+    else is said): more would mostly wait for each other. ``OMP_NUM_THREADS`` overrides that.
+    """
+    import torch
+
     import ldebm
 
-    return ldebm.load(str(find_model(target)))
+    model = ldebm.load(str(find_model(target)))
+    if not model.is_image and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(model.config.evaluate.threads)
+    return model
 
 
 def generate(

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ldebm.errors import UsageError
 
-__all__ = ["expect_table", "show_rows"]
+if TYPE_CHECKING:
+    from ldebm.training.progress import Progress
+
+__all__ = ["expect_table", "progress", "show_rows"]
+
+PAUSE = 10.0  # seconds between lines of progress
+
+
+def progress(title: str, total: int, unit: str) -> Progress:
+    """Progress of a command on stderr: a bar on a terminal, else a line every ten seconds."""
+    from ldebm.training.progress import Progress
+
+    return Progress(title, total, unit=unit, pause=PAUSE)
 
 
 def expect_table(out: Path | None) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from ldebm.cli.images import score_images
 from ldebm.cli.models import AsJson, Resize, Seed, Target, load_target
-from ldebm.cli.output import expect_table, show_rows
+from ldebm.cli.output import expect_table, progress, show_rows
 from ldebm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -56,12 +56,18 @@ def score(
         return
     if not model.is_text:
         raise UsageError(f"{target}: a model of points; scores are of models of text and of images")
-    from ldebm.text_use import read_texts, score_texts
+    from ldebm.text_use import known_of, read_texts, score_texts
 
     expect_table(out)
     found = read_texts(file, text, context)
-    rows = score_texts(model, found.texts, found.turns, seed, importance).records(found)
-    show_rows(rows, out, "text", "texts", as_json=as_json)
+    _, said = known_of(model)
+    if said:
+        typer.echo(f"{model.experiment}: log Z of its prior is estimated; {said}", err=True)
+    with progress("score", len(found.texts), "texts") as bar:
+        scores = score_texts(
+            model, found.texts, found.turns, seed, importance, done=lambda n: bar.show(n, {})
+        )
+    show_rows(scores.records(found), out, "text", "texts", as_json=as_json)
 
 
 def export_embeddings(

@@ -19,6 +19,7 @@ from ldebm.evaluate.ngram import KneserNey
 from ldebm.evaluate.report import Report, subset
 from ldebm.model import Model
 from ldebm.seeding import numpy_generator
+from ldebm.training.progress import Progress
 
 __all__ = ["evaluate_completion"]
 
@@ -35,9 +36,11 @@ def evaluate_completion(
     assert model.tokenizer is not None
     tokenizer, seed = model.tokenizer, model.seed
     train, test = packed.split("train"), packed.split("test")
-    completer, losses = train_completer(model, train, config, seed)
+    with Progress("completion", config.updates) as bar:
+        completer, losses = train_completer(model, train, config, seed, bar.show)
     tensors: dict[str, Tensor] = {k: v.detach().cpu() for k, v in completer.state_dict().items()}
-    report.weights["completion"] = (tensors, {"observed": completer.observed, "seed": seed})
+    about = {"observed": completer.observed, "seed": seed, "model": model.fingerprint}
+    report.weights["completion"] = (tensors, about)
     report.tables["completion_curve"] = (["update", "loss"], _curve(losses))
 
     draws = numpy_generator(seed, "completion-test")

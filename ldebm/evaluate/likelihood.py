@@ -25,22 +25,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ldebm.evaluate.normalisers import (
-    Conditionals,
-    Sandwich,
-    anneal,
-    choose_shift,
-    conditionals,
-    global_normaliser,
-    importance,
-)
+from ldebm.evaluate.known import Known
+from ldebm.evaluate.normalisers import Sandwich, conditionals
+from ldebm.evaluate.trajectories import LikelihoodSettings, Trajectories
 from ldebm.priors import EnergyPrior, GaussianPrior, Prior
 from ldebm.seeding import generator as make_generator
 
@@ -56,41 +50,6 @@ __all__ = [
 
 LOG_2PI = math.log(2 * math.pi)
 LogDensity = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class LikelihoodSettings:
-    """How much is drawn.
-
-    Attributes:
-        trajectories: S, of each row.
-        inner: M, fresh draws of each normaliser Z_t(u_{t+1}); even.
-        top_draws: plain draws for the top normaliser.
-        top_particles: of its annealed estimates.
-        top_steps: temperatures of these.
-        threshold: inner ESS below which a normaliser is estimated again by annealing.
-        anneal_particles: particles of that annealing.
-        anneal_steps: its temperatures.
-        anneal_share: at most this share of a level's normalisers is annealed.
-        of_sampler: the temperature that is sampled, else the stated one (MR 10.1).
-        seed: of all draws.
-    """
-
-    trajectories: int = 500
-    inner: int = 64
-    top_draws: int = 65536
-    top_particles: int = 512
-    top_steps: int = 100
-    threshold: float = 4.0
-    anneal_particles: int = 8
-    anneal_steps: int = 20
-    anneal_share: float = 0.05
-    of_sampler: bool = True
-    seed: int = 0
-
-    def of_context(self) -> LikelihoodSettings:
-        """The same with fewer draws for the top normaliser, which every context has its own of."""
-        return replace(self, top_draws=4096, top_particles=64, top_steps=50)
 
 
 @dataclass
@@ -199,103 +158,6 @@ def posterior_draws(
     return u_SBD.to(mu_BD.dtype), log_q_SB
 
 
-def _gaussian(x: Tensor, mean: Tensor | float, variance: float) -> Tensor:
-    """log N(x; mean, variance I) over the last axis, float64."""
-    squared = (x - mean).double().square().sum(-1)
-    return -0.5 * (squared / variance + x.shape[-1] * (LOG_2PI + math.log(variance)))
-
-
-class _Trajectories:
-    """log p(u_0..u_{T-1}) / q(u_1..u_{T-1}|u_0) of an energy prior, with its diagnostics."""
-
-    tops: list[Sandwich]
-    shift: list[float]
-    ess: list[list[Tensor]]
-    annealed: int = 0
-    total: int = 0
-
-    def __init__(
-        self,
-        prior: EnergyPrior,
-        settings: LikelihoodSettings,
-        pilot_ND: Tensor,
-        before: _Trajectories | None = None,
-    ) -> None:
-        self.settings = settings
-        self.energies: Conditionals = conditionals(prior, of_sampler=settings.of_sampler)
-        top = self.energies.levels - 1
-        stream = make_generator(settings.seed, "nll", "pilot", device=pilot_ND.device)
-        levels = self._levels(pilot_ND, stream)
-        start = self.energies.scale[top] * levels[top]
-        self.top = global_normaliser(
-            self.energies,
-            start,
-            stream,
-            settings.top_draws,
-            settings.top_particles,
-            settings.top_steps,
-        )
-        if before is not None:  # another context of the same prior: the diagnostics are joined
-            self.shift, self.ess, self.tops = before.shift, before.ess, [*before.tops, self.top]
-            self.annealed, self.total = before.annealed, before.total
-            return
-        self.tops = [self.top]
-        self.shift = [
-            choose_shift(self.energies, t, levels[t + 1][:128], settings.inner, stream)
-            for t in range(top)
-        ]
-        self.ess = [[] for _ in range(top)]
-
-    def _levels(self, u0_ND: Tensor, stream: torch.Generator) -> list[Tensor]:
-        """u_0..u_{T-1} by the forward process."""
-        levels = [u0_ND]
-        for t in range(self.energies.levels - 1):
-            noise = torch.randn(
-                u0_ND.shape, generator=stream, device=u0_ND.device, dtype=u0_ND.dtype
-            )
-            levels.append(self.energies.keep[t] * levels[t] + self.energies.noise[t] * noise)
-        return levels
-
-    def __call__(self, u0_ND: Tensor, stream: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """(own draws counted, fresh draws only, half of the inner draws), each (N,)."""
-        energies, settings = self.energies, self.settings
-        levels = self._levels(u0_ND, stream)
-        top, latent = energies.levels - 1, u0_ND.shape[1]
-        v = energies.scale[top] * levels[top]
-        common = energies.value(v, top).double() + _gaussian(v, 0.0, energies.variance[top])
-        common += latent * math.log(energies.scale[top]) - self.top.log_z
-        own, fresh, half = (torch.zeros_like(common) for _ in range(3))
-        for t in range(top):
-            v, u_next = energies.scale[t] * levels[t], levels[t + 1]
-            common += energies.value(v, t).double()
-            common += _gaussian(v, energies.factor[t] * u_next, energies.variance[t])
-            common += latent * math.log(energies.scale[t])
-            common -= _gaussian(u_next, energies.keep[t] * levels[t], energies.noise[t] ** 2)
-            z = importance(energies, t, u_next, settings.inner, stream, v, self.shift[t])
-            self.ess[t].append(z.ess_N)
-            own, half = own - z.log_own_N, half - z.log_half_N
-            fresh = fresh - self._annealed(t, u_next, z.log_fresh_N, z.ess_N, stream)
-        return common + own, common + fresh, common + half
-
-    def _annealed(
-        self, t: int, u_next_ND: Tensor, log_z_N: Tensor, ess_N: Tensor, stream: torch.Generator
-    ) -> Tensor:
-        """Replaces the estimates with the poorest ESS by annealed ones."""
-        settings = self.settings
-        limit = int(settings.anneal_share * len(ess_N))
-        poorest = torch.argsort(ess_N, stable=True)[:limit]
-        poorest = poorest[ess_N[poorest] < settings.threshold]
-        self.total += len(ess_N)
-        if len(poorest) == 0:
-            return log_z_N
-        self.annealed += len(poorest)
-        particles, steps = settings.anneal_particles, settings.anneal_steps
-        again, _ = anneal(self.energies, t, u_next_ND[poorest], particles, steps, stream)
-        result = log_z_N.clone()
-        result[poorest] = again
-        return result
-
-
 @torch.no_grad()
 def likelihood(
     backbone: Any,
@@ -303,6 +165,7 @@ def likelihood(
     batches: Iterable[Any],
     settings: LikelihoodSettings,
     others: Mapping[str, LogDensity] | None = None,
+    known: Known | None = None,
 ) -> dict[str, Estimate]:
     """The NLL of rows under ``prior`` and under ``others``, from the same draws.
 
@@ -312,6 +175,7 @@ def likelihood(
         batches: what the backbone encodes, a few rows each.
         settings: how much is drawn.
         others: log densities of z (the level-0 variable) in the backbone's coordinates.
+        known: what was estimated of this prior before, if it reads no contexts.
 
     Returns:
         One :class:`Estimate` a density.
@@ -321,7 +185,7 @@ def likelihood(
     if isinstance(prior, GaussianPrior):
         others["prior"] = prior.log_prob
     noise = (1.0, 0.0)
-    scorer: _Trajectories | None = None
+    scorer: Trajectories | None = None
     columns: dict[str, list[np.ndarray]] = {}
     for index, batch in enumerate(batches):
         mu, logvar = backbone.encode(batch)
@@ -338,7 +202,7 @@ def likelihood(
                 prior, mu, logvar, max(1, 512 // len(mu)), noise,
                 make_generator(settings.seed, "nll", "start", device=mu.device),
             )  # fmt: skip
-            scorer = _Trajectories(given, settings, pilot.reshape(-1, mu.shape[1]), scorer)
+            scorer = Trajectories(given, settings, pilot.reshape(-1, mu.shape[1]), scorer, known)
         u_SBD, log_q_SB = posterior_draws(prior, mu, logvar, settings.trajectories, noise, stream)
         z_SBD = prior.from_standard(u_SBD)
         recon_SB = reconstruction(backbone, batch, z_SBD)
@@ -406,7 +270,7 @@ def _mean_top(tops: list[Sandwich]) -> Sandwich:
     return Sandwich(*(float(np.mean([getattr(top, name) for top in tops])) for name in names))
 
 
-def _estimate(parts: list[np.ndarray], scorer: _Trajectories | None, name: str) -> Estimate:
+def _estimate(parts: list[np.ndarray], scorer: Trajectories | None, name: str) -> Estimate:
     table = np.concatenate(parts, axis=1)
     estimate = Estimate(*table)
     if scorer is not None and name == "prior":
@@ -414,7 +278,7 @@ def _estimate(parts: list[np.ndarray], scorer: _Trajectories | None, name: str) 
             ess = torch.cat(level)
             low = ess.kthvalue(max(1, len(ess) // 100)).values
             estimate.inner_ess.append((float(ess.median()), float(low)))
-        estimate.shift = scorer.shift
+        estimate.shift = list(scorer.shift)
         estimate.annealed = scorer.annealed / max(scorer.total, 1)
-        estimate.top = _mean_top(scorer.tops)
+        estimate.top = _mean_top(scorer.tops) if scorer.tops else None
     return estimate

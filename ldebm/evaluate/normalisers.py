@@ -36,9 +36,12 @@ __all__ = [
     "conditionals",
     "global_normaliser",
     "importance",
+    "plain_normaliser",
+    "rate_shifts",
 ]
 
 SHIFTS = (0.0, 0.5, 1.0)
+TRUSTED_ESS = 1000.0  # from which plain Monte Carlo of the top normaliser is used
 CHUNK_ROWS = 32768  # network rows a call: keeps an activation of width 128 under 16 MiB
 
 
@@ -74,6 +77,16 @@ class Conditionals:
     def levels(self) -> int:
         """T."""
         return len(self.factor)
+
+    def forward(self, u0_ND: Tensor, stream: torch.Generator) -> list[Tensor]:
+        """u_0..u_{T-1} by the forward process."""
+        levels = [u0_ND]
+        for t in range(self.levels - 1):
+            noise = torch.randn(
+                u0_ND.shape, generator=stream, device=u0_ND.device, dtype=u0_ND.dtype
+            )
+            levels.append(self.keep[t] * levels[t] + self.noise[t] * noise)
+        return levels
 
 
 def conditionals(prior: EnergyPrior, *, of_sampler: bool = True) -> Conditionals:
@@ -206,11 +219,19 @@ def choose_shift(
     energies: Conditionals, t: int, u_next_ND: Tensor, draws: int, generator: torch.Generator
 ) -> float:
     """The shift of the proposal with the largest median effective sample size."""
+    return rate_shifts(energies, t, u_next_ND, draws, generator)[0]
+
+
+def rate_shifts(
+    energies: Conditionals, t: int, u_next_ND: Tensor, draws: int, generator: torch.Generator
+) -> tuple[float, float]:
+    """The shift of :func:`choose_shift`, and its median effective sample size."""
     medians = [
         float(importance(energies, t, u_next_ND, draws, generator, shift=shift).ess_N.median())
         for shift in SHIFTS
     ]
-    return SHIFTS[medians.index(max(medians))]
+    best = medians.index(max(medians))
+    return SHIFTS[best], medians[best]
 
 
 def _tempered(energies: Conditionals, t: int, mean_ND: Tensor, beta: float) -> Target:
@@ -296,6 +317,27 @@ class Sandwich:
 
 
 @torch.no_grad()
+def plain_normaliser(
+    energies: Conditionals, zero_1D: Tensor, draws: int, generator: torch.Generator
+) -> tuple[float, float]:
+    """log Z of the top level by plain Monte Carlo from its kernel, and the effective sample size.
+
+    Args:
+        energies: the prior's conditionals.
+        zero_1D: the condition of the top level.
+        draws: how many.
+        generator: source of all noise.
+    """
+    # One condition with many draws, in pieces that fit the chunk.
+    t, pieces = energies.levels - 1, max(1, draws // CHUNK_ROWS)
+    plain = importance(energies, t, zero_1D.expand(pieces, -1), draws // pieces, generator)
+    log_sizes = plain.log_fresh_N
+    log_plain = float(torch.logsumexp(log_sizes, 0) - math.log(pieces))
+    squares = torch.logsumexp(2 * log_sizes - plain.ess_N.log(), 0)
+    return log_plain, float(torch.exp(2 * torch.logsumexp(log_sizes, 0) - squares))
+
+
+@torch.no_grad()
 def global_normaliser(
     energies: Conditionals,
     start_ND: Tensor,
@@ -303,7 +345,7 @@ def global_normaliser(
     draws: int = 65536,
     particles: int = 512,
     steps: int = 100,
-    trusted_ess: float = 1000.0,
+    trusted_ess: float = TRUSTED_ESS,
 ) -> Sandwich:
     """log Z of the top level with its sandwich.
 
@@ -318,13 +360,7 @@ def global_normaliser(
     """
     t = energies.levels - 1
     zero_1D = torch.zeros_like(start_ND[:1])
-    # One condition with many draws, in pieces that fit the chunk.
-    pieces = max(1, draws // CHUNK_ROWS)
-    plain = importance(energies, t, zero_1D.expand(pieces, -1), draws // pieces, generator)
-    log_sizes = plain.log_fresh_N
-    log_plain = float(torch.logsumexp(log_sizes, 0) - math.log(pieces))
-    squares = torch.logsumexp(2 * log_sizes - plain.ess_N.log(), 0)
-    ess = float(torch.exp(2 * torch.logsumexp(log_sizes, 0) - squares))
+    log_plain, ess = plain_normaliser(energies, zero_1D, draws, generator)
     forward = float(anneal(energies, t, zero_1D, particles, steps, generator)[0])
     index = torch.arange(particles, device=start_ND.device) % len(start_ND)
     start = start_ND[index]

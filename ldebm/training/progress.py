@@ -1,4 +1,4 @@
-"""Progress of a training run: a bar on a terminal, one line per tenth of the run elsewhere."""
+"""Progress of what takes a while: a bar on a terminal, one line per tenth of it elsewhere."""
 
 from __future__ import annotations
 
@@ -17,17 +17,22 @@ LINES = 10
 
 
 class Progress:
-    """Shows updates, loss terms, speed and time left.
+    """Shows updates, loss terms, speed and time left, on stderr.
 
     Args:
-        title: what is trained.
+        title: what is done.
         total: updates in all.
         done: updates done before this process.
+        unit: what is counted.
+        pause: seconds between lines, instead of tenths: what is done at once says nothing.
     """
 
-    def __init__(self, title: str, total: int, done: int = 0) -> None:
+    def __init__(
+        self, title: str, total: int, done: int = 0, unit: str = "updates", pause: float = 0.0
+    ) -> None:
         self.title, self.total, self.begun = title, total, done
-        self.clock = time.monotonic()
+        self.unit, self.pause = unit, pause
+        self.clock = self.said = time.monotonic()
         self.next_line = done + max(1, total // LINES)
         self.bar: RichProgress | None = None
         if sys.stderr.isatty():
@@ -66,12 +71,15 @@ class Progress:
         )
         if self.bar:
             self.bar.update(self.task, completed=step, terms=f"{named}  {speed:.1f}/s")
-        elif step >= self.next_line or step == self.total:
+        elif self._due(step):
             self.next_line += max(1, self.total // LINES)
+            self.said = time.monotonic()
             left = (self.total - step) / max(speed, 1e-9)
-            print(
-                f"{self.title}: {step}/{self.total}  {named}  {speed:.2f} updates/s  "
-                f"{left:.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
+            parts = [f"{self.title}: {step}/{self.total}", named]
+            parts += [f"{speed:.2f} {self.unit}/s", f"{left:.0f} s left"]
+            print("  ".join(filter(None, parts)), file=sys.stderr, flush=True)
+
+    def _due(self, step: int) -> bool:
+        if self.pause:
+            return time.monotonic() - self.said >= self.pause
+        return step >= self.next_line or step == self.total

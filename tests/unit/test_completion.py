@@ -18,6 +18,7 @@ from ldebm.completion import (
     given_observed,
     load_completer,
     mask_words,
+    save_completer,
     train_completer,
 )
 from ldebm.config import CompletionConfig, EvaluateConfig
@@ -198,3 +199,56 @@ def test_the_command_prints_what_it_filled_in(
     monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
     with pytest.raises(UsageError, match="nothing to complete"):
         completing.complete("e", None, None, 0, False)
+
+
+def test_the_network_is_trained_once_for_a_model_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("LDEBM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "data" / "packed" / "d"
+    folder.mkdir(parents=True)
+    model = untrained(packed_text(folder), "gaussian", 4)
+    model.fingerprint = "a hash"
+    monkeypatch.setattr(models, "load_target", lambda target: model)
+    settings = SMALL.model_copy(update={"updates": 2})
+    monkeypatch.setattr("ldebm.config.CompletionConfig", lambda: settings)
+
+    def completed() -> tuple[str, str]:
+        completing.complete("e", ["the ___ is"], None, 0, False)
+        printed = capsys.readouterr()
+        return printed.out, printed.err
+
+    first, said = completed()
+    assert "training the network that completes sentences on data/packed/d: once" in said
+    assert f"it is kept in {tmp_path / 'cache' / 'completion-'}" in said
+    trained: list[str] = []
+    monkeypatch.setattr(
+        completing, "_trained", lambda model, *_: trained.append("again") or Completer(4, 16, 2)
+    )
+    assert completed() == (first, ""), "the second call says and trains nothing"
+    settings = settings.model_copy(update={"draws": 2})
+    completed()
+    assert trained == [], "how it is used does not change how it was trained"
+    settings = settings.model_copy(update={"updates": 3})
+    completed()
+    model.fingerprint = "another hash"
+    completed()
+    assert trained == ["again", "again"]
+
+
+def test_the_evaluated_network_of_another_model_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("LDEBM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    model = untrained(packed_text(tmp_path), "gaussian", 4)
+    model.fingerprint = "a hash"
+    kept = tmp_path / "reports" / model.experiment / str(model.seed) / "details"
+    mine = Completer(4, 8, 2)
+    monkeypatch.setattr(completing, "_trained", lambda *_: Completer(4, 16, 2))
+    save_completer(kept / "completion.safetensors", mine, {"model": "a hash"})
+    assert completing._completer(model)[1].inner.out_features == 8
+    save_completer(kept / "completion.safetensors", mine, {"model": "an older one"})
+    assert completing._completer(model)[1].inner.out_features == 16
+    assert "completion.safetensors: a completion of another model" in capsys.readouterr().err

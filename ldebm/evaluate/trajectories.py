@@ -1,0 +1,169 @@
+"""Weights of latent trajectories under an energy prior, for :mod:`ldebm.evaluate.likelihood`.
+
+Shapes: N trajectories, D latent dimension, T levels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ldebm.evaluate.known import Known, find_proposals, find_top
+from ldebm.evaluate.normalisers import (
+    Conditionals,
+    Sandwich,
+    anneal,
+    choose_shift,
+    conditionals,
+    global_normaliser,
+    importance,
+)
+from ldebm.priors import EnergyPrior
+from ldebm.seeding import generator as make_generator
+
+__all__ = ["LikelihoodSettings", "Trajectories"]
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+@dataclass(frozen=True)
+class LikelihoodSettings:
+    """How much is drawn.
+
+    Attributes:
+        trajectories: S, of each row.
+        inner: M, fresh draws of each normaliser Z_t(u_{t+1}); even.
+        top_draws: plain draws for the top normaliser.
+        top_particles: of its annealed estimates.
+        top_steps: temperatures of these.
+        threshold: inner ESS below which a normaliser is estimated again by annealing.
+        anneal_particles: particles of that annealing.
+        anneal_steps: its temperatures.
+        anneal_share: at most this share of a level's normalisers is annealed.
+        of_sampler: the temperature that is sampled, else the stated one (MR 10.1).
+        sandwich: the top normaliser is estimated in three ways, and every other with ``inner``
+            draws; else once, with as many draws as each level needs (``known``).
+        seed: of all draws.
+    """
+
+    trajectories: int = 500
+    inner: int = 64
+    top_draws: int = 65536
+    top_particles: int = 512
+    top_steps: int = 100
+    threshold: float = 4.0
+    anneal_particles: int = 8
+    anneal_steps: int = 20
+    anneal_share: float = 0.05
+    of_sampler: bool = True
+    sandwich: bool = True
+    seed: int = 0
+
+    def of_context(self) -> LikelihoodSettings:
+        """The same with fewer draws for the top normaliser, which every context has its own of."""
+        return replace(self, top_draws=4096, top_particles=64, top_steps=50)
+
+
+def _gaussian(x: Tensor, mean: Tensor | float, variance: float) -> Tensor:
+    """log N(x; mean, variance I) over the last axis, float64."""
+    squared = (x - mean).double().square().sum(-1)
+    return -0.5 * (squared / variance + x.shape[-1] * (LOG_2PI + math.log(variance)))
+
+
+class Trajectories:
+    """log p(u_0..u_{T-1}) / q(u_1..u_{T-1}|u_0) of an energy prior, with its diagnostics."""
+
+    tops: list[Sandwich]
+    shift: Sequence[float]
+    inner: Sequence[int]
+    ess: list[list[Tensor]]
+    annealed: int = 0
+    total: int = 0
+
+    def __init__(
+        self,
+        prior: EnergyPrior,
+        settings: LikelihoodSettings,
+        pilot_ND: Tensor,
+        before: Trajectories | None = None,
+        known: Known | None = None,
+    ) -> None:
+        self.settings = settings
+        self.energies: Conditionals = conditionals(prior, of_sampler=settings.of_sampler)
+        top = self.energies.levels - 1
+        if known is not None:
+            self.log_z, self.shift, self.inner = known.log_z, known.shift, known.inner
+            self.tops, self.ess = [], [[] for _ in range(top)]
+            return
+        stream = make_generator(settings.seed, "nll", "pilot", device=pilot_ND.device)
+        levels = self.energies.forward(pilot_ND, stream)
+        self.tops = [] if before is None else before.tops
+        self._find_top(self.energies.scale[top] * levels[top], stream)
+        if before is not None:  # another context of the same prior: the diagnostics are joined
+            self.shift, self.inner, self.ess = before.shift, before.inner, before.ess
+            self.annealed, self.total = before.annealed, before.total
+            return
+        self.ess = [[] for _ in range(top)]
+        if not settings.sandwich:
+            found = find_proposals(self.energies, levels, settings.inner, stream)
+            self.shift, self.inner = found
+            return
+        self.inner = [settings.inner] * top
+        self.shift = [
+            choose_shift(self.energies, t, levels[t + 1][:128], settings.inner, stream)
+            for t in range(top)
+        ]
+
+    def _find_top(self, start_ND: Tensor, stream: torch.Generator) -> None:
+        """The top normaliser, with the other estimates of it where they are wanted."""
+        wanted = self.settings
+        sizes = (wanted.top_draws, wanted.top_particles, wanted.top_steps)
+        if not wanted.sandwich:
+            zero_1D = torch.zeros_like(start_ND[:1])
+            self.log_z, _, _ = find_top(self.energies, zero_1D, stream, *sizes)
+            return
+        found = global_normaliser(self.energies, start_ND, stream, *sizes)
+        self.log_z, self.tops = found.log_z, [*self.tops, found]
+
+    def __call__(self, u0_ND: Tensor, stream: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """(own draws counted, fresh draws only, half of the inner draws), each (N,)."""
+        energies = self.energies
+        levels = energies.forward(u0_ND, stream)
+        top, latent = energies.levels - 1, u0_ND.shape[1]
+        v = energies.scale[top] * levels[top]
+        common = energies.value(v, top).double() + _gaussian(v, 0.0, energies.variance[top])
+        common += latent * math.log(energies.scale[top]) - self.log_z
+        own, fresh, half = (torch.zeros_like(common) for _ in range(3))
+        for t in range(top):
+            v, u_next = energies.scale[t] * levels[t], levels[t + 1]
+            common += energies.value(v, t).double()
+            common += _gaussian(v, energies.factor[t] * u_next, energies.variance[t])
+            common += latent * math.log(energies.scale[t])
+            common -= _gaussian(u_next, energies.keep[t] * levels[t], energies.noise[t] ** 2)
+            z = importance(energies, t, u_next, self.inner[t], stream, v, self.shift[t])
+            self.ess[t].append(z.ess_N)
+            own, half = own - z.log_own_N, half - z.log_half_N
+            fresh = fresh - self._annealed(t, u_next, z.log_fresh_N, z.ess_N, stream)
+        return common + own, common + fresh, common + half
+
+    def _annealed(
+        self, t: int, u_next_ND: Tensor, log_z_N: Tensor, ess_N: Tensor, stream: torch.Generator
+    ) -> Tensor:
+        """Replaces the estimates with the poorest ESS by annealed ones."""
+        settings = self.settings
+        limit = int(settings.anneal_share * len(ess_N))
+        poorest = torch.argsort(ess_N, stable=True)[:limit]
+        poorest = poorest[ess_N[poorest] < settings.threshold]
+        self.total += len(ess_N)
+        if len(poorest) == 0:
+            return log_z_N
+        self.annealed += len(poorest)
+        particles, steps = settings.anneal_particles, settings.anneal_steps
+        again, _ = anneal(self.energies, t, u_next_ND[poorest], particles, steps, stream)
+        result = log_z_N.clone()
+        result[poorest] = again
+        return result
