@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ldebm.errors import LdebmError, UsageError, disk_fault
-from ldebm.git import git, run_git, said
+from ldebm.git import git, git_or_none, run_git, said
 
 __all__ = ["WHOLE", "Checkout", "fingerprint", "make_room", "prefix", "project_files"]
 
@@ -100,6 +100,7 @@ class Checkout:
             self._index("read-tree", "--reset", commit)
             if files is None:
                 self._index("checkout-index", "--all", "--force", "--index")
+                self._submodules()
                 tracked = _lines(project, "ls-files", "-z", "--cached")
                 files = list(_present(project, set(tracked.split("\0")) - {""}))
             else:
@@ -148,6 +149,16 @@ class Checkout:
         done = run_git(self.folder, *words, env=env, settings=WHOLE)
         if done.returncode and words[0] != "update-index":  # which says that a file has changed
             raise UsageError(f"git {words[0]}: {said(done)}")
+
+    def _submodules(self) -> None:
+        """Fills the submodules of a commit, where the workspace has their repositories."""
+        top = Path(_lines(self.root, "rev-parse", "--show-toplevel").rstrip("\n"))
+        for entry in _lines(self.folder, "ls-files", "-z", "--stage").split("\0"):
+            facts, _, name = entry.partition("\t")
+            if facts.startswith("160000") and (top / name / ".git").exists():
+                commit = facts.split()[1]
+                if git_or_none(top / name, "cat-file", "-e", commit) is not None:
+                    Checkout(top / name, self.folder / name).fill(commit)
 
     def _copy(self, project: Path, files: Iterable[str]) -> None:
         project.mkdir(parents=True, exist_ok=True)

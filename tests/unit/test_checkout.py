@@ -231,6 +231,13 @@ def test_repositories_inside_the_project_are_folders_of_the_copy(tmp_path: Path)
     assert (project / "empty/file").exists()
     assert (project / "module/ldebm/x.py").exists()
     assert not (project / "nested/out").exists()
+    call(root / "module", "rm", "-q", "-r", "ldebm")
+    call(root / "module", "commit", "-q", "-m", "later")
+    commit = git(root, "rev-parse", "HEAD")
+    project = Checkout(root, root / "copy").fill(commit)
+    assert (project / "module/ldebm/x.py").exists(), "the submodule is that of the commit"
+    assert not (project / "nested").exists()
+    assert call(project, "status", "--porcelain") == ""
 
 
 def test_links_lead_where_they_do_in_the_workspace_and_small_files_are_copied(tmp_path: Path):
