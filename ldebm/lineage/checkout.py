@@ -22,6 +22,7 @@ from ldebm.git import git, git_or_none, run_git, said
 __all__ = ["WHOLE", "Checkout", "fingerprint", "make_room", "prefix", "project_files"]
 
 _SMALL = 1 << 20  # bytes up to which files are compared by content, and larger ones by their time
+_LARGE = 1 << 24  # bytes from which files that git does not know are linked (somebody's corpus)
 WHOLE = ("core.sparseCheckout=false", "index.sparse=false")  # a sparse repository has all
 
 
@@ -80,7 +81,7 @@ class Checkout:
     def fill(self, commit: str, files: Collection[str] | None = None) -> Path:
         """Gives it the files of a commit, or those of the workspace on top of that commit.
 
-        What git ignores stays as it is.
+        What git ignores stays as it is. Large files that git does not know are links.
 
         Args:
             commit: a full hash.
@@ -162,10 +163,14 @@ class Checkout:
 
     def _copy(self, project: Path, files: Iterable[str]) -> None:
         project.mkdir(parents=True, exist_ok=True)
+        tracked = set(_lines(project, "ls-files", "-z", "--cached").split("\0"))
         for name in files:
             source, target = self.root / name, project / name
             try:
-                if not _same(source, target):
+                if name not in tracked and source.lstat().st_size > _LARGE:
+                    make_room(target, self.folder)
+                    target.symlink_to(source)
+                elif not _same(source, target):
                     make_room(target, self.folder)
                     shutil.copy2(source, target, follow_symlinks=False)
             except FileNotFoundError:
@@ -188,9 +193,8 @@ class Checkout:
 
         A build may write to such a file (params.yaml), and the user's must stay as it is.
         """
-        if link.exists() and link.resolve().is_relative_to(self.folder.resolve()):
-            return
-        if real.exists():
+        inside = link.exists() and link.resolve().is_relative_to(self.folder.resolve())
+        if real.exists() and not inside:
             link.unlink()
             if real.is_file() and real.stat().st_size <= _SMALL:
                 shutil.copy2(real, link)

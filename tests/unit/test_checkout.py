@@ -261,6 +261,23 @@ def test_links_lead_where_they_do_in_the_workspace_and_small_files_are_copied(tm
     assert os.readlink(project / "nowhere") == "nothing"
 
 
+def test_a_large_file_that_git_does_not_know_is_not_copied(tmp_path: Path):
+    root = plain(tmp_path)
+    for name in ("known", "unknown"):
+        (root / name).write_bytes(bytes((1 << 24) + 1))
+    call(root, "add", "known")
+    call(root, "commit", "-q", "-m", "large")
+    copy = Checkout(root, root / "copy")
+    for _ in range(2):
+        project = copy.fill(git(root, "rev-parse", "HEAD"), project_files(root))
+        assert contents(project) == contents(root)
+        assert os.readlink(project / "unknown") == str(root / "unknown")
+        assert not (project / "known").is_symlink()
+    (root / "unknown").unlink()
+    project = copy.fill(git(root, "rev-parse", "HEAD"), project_files(root))
+    assert not os.path.lexists(project / "unknown")
+
+
 def test_a_folder_that_becomes_a_file_and_a_link_that_becomes_a_folder_are_followed(tmp_path: Path):
     root, outside = plain(tmp_path), tmp_path / "outside"
     outside.mkdir()
