@@ -21,6 +21,7 @@ from ldebm.seeding import numpy_generator
 __all__ = ["MIN_ROWS", "known_labels", "limit", "with_splits"]
 
 SHARES = {"valid": 0.05, "test": 0.05}  # of a source without splits
+FEWEST = 2  # rows of such a split: of one there is no spread
 MIN_ROWS = 10
 
 
@@ -53,7 +54,7 @@ def with_splits(config: DataConfig, frame: pl.DataFrame) -> pl.DataFrame:
     sizes = sizes[stream.permutation(sizes.height)]
     before = np.cumsum(sizes["len"].to_numpy()) - sizes["len"].to_numpy()
     valid, test = (
-        getattr(config, split) or max(1, round(share * frame.height))
+        getattr(config, split) or max(FEWEST, round(share * frame.height))
         for split, share in SHARES.items()
     )
     names = np.full(sizes.height, "train", dtype=object)
@@ -78,7 +79,7 @@ def _group(config: DataConfig, frame: pl.DataFrame) -> str:
 def _from_training(config: DataConfig, frame: pl.DataFrame, group: str, split: str) -> pl.DataFrame:
     """Makes random training rows, by default one in twenty, the split that is missing."""
     train = np.flatnonzero((frame["split"] == "train").to_numpy())
-    rows = getattr(config, split) or max(1, round(SHARES[split] * len(train)))
+    rows = getattr(config, split) or max(FEWEST, round(SHARES[split] * len(train)))
     if rows >= len(train):
         raise UsageError(
             f"{split} {rows} takes all {len(train)} training rows; lower it in the data set's "
