@@ -19,7 +19,7 @@ from ldebm.reporting.results import TRAINED, flatten
 from ldebm.reporting.tables import HEADLINE
 from ldebm.reporting.targets import Run, evaluated_runs, recorded_runs
 
-__all__ = ["comparison_data", "groups"]
+__all__ = ["comparison_data", "evaluated_here", "groups"]
 
 POINTS = 60  # of a curve
 DIGITS = 6
@@ -48,7 +48,8 @@ def comparison_data(root: Path) -> dict[str, Any]:
 
     Returns:
         ``groups``: name -> data set and runs; ``pairs``: "first|second" -> metric -> row;
-        ``metrics``: name -> direction and meaning; ``order``: of the metrics; ``headline``.
+        ``metrics``: name -> direction and meaning; ``order``: of the metrics; ``headline``;
+        ``here``: the runs that have a page, by its anchor (:func:`evaluated_here`).
     """
     found = groups(root)
     names = {name for runs in found.values() for run in runs for name in run.metrics}
@@ -65,7 +66,28 @@ def comparison_data(root: Path) -> dict[str, Any]:
         "pairs": pairs,
         "metrics": {name: vars(describe(name)) for name in ordered(names)},
         "headline": [name for name in HEADLINE if name in names],
+        "here": evaluated_here(root, found, list(pairs)),
     }
+
+
+def evaluated_here(
+    root: Path, found: Mapping[str, Sequence[Run]], pairs: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Where the page shows each run that was evaluated here, so that the run's page can lead there.
+
+    Returns:
+        "E-S" -> ``group``; ``seed``, empty where the group has no other; and ``pairs``, the numbers
+        of those that the group is in.
+    """
+    shown = {}
+    for name, runs in evaluated_runs(WorkingTree(root)).items():
+        own = f"{name} (evaluated here)"
+        group = own if own in found else name
+        numbers = [number for number, pair in enumerate(pairs) if group in pair.split("|")]
+        for run in runs:
+            seed = str(run.seed) if len(found[group]) > 1 else ""
+            shown[f"{name}-{run.seed}"] = {"group": group, "seed": seed, "pairs": numbers}
+    return shown
 
 
 def _run(run: Run) -> dict[str, Any]:

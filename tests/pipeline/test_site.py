@@ -12,6 +12,7 @@ import pytest
 
 from ldebm.data.chatter import generate
 from ldebm.reporting.compare import compare
+from ldebm.site.comparing import comparison_data
 from tests.pipeline.project_copy import ProjectCopy
 from tests.yaml_params import written_out
 
@@ -318,6 +319,40 @@ def test_exchanging_the_sides_turns_the_verdicts_and_single_seeds_have_none(visi
     assert {row[3] for row in cells(page, "Metrics").values()} <= {"other data"}
 
 
+def test_compare_it_opens_the_comparison_of_this_very_run(project: ProjectCopy, site, visit):
+    here = visit()
+    page = here.open("runs/small-1.html")
+    page.click("text=Compare it")
+    page.wait_for_load_state("load")
+    assert page.input_value("#first") == "small"
+    assert page.input_value("#first-seed") == "1"
+    assert page.input_value("#second") == "other"
+    assert page.evaluate("window.scrollY") == 0
+    still = visit(java_script_enabled=False).open("runs/small-1.html")
+    still.click("text=Compare it")
+    entry = still.locator("#of-small-1")
+    assert entry.get_attribute("data-group") == "small"
+    entry.locator("a", has_text="other").click()
+    assert still.locator(".scroll[aria-label='other against small']").is_visible()
+
+
+def test_a_run_that_differs_from_the_recorded_one_of_its_name_is_compared_itself(
+    project: ProjectCopy, tmp_path: Path
+):
+    recorded = {"experiment": "small", "seed": 0, "params": {"data": "dots"}, "metrics": {"nll": 9}}
+    root = tmp_path / "project"
+    for name in ("reports", "models"):
+        shutil.copytree(project.folder / name, root / name)
+    (root / "results/small").mkdir(parents=True)
+    (root / "results/small/0.json").write_text(json.dumps(recorded))
+    found = comparison_data(root)
+    assert set(found["groups"]) == {"other", "small", "small (evaluated here)", "talk"}
+    run = found["here"]["small-1"]
+    assert (run["group"], run["seed"]) == ("small (evaluated here)", "1")
+    pairs = [list(found["pairs"])[number] for number in run["pairs"]]
+    assert pairs == ["other|small (evaluated here)", "small|small (evaluated here)"]
+
+
 def test_without_scripts_everything_can_still_be_read(project: ProjectCopy, visit):
     here = visit(java_script_enabled=False)
     page = here.open("compare.html")
@@ -369,7 +404,7 @@ def test_links_lead_somewhere(site: Path, visit):
             parts = urlsplit(link)
             target = Path(unquote(parts.path)).resolve()
             assert target in anchors, (name, link)
-            if parts.fragment and target.name != "compare.html":
+            if parts.fragment:
                 assert unquote(parts.fragment) in anchors[target], (name, link)
         page.close()
 

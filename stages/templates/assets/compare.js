@@ -232,6 +232,12 @@ function seeds(side, seed = "") {
 function restore() {
   const names = Object.keys(data.groups);
   const wanted = new URLSearchParams(location.hash.slice(1));
+  const run = location.hash.startsWith("#of-") && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (run) {  // from the page of a run
+    wanted.set("a", run.dataset.group);
+    wanted.set("as", run.dataset.seed);
+    window.addEventListener("load", () => window.scrollTo(0, 0));
+  }
   const pairs = Object.keys(data.pairs).map((key) => key.split("|"));
   const judged = ([one, other]) => Math.min(data.groups[one].runs.length, data.groups[other].runs.length) > 1;
   const first = names.includes(wanted.get("a")) ? wanted.get("a") : (pairs.find(judged) ?? pairs[0] ?? names)[0];
@@ -260,6 +266,8 @@ if (data) {
     render();
   });
   document.getElementById("choose").hidden = false;
-  window.addEventListener("hashchange", restore);
+  window.addEventListener("hashchange", () => {
+    if (/^#(a=|of-)/.test(location.hash)) restore();
+  });
   restore();
 }
