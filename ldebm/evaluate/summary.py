@@ -33,7 +33,6 @@ SUMMARY: dict[str, dict[str, tuple[str, ...]]] = {
     "images": {
         "fid": ("fid",),
         "fid_judge": ("fid_classifier",),
-        "bits": ("elbo_bits",),
         "ami": ("ami",),
         **_CONTROL,
     },
@@ -43,6 +42,7 @@ SUMMARY: dict[str, dict[str, tuple[str, ...]]] = {
 ``{label}`` is the label column of the experiment. ``mi`` is measured on baselines with a code,
 ``fid`` by the features of Inception, ``fid_judge`` by those of the data set's own classifier.
 """
+WITHOUT = {"images": {"bits": ("elbo_bits",)}}  # where none of these was measured
 
 
 def summarise(kind: str, metrics: Mapping[str, float | None], label: str = "") -> dict[str, float]:
@@ -57,13 +57,17 @@ def summarise(kind: str, metrics: Mapping[str, float | None], label: str = "") -
         >>> summarise("documents", {"nll": 123.48421, "ami_topic": 0.53914, "ppl": 2371.3}, "topic")
         {'nll': 123.484, 'ami': 0.539}
     """
-    found = {}
-    for short, names in SUMMARY[kind].items():
-        values = [metrics.get(name.format(label=label)) for name in names]
-        known = [value for value in values if value is not None and math.isfinite(value)]
-        if known:
-            found[short] = round(float(known[0]), DECIMALS)
-    return found
+
+    def chosen(table: Mapping[str, tuple[str, ...]]) -> dict[str, float]:
+        found = {}
+        for short, names in table.items():
+            values = [metrics.get(name.format(label=label)) for name in names]
+            known = [value for value in values if value is not None and math.isfinite(value)]
+            if known:
+                found[short] = round(float(known[0]), DECIMALS)
+        return found
+
+    return chosen(SUMMARY[kind]) or chosen(WITHOUT.get(kind, {}))
 
 
 def summary_of(
