@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipelines.estimate import words
+from pipelines.outcomes import outcome_lines
 from pipelines.types import BuildReport, StageOutcome, Status
 
 __all__ = ["report_lines", "stage_rows"]
@@ -29,11 +30,12 @@ def stage_rows(stages: Sequence[StageOutcome]) -> list[dict[str, Any]]:
 
 
 def report_lines(report: BuildReport) -> list[str]:
-    """A build in a few lines; failures with the end of their logs."""
+    """A build in a few lines: failures with the end of their logs, and what came out."""
     counts = [f"{len(found)} {status}" for status in STATUSES if (found := report.having(status))]
     head = f"{', '.join(counts) or 'nothing to do'} in {words(report.seconds)}"
     lines = [head, f"commit {report.commit[:10]}{' with changes' if report.dirty else ''}"]
     lines.append(f"result in {report.worktree}")
     lines += [f"{stage.name} failed: {stage.message}" for stage in report.having("failed")]
     skipped = report.having("skipped")
-    return lines + [f"{stage.name} skipped: {stage.message.split(END)[0]}" for stage in skipped]
+    lines += [f"{stage.name} skipped: {stage.message.split(END)[0]}" for stage in skipped]
+    return lines + outcome_lines(report.worktree, report.stages)
