@@ -23,7 +23,16 @@ from ldebm.config.sections import explicit
 from ldebm.errors import UsageError
 from ldebm.yaml_text import format_yaml, parse_yaml
 
-__all__ = ["Difference", "Edits", "Status", "params_of", "select_run", "status", "write_params"]
+__all__ = [
+    "Difference",
+    "Edits",
+    "Status",
+    "extended",
+    "params_of",
+    "select_run",
+    "status",
+    "write_params",
+]
 
 Edits = Literal["refuse", "keep", "copy", "discard"]
 
@@ -193,6 +202,28 @@ def params_of(path: str | Path, names: Sequence[str], seeds: Sequence[int]) -> P
     experiments = library.expand(names, list(before.experiments))
     run = before.run.model_copy(update={"experiments": experiments, "seeds": list(seeds)})
     return _selected(before, run, library, keep=True)
+
+
+def extended(params: Params, root: Path, data: str | None, experiment: str | None) -> Params:
+    """The parameters with a data set, or an experiment and what it reads, from conf/ as well.
+
+    Raises:
+        UsageError: neither params.yaml nor conf/ has the name.
+    """
+    library = Library(root)
+    if data is not None and data not in library.data:
+        params.dataset(data)  # says what is known
+    if experiment is not None and experiment not in library.experiments:
+        params.experiment(experiment)
+    more = {experiment: library.experiment(experiment)} if experiment else {}
+    wanted = [data] if data else [name for item in more.values() for name in item.datasets()]
+    others = {name: library.dataset(name) for name in wanted if name in library.data}
+    return params.model_copy(
+        update={
+            "data": {**others, **params.data},
+            "experiments": {**more, **params.experiments},
+        }
+    )
 
 
 def _refuse_loss(found: Status, after: Params | None) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import atexit
 import gc
+import importlib
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
+from ldebm.config import Params, load_params
 from ldebm.errors import LdebmError, UsageError, disk_fault
 from stages.recording import this_stage
 
-__all__ = ["arguments", "run"]
+__all__ = ["arguments", "parameters", "run"]
 
 # At its end Python would look through all objects once more: a third of a second with torch.
 atexit.register(gc.freeze)
@@ -41,6 +44,22 @@ def arguments(description: str | None, *names: str) -> argparse.Namespace:
     parser.add_argument("--params", default="params.yaml", help="parameter file")
     parser.add_argument(DEBUG, action="store_true", help="show the traceback of an error")
     return parser.parse_args()
+
+
+def parameters(options: argparse.Namespace) -> Params:
+    """params.yaml; a data set or experiment that is not selected there is taken from conf/.
+
+    Raises:
+        UsageError: the file is wrong, or neither has the name.
+    """
+    params = load_params(options.params)
+    data, experiment = getattr(options, "data", None), getattr(options, "experiment", None)
+    if data in (None, *params.data) and experiment in (None, *params.experiments):
+        return params
+    # By its name: DVC runs selected stages only, and need not run them again when this changes.
+    selection = importlib.import_module("ldebm.selection")
+    extended: Params = selection.extended(params, Path(options.params).parent, data, experiment)
+    return extended
 
 
 def run(main: Callable[[], int | None]) -> None:

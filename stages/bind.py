@@ -11,17 +11,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ldebm.config import load_params
 from ldebm.data.packed import JUDGE, open_packed
 from ldebm.errors import UsageError
 from ldebm.files import hash_path, write_json
-from stages._entry import arguments, run
+from stages._entry import arguments, parameters, run
 
 
 def main() -> None:
     """Binds one experiment to its data."""
     options = arguments(__doc__, "experiment")
-    params = load_params(options.params)
+    params = parameters(options)
     data = params.experiment(options.experiment).data
     params.dataset(data)
     others = [name for name in params.datasets_of(options.experiment) if name != data]

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ldebm.config import load_params
 from ldebm.data.packed import open_bound
 from ldebm.training.labelling import cluster_stage
-from stages._entry import arguments, run
+from stages._entry import arguments, parameters, run
 
 
 def main() -> None:
     """Labels the latents of one run."""
     options = arguments(__doc__, "experiment", "seed")
-    config = load_params(options.params).experiment(options.experiment)
+    config = parameters(options).experiment(options.experiment)
     packed = open_bound(Path("data/bound") / f"{options.experiment}.json")
     folder = Path("models") / options.experiment / str(options.seed)
     target = folder / "latents.parquet"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ldebm.config import load_params
 from ldebm.data.packed import open_bound, open_measure
 from ldebm.evaluate.figures import draw_figures
 from ldebm.evaluate.run import evaluate
@@ -18,13 +17,13 @@ from ldebm.evaluate.summary import summary_of
 from ldebm.files import write_json
 from ldebm.model import load
 from ldebm.seeding import configure
-from stages._entry import arguments, run
+from stages._entry import arguments, parameters, run
 
 
 def main() -> None:
     """Evaluates one model."""
     options = arguments(__doc__, "experiment", "seed")
-    config = load_params(options.params).experiment(options.experiment).evaluate
+    config = parameters(options).experiment(options.experiment).evaluate
     bound = Path("data/bound") / f"{options.experiment}.json"
     folder = Path("models") / options.experiment / str(options.seed) / "prior"
     out = Path("reports") / options.experiment / str(options.seed)

@@ -8,16 +8,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ldebm.config import load_params
 from ldebm.data.fetch import MIRROR_VARIABLE, fetch
 from ldebm.data.registry import find_source
-from stages._entry import arguments, run
+from stages._entry import arguments, parameters, run
 
 
 def main() -> None:
     """Fetches one data set."""
     options = arguments(__doc__, "data")
-    config = load_params(options.params).dataset(options.data)
+    config = parameters(options).dataset(options.data)
     source = None if config.source == "file" else find_source(config.source)
     mirror = os.environ.get(MIRROR_VARIABLE) or None
     fetch(source, config, Path("data/raw") / options.data, mirror)

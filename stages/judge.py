@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ldebm.config import load_params
 from ldebm.data.packed import open_packed
 from ldebm.files import write_json
-from stages._entry import arguments, run
+from stages._entry import arguments, parameters, run
 
 
 def main() -> None:
     """Trains one judge."""
     options = arguments(__doc__, "data")
-    params = load_params(options.params)
+    params = parameters(options)
     config = params.judge_of(options.data)
     packed = open_packed(Path("data/packed") / options.data)
     out = Path("data/judge") / options.data

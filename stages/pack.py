@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ldebm.config import load_params
 from ldebm.data.packed import require_valid
 from ldebm.data.packing import pack
-from stages._entry import arguments, run
+from stages._entry import arguments, parameters, run
 
 
 def main() -> None:
     """Packs one data set."""
     options = arguments(__doc__, "data")
     name = options.data
-    config = load_params(options.params).dataset(name)
+    config = parameters(options).dataset(name)
     require_valid(Path("reports/validation") / name / "report.json")
     pack(config, Path("data/prepared") / name, Path("data/packed") / name)
 

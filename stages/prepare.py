@@ -5,16 +5,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from ldebm.config import load_params
 from ldebm.data.limits import notes
 from ldebm.data.prepare import prepare
-from stages._entry import arguments, run
+from stages._entry import arguments, parameters, run
 
 
 def main() -> None:
     """Prepares one data set."""
     options = arguments(__doc__, "data")
-    config = load_params(options.params).dataset(options.data)
+    config = parameters(options).dataset(options.data)
     name = options.data
     profile = prepare(config, Path("data/raw") / name, Path("data/prepared") / name)
     rows = ", ".join(f"{facts['rows']} {split}" for split, facts in profile["splits"].items())

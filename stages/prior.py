@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ldebm.config import load_params
 from ldebm.data.packed import open_bound
 from ldebm.training.parallel import parallel
 from ldebm.training.second_stage import prior_stage
-from stages._entry import arguments, run
+from stages._entry import arguments, parameters, run
 
 
 def main() -> None:
     """Trains one prior."""
     options = arguments(__doc__, "experiment", "seed")
-    params = load_params(options.params)
+    params = parameters(options)
     config = params.experiment(options.experiment)
     packed = open_bound(Path("data/bound") / f"{options.experiment}.json")
     folder = Path("models") / options.experiment / str(options.seed)

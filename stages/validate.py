@@ -11,9 +11,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ldebm.config import load_params
 from ldebm.files import write_json, write_text
-from stages._entry import arguments, run
+from stages._entry import arguments, parameters, run
 
 STYLE = """body{font:1rem/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}
 table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.3rem;vertical-align:top;
@@ -24,7 +23,7 @@ def main() -> None:
     """Validates one data set."""
     options = arguments(__doc__, "data")
     name = options.data
-    load_params(options.params).dataset(name)
+    parameters(options).dataset(name)
     from stages.expectations import validate
 
     report = validate(Path("data/prepared") / name)

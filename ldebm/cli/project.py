@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ldebm.config import load_params
+from ldebm.config.library import Library
 from ldebm.errors import UsageError
 
 __all__ = ["COMMANDS", "data"]
@@ -63,7 +64,7 @@ def list_sources(as_json: AsJson = False) -> None:
 
 @data.command("fetch")
 def fetch_data(
-    name: Annotated[str, typer.Argument(help="A data set of params.yaml.")],
+    name: Annotated[str, typer.Argument(help="A data set of params.yaml or conf/.")],
     mirror: Annotated[
         Path | None, typer.Option(help="Local mirror; default: LDEBM_DATA_MIRROR.")
     ] = None,
@@ -72,7 +73,8 @@ def fetch_data(
     from ldebm.data.fetch import MIRROR_VARIABLE, fetch
     from ldebm.data.registry import find_source
 
-    config = load_params(PARAMS).dataset(name)
+    params = load_params(PARAMS)
+    config = params.dataset(name) if name in params.data else Library().dataset(name)
     source = None if config.source == "file" else find_source(config.source)
     place = mirror or os.environ.get(MIRROR_VARIABLE)
     fetch(source, config, Path("data", "raw", name), place or None)

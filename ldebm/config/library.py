@@ -31,12 +31,14 @@ from ldebm.errors import UsageError
 __all__ = ["CONF", "Library"]
 
 CONF = "conf"
+SHIPPED = Path(__file__).resolve().parents[2] / CONF
 
 
 class Library:
     """The experiments, data sets and groups of one project.
 
-    A project without ``conf/`` has an empty library.
+    A project without ``conf/`` has an empty library. Presets and templates that a project does not
+    have are those of the checkout that the code came from.
 
     Args:
         root: the project's folder.
@@ -177,9 +179,10 @@ class Library:
                 f"{CONF}/ is composed by Hydra, which is not installed: "
                 "pip install 'ldebm[pipeline]'"
             ) from None
+        options = [f"hydra.searchpath=[file://{SHIPPED}]"] if SHIPPED.is_dir() else []
         try:
             with initialize_config_dir(str(self.folder), version_base="1.3"):
-                content = OmegaConf.to_container(compose(path), resolve=True)
+                content = OmegaConf.to_container(compose(path, options), resolve=True)
         except Exception as error:  # Hydra's, OmegaConf's and YAML's errors have no common base
             said = " ".join(str(error).split())
             raise UsageError(f"{CONF}/{path}.yaml: {said}") from None

@@ -1,4 +1,4 @@
-"""The sections of params.yaml for a user's images: a hierarchical model that suits their size."""
+"""A data set and an experiment of a user's images: a hierarchical model that suits their size."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ldebm.data.new_experiment import start_from
+
 if TYPE_CHECKING:
     from ldebm.data.image_facts import ImageFacts
 
 __all__ = ["data_section", "holds_images", "image_experiment"]
 
+MANY = 20_000  # images from which one draw of each is kept for the prior, not four
 ROUNDS = 300  # epochs of the first stage at most, on few images
 
 
@@ -33,8 +36,14 @@ def holds_images(path: Path) -> bool:
 
 
 def data_section(path: str, sha256: str, facts: ImageFacts) -> dict[str, Any]:
-    """The data section of params.yaml."""
-    data: dict[str, Any] = {"kind": "images", "source": "file", "path": path, "sha256": sha256}
+    """The data set's file of conf/."""
+    data: dict[str, Any] = {
+        "defaults": ["/preset/judge/images@judge", "_self_"],
+        "kind": "images",
+        "source": "file",
+        "path": path,
+        "sha256": sha256,
+    }
     if facts.size is not None:
         data["size"] = facts.size
     data["channels"] = facts.channels
@@ -49,37 +58,26 @@ def data_section(path: str, sha256: str, facts: ImageFacts) -> dict[str, Any]:
 
 def image_experiment(name: str, facts: ImageFacts) -> dict[str, Any]:
     """A hierarchical VAE of three groups and a diffusion prior on them."""
-    given = bool(facts.classes)
-    cluster: dict[str, Any] = {"labels": "none"}
-    if given:
-        cluster = {"labels": "given", "column": facts.labels[0]}
     batch = 128 if facts.rows > 5000 else 64
     updates = min(6000, max(800, round(ROUNDS * facts.rows / batch)))
-    return {
+    content: dict[str, Any] = {
+        **start_from("images"),
         "data": name,
         "description": f"hierarchical VAE on {name}, {facts.rows} images",
         "backbone": {
-            "arch": "hvae",
             "hvae": _hvae(facts),
             "kl_warmup": updates // 5,
-            "training": {"updates": updates, "batch": batch, "validate_every": None,
-                         "optimiser": {"lr": 2e-3, "schedule": "one_cycle"}},
+            "training": {"updates": updates, "batch": batch},
         },
-        "cluster": cluster,
-        "prior": {
-            "kind": "diffusion", "levels": 6, "classes": facts.classes or 10,
-            "energy": {"hidden": 128, "blocks": 2, "activation": "silu", "spectral_norm": False,
-                       "init": "orthogonal"},
-            "sampler": {"steps": 12}, "score_matching": 0.8, "standardise": "diagonal",
-            "mi_weight": 0.0, "class_weight": 1.0 if given else 0.0,
-            "hierarchy": {"channels": 32, "label_groups": [0] if given else [],
-                          "cached_draws": 4 if facts.rows <= 20000 else 1},
-            "training": {"updates": 2000, "batch": 128, "validate_every": None,
-                         "optimiser": {"lr": 2e-3, "betas": [0.9, 0.99], "clip": 1.0,
-                                       "schedule": "linear", "warmup": 100, "ema": 0.995}},
-        },
-        "evaluate": {"samples": 5000},
-    }  # fmt: skip
+    }
+    prior: dict[str, Any] = {}
+    if facts.rows > MANY:
+        prior = {"hierarchy": {"cached_draws": 1}}
+    if facts.classes:
+        content["cluster"] = {"labels": "given", "column": facts.labels[0]}
+        prior |= {"classes": facts.classes, "class_weight": 1.0}
+        prior["hierarchy"] = prior.get("hierarchy", {}) | {"label_groups": [0]}
+    return content | ({"prior": prior} if prior else {})
 
 
 def _hvae(facts: ImageFacts) -> dict[str, Any]:
