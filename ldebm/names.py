@@ -9,7 +9,7 @@ from ldebm.errors import UsageError
 __all__ = ["check_name"]
 
 NAME = re.compile(r"[a-z][a-z0-9_-]*")
-WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null", "none", "nan", "inf"}
+WORDS = {"yes", "no", "on", "off", "true", "false", "null", "none", "nan", "inf"}
 
 
 def check_name(name: str) -> str:

@@ -9,18 +9,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-import yaml
 
 import ldebm
-from ldebm.config import load_params
+from ldebm.config.library import Library
 from ldebm.data.chatter import classify_soft, generate
 from ldebm.data.fetch import fetch
 from ldebm.data.packed import open_packed
 from ldebm.data.packing import pack
 from ldebm.data.prepare import prepare
 from ldebm.errors import UsageError
+from ldebm.selection import status
 from ldebm.training.first_stage import build_backbone_stage, load_backbone
-from tests.pipeline.project_copy import ROOT, ProjectCopy
+from ldebm.yaml_text import format_yaml, parse_yaml
+from tests.pipeline.project_copy import ProjectCopy
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 TOPICS = ("ask_weather", "farewell", "order_food", "play_music")
@@ -73,25 +74,28 @@ def project(tmp_path_factory) -> ProjectCopy:
 @pytest.fixture(scope="module")
 def built(project: ProjectCopy) -> ProjectCopy:
     """The labelled sentences, built with shorter trainings beside a plain VAE on them."""
-    path = project.folder / "params.yaml"
-    params = yaml.safe_load(path.read_text())
-    mine = params["experiments"]["talk-ldebm"]
-    mine["backbone"] |= {"hidden": 64, "embed": 64}
-    mine["backbone"]["training"] |= {"epochs": 30, "validate_every": 5}
-    mine["prior"]["training"]["updates"] = 400
-    mine["evaluate"] |= {"samples": 200, "rows": 30, "importance": 8, "inner": 8, "per_label": 20}
-    prior = {**mine["prior"], "kind": "gaussian", "standardise": "none", "score_matching": 0.0}
-    params["experiments"]["talk-vae"] = {**mine, "prior": prior, "cluster": {"labels": "none"}}
-    path.write_text(yaml.safe_dump(params, sort_keys=False))
+    own = project.folder / "conf/experiment/talk"
+    content = parse_yaml((own / "ldebm.yaml").read_text())
+    content["backbone"] |= {"hidden": 64, "embed": 64}
+    content["backbone"]["training"] |= {"epochs": 30, "validate_every": 5}
+    content["prior"]["training"] = {"updates": 400}
+    content["evaluate"] = {
+        "samples": 200, "rows": 30, "importance": 8, "inner": 8, "per_label": 20
+    }  # fmt: skip
+    (own / "ldebm.yaml").write_text(format_yaml(content))
+    prior = {"kind": "gaussian", "standardise": "none", "score_matching": 0.0}
+    plain = {"prior": prior, "cluster": {"labels": "none"}}
+    defaults = {"defaults": ["/experiment/talk/ldebm@_here_", "_self_"]}
+    (own / "vae.yaml").write_text(format_yaml(defaults | plain))
     project.ldebm("select", "talk-ldebm", "talk-vae")
     project.dvc("repro")
     return project
 
 
-def test_new_keeps_every_line_and_comment_of_the_parameters(project: ProjectCopy):
-    written = (project.folder / "params.yaml").read_text().splitlines()
-    rest = iter(written)
-    assert all(line in rest for line in (ROOT / "params.yaml").read_text().splitlines())
+def test_new_leaves_the_selection_alone_and_names_its_template(project: ProjectCopy):
+    text = (project.folder / "conf/experiment/lines/ldebm.yaml").read_text()
+    assert "/template/sentences-small@_here_" in text
+    assert status(project.folder / "params.yaml").edits == ()
 
 
 @pytest.mark.parametrize(
@@ -104,8 +108,8 @@ def test_new_keeps_every_line_and_comment_of_the_parameters(project: ProjectCopy
     ],
 )
 def test_every_format_becomes_data_that_can_be_packed(project: ProjectCopy, name, kind, classes):
-    params = load_params(project.folder / "params.yaml")
-    experiment, config = params.experiment(f"{name}-ldebm"), params.dataset(name)
+    library = Library(project.folder)
+    experiment, config = library.experiment(f"{name}-ldebm"), library.dataset(name)
     assert (config.kind, experiment.prior.classes) == (kind, classes)
     raw, prepared, packed = (project.folder / part / name for part in ("r", "q", "p"))
     file = project.folder / str(config.path)
@@ -120,7 +124,7 @@ def test_every_format_becomes_data_that_can_be_packed(project: ProjectCopy, name
 
 
 def test_the_first_stage_learns_points_of_any_scale(project: ProjectCopy, tmp_path, monkeypatch):
-    config = load_params(project.folder / "params.yaml").experiment("places-ldebm")
+    config = Library(project.folder).experiment("places-ldebm")
     training = config.backbone.training.model_copy(update={"updates": 600})
     section = config.backbone.model_copy(update={"training": training})
     config = config.model_copy(update={"backbone": section})

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ldebm.config import load_params
+from ldebm.config.library import Library
 from ldebm.data.fetch import fetch
 from ldebm.data.image_facts import ImageFacts
 from ldebm.data.new import add_dataset, data_status
@@ -21,6 +21,7 @@ from ldebm.errors import UsageError
 from ldebm.nn.backbone import build_backbone
 from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.training.latents import make_batch
+from ldebm.yaml_text import format_yaml
 
 PARAMS = """run: {datasets: [], experiments: [], seeds: [0]}
 
@@ -60,8 +61,8 @@ def test_a_folder_of_classes_becomes_data_and_a_model_that_reads_them(
     params: Path, tmp_path: Path
 ) -> None:
     fill(tmp_path / "mine", [(16, 16, 3)] * 30, classes=3)
-    assert add_dataset("mine", tmp_path / "mine", params_path=params) == "mine-hvae"
-    loaded = load_params(params)
+    assert add_dataset("mine", tmp_path / "mine", root=params.parent) == "mine-hvae"
+    loaded = Library(params.parent)
     config, experiment = loaded.dataset("mine"), loaded.experiment("mine-hvae")
     assert (config.path, config.size, config.channels) == ("mine", None, 3)
     assert (config.labels, experiment.cluster.column) == (["class"], "class")
@@ -95,20 +96,21 @@ def test_size_and_channels_suit_the_images(
     shapes: list[tuple[int, ...]], size: int | None, channels: int, params: Path, tmp_path: Path
 ) -> None:
     fill(tmp_path / "mine", shapes)
-    add_dataset("mine", tmp_path / "mine", params_path=params)
-    config = load_params(params).dataset("mine")
+    add_dataset("mine", tmp_path / "mine", root=params.parent)
+    config = Library(params.parent).dataset("mine")
     assert (config.size, config.channels, config.labels) == (size, channels, [])
 
 
 @pytest.mark.parametrize(
     ("side", "channels"), [(8, 1), (10, 3), (16, 3), (28, 1), (32, 3), (64, 3)]
 )
-def test_the_proposed_model_builds_for_every_size(side: int, channels: int) -> None:
-    from ldebm.config import ExperimentConfig
-
+def test_the_proposed_model_builds_for_every_size(side: int, channels: int, tmp_path: Path) -> None:
+    path = tmp_path / "conf/experiment/mine.yaml"
+    path.parent.mkdir(parents=True)
     for classes in (0, 5):
         facts = ImageFacts(1000, None, side, channels, ["y"] if classes else [], classes)
-        config = ExperimentConfig.model_validate(image_experiment("mine", facts))
+        path.write_text(format_yaml(image_experiment("mine", facts)))
+        config = Library(tmp_path).experiment("mine")
         meta: dict[str, Any] = {"kind": "images", "size": side, "channels": channels}
         backbone = build_backbone(config.backbone, meta)
         x = torch.zeros(2, channels, side, side)
@@ -126,10 +128,10 @@ def test_parquet_and_npz_are_told_from_tables_of_text(params: Path, tmp_path: Pa
     images = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "n.npz", images=images, y=[0, 1] * 6, z=[1, 1] * 6)
     for name, file in (("p", "p.parquet"), ("t", "t.parquet"), ("n", "n.npz")):
-        add_dataset(name, tmp_path / file, params_path=params)
-    data = load_params(params).data
-    assert [data[name].kind for name in "ptn"] == ["images", "sentences", "images"]
-    assert (data["p"].labels, data["n"].labels) == (["kind"], ["y"])
+        add_dataset(name, tmp_path / file, root=params.parent)
+    library = Library(params.parent)
+    assert [library.dataset(name).kind for name in "ptn"] == ["images", "sentences", "images"]
+    assert (library.dataset("p").labels, library.dataset("n").labels) == (["kind"], ["y"])
 
 
 def test_images_that_new_cannot_use_are_one_clear_line(params: Path, tmp_path: Path) -> None:
@@ -150,6 +152,6 @@ def test_images_that_new_cannot_use_are_one_clear_line(params: Path, tmp_path: P
     ]
     for source, options, message in cases:
         with pytest.raises(UsageError, match=message) as error:
-            add_dataset("new", tmp_path / source, params_path=params, **options)
+            add_dataset("new", tmp_path / source, root=params.parent, **options)
         assert "\n" not in str(error.value)
-        assert params.read_text() == PARAMS
+        assert not (params.parent / "conf").exists()

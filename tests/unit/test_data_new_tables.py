@@ -1,13 +1,15 @@
 """Adding a user's table: labelled, partly labelled, dialogues in every form, documents, pieces."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ldebm.config import DataConfig, load_params
+from ldebm.config import DataConfig
+from ldebm.config.library import Library
 from ldebm.data.fetch import fetch
 from ldebm.data.new import add_dataset
 from ldebm.data.packed import Packed, open_packed
@@ -38,8 +40,8 @@ class Project:
         (self.folder / file).write_text(content)
         columns = {key: options.pop(key) for key in ("text", "context", "dialogue", "turn",
                                                      "speaker") if key in options}  # fmt: skip
-        add_dataset("mine", self.folder / file, columns, labels, params_path=self.params, **options)
-        config = load_params(self.params).dataset("mine")
+        add_dataset("mine", self.folder / file, columns, labels, root=self.params.parent, **options)
+        config = Library(self.params.parent).dataset("mine")
         return config.model_copy(update={"path": str(self.folder / file)})
 
     def built(self, config: DataConfig) -> Packed:
@@ -72,7 +74,7 @@ def test_a_partly_labelled_file_keeps_rows_without_a_label(project: Project) -> 
     config = project.add("mine.csv", "\n".join(["text,y", *rows]), "y")
     labels = project.built(config).split("train").labels("y")
     assert {*labels.tolist()} == {-1, 0, 1}
-    experiment = load_params(project.params).experiment("mine-ldebm")
+    experiment = Library(project.params.parent).experiment("mine-ldebm")
     assert experiment.cluster.column == "y"
     assert experiment.prior.classes == 2
     assert "60 rows, 30 of them labelled" in experiment.description
@@ -84,14 +86,14 @@ def test_a_partly_labelled_file_keeps_rows_without_a_label(project: Project) -> 
 def test_few_labels_get_a_batch_of_their_own(project: Project) -> None:
     rows = [f"sentence number {i},{'ab'[i % 2] if i < 12 else ''}" for i in range(60)]
     project.add("mine.csv", "\n".join(["text,y", *rows]), "y")
-    experiment = load_params(project.params).experiment("mine-ldebm")
+    experiment = Library(project.params.parent).experiment("mine-ldebm")
     assert experiment.prior.labelled_batch == 12
     assert experiment.backbone.supervision is None, "too few to shape the latent of all rows"
 
 
 def test_an_unlabelled_file_gets_classes_by_clustering(project: Project) -> None:
     project.add("mine.txt", "\n".join(f"sentence number {i}" for i in range(60)))
-    experiment = load_params(project.params).experiment("mine-ldebm")
+    experiment = Library(project.params.parent).experiment("mine-ldebm")
     assert experiment.cluster.labels == "gc"
     assert experiment.backbone.supervision is None
     assert experiment.backbone.hidden < 128, "a small file, a small network"
@@ -113,7 +115,7 @@ def test_a_turn_a_row_is_put_in_order_and_gets_its_context(project: Project, ord
     ]  # fmt: skip
     assert packed.split("train").labels("act")[last] == 0
     assert len(packed.split("train").context(rows["turn"].tolist().index(0))) == 0
-    backbone = load_params(project.params).experiment("mine-ldebm").backbone
+    backbone = Library(project.params.parent).experiment("mine-ldebm").backbone
     assert backbone.arch == "dialogue"
     assert backbone.supervision is not None
     assert backbone.supervision.column == "act"
@@ -141,7 +143,7 @@ def test_documents_are_taken_as_words_where_that_is_asked_for(project: Project) 
     config = project.add("mine.txt", rows, kind="documents")
     packed = project.built(config)
     assert packed.kind == "documents"
-    assert load_params(project.params).experiment("mine-ldebm").backbone.arch == "bow"
+    assert Library(project.params.parent).experiment("mine-ldebm").backbone.arch == "bow"
     assert len(packed.split("train").row(0)) == len(packed.split("test").row(0)) == 4
 
 
@@ -150,11 +152,11 @@ def test_labels_of_points_are_left_to_the_prior_and_those_of_documents_supervise
 ) -> None:
     rows = "\n".join(f"{i % 3},{i % 5}.5,{'ab'[i % 2]}" for i in range(40))
     project.add("mine.csv", f"x,y,side\n{rows}\n", "side")
-    assert load_params(project.params).experiment("mine-ldebm").backbone.supervision is None
-    project.params.write_text(PARAMS)
+    assert Library(project.params.parent).experiment("mine-ldebm").backbone.supervision is None
+    shutil.rmtree(project.folder / "conf")
     rows = "\n".join(f"The market of number{i} fell and rose,{'ab'[i % 2]}" for i in range(40))
     project.add("mine.csv", f"text,side\n{rows}\n", "side", kind="documents")
-    assert load_params(project.params).experiment("mine-ldebm").backbone.supervision is not None
+    assert Library(project.params.parent).experiment("mine-ldebm").backbone.supervision is not None
 
 
 def test_pieces_of_words_are_a_choice(project: Project) -> None:
@@ -215,4 +217,4 @@ def test_bad_tables_are_one_clear_line_and_change_nothing(case: str, project: Pr
     with pytest.raises(UsageError, match=message) as error:
         project.add(file, content, *labels, **options)
     assert "\n" not in str(error.value)
-    assert project.params.read_text() == PARAMS
+    assert not (project.folder / "conf").exists()

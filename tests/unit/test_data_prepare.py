@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ldebm.config import DataConfig, load_params
+from ldebm.config import DataConfig
+from ldebm.config.library import Library
 from ldebm.data.fetch import fetch
 from ldebm.data.limits import failures, notes
 from ldebm.data.new import add_dataset, data_status
@@ -231,53 +232,33 @@ def test_an_unknown_label_column_names_those_there_are(tmp_path: Path) -> None:
         prepare(config.model_copy(update={"labels": ["mode"]}), tmp_path / "raw", tmp_path / "p")
 
 
-PARAMS = """# the head stays
-run: {datasets: [a], experiments: [], seeds: [0]}
-
-data:
-  a: {kind: points, source: gaussians16}  # a comment
-
-# about experiments
-experiments:
-  one: # kept
-    data: a
-    backbone: {arch: mlp, latent: 2, training: {epochs: 1}}
-    prior: {training: {epochs: 1}}
-"""
-
-
-def test_new_adds_sections_and_leaves_every_other_line(tmp_path: Path) -> None:
-    params = tmp_path / "params.yaml"
-    params.write_text(PARAMS)
+def test_new_writes_a_data_set_and_an_experiment_and_names_of_others_are_refused(
+    tmp_path: Path,
+) -> None:
     rows = [f"sentence number {i} of,{'ab'[i % 2]}" for i in range(60)]
     (tmp_path / "mine.csv").write_text("\n".join(["body,y", *rows]))
-    name = add_dataset("mine", tmp_path / "mine.csv", {"text": "body"}, ["y"], params_path=params)
-    written = params.read_text()
-    assert [line for line in written.splitlines() if line in PARAMS.splitlines()] == [
-        line for line in PARAMS.splitlines()
-    ] + [""]
-    loaded = load_params(params)
-    config = loaded.dataset("mine")
+    name = add_dataset("mine", tmp_path / "mine.csv", {"text": "body"}, ["y"], root=tmp_path)
+    library = Library(tmp_path)
+    config = library.dataset("mine")
     assert config.path == "mine.csv"
     assert config.sha256 == hash_path(tmp_path / "mine.csv")
-    assert loaded.experiment(name).cluster.column == "y"
-    assert loaded.experiment(name).prior.classes == 2
+    assert library.experiment(name).cluster.column == "y"
+    assert library.experiment(name).prior.classes == 2
     assert data_status(config, "mine", None, tmp_path)["origin"] == "file"
-    before = params.read_bytes()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.yaml")}
     with pytest.raises(UsageError, match=r"'mine' is in .* already"):
-        add_dataset("mine", tmp_path / "mine.csv", {"text": "body"}, params_path=params)
+        add_dataset("mine", tmp_path / "mine.csv", {"text": "body"}, root=tmp_path)
     with pytest.raises(UsageError, match=r"no column 'z' for --text; columns there: body, y"):
-        add_dataset("other", tmp_path / "mine.csv", {"text": "z"}, params_path=params)
+        add_dataset("other", tmp_path / "mine.csv", {"text": "z"}, root=tmp_path)
     with pytest.raises(UsageError, match="Give --text"):
-        add_dataset("other", tmp_path / "mine.csv", params_path=params)
-    with pytest.raises(UsageError, match="expected small letters"):
-        add_dataset("../x", tmp_path / "mine.csv", {"text": "body"}, params_path=params)
-    assert params.read_bytes() == before
+        add_dataset("other", tmp_path / "mine.csv", root=tmp_path)
+    for bad in ("../x", "2024", "007", "1e5", "no", "null", "Mine"):
+        with pytest.raises(UsageError, match=f"name '{bad}'"):
+            add_dataset(bad, tmp_path / "mine.csv", {"text": "body"}, root=tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.yaml")} == before
 
 
 def test_new_tells_points_sentences_and_dialogues_apart(tmp_path: Path) -> None:
-    params = tmp_path / "params.yaml"
-    params.write_text(PARAMS)
     (tmp_path / "p.csv").write_text("u,v\n" + "\n".join(f"{i},{i}" for i in range(30)))
     (tmp_path / "s.txt").write_text("\n".join(f"some words {i}" for i in range(30)))
     lines = [f'{{"text": "r {i}", "before": ["a"]}}' for i in range(30)]
@@ -288,8 +269,8 @@ def test_new_tells_points_sentences_and_dialogues_apart(tmp_path: Path) -> None:
         ("d", "d.jsonl", "before"),
     ):
         columns = {"context": context} if context else {}
-        add_dataset(name, tmp_path / file, columns, params_path=params)
-    data = load_params(params).data
+        add_dataset(name, tmp_path / file, columns, root=tmp_path)
+    data = {name: Library(tmp_path).dataset(name) for name in "psd"}
     assert [data[name].kind for name in "psd"] == ["points", "sentences", "dialogues"]
     for name in "psd":
         config = data[name].model_copy(update={"path": str(tmp_path / str(data[name].path))})
