@@ -58,7 +58,7 @@ NOT_TOLD = "NOT TOLD"
 DEPLOY = """\
 from pathlib import Path
 from prefect import flow
-made = flow.from_source(source=PROJECT, entrypoint="pipelines/build.py:build")
+made = flow.from_source(source=PROJECT, entrypoint="pipelines/flows.py:build")
 made.to_deployment(name=NAME).apply(work_pool_name=NAME)
 """
 

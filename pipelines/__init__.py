@@ -1,7 +1,9 @@
-"""Prefect flows over the DAG of DVC: they start processes and read files, and never load torch.
+"""Flows over the DAG of DVC: they start processes and read files, and never load torch.
 
-Prefect reads its settings when it is imported; here are those that make it work on a machine of its
-own: no telemetry (C22), and time for the first start of its local server (C17).
+Without a server of Prefect's they run in threads of one process; with one, as its flows. Prefect
+reads its settings when it is imported; here are those that make it work on one machine: no
+telemetry (C22), no temporary server, which could outlive what started it, and no proxy on the way
+to this machine itself.
 """
 
 import os
@@ -10,6 +12,10 @@ for _name, _value in {
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
 }.items():
     os.environ.setdefault(_name, _value)
+_direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+if _direct != "*":
+    _hosts = [*filter(None, _direct.split(",")), "127.0.0.1", "localhost", "::1"]
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(dict.fromkeys(_hosts))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextvars
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,10 +21,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from pipelines.reporting import report_lines, stage_rows
-from pipelines.types import BuildReport, StageOutcome
-
-__all__ = ["ProgressBar", "publish", "publish_report"]
+__all__ = ["ProgressBar", "publish", "write"]
 
 UPDATE_SECONDS = 2.0
 LAST_SECONDS = 5.0  # for the last state of a progress bar
@@ -52,17 +48,17 @@ class ProgressBar:
         self._id: UUID | None = None
         self._writing = threading.Thread()
         if self.weights:
-            made = _write(lambda: create_progress_artifact(0.0, key, "starting"))
+            made = write(lambda: create_progress_artifact(0.0, key, "starting"))
             self._id = made if isinstance(made, UUID) else None
 
     def line(self, name: str, text: str) -> None:
         """Takes the newest line of a running stage's log."""
         self.lines[name] = text
 
-    def finished(self, outcome: StageOutcome) -> None:
+    def finished(self, name: str) -> None:
         """Takes the end of a stage."""
-        self.done.add(outcome.name)
-        self.lines.pop(outcome.name, None)
+        self.done.add(name)
+        self.lines.pop(name, None)
 
     def update(self, force: bool = False) -> None:
         """Has the artifact written by a thread, at most every two seconds (C18).
@@ -86,7 +82,7 @@ class ProgressBar:
             self._shown = (percent, text)
             artifact = self._id
             run = contextvars.copy_context().run  # the thread writes for this flow run
-            work = (_write, lambda: update_progress_artifact(artifact, percent, text))
+            work = (write, lambda: update_progress_artifact(artifact, percent, text))
             self._writing = threading.Thread(target=run, args=work, daemon=True)
             self._writing.start()
             if force:
@@ -110,28 +106,13 @@ class _Writer:
             return None
 
 
-_write = _Writer()
+write = _Writer()
 
 
-def publish(key: str, table: Sequence[Mapping[str, Any]], markdown: str, title: str) -> None:
-    """Writes a table and a page of text."""
-    slug = re.sub(r"[^a-z0-9-]+", "-", key.lower()).strip("-")
-    rows = [dict(row) for row in table]
-    if rows:
-        _write(lambda: create_table_artifact(rows, f"{slug}-table", title))
-    _write(lambda: create_markdown_artifact(markdown, f"{slug}-report", title))
-
-
-def publish_report(report: BuildReport) -> None:
-    """Writes the artifacts of a build."""
-    failures = report.having("failed")
-    text = ["# Build", ""]
-    text += [f"- {line}" for line in report_lines(report)[:3]]
-    for stage in failures:
-        text += ["", f"## {stage.name} failed", "", "```text", stage.message, "```"]
-    text += ["", "| stage | status | seconds | attempts |", "| --- | --- | --- | --- |"]
-    text += [
-        f"| {row['stage']} | {row['status']} | {row['seconds']} | {row['attempts']} |"
-        for row in stage_rows(report.stages)
-    ]
-    publish("build", stage_rows(report.stages), "\n".join(text) + "\n", "Build")
+def publish(key: str, page: str, title: str, rows: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Writes a page of text under a key such as ``build-report``, its rows as ``build-table``."""
+    table = [dict(row) for row in rows]
+    if table:
+        name = f"{key.removesuffix('-report')}-table"
+        write(lambda: create_table_artifact(table, name, title))
+    write(lambda: create_markdown_artifact(page, key, title))

@@ -7,20 +7,16 @@ import json
 import sys
 import threading
 from collections.abc import Sequence
+from concurrent.futures import Future, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
-from prefect.task_runners import ThreadPoolTaskRunner
-
 from ldebm.config import nearest
 from ldebm.errors import LdebmError, UsageError
-from pipelines.artifacts import publish
-from pipelines.build import say
 from pipelines.building import read_params
 from pipelines.dag import read_dag
+from pipelines.engine import current
 from pipelines.estimate import words
 from pipelines.runner import run
 from pipelines.slots import Held, Slots, need_of
@@ -88,11 +84,6 @@ def matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
     return [name for name in names if name in found]
 
 
-@flow(
-    name="audit",
-    task_runner=ThreadPoolTaskRunner(max_workers=64),  # type: ignore[arg-type]
-    persist_result=False,
-)
 def audit(
     stages: list[str],
     root: Path = Path(),
@@ -120,38 +111,31 @@ def audit(
         raise UsageError(f"{', '.join(sorted(stale))}: out of date; build first, then audit")
     slots = Slots(cpu_slots)
     params = read_params(workspace.root, strict=True)
-    say(f"{len(chosen)} stages to execute again")
+    engine = current()
+    engine.say(f"{len(chosen)} stages to execute again")
     cancel = threading.Event()
-    held: dict[str, Held] = {}
-    verdicts: dict[str, Verdict] = {}
 
-    @task(name="audit", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
-    def audit_task(name: str) -> str:
-        with_slots = held.pop(name)
-        try:
-            verdicts[name] = _audit(workspace, name, with_slots, cancel)
-        finally:
-            with_slots.release()
-        return verdicts[name].verdict
+    def start(name: str) -> Future[Verdict]:
+        held = slots.wait(need_of(name, params, slots.gpus))
+        future = engine.start(name, lambda: _audit(workspace, name, held, cancel))
+        future.add_done_callback(lambda _: held.release())
+        return future
 
-    futures = []
+    futures: list[Future[Verdict]] = []
     try:
-        for name in chosen:
-            held[name] = slots.wait(need_of(name, params, slots.gpus))
-            futures.append(audit_task.submit(name))
-        for future in futures:
-            future.wait()
+        futures += map(start, chosen)
+        wait(futures)
     except BaseException:
         cancel.set()
-        for future in futures:
-            future.wait()
+        wait(futures)
         raise
-    report = AuditReport(tuple(verdicts[name] for name in chosen))
+    report = AuditReport(tuple(future.result() for future in futures))
     rows = [{**asdict(item), "details": _first(item.details)} for item in report.verdicts]
     page = "# Audit\n\n" + "\n".join(f"- {line}" for line in report.lines()) + "\n"
-    publish("audit", rows, page, "Audit")
-    for line in report.lines():
-        say(line)
+    engine.publish("audit-report", page, "Audit", rows)
+    if engine.flow_run:
+        for line in report.lines():
+            engine.say(line)
     if must_succeed and not report.ok:
         failed = [item.stage for item in report.verdicts if item.verdict != "same"]
         raise LdebmError(f"{', '.join(failed)}: not the same bytes again")

@@ -1,37 +1,30 @@
-"""The ``build`` flow: any selection, one coarse task per stage, results where they are wanted.
+"""A build of any selection, stage by stage, with results where they are wanted.
 
-Works on a machine of its own (Prefect starts a local server for the run) and under a worker. The
-same bytes as ``dvc repro`` come out, in dvc.lock too; only faster where stages do not need each
-other.
+The same bytes as ``dvc repro`` come out, in dvc.lock too; only faster where stages do not need each
+other. It runs in this process, or as a flow of Prefect (:mod:`pipelines.flows`).
 """
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
+import time
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
-
-from prefect import flow, get_run_logger, task
-from prefect.cache_policies import NO_CACHE
-from prefect.runtime import flow_run as this_run
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from ldebm.errors import LdebmError
-from pipelines.artifacts import ProgressBar, publish_report
 from pipelines.building import Job, opened, run_jobs
 from pipelines.dag import Stage
-from pipelines.dispatch import Options, Submit, run_stage
+from pipelines.dispatch import Landed, Options, Submit, run_stage
+from pipelines.engine import Bar, Engine, current
+from pipelines.estimate import words
 from pipelines.failures import dvc_said
-from pipelines.reporting import report_lines
-from pipelines.runner import end_with_parent
+from pipelines.reporting import report_lines, report_page, stage_rows
 from pipelines.slots import Held, Slots, shares
 from pipelines.types import BuildReport, Selection, StageOutcome
 from pipelines.worktree import Workspace
 
-__all__ = ["BuildFailed", "StageFailed", "build", "dispatch", "say"]
+__all__ = ["BuildFailed", "Watch", "build", "dispatch"]
+
+SIGN_SECONDS = 30.0  # between two lines of a stage that runs
 
 
 class BuildFailed(LdebmError):
@@ -49,16 +42,6 @@ class BuildFailed(LdebmError):
         self.report = report
 
 
-class StageFailed(LdebmError):
-    """One stage failed; shows its task as failed."""
-
-
-@flow(
-    name="build",
-    task_runner=ThreadPoolTaskRunner(max_workers=256),  # type: ignore[arg-type]
-    persist_result=False,
-    validate_parameters=True,
-)
 def build(
     selection: Selection | None = None,
     root: Path = Path(),
@@ -95,8 +78,6 @@ def build(
         Busy: the same is being built already.
         BuildFailed: a stage failed and ``must_succeed``.
     """
-    if os.environ.get("PREFECT__FLOW_RUN_ID"):
-        end_with_parent()  # the worker, whose death would leave this run without anybody
     options = Options(
         retries=retries,
         delay=retry_seconds,
@@ -105,96 +86,122 @@ def build(
         pull=pull,
     )
     slots = Slots(cpu_slots)
-    run_id = this_run.get_id()
+    engine = current()
     with opened(
-        selection or Selection(), root, slots=slots, options=options, flow_run=run_id
+        selection or Selection(), root, slots=slots, options=options, flow_run=engine.flow_run
     ) as job:
-        say(job.estimate.line())
-        stages = dispatch(job)
+        engine.say(job.estimate.line())
+        stages = dispatch(job, engine)
         report = job.report(stages)
     if push:
         _push(job.workspace, report)
-    publish_report(report)
-    for line in report_lines(report):
-        say(line)
+    engine.publish("build-report", report_page(report), "Build", stage_rows(report.stages))
+    if engine.flow_run:
+        for line in report_lines(report):
+            engine.say(line)
     if must_succeed and not report.ok:
         raise BuildFailed(report)
     return report
 
 
-def dispatch(job: Job, key: str = "build", prefix: str = "") -> list[StageOutcome]:
-    """Runs the stale stages of a job as tasks of the current flow run.
+class Watch:
+    """Says what becomes of the stages: a line at the end of each, and a sign of life now and then.
 
     Args:
-        job: prepared, its place held.
-        key: of the progress artifact.
-        prefix: in front of the names of the tasks.
+        engine: takes the lines.
+        bar: shows the same as a bar.
+        total: stages that may run.
+        every: seconds between two lines of a stage that runs.
     """
-    if not job.stale:
-        return [StageOutcome(name, "cached") for name in job.dag.stages]
-    say(f"{shares({name: job.needs[name] for name in job.stale}, job.slots)}; {job.place.project}")
-    bar = ProgressBar(f"{key}-progress", job.estimate.seconds)
 
-    def landed(outcome: StageOutcome) -> None:
-        bar.finished(outcome)
+    def __init__(self, engine: Engine, bar: Bar, total: int, every: float = SIGN_SECONDS) -> None:
+        self.engine, self.bar, self.total, self.every = engine, bar, total, every
+        self.ended = 0
+        self.running: dict[str, tuple[float, float]] = {}  # start, and last line
+        self.lines: dict[str, str] = {}
+
+    def started(self, name: str) -> None:
+        """A stage starts."""
+        now = time.monotonic()
+        self.running[name] = (now, now)
+
+    def line(self, name: str, text: str) -> None:
+        """The newest line of a stage's log."""
+        self.lines[name] = text
+        self.bar.line(name, text)
+
+    def landed(self, name: str, outcome: StageOutcome) -> None:
+        """A stage has its outcome."""
+        ran = self.running.pop(name, None) is not None
+        self.lines.pop(name, None)
+        self.bar.finished(name)
+        self.ended += ran
         if outcome.attempts or outcome.status in ("failed", "skipped"):
             first = outcome.message.partition("\n")[0]
-            say(f"{prefix}{outcome.name}: {outcome.status}{f' ({first})' if first else ''}")
+            took = f" in {words(outcome.seconds)}" if outcome.status == "built" else ""
+            count = f"{self.ended}/{self.total} " if ran else ""
+            self.engine.say(
+                f"{count}{name}: {outcome.status}{took}{f' ({first})' if first else ''}"
+            )
 
+    def tick(self) -> None:
+        """Says how far the stages are that have not been heard of for a while."""
+        now = time.monotonic()
+        for name, (start, last) in self.running.copy().items():
+            if now - last >= self.every:
+                self.running[name] = (start, now)
+                newest = self.lines.get(name, "")
+                text = f"{name}: {words(now - start)}"
+                self.engine.say(f"{text}: {newest}" if newest else f"{text}, still running")
+        self.bar.update()
+
+
+def dispatch(job: Job, engine: Engine) -> list[StageOutcome]:
+    """Runs the stale stages of a job."""
+    if not job.stale:
+        return [StageOutcome(name, "cached") for name in job.dag.stages]
+    needs = {name: job.needs[name] for name in job.stale}
+    engine.say(f"{shares(needs, job.slots)}; {job.place.project}")
+    watch = Watch(engine, engine.bar("build-progress", job.estimate.seconds), len(job.stale))
     dispatcher = job.start()
     try:
-        run_jobs({dispatcher: (job, as_tasks(job, bar, prefix), landed)}, bar.update)
+        run_jobs({dispatcher: (job, *submitter(job, watch))}, watch.tick)
     finally:
-        bar.update(force=True)
+        watch.bar.update(force=True)
     return [dispatcher.outcomes[name] for name in job.dag.stages]
 
 
-def as_tasks(job: Job, bar: ProgressBar, prefix: str = "") -> Submit:
-    """Submits stages as Prefect tasks; in the task its failure shows, here it is an outcome."""
-    held_by: dict[str, Held] = {}
-    outcomes: dict[str, StageOutcome] = {}
+def submitter(job: Job, watch: Watch, prefix: str = "") -> tuple[Submit, Landed]:
+    """How a job's stages are started, and who takes their outcomes.
 
-    @task(
-        name="stage",
-        task_run_name=prefix + "{name}",
-        cache_policy=NO_CACHE,
-        persist_result=False,
-        retries=0,  # run_stage retries, and knows which failures deserve it
-    )
-    def stage_task(name: str) -> str:
-        outcome = run_stage(
-            job.dag.stages[name],
-            held_by.pop(name),
-            job.place,
-            job.options,
-            say,
-            lambda line: bar.line(name, line),
-        )
-        outcomes[name] = outcome
-        if outcome.status == "failed":
-            raise StageFailed(f"{name}: {outcome.message}")
-        return outcome.status
+    Args:
+        job: prepared, its place held.
+        watch: follows them.
+        prefix: in front of their names.
+    """
+    engine = watch.engine
 
     def submit(stage: Stage, held: Held) -> Future[StageOutcome]:
-        held_by[stage.name] = held
-        answer: Future[StageOutcome] = Future()
+        name = f"{prefix}{stage.name}"
 
-        def finished(ended: Any) -> None:
-            if stage.name in outcomes:
-                answer.set_result(outcomes[stage.name])
-                return
-            rest = held_by.pop(stage.name, None)
-            if rest is not None:
-                rest.release()
-            error = ended.exception() if not ended.cancelled() else None
-            why = f"the task did not run: {error or 'cancelled'}"
-            answer.set_result(StageOutcome(stage.name, "failed", message=why))
+        def work() -> StageOutcome:
+            return run_stage(
+                stage, held, job.place, job.options, engine.say, lambda line: watch.line(name, line)
+            )
 
-        future: Any = stage_task.submit(stage.name)
-        future.wrapped_future.add_done_callback(finished)
-        return answer
+        watch.started(name)
+        future = engine.start(name, work, _fault)
+        future.add_done_callback(lambda _: held.release())  # of a step that never began
+        return future
 
-    return submit
+    def landed(outcome: StageOutcome) -> None:
+        watch.landed(f"{prefix}{outcome.name}", outcome)
+
+    return submit, landed
+
+
+def _fault(outcome: StageOutcome) -> str:
+    return outcome.message if outcome.status == "failed" else ""
 
 
 def _push(workspace: Workspace, report: BuildReport) -> None:
@@ -206,23 +213,3 @@ def _push(workspace: Workspace, report: BuildReport) -> None:
             f"all is built, but the DVC remote did not take it: {dvc_said(done.stderr)}; "
             "try `dvc push --run-cache` when it is back"
         )
-
-
-def say(text: str) -> None:
-    """One line into the log of the flow run, or on stderr outside of one."""
-    try:
-        get_run_logger().info("%s", text)
-    except Exception:  # outside a run, or in a thread that has lost it
-        print(text, file=sys.stderr)
-
-
-class _OneLine(logging.Filter):
-    """Keeps tracebacks of errors that explain themselves out of the log."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        return not isinstance(error, LdebmError)
-
-
-for _name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
-    logging.getLogger(_name).addFilter(_OneLine())

@@ -16,6 +16,7 @@ from typing import Any
 
 from ldebm.errors import UsageError
 from ldebm.selection import Edits
+from pipelines import signals
 from pipelines.copies import mirror
 from pipelines.dag import Dag, ask_dvc, read_dag
 from pipelines.dispatch import POLL, Dispatcher, Landed, Options, Place, Submit
@@ -27,6 +28,7 @@ from pipelines.worktree import State, Workspace
 
 __all__ = ["Job", "opened", "planned", "read_params", "run_jobs", "select"]
 
+LAST_SECONDS = 10.0  # for what is left to do after a signal, when all stages have ended
 WORKSPACE = "workspace"  # name of the worktree of builds that land in the workspace
 _read: dict[tuple[Path, str, Sequence[str]], Dag] = {}  # what `planned` read, for `opened` after it
 
@@ -134,6 +136,7 @@ def run_jobs(
     """
     try:
         while not all(dispatcher.finished for dispatcher in jobs):
+            signals.check()
             for dispatcher, (job, submit, landed) in jobs.items():
                 dispatcher.step(submit, job.place.cancel.is_set(), landed)
             if tick is not None:
@@ -148,6 +151,7 @@ def run_jobs(
     finally:
         for dispatcher, (job, _, _) in jobs.items():
             job.home(dispatcher)
+        signals.leave_within(LAST_SECONDS)  # where it was a signal, and a server is waited for
 
 
 def select(path: Path, selection: Selection, edits: Edits = "keep") -> None:

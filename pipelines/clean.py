@@ -15,11 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
-
 from ldebm.errors import LdebmError, UsageError
-from pipelines.artifacts import publish
-from pipelines.build import say
+from pipelines.engine import current
 from pipelines.failures import dvc_said
 from pipelines.slots import lock_file
 from pipelines.worktree import Workspace
@@ -84,7 +81,6 @@ class CleanReport:
         return {"items": items, "deleted": self.deleted, "kept": list(self.kept)}
 
 
-@flow(name="clean", persist_result=False)
 def clean(
     root: Path = Path(), *, days: float = 7.0, cache: bool = False, delete: bool = False
 ) -> CleanReport:
@@ -129,8 +125,10 @@ def clean(
             items += _collect(workspace, delete)
     report = CleanReport(tuple(items), delete, tuple(kept))
     rows = [vars(item) for item in items]
-    publish("clean", rows, "# Clean\n\n" + "\n".join(f"- {x}" for x in report.lines()), "Clean")
-    say(report.lines()[-1])
+    engine = current()
+    page = "# Clean\n\n" + "\n".join(f"- {line}" for line in report.lines()) + "\n"
+    engine.publish("clean-report", page, "Clean", rows)
+    engine.say(report.lines()[-1])
     return report
 
 

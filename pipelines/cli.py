@@ -6,23 +6,26 @@
     python -m pipelines clean [--days 7] [--cache] [--delete]
     python -m pipelines changes | retrain | champion | promote    (model_commands)
 
-Prefect is loaded only where a flow runs: a build of what is up to date ends without it.
+Prefect is loaded only where a server is configured: everything runs without one too.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import json
 import os
+import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from ldebm.errors import LdebmError, UsageError, disk_fault
-from pipelines import model_commands
+from pipelines import model_commands, signals
+from pipelines.engine import flow_or_function, server_lost
 from pipelines.types import BuildReport, Selection, StageOutcome
 
 __all__ = ["app", "main"]
@@ -37,7 +40,8 @@ app = typer.Typer(
 )
 for _command in model_commands.COMMANDS:
     app.command()(_command)
-INTERRUPTED = 130
+INTERRUPTED = 130  # what the parser returns for a signal that it has caught
+LAST_SECONDS = 5.0  # for what libraries do at the end of the process
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Seeds = Annotated[str, typer.Option(help="Comma-separated.")]
 Epochs = Annotated[float | None, typer.Option(help="Length of every training.")]
@@ -81,9 +85,7 @@ def build_command(
     if dry:
         return
     if report is None:
-        from pipelines.build import build
-
-        report = build(
+        report = flow_or_function("build")(
             selection,
             cpu_slots=slots,
             retries=retries,
@@ -148,9 +150,9 @@ def sweep_command(
     """Build every combination of parameters, with all seeds, and write a table."""
     selection = _selection(run, seeds, epochs, overrides, revision, targets)
 
-    from pipelines.sweep import sweep
-
-    report = sweep(axes, selection, cpu_slots=slots, retries=retries, pull=pull, out=out)
+    report = flow_or_function("sweep")(
+        axes, selection, cpu_slots=slots, retries=retries, pull=pull, out=out
+    )
     if as_json:
         typer.echo((report.folder / "sweep.json").read_text(), nl=False)
     else:
@@ -166,9 +168,7 @@ def audit_command(
     as_json: AsJson = False,
 ) -> None:
     """Execute stages again and compare the bytes."""
-    from pipelines.audit import audit
-
-    report = audit(stages, cpu_slots=slots)
+    report = flow_or_function("audit")(stages, cpu_slots=slots)
     typer.echo(json.dumps(report.to_json(), indent=1) if as_json else "\n".join(report.lines()))
     if not report.ok:
         raise typer.Exit(1)
@@ -182,9 +182,7 @@ def clean_command(
     as_json: AsJson = False,
 ) -> None:
     """Remove what finished builds have left; says what would go, until --delete."""
-    from pipelines.clean import clean
-
-    report = clean(days=days, cache=cache, delete=delete)
+    report = flow_or_function("clean")(days=days, cache=cache, delete=delete)
     typer.echo(json.dumps(report.to_json(), indent=1) if as_json else "\n".join(report.lines()))
 
 
@@ -197,10 +195,7 @@ def _selection(
     targets: list[str] | None,
     isolated: bool = False,
 ) -> Selection:
-    """The options of a command as a selection.
-
-    A wrong folder or revision is found here, before a server is started for the flow.
-    """
+    """The options of a command as a selection; a wrong folder or revision is found here."""
     from pipelines.worktree import Workspace
 
     found = Selection(
@@ -226,7 +221,10 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the command line and exits: 2 for wrong usage, 1 for a failure, 130 when interrupted."""
+    """Runs the command line and exits.
+
+    Exit code 2 for wrong usage, 1 for a failure, 130, 143 or 129 after Ctrl-C, SIGTERM or SIGHUP.
+    """
     atexit.register(gc.freeze)  # or Python looks through all objects once more at its end
     given = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in given
@@ -237,48 +235,49 @@ def main(arguments: list[str] | None = None) -> None:
             prog_name="python -m pipelines",
             standalone_mode=False,
         )
-        if code == INTERRUPTED:  # the parser has caught the signal
-            raise KeyboardInterrupt
-    except KeyboardInterrupt:
-        code = _failed("interrupted; the stages that ran have been stopped", INTERRUPTED)
-    except LdebmError as error:
-        if debug:
+    except (signals.Interrupted, KeyboardInterrupt):
+        code = INTERRUPTED
+    except BaseException as error:
+        number = signals.received()
+        if number is None and (debug or not isinstance(error, Exception)):
             raise
-        code = _failed(str(error), error.exit_code)
-    except Exception as error:
-        message = getattr(error, "format_message", None)  # usage errors of the parser have one
-        if debug:
-            raise
-        if type(error).__module__.partition(".")[0] == "httpx":  # only Prefect's client uses it
-            _server_lost(error)
-            code = 1
-        elif message is None:
-            text = disk_fault(error) or f"{type(error).__name__}: {error}; `--debug` shows where"
-            code = _failed(text, 1)
-        else:
-            code = _failed(f"{message()} (see `python -m pipelines --help`)", 2)
+        # After a signal whatever fails, such as a child that had it too, fails because of it.
+        code = INTERRUPTED if number else _fault(error)
+    if code == INTERRUPTED:  # the parser has caught the signal, or it came here
+        code = 128 + (signals.received() or signal.SIGINT)
+        _failed("interrupted; the next start continues from what is finished", code)
+        signals.leave_within(LAST_SECONDS)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _server_lost(error: Exception) -> None:
-    """Says that the server has gone, and leaves at once if it is not our own.
+def _fault(error: BaseException) -> int:
+    """Says what was wrong, and gives the exit code."""
+    if isinstance(error, LdebmError):
+        return _failed(str(error), error.exit_code)
+    if type(error).__module__.partition(".")[0] == "httpx":  # only Prefect's client uses it
+        return _server_lost(error)
+    message = getattr(error, "format_message", None)  # usage errors of the parser have one
+    if message is None:
+        text = disk_fault(error)
+        return _failed(text or f"{type(error).__name__}: {error}; `--debug` shows where", 1)
+    return _failed(f"{message()} (see `python -m pipelines --help`)", 2)
+
+
+def _server_lost(error: BaseException) -> NoReturn:
+    """Says that the server has gone, and leaves at once.
 
     Prefect would try for seconds to send each of its events first: minutes after a long build.
     """
     from prefect.settings import PREFECT_API_URL
 
-    url = PREFECT_API_URL.value()
-    _failed(
-        f"the Prefect server{f' at {url}' if url else ''} does not answer ({error}); what was built"
-        " is kept: start the server and then this again, or unset PREFECT_API_URL",
-        1,
-    )
-    if url:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(1)
+    url = PREFECT_API_URL.value() or ""
+    _failed(server_lost(url, error, kept="what was built is kept: "), 1)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _failed(message: str, code: int) -> int:
-    print("pipelines:", message, file=sys.stderr)
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print("pipelines:", message, file=sys.stderr, flush=True)
     return code

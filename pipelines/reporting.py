@@ -9,7 +9,7 @@ from pipelines.estimate import words
 from pipelines.outcomes import outcome_lines
 from pipelines.types import BuildReport, StageOutcome, Status
 
-__all__ = ["report_lines", "stage_rows"]
+__all__ = ["report_lines", "report_page", "stage_rows"]
 
 STATUSES: tuple[Status, ...] = ("built", "cached", "failed", "skipped")
 END = "\n"
@@ -39,3 +39,17 @@ def report_lines(report: BuildReport) -> list[str]:
     skipped = report.having("skipped")
     lines += [f"{stage.name} skipped: {stage.message.split(END)[0]}" for stage in skipped]
     return lines + outcome_lines(report.worktree, report.stages)
+
+
+def report_page(report: BuildReport) -> str:
+    """A build as a page of Markdown."""
+    text = ["# Build", ""]
+    text += [f"- {line}" for line in report_lines(report)[:3]]
+    for stage in report.having("failed"):
+        text += ["", f"## {stage.name} failed", "", "```text", stage.message, "```"]
+    text += ["", "| stage | status | seconds | attempts |", "| --- | --- | --- | --- |"]
+    text += [
+        f"| {row['stage']} | {row['status']} | {row['seconds']} | {row['attempts']} |"
+        for row in stage_rows(report.stages)
+    ]
+    return "\n".join(text) + "\n"

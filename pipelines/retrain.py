@@ -11,14 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_link_artifact, create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State
-from prefect.runtime import flow_run
-from prefect.states import Completed, Failed
 
 from ldebm.config import RetrainConfig, load_params
 from ldebm.config.library import Library
@@ -26,6 +18,7 @@ from ldebm.errors import UsageError
 from pipelines.build import build
 from pipelines.champion import Verdict
 from pipelines.changes import Finding, find_changes
+from pipelines.engine import Engine, current
 from pipelines.evidence import (
     Retraining,
     commit_build,
@@ -71,22 +64,12 @@ def plan(root: Path, experiments: Sequence[str], seeds: Sequence[int]) -> Plan:
     return Plan(found, tuple(seeds or params.retrain.seeds), params.retrain)
 
 
-@task(name="look for changed data", cache_policy=NO_CACHE, persist_result=False)
-def look(root: Path, datasets: list[str]) -> list[Finding]:
-    """What differs between the sources and dvc.lock, apart from what was retrained on already."""
-    findings = find_changes(root, datasets, handled=handled(root))
-    for item in findings:
-        get_run_logger().info("%s: %s: %s", item.data, item.state, item.words)
-    return findings
-
-
-@flow(name="retrain", persist_result=False, validate_parameters=True)
 def retrain(
     experiments: list[str] | None = None,
     seeds: list[int] | None = None,
     only_on_change: bool = False,
     push: bool = False,
-) -> State[Any]:
+) -> Retraining:
     """Builds challengers and promotes those that are better than their champion.
 
     Args:
@@ -97,22 +80,26 @@ def retrain(
         push: give what was built to the DVC remote. Tags and the branch go with
             ``git push --tags origin``, which is left to the operator.
     """
-    root = Path.cwd()
+    root, engine = Path.cwd(), current()
     wanted = plan(root, experiments or [], seeds or [])
-    findings = look(root, wanted.datasets)
+    findings = find_changes(root, wanted.datasets, handled=handled(root))
+    for item in findings:
+        engine.say(f"{item.data}: {item.state}: {item.words}")
     states = {item.data: item.state for item in findings}
     allowed = {"changed"} if only_on_change else {"changed", "same"}
     chosen = {name: data for name, data in wanted.experiments.items() if states[data] in allowed}
     blocked = [f"{item.data}: {item.words}" for item in findings if item.state == "problem"]
     started = Retraining(
-        findings=tuple(findings), failures=tuple(blocked), flow_run=flow_run.get_id()
+        findings=tuple(findings), failures=tuple(blocked), flow_run=engine.flow_run
     )
     if not chosen:
-        return _finish(None, started)
-    return _challenge(root, replace(wanted, experiments=chosen), started, push)
+        return _finish(None, started, engine)
+    return _challenge(root, replace(wanted, experiments=chosen), started, push, engine)
 
 
-def _challenge(root: Path, wanted: Plan, started: Retraining, push: bool) -> State[Any]:
+def _challenge(
+    root: Path, wanted: Plan, started: Retraining, push: bool, engine: Engine
+) -> Retraining:
     """Builds, judges, commits and promotes."""
     overrides = [o for item in started.findings for o in item.overrides if _uses(wanted, item)]
     report = build(
@@ -145,7 +132,7 @@ def _challenge(root: Path, wanted: Plan, started: Retraining, push: bool) -> Sta
     commit = commit_build(root, report.worktree, f"challenger/{folder.name}", message)
     promotions, final = _promote(root, commit, wanted, verdicts)
     result = replace(result, verdicts=tuple(final), promotions=tuple(promotions), commit=commit)
-    return _finish(folder, result)
+    return _finish(folder, result, engine)
 
 
 def _declare(worktree: Path, wanted: Plan) -> None:
@@ -179,17 +166,13 @@ def _promote(
     return promotions, final
 
 
-def _finish(folder: Path | None, result: Retraining) -> State[Any]:
-    """Saves the record, shows it in Prefect, and ends the run."""
+def _finish(folder: Path | None, result: Retraining, engine: Engine) -> Retraining:
+    """Saves the record and shows it."""
     page = markdown(result, None) if folder is None else save(folder, result)
-    create_markdown_artifact(page, key="retrain-verdict", description=result.summary)
+    engine.publish("retrain-verdict", page, result.summary)
     if folder is not None:
-        get_run_logger().info("verdict: %s", folder / "verdict.md")
+        engine.say(f"verdict: {folder / 'verdict.md'}")
         site = folder / "site" / "index.html"
         if site.is_file():
-            create_link_artifact(
-                site.resolve().as_uri(), link_text=str(site), key="retrain-report",
-                description="The report site of the challenger",
-            )  # fmt: skip
-    ended = Failed if result.failures else Completed
-    return ended(message=result.summary, data=result.to_json())
+            engine.link("retrain-report", site, "The report site of the challenger")
+    return result

@@ -16,17 +16,13 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from prefect import flow
-from prefect.runtime import flow_run as this_run
-from prefect.task_runners import ThreadPoolTaskRunner
-
 from ldebm.errors import UsageError
 from ldebm.files import write_csv, write_json, write_text
-from pipelines.artifacts import ProgressBar, publish
-from pipelines.build import BuildFailed, as_tasks, say
+from pipelines.build import BuildFailed, Watch, submitter
 from pipelines.building import Job, opened, run_jobs
 from pipelines.dag import ask_dvc, fingerprints
-from pipelines.dispatch import Dispatcher, Landed, Options
+from pipelines.dispatch import Dispatcher, Options
+from pipelines.engine import Engine, current
 from pipelines.estimate import words
 from pipelines.slots import Slots
 from pipelines.types import BuildReport, Selection, StageOutcome
@@ -116,11 +112,6 @@ def grid(root: Path, axes: Sequence[str]) -> list[tuple[str, ...]]:
     return [tuple(point) for point in points]
 
 
-@flow(
-    name="sweep",
-    task_runner=ThreadPoolTaskRunner(max_workers=256),  # type: ignore[arg-type]
-    persist_result=False,
-)
 def sweep(
     axes: list[str],
     selection: Selection | None = None,
@@ -154,7 +145,7 @@ def sweep(
     base = selection or Selection()
     points = grid(root, axes)
     slots, options = Slots(cpu_slots), Options(retries=retries, pull=pull)
-    run_id = this_run.get_id()
+    engine = current()
     with contextlib.ExitStack() as stack:
         workspace = Workspace(root)
         workers = ThreadPoolExecutor(min(len(points), slots.cpu))
@@ -162,13 +153,15 @@ def sweep(
 
         def prepare(overrides: tuple[str, ...]) -> contextlib.AbstractContextManager[Job]:
             chosen = replace(base, overrides=(*base.overrides, *overrides), isolated=True)
-            place = opened(chosen, workspace, slots=slots, options=options, flow_run=run_id)
+            place = opened(
+                chosen, workspace, slots=slots, options=options, flow_run=engine.flow_run
+            )
             return _Entered(place)
 
         jobs = [stack.enter_context(place) for place in workers.map(prepare, points)]
-        say(f"{len(points)} points, {slots.cpu} CPU slots")
-        before = _shared(jobs, workers)
-        outcomes = _run(jobs)
+        engine.say(f"{len(points)} points, {slots.cpu} CPU slots")
+        before = _shared(jobs, workers, engine)
+        outcomes = _run(jobs, engine)
         reports = [job.report(stages) for job, stages in zip(jobs, outcomes, strict=True)]
         built = [
             _with_first(report, before) if number == 0 else report
@@ -180,7 +173,7 @@ def sweep(
         )
     folder = (out or root / FOLDER / _name(axes, base)).resolve()
     result = SweepReport(found, folder, max(report.seconds for report in reports))
-    _write(result, axes)
+    _write(result, axes, engine)
     if must_succeed and not result.ok:
         raise BuildFailed(next(point.report for point in found if not point.report.ok))
     return result
@@ -199,7 +192,9 @@ class _Entered(contextlib.AbstractContextManager[Job]):
         self.place.__exit__(*error)
 
 
-def _shared(jobs: Sequence[Job], workers: ThreadPoolExecutor) -> dict[str, StageOutcome]:
+def _shared(
+    jobs: Sequence[Job], workers: ThreadPoolExecutor, engine: Engine
+) -> dict[str, StageOutcome]:
     """Builds what all points have in common in the first one, and hands it to the others."""
     first = jobs[0]
     if len(jobs) == 1:
@@ -211,9 +206,9 @@ def _shared(jobs: Sequence[Job], workers: ThreadPoolExecutor) -> dict[str, Stage
     stale = [name for name in common if name in first.stale]
     if not stale:
         return {}
-    say(f"{len(common)} stages are the same in all points: built once")
+    engine.say(f"{len(common)} stages are the same in all points: built once")
     dispatcher = first.start(common)
-    _together({dispatcher: first}, "shared")
+    _together({dispatcher: first}, "shared", engine)
     done = [
         name
         for name in common
@@ -230,16 +225,16 @@ def _shared(jobs: Sequence[Job], workers: ThreadPoolExecutor) -> dict[str, Stage
     return dispatcher.outcomes
 
 
-def _run(jobs: Sequence[Job]) -> list[list[StageOutcome]]:
+def _run(jobs: Sequence[Job], engine: Engine) -> list[list[StageOutcome]]:
     dispatchers = {job.start(): job for job in jobs}
-    _together(dispatchers, "points")
+    _together(dispatchers, "points", engine)
     return [
         [dispatcher.outcomes[name] for name in job.dag.stages]
         for dispatcher, job in dispatchers.items()
     ]
 
 
-def _together(dispatchers: dict[Dispatcher, Job], key: str) -> None:
+def _together(dispatchers: dict[Dispatcher, Job], key: str, engine: Engine) -> None:
     """Runs dispatchers side by side under one progress artifact."""
     prefixes = {job.place.project.name: f"{n}: " for n, job in enumerate(dispatchers.values())}
     weights = {
@@ -248,25 +243,15 @@ def _together(dispatchers: dict[Dispatcher, Job], key: str) -> None:
         for name in dispatcher.dag.stages
         if name in job.stale
     }
-    bar = ProgressBar(f"sweep-{key}", weights)
-
-    def landed(prefix: str) -> Landed:
-        def take(outcome: StageOutcome) -> None:
-            bar.finished(replace(outcome, name=f"{prefix}{outcome.name}"))
-            if outcome.attempts or outcome.status in ("failed", "skipped"):
-                first = outcome.message.partition("\n")[0]
-                say(f"{prefix}{outcome.name}: {outcome.status}{f' ({first})' if first else ''}")
-
-        return take
-
-    work = {}
-    for dispatcher, job in dispatchers.items():
-        prefix = prefixes[job.place.project.name]
-        work[dispatcher] = (job, as_tasks(job, bar, prefix), landed(prefix))
+    watch = Watch(engine, engine.bar(f"sweep-{key}", weights), len(weights))
+    work = {
+        dispatcher: (job, *submitter(job, watch, prefixes[job.place.project.name]))
+        for dispatcher, job in dispatchers.items()
+    }
     try:
-        run_jobs(work, bar.update)
+        run_jobs(work, watch.tick)
     finally:
-        bar.update(force=True)
+        watch.bar.update(force=True)
 
 
 def _with_first(report: BuildReport, before: dict[str, StageOutcome]) -> BuildReport:
@@ -317,7 +302,7 @@ def _name(axes: Sequence[str], base: Selection) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def _write(result: SweepReport, axes: Sequence[str]) -> None:
+def _write(result: SweepReport, axes: Sequence[str], engine: Engine) -> None:
     """Writes the tables and shows them."""
     rows, summary = result.rows(), result.summary()
     result.folder.mkdir(parents=True, exist_ok=True)
@@ -336,8 +321,8 @@ def _write(result: SweepReport, axes: Sequence[str]) -> None:
     write_json(result.folder / "sweep.json", content)
     page = _page(result, axes, summary)
     write_text(result.folder / "report.md", page)
-    publish("sweep", summary, page, "Sweep")
-    say(f"{result.folder}: table.csv, summary.csv, sweep.json, report.md")
+    engine.publish("sweep-report", page, "Sweep", summary)
+    engine.say(f"{result.folder}: table.csv, summary.csv, sweep.json, report.md")
 
 
 def _page(result: SweepReport, axes: Sequence[str], summary: Sequence[dict[str, Any]]) -> str:

@@ -1,0 +1,68 @@
+"""Ctrl-C, SIGTERM and SIGHUP: the first stops a command in good order, a second one at once.
+
+Whatever a flow has started ends with its process, see :mod:`pipelines.supervise`: leaving at once
+loses nothing, a training still writes its checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from types import FrameType
+
+__all__ = ["Interrupted", "check", "leave_within", "listen", "received"]
+
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SAME = 1.0  # seconds in which a signal counts once: `timeout` and `make` send theirs twice
+_received: list[tuple[int, float]] = []
+
+
+class Interrupted(BaseException):
+    """A signal ended the command. No error: nothing that handles errors may catch it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def listen() -> None:
+    """Takes the signals from now on; one that is ignored (``nohup``) stays ignored."""
+    for number in NUMBERS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _take)
+
+
+def received() -> int | None:
+    """The number of the signal that came first; None if none has come."""
+    return _received[0][0] if _received else None
+
+
+def check() -> None:
+    """Raises again what a callback of some library has swallowed.
+
+    Raises:
+        Interrupted: a signal has come.
+    """
+    if _received:
+        raise Interrupted(_received[0][0])
+
+
+def _take(number: int, frame: FrameType | None) -> None:
+    now = time.monotonic()
+    if not _received:
+        _received.append((number, now))
+        raise Interrupted(number)
+    if now - _received[0][1] > SAME:
+        os.write(2, b"\npipelines: left at once; what still runs ends by itself\n")
+        os._exit(128 + number)
+
+
+def leave_within(seconds: float) -> None:
+    """Ends this process after a while if it has not ended by itself: who is left waits in vain."""
+    number = received()
+    if number is not None:
+        timer = threading.Timer(seconds, os._exit, [128 + number])
+        timer.daemon = True
+        timer.start()
