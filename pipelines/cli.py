@@ -245,7 +245,7 @@ def main(arguments: list[str] | None = None) -> None:
         code = INTERRUPTED if number else _fault(error)
     if code == INTERRUPTED:  # the parser has caught the signal, or it came here
         code = 128 + (signals.received() or signal.SIGINT)
-        _failed("interrupted; the next start continues from what is finished", code)
+        _failed(signals.STOPPED, code)
         signals.leave_within(LAST_SECONDS)
     sys.exit(code if isinstance(code, int) else 0)
 

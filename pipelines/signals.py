@@ -6,15 +6,17 @@ loses nothing, a training still writes its checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 import time
 from types import FrameType
 
-__all__ = ["Interrupted", "check", "leave_within", "listen", "received"]
+__all__ = ["STOPPED", "Interrupted", "check", "leave_within", "listen", "received"]
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOPPED = "interrupted; the next start continues from what is finished"
 SAME = 1.0  # seconds in which a signal counts once: `timeout` and `make` send theirs twice
 _received: list[tuple[int, float]] = []
 
@@ -55,14 +57,19 @@ def _take(number: int, frame: FrameType | None) -> None:
         _received.append((number, now))
         raise Interrupted(number)
     if now - _received[0][1] > SAME:
-        os.write(2, b"\npipelines: left at once; what still runs ends by itself\n")
-        os._exit(128 + number)
+        _leave("pipelines: ended at once; stages that still run end by themselves", number)
 
 
 def leave_within(seconds: float) -> None:
     """Ends this process after a while if it has not ended by itself: who is left waits in vain."""
     number = received()
     if number is not None:
-        timer = threading.Timer(seconds, os._exit, [128 + number])
+        timer = threading.Timer(seconds, _leave, [f"pipelines: {STOPPED}", number])
         timer.daemon = True
         timer.start()
+
+
+def _leave(text: str, number: int) -> None:
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        os.write(2, f"\n{text}\n".encode())
+    os._exit(128 + number)

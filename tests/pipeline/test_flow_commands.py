@@ -1,30 +1,29 @@
 """The flows as a user starts them: ``python -m pipelines``.
 
-The first and the last build have no server, and start one for themselves; the others, for which
-that makes no difference, share one.
+The first build has no server and needs none; the others, as flows, share one.
 """
 
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
 from benchmarks.builds import log_of, server, start, wait_for
-from pipelines.runner import strays
 from pipelines.worktree import Workspace
 from tests.pipeline.tiny_project import Tiny
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
+NOBODY = "http://127.0.0.1:9"  # where nothing listens
+PROXIES = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), NOBODY)
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> Tiny:
     """The project, built by the flow and committed."""
     project = Tiny(tmp_path_factory.mktemp("commands"), parts="abcd")
+    project.env |= PROXIES | {"PREFECT_HOME": "/proc/nowhere"}
     report = json.loads(project.flows("build", "--slots", "3", "--json").stdout)
     assert report["ok"]
     assert {stage["status"] for stage in report["stages"]} == {"built"}
@@ -43,7 +42,7 @@ def edited(tiny):
 @pytest.fixture
 def served(edited, server, monkeypatch):
     """The project, whose flows use the server."""
-    for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):
+    for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_HOME"):
         monkeypatch.setitem(edited.env, name, server.environment[name])
     return edited
 
@@ -53,15 +52,23 @@ def test_the_flow_gives_the_dvc_lock_of_dvc_repro(tiny, tmp_path):
     assert tiny.dvc("status").strip() == "Data and pipelines are up to date."
 
 
-def test_every_stage_knows_its_flow_run(tiny):
+def test_a_build_on_one_machine_starts_no_server_and_names_no_flow_run(tiny):
     runs = {line.split()[2] for line in tiny.log.read_text().splitlines()}
-    assert runs == {tiny.first["flow_run"]}
+    assert runs == {"-"}
+    assert tiny.first["flow_run"] is None
 
 
-def test_what_is_up_to_date_needs_no_server(tiny):
-    done = tiny.flows("build")
-    assert done.stdout.startswith("6 cached")
-    assert "server" not in done.stderr
+@pytest.mark.parametrize("words", [["build"], ["sweep", "parts.a=7,8"], ["clean"]])
+def test_a_server_that_does_not_answer_is_one_line_that_says_what_to_do(edited, monkeypatch, words):
+    monkeypatch.setitem(edited.env, "PREFECT_API_URL", f"{NOBODY}/api")
+    edited.edit("c: 3", "c: 33")
+    started = time.monotonic()
+    done = edited.flows(*words, code=1)
+    assert time.monotonic() - started < 30
+    assert done.stderr.startswith(f"pipelines: the Prefect server at {NOBODY}/api does not answer")
+    assert "start it (`make server`) and then this again, or unset PREFECT_API_URL" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert edited.ran()["part-c"] == 1, "nothing was built"
 
 
 def test_a_dry_build_says_what_would_run_and_why_and_changes_nothing(edited):
@@ -127,30 +134,30 @@ def test_a_sweep_builds_the_grid_once_and_writes_its_table(served):
     assert served.ran() - before == ran, "a second sweep runs nothing"
 
 
-def test_clean_says_what_would_go_and_deletes_only_when_told(served):
-    served.flows("build", "--isolated", "-S", "parts.a=77")
-    report = json.loads(served.flows("clean", "--days", "0", "--cache", "--json").stdout)
+def test_clean_says_what_would_go_and_deletes_only_when_told(edited):
+    edited.flows("build", "--isolated", "-S", "parts.a=77")
+    report = json.loads(edited.flows("clean", "--days", "0", "--cache", "--json").stdout)
     kinds = {item["kind"] for item in report["items"]}
     assert "worktree" in kinds
     assert not report["deleted"]
-    runs = Workspace(served.root).runs
+    runs = Workspace(edited.root).runs
     assert any((path / ".git").exists() for path in runs.iterdir())
-    young = json.loads(served.flows("clean", "--json").stdout)
+    young = json.loads(edited.flows("clean", "--json").stdout)
     assert young["items"] == []
-    served.flows("clean", "--days", "0", "--cache", "--delete")
+    edited.flows("clean", "--days", "0", "--cache", "--delete")
     assert not any((path / ".git").exists() for path in runs.iterdir())
-    assert len(served.call("git", "worktree", "list").stdout.splitlines()) == 1
-    assert served.flows("build").stdout.startswith("6 cached"), "what commits name is kept"
-    assert served.dvc("status").strip() == "Data and pipelines are up to date."
+    assert len(edited.call("git", "worktree", "list").stdout.splitlines()) == 1
+    assert edited.flows("build").stdout.startswith("6 cached"), "what commits name is kept"
+    assert edited.dvc("status").strip() == "Data and pipelines are up to date."
 
 
-def test_clean_leaves_what_a_build_works_on(served):
-    served.flows("build", "--isolated", "-S", "parts.a=78")
-    workspace = Workspace(served.root)
+def test_clean_leaves_what_a_build_works_on(edited):
+    edited.flows("build", "--isolated", "-S", "parts.a=78")
+    workspace = Workspace(edited.root)
     name = next(path.name for path in workspace.runs.iterdir() if (path / ".git").exists())
     with workspace.locked(name):
-        report = json.loads(served.flows("clean", "--days", "0", "--delete", "--json").stdout)
-        done = served.flows("clean", "--days", "0", "--cache", "--delete", code=2)
+        report = json.loads(edited.flows("clean", "--days", "0", "--delete", "--json").stdout)
+        done = edited.flows("clean", "--days", "0", "--cache", "--delete", code=2)
     assert report["kept"] == [f"{name}: a build works there"]
     assert "not collected while a build runs" in done.stderr
     assert workspace.place(name).is_dir()
@@ -168,20 +175,3 @@ def test_a_server_that_dies_does_not_hold_up_the_build_or_its_end(tmp_path):
     assert tiny.dvc("status").strip() == "Data and pipelines are up to date."
     last = log_of(tiny).splitlines()[-1]
     assert last.startswith(f"pipelines: the Prefect server at {url} does not answer")
-
-
-def test_interrupting_the_command_ends_its_stages(tmp_path):
-    tiny = Tiny(tmp_path, seconds=30.0)
-    command = [sys.executable, "-m", "pipelines", "build"]
-    flow = subprocess.Popen(command, cwd=tiny.root, env=tiny.env, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 180
-    while not tiny.ran():
-        assert time.monotonic() < deadline
-        assert flow.poll() is None
-        time.sleep(0.05)
-    flow.send_signal(signal.SIGINT)
-    _, said = flow.communicate(timeout=60)
-    assert flow.returncode != 0
-    assert strays(Workspace(tiny.root).place("workspace")) == []
-    assert "interrupted" in said
-    assert os.path.exists(tiny.root / ".dvc/tmp/runs/logs/workspace/base.log")

@@ -49,7 +49,7 @@ DVC = {  # what `dvc init` writes
 }
 # Says in $TINY_RAN when it starts and when it has written; does to its stage what $TINY_DO says.
 WORK = """\
-import json, os, re, sys, time
+import json, os, re, signal, sys, time
 from pathlib import Path
 
 name, inputs = sys.argv[1], sys.argv[2:]
@@ -65,6 +65,13 @@ if todo and not (todo.get("once") and flag.exists()):
         print(todo["print"], flush=True)
     if "signal" in todo:
         os.kill(os.getpid(), todo["signal"])
+    if "checkpoint" in todo:  # as a training that is told to stop
+        def save(*_):
+            time.sleep(todo.get("slow", 0))
+            Path(todo["checkpoint"]).write_text("saved")
+            sys.exit(75)
+        signal.signal(signal.SIGTERM, save)
+        note("listens")
     if "exit" in todo:
         sys.exit(todo["exit"])
     if "sleep" in todo:
@@ -97,7 +104,8 @@ class Tiny:
     Args:
         folder: is made.
         do: by stage (``base``, ``part-a``): ``exit``, ``signal``, ``sleep``, ``print``, ``fill``
-            (bytes to write), ``once``.
+            (bytes to write), ``once``; ``checkpoint`` (a file that SIGTERM has it write), after
+            ``slow`` seconds.
         seconds: that a stage takes.
         parts: stages between the first and the last, by letter; their value is the letter's place.
     """

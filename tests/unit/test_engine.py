@@ -1,0 +1,106 @@
+"""Where flows run: in threads here, or on a server that is configured somewhere."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines.build import Watch
+from pipelines.engine import Threads, server_url
+from pipelines.types import StageOutcome
+
+ROOT = Path(__file__).parents[2]
+URL = "http://server:4200/api"
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    """Nothing is configured."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "home"))
+    for name in ("PREFECT_API_URL", "PREFECT_PROFILES_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "home"
+
+
+def test_without_settings_there_is_no_server(home):
+    assert server_url() is None
+
+
+def test_prefect_is_not_loaded_to_find_out(home):
+    script = "import sys, pipelines.cli as c; c.server_url(); print('prefect' in sys.modules)"
+    script = script.replace("pipelines.cli as c", "pipelines.build, pipelines.engine as c")
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("place", ["variable", "profile", "prefect.toml", "pyproject.toml"])
+def test_a_server_is_found_wherever_prefect_reads_its_settings(home, tmp_path, place):
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    if place == "variable":
+        env["PREFECT_API_URL"] = URL
+    elif place == "profile":
+        home.mkdir()
+        text = f'active = "team"\n[profiles.team]\nPREFECT_API_URL = "{URL}"\n'
+        (home / "profiles.toml").write_text(text)
+    elif place == "prefect.toml":
+        (tmp_path / "prefect.toml").write_text(f'[api]\nurl = "{URL}"\n')
+    else:
+        (tmp_path / "pyproject.toml").write_text(f'[tool.prefect.api]\nurl = "{URL}"\n')
+    script = "from pipelines.engine import server_url; print(server_url())"
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{URL}\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "127.0.0.1,localhost,::1"),
+        ({"NO_PROXY": "corp.example"}, "corp.example,127.0.0.1,localhost,::1"),
+        ({"no_proxy": "localhost", "NO_PROXY": "x"}, "localhost,127.0.0.1,::1"),
+        ({"NO_PROXY": "*"}, "*"),
+    ],
+)
+def test_no_proxy_stands_between_processes_of_one_machine(given, expected):
+    env = {k: v for k, v in os.environ.items() if k.lower() != "no_proxy"} | given
+    script = "import os, pipelines; print(os.environ['NO_PROXY'])"
+    command = [sys.executable, "-c", script]
+    env["PYTHONPATH"] = str(ROOT)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{expected}\n"
+
+
+def test_a_stage_that_takes_long_gives_a_sign_of_life_with_its_newest_line(capsys):
+    engine = Threads()
+    watch = Watch(engine, engine.bar("key", {}), total=2, every=0.05)
+    for name in ("fast", "slow"):
+        watch.started(name)
+    watch.landed("fast", StageOutcome("fast", "built", 2.0, 1))
+    watch.tick()
+    time.sleep(0.06)
+    watch.tick()
+    watch.line("slow", "loss 3.2, 40 s left")
+    watch.tick()
+    time.sleep(0.06)
+    watch.tick()
+    watch.landed("slow", StageOutcome("slow", "failed", 9.0, 1, "exit code 1\n  its log"))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "1/2 fast: built in 2 s",
+        "slow: 0 s, still running",
+        "slow: 0 s: loss 3.2, 40 s left",
+        "2/2 slow: failed (exit code 1)",
+    ]
+
+
+def test_a_step_in_a_thread_gives_its_result_or_its_error():
+    engine = Threads()
+    assert engine.start("a", lambda: 3).result(5) == 3
+    with pytest.raises(ZeroDivisionError):
+        engine.start("b", lambda: 1 // 0).result(5)
