@@ -12,8 +12,8 @@ import typer
 from ldebm.config import load_params
 from ldebm.config.library import Library
 from ldebm.errors import LdebmError, UsageError
-from pipelines.engine import flow_or_function
 from ldebm.yaml_text import parse_yaml
+from pipelines.engine import flow_or_function
 
 __all__ = ["COMMANDS"]
 
