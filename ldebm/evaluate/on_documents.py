@@ -36,10 +36,11 @@ def evaluate_documents(
         classified(report, model, packed, mu_ND)
     z = model.sample_latents(min(config.samples, 500), seed=model.seed)
     cluster = model.prior.class_logits(z).argmax(-1).tolist() if model.prior.has_classes else []
-    names, shown = model.class_labels(), dict.fromkeys(range(model.prior.classes), 0)
+    names, shown = model.class_names, dict.fromkeys(range(model.prior.classes), 0)
     for i, words in enumerate(model.decode(z, "greedy", model.seed)):
         k = cluster[i] if cluster else 0
         if shown[k] < TOPICS:
             shown[k] += 1
-            label = names[k] if cluster else None
-            report.samples.append({"kind": "sample", "class": k, "label": label, "text": words})
+            label = names[k] if cluster and names and k < len(names) else None
+            named = {"class": k if cluster else None, "label": label}
+            report.samples.append({"kind": "sample", **named, "text": words})

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -290,20 +291,21 @@ def _control(
     """Samples by class and, with a classifier, how often a sample has the label asked for.
 
     Prior samples with a class drawn from p(y|z) are exact draws of p(z|y), so no others are needed.
-    A class discovered without labels asks for the label that most test rows of the class have.
+    A class discovered without labels is scored by the label that most of its test rows have. Its
+    samples have no label, since none was asked for: ``mostly`` is that label, ``share`` its share.
     """
     stream = generator(model.seed, "classes", device=z.device)
     p_NK = torch.softmax(model.prior.class_logits(z), -1)
     class_N = torch.multinomial(p_NK, 1, generator=stream).flatten().cpu().numpy()
-    wanted, column = _wanted(model, packed, config, test)
+    wanted, shares, column = _wanted(model, packed, config, test)
     by_label: dict[str, list[str]] = {}
     for cluster in np.unique(class_N).tolist():
         texts = [generated[i] for i in np.flatnonzero(class_N == cluster)[: config.per_label]]
         label = wanted.get(cluster)
-        report.samples += [
-            {"kind": "sample", "class": int(cluster), "label": label, "text": text}
-            for text in texts[:10]
-        ]
+        named: dict[str, Any] = {"class": int(cluster), "label": label}
+        if cluster in shares:
+            named |= {"label": None, "mostly": label, "share": round(shares[cluster], 4)}
+        report.samples += [{"kind": "sample", **named, "text": text} for text in texts[:10]]
         if label is not None:
             by_label.setdefault(label, []).extend(texts)
     if column not in classifiers or not by_label:
@@ -328,19 +330,20 @@ def _control(
 
 def _wanted(
     model: Model, packed: Packed, config: EvaluateConfig, test: _Test
-) -> tuple[dict[int, str], str]:
-    """class -> label name, and the label column."""
+) -> tuple[dict[int, str], dict[int, float], str]:
+    """class -> label name; class -> its share of test rows, of discovered classes; the column."""
     columns = _columns(packed, config)
     given = model.config.cluster.column
     if model.class_names is not None and given is not None:
-        return dict(enumerate(model.class_names)), given
+        return dict(enumerate(model.class_names)), {}, given
     if not columns:
-        return {}, ""
+        return {}, {}, ""
     names = packed.meta["labels"][columns[0]]
     label = np.asarray(test.split.labels(columns[0]))
     cluster = model.prior.class_logits(test.mu).argmax(-1).cpu().numpy()
-    wanted = {}
+    wanted, shares = {}, {}
     for k in np.unique(cluster[label >= 0]).tolist():
         common = Counter(label[(cluster == k) & (label >= 0)].tolist())
-        wanted[int(k)] = str(names[common.most_common(1)[0][0]])
-    return wanted, columns[0]
+        number, rows = common.most_common(1)[0]
+        wanted[int(k)], shares[int(k)] = str(names[number]), rows / common.total()
+    return wanted, shares, columns[0]

@@ -24,6 +24,7 @@ __all__ = [
     "SAMPLES",
     "Comparison",
     "Comparisons",
+    "class_words",
     "compare",
     "judge",
     "ordered",
@@ -330,5 +331,24 @@ def pick_samples(run: Run, count: int = SAMPLES) -> list[str]:
 def _text(row: Mapping[str, Any]) -> str:
     text = row.get("text", row.get("x"))
     shown = text if isinstance(text, str) else json.dumps(text)
-    label = row.get("label", row.get("class"))
-    return shown if label is None else f"[{label}] {shown}"
+    words = class_words(row)
+    return f"[{words}] {shown}" if words else shown
+
+
+def class_words(row: Mapping[str, Any]) -> str:
+    """What the class of a sample is called; empty if it has none.
+
+    Example:
+        >>> class_words({"class": 3, "label": "greet"}), class_words({"class": 3, "label": None})
+        ('greet', 'class 3')
+        >>> class_words({"class": 3, "label": None, "mostly": "greet", "share": 0.81})
+        'class 3, mostly greet (81 %)'
+    """
+    if row.get("label") is not None:
+        return str(row["label"])
+    if row.get("class") is None:
+        return ""
+    mostly = ""
+    if row.get("mostly"):
+        mostly = f", mostly {row['mostly']} ({100 * row['share']:.0f} %)"
+    return f"class {row['class']}{mostly}"

@@ -13,6 +13,7 @@ from typing import Any
 
 from ldebm.files import read_json
 from ldebm.reporting.charts import Series, line_chart, read_curve
+from ldebm.reporting.compare import class_words
 from ldebm.reporting.glossary import describe
 from ldebm.reporting.results import TRAINED, flatten
 from ldebm.reporting.tables import HEADLINE
@@ -254,7 +255,9 @@ def _samples(folder: Path) -> dict[str, Any]:
         name = row.get("class", row.get("label"))
         label = row.get("label")
         shown = "" if name is None else str(name)
-        words = f"{shown}: {label}" if label is not None and str(label) != shown else shown
+        words = class_words(row)
+        if label is not None and str(label) != shown:
+            words = f"{shown}: {label}"
         if shown:
             classes[shown] = words
         samples.append({"class": shown, "label": words, "text": row["text"]})
