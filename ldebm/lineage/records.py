@@ -163,7 +163,7 @@ def git_state(root: Path = Path()) -> dict[str, Any]:
     """The commit of the working tree, and whether code or parameters differ from it.
 
     The section ``run:`` of params.yaml only selects what is built, and its length stands in the
-    record: it makes nothing dirty. Both are None outside a repository.
+    record: it makes nothing dirty. None is what git does not tell, as outside a repository.
     """
 
     def git(*arguments: str) -> str | None:
@@ -171,8 +171,9 @@ def git_state(root: Path = Path()) -> dict[str, Any]:
         return None if answer is None else answer.decode(errors="replace").strip()
 
     commit = git("rev-parse", "HEAD")
-    changed = git("status", "--porcelain", "--", *CODE, "params.yaml", "dvc.yaml")
-    dirty = bool(changed)
+    words = ("status", "--porcelain", "--untracked-files=normal", "--")
+    changed = git(*words, *CODE, "params.yaml", "dvc.yaml")
+    dirty = None if changed is None else bool(changed)
     if changed and re.fullmatch(r"M\s+(\S+/)?params\.yaml", changed):
         there, here = git("show", "HEAD:./params.yaml") or "", root / "params.yaml"
         dirty = _but_run(there) != _but_run(here.read_text(encoding="utf-8"))
