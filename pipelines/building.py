@@ -176,9 +176,35 @@ def select(path: Path, selection: Selection, edits: Edits = "keep") -> None:
         try:
             ask_dvc(path.parent, "--set", *selection.overrides)
         except UsageError as error:
+            _refuse_unknown_keys(path, selection.overrides)
             said = str(error).partition("this project: ")[2]
             text = ", ".join(selection.overrides)
             raise UsageError(f"override {text}: expected dotted.key=value; {said}") from None
+
+
+def _refuse_unknown_keys(path: Path, overrides: Sequence[str]) -> None:
+    """Names the nearest key where DVC only says that there is none.
+
+    Raises:
+        UsageError: a key that no experiment or data set can have.
+    """
+    from ldebm.config import Params, parse
+    from ldebm.yaml_text import parse_yaml
+
+    content = parse_yaml(path.read_text(encoding="utf-8"))
+    if "experiments" not in content:
+        return
+    for key, _, value in (item.lstrip("+").partition("=") for item in overrides):
+        node, *rest = content, *key.split(".")
+        for part in rest[:-1]:
+            node = node.setdefault(part, {}) if isinstance(node, dict) else {}
+        if isinstance(node, dict):
+            node[rest[-1]] = value
+    try:
+        parse(Params, content, file=path.name)
+    except UsageError as error:
+        if "did you mean" in str(error):
+            raise
 
 
 def name_of(selection: Selection, state: State) -> str:
@@ -214,6 +240,7 @@ def opened(
     with workspace.locked(name) as fd:
         if state is None:
             select(workspace.root / "params.yaml", selection)
+            params = read_params(workspace.root, strict=True)
             state = workspace.state()
             known = (workspace.root, state.tree, selection.targets)
             dag = _read.pop(known, None) or read_dag(workspace.root, selection.targets)
@@ -226,10 +253,10 @@ def opened(
             project = workspace.checkout(name, state)
             lock_before = _text(project / "dvc.lock")
             select(project / "params.yaml", selection, "copy")
+            params = read_params(project, strict=selection.revision is None)
             workspace.bring(project, _user_files(project))
             workspace.dvc("checkout", "--force", "-q", cwd=project)
             dag = read_dag(project, selection.targets)
-        params = read_params(project, strict=selection.revision is None)
         needs = {item: need_of(item, params, slots.gpus) for item in dag.stages}
         stale = dag.stale()
         width = max(1, slots.cpu)
@@ -272,6 +299,7 @@ def planned(
         with opened(replace(selection, isolated=True), root, slots=Slots(slots)) as job:
             return job.dag, job.estimate, job.state
     workspace = Workspace(root)
+    read_params(workspace.root, strict=True)
     state = workspace.state()
     dag = read_dag(workspace.root, selection.targets)
     _read[workspace.root, state.tree, selection.targets] = dag
@@ -302,7 +330,7 @@ def read_params(project: Path, strict: bool) -> Any:
     if not isinstance(content, dict) or "experiments" not in content:
         return None
     try:
-        return load_params(path)
+        return load_params(path, shown=path.name)
     except UsageError:
         if strict:
             raise

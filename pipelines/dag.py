@@ -31,6 +31,7 @@ __all__ = [
     "work_key",
 ]
 
+PARAMS = "params.yaml"  # as a whole a dependency of the stage `code` alone
 HELPER = Path(__file__).with_name("describe.py")
 
 
@@ -58,6 +59,11 @@ class Stage:
     metrics: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
 
+    @property
+    def only_checks(self) -> bool:
+        """Whether it runs to check the parameters, which none of its outputs depend on."""
+        return PARAMS in self.deps and set(self.changes) == {f"{PARAMS}: modified"}
+
 
 @dataclass(frozen=True)
 class Dag:
@@ -72,9 +78,13 @@ class Dag:
     def stale(self) -> list[str]:
         """Stages that are out of date, or may become so because of one above them."""
         found: set[str] = set()
+        checks: set[str] = set()
         for name, stage in self.stages.items():
-            if stage.changes or found.intersection(stage.parents):
+            reached = (found - checks).intersection(stage.parents)
+            if stage.changes or reached:
                 found.add(name)
+            if stage.only_checks and not reached:
+                checks.add(name)
         return [name for name in self.stages if name in found]
 
     def below(self, name: str) -> set[str]:
@@ -184,17 +194,23 @@ def fingerprints(dag: Dag, root: Path) -> dict[str, str]:
     """
     made = {out for stage in dag.stages.values() for out in stage.outs}
     found: dict[str, str] = {}
+    results: dict[str, str] = {}  # what others see of a stage: without what it only checks
     for name, stage in dag.stages.items():
         files = {}
         for dep in stage.deps:
             within = any(out == dep or out.startswith(f"{dep}/") for out in made)
             if not within and (root / dep).exists():
                 files[dep] = dvc_md5(root / dep)
-        above = {parent: found.get(parent, "") for parent in stage.parents}
+        above = {parent: results.get(parent, "") for parent in stage.parents}
+        checked = files.pop(PARAMS, None)
         facts = [name, stage.cmd, stage.params, files, above, stage.outs]
-        text = json.dumps(facts, sort_keys=True, default=str)
-        found[name] = hashlib.md5(text.encode()).hexdigest()
+        results[name] = _hash(facts)
+        found[name] = _hash([*facts, checked]) if checked else results[name]
     return found
+
+
+def _hash(facts: list[Any]) -> str:
+    return hashlib.md5(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def work_key(stage: Stage, root: Path, lock: Mapping[str, str]) -> str:
@@ -215,5 +231,4 @@ def work_key(stage: Stage, root: Path, lock: Mapping[str, str]) -> str:
             inputs[dep] = within
         else:
             inputs[dep] = dvc_md5(root / dep)
-    content = [stage.name, stage.cmd, stage.params, inputs]
-    return hashlib.md5(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+    return _hash([stage.name, stage.cmd, stage.params, inputs])

@@ -21,15 +21,7 @@ def main() -> None:
     """Binds one experiment to its data."""
     options = arguments(__doc__, "experiment")
     params = parameters(options)
-    data = params.experiment(options.experiment).data
-    params.dataset(data)
-    others = [name for name in params.datasets_of(options.experiment) if name != data]
-    for name in (data, *others):
-        if name not in params.run.datasets:
-            raise UsageError(
-                f"experiment {options.experiment!r} uses data set {name!r}, which is not built: "
-                f"add {name} to run.datasets of {options.params}"
-            )
+    data, *others = params.require_datasets(options.experiment)
     names = {"experiment": options.experiment, "data": data}
     bound = {**names, **_packed(data)}
     judge = _files(

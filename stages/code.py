@@ -1,9 +1,12 @@
-"""Stage ``code``: which files of the project every stage runs, and their hashes.
+"""Stage ``code``: checks all parameters, and lists the files that every stage runs.
 
-DVC does not see imports (C9), so this stage reads them: for every stage of dvc.yaml it writes
+DVC does not see imports, so this stage reads them: for every stage of dvc.yaml it writes
 ``data/code/STAGE.json``, path -> md5, of the modules that ``stages/STAGE.py`` imports. The stage
 depends on that one file. Any change of code runs this stage; only those whose list has changed run
 after it.
+
+It runs before all others and whenever params.yaml changes, which no list depends on: a mistake in a
+parameter stops a build here, also one that no stage reads.
 
 Imports are read from the syntax tree, those inside functions too. Only the lazy imports of a
 package's ``__init__`` are left out where that package was not imported for its own sake, and
@@ -18,6 +21,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from ldebm.config import load_params
 from ldebm.files import write_json
 from ldebm.lineage.code_lists import CODE, code_list
 from ldebm.lineage.records import dvc_md5
@@ -118,9 +122,17 @@ def write_lists(root: Path = Path()) -> None:
 
 
 def main() -> None:
-    """Writes all lists."""
-    arguments(__doc__)
-    write_lists()
+    """Checks the parameters and writes all lists; those also where the check fails.
+
+    DVC has deleted the lists when the stage begins, and git would miss them.
+    """
+    options = arguments(__doc__)
+    try:
+        params = load_params(options.params)
+        for experiment in params.run.experiments:
+            params.require_datasets(experiment)
+    finally:
+        write_lists()
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def parse(
     try:
         return section.model_validate_json(json.dumps(_plain(content, where)), strict=True)
     except ValidationError as error:
-        raise UsageError(f"{file}: {_explained(section, error, where)}") from None
+        raise UsageError(f"{file}: {_explained(section, content, error, where)}") from None
     except ValueError as error:
         raise UsageError(f"{file}: {error}") from None
 
@@ -81,7 +81,7 @@ def _plain(value: Any, key: str) -> Any:
     raise ValueError(f"{key}: YAML reads this as {_shown(value)}; put a string in quotes")
 
 
-def _explained(section: type[Section], error: ValidationError, where: str) -> str:
+def _explained(section: type[Section], content: Any, error: ValidationError, where: str) -> str:
     """The first mistake in words, and how many more there are."""
     # A mistyped key is often the cause of a missing one: it comes first.
     order = ("extra_forbidden", "missing")
@@ -100,6 +100,9 @@ def _explained(section: type[Section], error: ValidationError, where: str) -> st
         said = f"unknown key {key!r}{hint}"
     elif first["type"] == "missing":
         said = f"{key!r} is missing; expected {expected(kind)}"
+        said += _misspelt(
+            section, content, [item["loc"] for item in errors if item["type"] == "missing"]
+        )
     elif first["type"] == "value_error":
         said = f"{key}: " if key else ""
         said += first["msg"].removeprefix("Value error, ")
@@ -107,6 +110,20 @@ def _explained(section: type[Section], error: ValidationError, where: str) -> st
         said = f"{key}: expected {expected(kind)}, got {_shown(value)}{_advice(kind, value)}"
     end = "s" if len(others) > 1 else ""
     return said + (f" (and {len(others)} more mistake{end})" if others else "")
+
+
+def _misspelt(section: type[Section], content: Any, missing: list[tuple[int | str, ...]]) -> str:
+    """Which name a new one may stand for: one that lacks several keys is likely a slip."""
+    loc = missing[0]
+    for end, name in enumerate(loc[:-1]):
+        named = options(_place(section, loc[:end])[1].annotation)
+        if any(get_origin(option) is dict for option in named):
+            others = [str(other) for other in content if other != name]
+            close = difflib.get_close_matches(str(name), others, n=1, cutoff=0.7)
+            if close and sum(item[:-1] == loc[: end + 1] for item in missing) > 1:
+                return f"; did you mean {close[0]!r} by {name!r}?"
+        content = content[name]
+    return ""
 
 
 def _place(section: type[Section], loc: Iterable[int | str]) -> tuple[tuple[str, ...], Kind]:
@@ -213,8 +230,10 @@ def _words(option: Any, limits: str) -> list[str]:
         return [f"a list of {len(arguments)} {PLURAL[arguments[0]]}"]
     if get_origin(option) in (list, dict):
         inner = PLURAL.get(arguments[-1], "sections" if _is_section(arguments[-1]) else "lists")
-        kind = "a list of" if get_origin(option) is list else "a mapping of names to"
-        return [f"{kind} {inner}{limits}"]
+        if get_origin(option) is list:
+            return [f"a list of {inner}{limits}"]
+        names = " and ".join(repr(key) for key in get_args(arguments[0])) or "names"
+        return [f"a mapping of {names} to {inner}{limits}"]
     return [WORDS.get(option, str(option)) + limits]
 
 

@@ -85,6 +85,21 @@ class Params(Section):
         """The data sets that an experiment reads: its own, and what ``evaluate`` names."""
         return self.experiment(experiment).datasets()
 
+    def require_datasets(self, experiment: str) -> list[str]:
+        """The data sets that an experiment reads, its own first.
+
+        Raises:
+            UsageError: one of them is not in ``run.datasets``, and would not be built.
+        """
+        found = self.datasets_of(experiment)
+        for name in found:
+            if name not in self.run.datasets:
+                raise UsageError(
+                    f"experiment {experiment!r} uses data set {name!r}, which is not built: add "
+                    f"{name} to run.datasets of params.yaml"
+                )
+        return found
+
     def judge_of(self, data: str) -> JudgeConfig:
         """The judge of a data set of images: its section ``judge``, or the defaults."""
         return self.dataset(data).judge or JudgeConfig()
@@ -121,8 +136,12 @@ def _known(named: dict[str, list[str]], known: list[str], what: str) -> None:
                 raise ValueError(f"{key}: {name!r} is not {what}{nearest(name, known)}")
 
 
-def load_params(path: str | Path = "params.yaml") -> Params:
+def load_params(path: str | Path = "params.yaml", shown: str | None = None) -> Params:
     """Reads and checks a parameter file (YAML, or JSON where no YAML reader is installed).
+
+    Args:
+        path: the file.
+        shown: its name in messages, where it is a copy of one that the user knows.
 
     Raises:
         UsageError: the file is missing, cannot be parsed or does not check.
@@ -151,4 +170,4 @@ def load_params(path: str | Path = "params.yaml") -> Params:
             f"{path}: line {line} has a YAML alias, which DVC cannot set a value in; "
             "write its values out"
         )
-    return parse(Params, content, file=str(path))
+    return parse(Params, content, file=shown or str(path))

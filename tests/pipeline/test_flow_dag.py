@@ -3,7 +3,7 @@
 import pytest
 
 from ldebm.errors import UsageError
-from pipelines.dag import fingerprints, read_dag, work_key
+from pipelines.dag import Dag, Stage, fingerprints, read_dag, work_key
 from pipelines.estimate import estimate
 from pipelines.lockfile import lock_blocks, merge_lock, read_outs, whole
 from pipelines.sweep import grid
@@ -68,6 +68,47 @@ def test_wrong_parameters_are_one_line_in_the_words_of_dvc(edited, text, words):
     with pytest.raises(UsageError, match=words) as caught:
         read_dag(edited.root)
     assert "\n" not in str(caught.value)
+
+
+def checked(**changes: str) -> Dag:
+    """The head of this project's DAG: the stage that checks, one that it lists, one below."""
+    deps = {"code": ("ldebm", "params.yaml"), "fetch": ("code.json",), "prepare": ("raw",)}
+    outs = {"code": ("code.json",), "fetch": ("raw",), "prepare": ("prepared",)}
+    parents = {"fetch": ("code",), "prepare": ("fetch", "code")}
+    return Dag(
+        {
+            name: Stage(
+                name, "x", deps[name], {}, outs[name], parents.get(name, ()),
+                changes=(changes[name],) if name in changes else (),
+            )
+            for name in deps
+        }
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "stale"),
+    [
+        ({}, []),
+        ({"code": "params.yaml: modified"}, ["code"]),
+        ({"code": "ldebm: modified"}, ["code", "fetch", "prepare"]),
+        ({"code": "params.yaml: modified", "prepare": "data.x: modified"}, ["code", "prepare"]),
+    ],
+)
+def test_a_stage_that_checks_all_parameters_makes_nothing_below_it_stale(changes, stale):
+    assert checked(**changes).stale() == stale
+
+
+def test_a_parameter_that_is_only_checked_leaves_the_fingerprints_below(tmp_path):
+    (tmp_path / "ldebm").write_text("code")
+    marks = []
+    for text in ("a: 1", "a: 2"):
+        (tmp_path / "params.yaml").write_text(text)
+        marks.append(fingerprints(checked(), tmp_path))
+    assert [name for name in marks[0] if marks[0][name] != marks[1][name]] == ["code"]
+    (tmp_path / "ldebm").write_text("other code")
+    last = fingerprints(checked(), tmp_path)
+    assert [name for name in last if last[name] == marks[1][name]] == []
 
 
 def test_an_unknown_target_and_a_folder_without_a_project_are_one_line(tiny, tmp_path):

@@ -1,6 +1,7 @@
 """The whole DAG through dvc on a small problem: built, changed, compared, audited."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ def test_a_prior_parameter_runs_prior_evaluate_and_report_only_and_diffs_show_it
 ):
     path = built.folder / "params.yaml"
     path.write_text(SMALL.replace("levels: 3", "levels: 4"))
-    assert built.repro() == {"prior", "evaluate", "report"}
+    assert built.repro() == {"code", "prior", "evaluate", "report"}
     params = json.loads(built.dvc("params", "diff", "--json"))
     changed = params["params.yaml"]["experiments.small.prior.levels"]
     assert (changed["old"], changed["new"]) == (3, 4)
@@ -69,7 +70,31 @@ def test_a_prior_parameter_runs_prior_evaluate_and_report_only_and_diffs_show_it
     assert set(drawn["revisions"]) == {"HEAD", "workspace"}
     assert "site/plots/densities-small-0.png" in plots["data"]
     path.write_text(SMALL)
-    assert built.repro() == set(), "the run cache has the first build"
+    assert built.repro() == {"code"}, "the run cache has the first build"
+
+
+def test_a_mistake_stops_dvc_before_anything_runs_though_no_stage_reads_it(built: ProjectCopy):
+    clean = built.git("status", "--porcelain")
+    for setting, said in (
+        ("+experiments.other.prior.levls=4", "'experiments.other.prior.levls'; did you mean 'leve"),
+        ("run.experiments=[smal]", "run.experiments: 'smal' is not an experiment; did you mean"),
+    ):
+        command = [built.interpreter, "-m", "dvc", "exp", "run", "-S", setting]
+        failed = built.call(command, code=255)
+        assert f"error: params.yaml: {said}"[:40] in failed.err
+        assert said in failed.err
+        assert re.findall(r"Running stage '(.*)'", failed.out) == ["code"]
+        assert built.git("diff", "--name-only").split() == ["params.yaml"]
+        (built.folder / "params.yaml").write_text(SMALL)
+        assert built.git("status", "--porcelain") == clean
+
+
+def test_a_parameter_that_no_stage_reads_runs_the_check_alone(built: ProjectCopy):
+    path = built.folder / "params.yaml"
+    path.write_text(SMALL.replace("judge: {}", "judge: {}\nretrain: {seeds: [5]}"))
+    assert built.repro() == {"code"}
+    path.write_text(SMALL)
+    assert built.repro() == {"code"}
 
 
 def test_an_experiment_runs_with_another_selection(built: ProjectCopy):

@@ -197,6 +197,15 @@ def test_mistakes_beyond_the_first_are_counted():
     assert "training.updats'; did you mean 'updates'? (and 3 more mistakes)" in text
 
 
+def test_a_misspelt_name_brings_the_one_that_was_meant():
+    content = one()
+    content["experiments"]["oone"] = {"prior": {"levels": 4}}
+    said = "'experiments.oone.data' is missing; expected a string; did you mean 'one' by 'oone'?"
+    assert said in told(Params, content)
+    content["experiments"]["oone"] = {**content["experiments"]["one"], "backbone": {"latent": 1}}
+    assert "did you mean" not in told(Params, content)
+
+
 def test_a_role_that_no_column_can_have_names_the_nearest():
     content = changed(one(), ("data", "points", "columns"), {"lable": "a"})
     said = "unknown key 'data.points.columns.lable'; did you mean 'label'?"
