@@ -1,8 +1,9 @@
 """The ``ldebm`` command.
 
-Modules by subject: ``project`` (params.yaml and data), ``models`` (using a trained model), ``rows``
-(a model and every row of a file), ``completing`` (gaps), ``comparing``, and ``lineage`` (the way
-back, checked and run again). Heavy imports stay inside the commands: ``ldebm --help`` is quick.
+Modules by subject: ``project`` (params.yaml and data), ``configuring`` (what its keys mean),
+``models`` (using a trained model), ``rows`` (a model and every row of a file), ``completing``
+(gaps), ``comparing``, and ``lineage`` (the way back, checked and run again).
+Heavy imports stay inside the commands: ``ldebm --help`` is quick.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import traceback
 
 import typer
 
-from ldebm.cli import comparing, completing, lineage, models, project, rows
+from ldebm.cli import comparing, completing, configuring, lineage, models, project, rows
 from ldebm.errors import LdebmError, disk_fault
 
 __all__ = ["app", "main"]
@@ -31,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(project.data, name="data")
-for module in (project, models, completing, rows, comparing, lineage):
+for module in (project, configuring, models, completing, rows, comparing, lineage):
     for command in module.COMMANDS:
         app.command()(command)
 

@@ -61,7 +61,9 @@ class BackboneConfig(Section):
     """Makes this a baseline of Yu et al. (2022), appendix B.2, instead of a plain VAE; needs
     `arch` gru or dialogue.
     """
-    latent: int = Field(default=None, gt=0, validate_default=True)
+    latent: int = Field(
+        default=None, gt=0, validate_default=True, json_schema_extra={"type": ["integer", "null"]}
+    )
     """Dimension D of the latent vector z. Leave it out for `hvae` and `nvae`, whose groups give
     it, and for baselines without z.
     """

@@ -4,10 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from ldebm.config import ExperimentConfig, Params, load_params, nearest, parse
+from ldebm.config.reference import PAGE, SCHEMA, find, markdown, schema, tables
 from ldebm.errors import UsageError
+from ldebm.yaml_text import parse_yaml
+
+ROOT = Path(__file__).parents[2]
 
 EXPERIMENT: dict[str, Any] = {
     "data": "points",
@@ -27,6 +32,43 @@ def changed(**sections: Any) -> dict[str, Any]:
     for name, changes in sections.items():
         content.setdefault(name, {}).update(changes)
     return dict(content)
+
+
+def test_every_key_is_described_in_a_sentence():
+    keys = [
+        (place, entry) for table in tables() for place in table.places for entry in table.entries
+    ]
+    assert len(keys) > 250
+    for place, entry in keys:
+        assert len(entry.meaning.split()) >= 2, f"{place}.{entry.key}: {entry.meaning}"
+        assert entry.meaning[0].isupper() or entry.meaning[0] in '"1`', entry.meaning
+        assert entry.meaning.endswith("."), entry.meaning
+
+
+@pytest.mark.parametrize(
+    ("path", "text"), [(PAGE, markdown()), (SCHEMA, json.dumps(schema(), indent=1) + "\n")]
+)
+def test_the_reference_in_docs_is_what_the_fields_say(path, text):
+    committed = (ROOT / path).read_text(encoding="utf-8")
+    assert committed == text, "run `python -m ldebm.config.reference`"
+
+
+def test_the_schema_knows_what_the_parser_knows():
+    content = parse_yaml((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    jsonschema.validate(content, schema())
+    content["experiments"]["chatter-ldebm"]["prior"]["levls"] = 4
+    with pytest.raises(jsonschema.ValidationError, match="'levls' was unexpected"):
+        jsonschema.validate(content, schema())
+
+
+def test_a_key_is_found_by_its_end():
+    (places, entry), *more = find("sampler.method")
+    assert (places, more) == (["experiments.NAME.prior.sampler.method"], [])
+    assert (entry.kind, entry.default) == ("'mala', 'pcnl' or 'ula'", "mala")
+    assert find("experiments.mine.prior.sampler.method") == find("sampler.method")
+    assert find("experiments.mine.backbone.hvae.layers.1.conv") == find("layers.0.conv")
+    with pytest.raises(UsageError, match=r"no key 'prior.levls'; did you mean 'prior.levels'"):
+        find("prior.levls")
 
 
 def test_a_minimal_experiment_gets_the_defaults_of_the_papers():
