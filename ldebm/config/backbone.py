@@ -43,6 +43,12 @@ class SupervisionConfig(Section):
     """Weight of the cross-entropy of the labels, beside nats per row."""
 
 
+def _or_none(schema: dict[str, Any]) -> None:
+    """A latent that there is none of is 0 or null."""
+    del schema["exclusiveMinimum"]
+    schema |= {"type": ["integer", "null"], "minimum": 0}
+
+
 class BackboneConfig(Section):
     """First stage: encoder, decoder and the variational objective against N(0, I)."""
 
@@ -61,9 +67,7 @@ class BackboneConfig(Section):
     """Makes this a baseline of Yu et al. (2022), appendix B.2, instead of a plain VAE; needs
     `arch` gru or dialogue.
     """
-    latent: int = Field(
-        default=None, gt=0, validate_default=True, json_schema_extra={"type": ["integer", "null"]}
-    )
+    latent: int = Field(default=None, gt=0, validate_default=True, json_schema_extra=_or_none)
     """Dimension D of the latent vector z. Leave it out for `hvae` and `nvae`, whose groups give
     it, and for baselines without z.
     """

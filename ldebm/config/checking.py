@@ -270,14 +270,14 @@ def _shown(value: Any) -> str:
 def _advice(kind: Kind, value: Any) -> str:
     """What to do about a value that YAML reads as another type than was meant."""
     wanted = options(kind.annotation)
-    if isinstance(value, str) and {int, float, bool}.intersection(wanted):
+    if isinstance(value, str) and bool in wanted:
+        for meant, words in (("true", ("true", "yes", "on")), ("false", ("false", "no", "off"))):
+            if value.lower() in words:
+                return f"; write {meant}"
+    if isinstance(value, str) and {int, float}.intersection(wanted):
         try:
             float(value)
         except ValueError:
-            quoted = bool in wanted and value.lower() in ("true", "false", "yes", "no", "on", "off")
-        else:
-            quoted = True
-        return "; write it without quotes" if quoted else ""
-    if str in wanted and isinstance(value, bool):
-        return "; YAML reads yes, no, on and off as true and false: put it in quotes"
+            return ""
+        return "; write it without quotes"
     return "; put it in quotes" if str in wanted and isinstance(value, int | float) else ""

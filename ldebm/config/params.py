@@ -53,12 +53,10 @@ class Params(Section):
         for name in (*self.data, *self.experiments):
             if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
                 raise ValueError(f"name {name!r}: use letters, digits, '-' and '_' (DVC keys)")
-        experiments = {
-            "run.experiments": self.run.experiments,
-        }
         datasets = {"run.datasets": self.run.datasets}
         datasets |= {f"experiments.{name}.data": [e.data] for name, e in self.experiments.items()}
-        _known(experiments, list(self.experiments), "an experiment")
+        selected = {"run.experiments": self.run.experiments}
+        _known(selected, list(self.experiments), "an experiment")
         _known(datasets, list(self.data), "a data set")
         return self
 

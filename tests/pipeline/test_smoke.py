@@ -81,8 +81,7 @@ def test_a_mistake_stops_dvc_before_anything_runs_though_no_stage_reads_it(built
     ):
         command = [built.interpreter, "-m", "dvc", "exp", "run", "-S", setting]
         failed = built.call(command, code=255)
-        assert f"error: params.yaml: {said}"[:40] in failed.err
-        assert said in failed.err
+        assert said in failed.err.splitlines()[0]
         assert re.findall(r"Running stage '(.*)'", failed.out) == ["code"]
         assert built.git("diff", "--name-only").split() == ["params.yaml"]
         (built.folder / "params.yaml").write_text(SMALL)
