@@ -23,6 +23,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from ldebm.config.library import CONF
 from ldebm.errors import LdebmError, UsageError, disk_fault
 from pipelines import model_commands, signals
 from pipelines.engine import flow_or_function, server_lost
@@ -80,6 +81,8 @@ def build_command(
     With -S or --rev the result stays in a worktree, and the workspace is left as it is.
     """
     selection = _selection(run, seeds, epochs, overrides, revision, targets, isolated)
+    if not as_json:
+        _say_edits()
     plain = not (selection.in_worktree or selection.experiments or seeds or epochs or push)
     report = _up_to_date(selection, slots, dry, as_json) if dry or plain else None
     if dry:
@@ -102,6 +105,15 @@ def build_command(
         typer.echo("\n".join(report_lines(report)))
     if not report.ok:
         raise typer.Exit(1)
+
+
+def _say_edits() -> None:
+    """Names what params.yaml says otherwise than conf/, in one line."""
+    from ldebm.selection import status
+
+    path = Path("params.yaml")
+    if path.is_file() and (Path() / CONF).is_dir() and (line := status(path).summary()):
+        typer.echo(line)
 
 
 def _up_to_date(

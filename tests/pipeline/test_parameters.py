@@ -23,6 +23,7 @@ from ldebm.yaml_text import alias_line, format_yaml, parse_yaml
 from pipelines.building import select
 from pipelines.types import Selection
 from tests.pipeline.guides import PAGES, shown
+from tests.pipeline.project_copy import ProjectCopy
 
 ROOT = Path(__file__).parents[2]
 LIBRARY = Library(ROOT)
@@ -193,6 +194,51 @@ def test_every_selection_of_the_guides_is_composed(page: str, line: str, params:
     wanted = LIBRARY.expand(names) if names else load_params(params).run.experiments
     assert run.experiments == wanted, f"{page}: {line}"
     assert status(params).differences == ()
+
+
+def ran_with(project: ProjectCopy, folder: Path, stage: str, key: str) -> Any:
+    """The value of a key in the lineage record of the last run of a stage."""
+    found = [json.loads(path.read_text()) for path in (folder / "lineage").glob("*.json")]
+    last = max((r for r in found if r["stage"] == stage), key=lambda record: record["started"])
+    content: Any = dict(leaves(last["params"]))
+    return content[key]
+
+
+SETTINGS = [
+    ("prior", "prior.levels", 4),
+    ("prior", "prior.training.updates", 400),
+    ("evaluate", "evaluate.samples", 700),
+    ("cluster", "cluster.restarts", 3),
+    ("backbone", "backbone.kl_weight", 0.7),
+]
+
+
+@pytest.mark.long
+@pytest.mark.pipeline
+def test_dvc_exp_run_sets_what_is_typed(tmp_path: Path):
+    """Real runs on an experiment of the embedded set: the record of the run has the value."""
+    project = ProjectCopy(tmp_path / "project", params=None)
+    project.ldebm("select", "gaussians16-ldebm")
+    project.commit("one experiment")
+    project.dvc("repro", "-q")
+    project.commit("built")
+    name = "experiments.gaussians16-ldebm"
+    for stage, key, value in SETTINGS:
+        project.dvc("exp", "run", "-q", "-n", key.replace(".", "-"), "-S", f"{name}.{key}={value}")
+        changed = json.loads(project.dvc("params", "diff", "--json"))["params.yaml"]
+        assert {key: row["new"] for key, row in changed.items()} == {f"{name}.{key}": value}
+        seen = ran_with(project, project.folder, f"{stage}@gaussians16-ldebm-0", f"{name}.{key}")
+        assert seen == value
+        project.git("checkout", "-q", ".")
+        project.dvc("checkout", "-q")
+    project.dvc("exp", "run", "-q", "--temp", "-n", "aside", "-S", f"{name}.prior.levels=5")
+    project.dvc("exp", "run", "-q", "--queue", "-n", "later", "-S", f"{name}.prior.levels=3")
+    project.dvc("queue", "start", "-q")
+    project.dvc("queue", "logs", "-f", "later")
+    for made, levels in (("aside", 5), ("later", 3)):
+        shown = json.loads(project.dvc("params", "diff", "HEAD", made, "--json"))["params.yaml"]
+        assert {key: row["new"] for key, row in shown.items()} == {f"{name}.prior.levels": levels}
+        assert json.loads(project.dvc("metrics", "diff", "HEAD", made, "--json"))
 
 
 def test_several_overrides_of_a_flow_take_effect_together(params: Path):

@@ -97,7 +97,16 @@ def test_a_parameter_that_no_stage_reads_runs_the_check_alone(built: ProjectCopy
 
 
 def test_an_experiment_runs_with_another_selection(built: ProjectCopy):
-    built.dvc("exp", "run", "-q", "-S", "run.experiments=[other]", "-S", "run.datasets=[dots]")
+    selected = ["-S", "run.experiments=[other]", "-S", "run.datasets=[dots]"]
+    levels = "experiments.other.prior.levels"
+    built.dvc("exp", "run", "-q", *selected, "-S", f"{levels}=4")
+    changed = json.loads(built.dvc("params", "diff", "--json"))["params.yaml"]
+    assert {key: row["new"] for key, row in changed.items()} == {
+        levels: 4,
+        "run.experiments": "['other']",
+    }
+    model = json.loads((built.folder / "models/other/0/prior/config.json").read_text())
+    assert model["config"]["prior"]["levels"] == 4
     assert (built.folder / "reports/other/0/summary.json").is_file()
     assert built.dvc("exp", "show", "--json")
     plots = json.loads(built.dvc("plots", "show", "--json", "-o", "dvc_plots"))
