@@ -22,6 +22,7 @@ from great_expectations.core.expectation_suite import ExpectationSuite
 from great_expectations.core.validation_definition import ValidationDefinition
 from great_expectations.data_context.types.base import ProgressBarsConfig
 
+from ldebm.data.images import image_digest, pairs_hash
 from ldebm.data.label_columns import label_column
 from ldebm.data.limits import broken, limits, notes, shares
 from ldebm.data.packed import SPLITS
@@ -31,6 +32,7 @@ from ldebm.files import read_json
 __all__ = ["profile_expectations", "split_expectations", "validate"]
 
 gxe: Any = gx.expectations  # its names are not declared for type checkers
+PAIRS = "images and labels"  # a hash of all of a split
 CONSTANT = 0.01  # of images, with one value everywhere
 
 
@@ -56,7 +58,8 @@ def validate(prepared: str | Path) -> dict[str, Any]:
         path = prepared / f"{split}.parquet"
         if profile["kind"] == "images":
             frame = _image_frame(path, labels)
-            checks = image_expectations(profile["splits"]["train"], classes)
+            pairs = profile["splits"][split]["pairs"]
+            checks = image_expectations(profile["splits"]["train"], classes, pairs)
         else:
             frame = _split_frame(profile["kind"], pl.read_parquet(path), labels)
             checks = split_expectations(profile["kind"], list(frame.columns), classes)
@@ -103,11 +106,20 @@ def split_expectations(kind: str, columns: list[str], classes: dict[str, list[st
     return checks
 
 
-def image_expectations(facts: dict[str, Any], classes: dict[str, list[str]]) -> list[Any]:
-    """What the images of a split must be: all of the size that ``facts`` (of training) states."""
+def image_expectations(
+    facts: dict[str, Any], classes: dict[str, list[str]], pairs: str
+) -> list[Any]:
+    """What the images of a split must be.
+
+    Args:
+        facts: of the training split, which state the size.
+        classes: of every label.
+        pairs: a hash of the images and labels as they were read; what was written must have it.
+    """
     checks = _row_expectations(classes)
     for side in ("height", "width", "channels"):
         checks.append(gxe.ExpectColumnValuesToBeInSet(column=side, value_set=[facts[side]]))
+    checks.append(gxe.ExpectColumnValuesToBeInSet(column=PAIRS, value_set=[pairs]))
     size = facts["height"] * facts["width"] * facts["channels"]
     checks.append(gxe.ExpectColumnValuesToBeInSet(column="bytes", value_set=[size]))
     checks.append(
@@ -129,7 +141,7 @@ def _row_expectations(classes: dict[str, list[str]]) -> list[Any]:
 
 def _image_frame(path: Path, labels: list[str]) -> pd.DataFrame:
     """Facts of every image, read a row group at a time."""
-    parts = []
+    parts, hashes = [], []
     with pq.ParquetFile(path) as file:
         for number in range(file.num_row_groups):
             table = file.read_row_group(number)
@@ -145,7 +157,10 @@ def _image_frame(path: Path, labels: list[str]) -> pd.DataFrame:
                     None if value is None else str(value) for value in values
                 ]
             parts.append(pd.DataFrame(columns))
-    return pd.concat(parts, ignore_index=True)
+            hashes += [image_digest(image.tobytes()) for image in images]
+    frame = pd.concat(parts, ignore_index=True)
+    frame[PAIRS] = pairs_hash(hashes, [frame[label_column(label)] for label in labels])
+    return frame
 
 
 def _split_frame(kind: str, table: pl.DataFrame, labels: list[str]) -> pd.DataFrame:

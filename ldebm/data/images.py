@@ -9,10 +9,12 @@ Shapes: H height, W width, C channels, B images.
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +34,9 @@ __all__ = [
     "as_array",
     "batches",
     "group_rows",
+    "image_digest",
     "mean_of_visible",
+    "pairs_hash",
     "resized",
     "table_columns",
     "transparent",
@@ -214,6 +218,25 @@ def write_images(
             arrays |= {n: pa.array(np.full(len(part), v, dtype=np.int32)) for n, v in sizes.items()}
             full = [arrays[f.name] if f.name in arrays else rows.column(f.name) for f in schema]
             writer.write_table(pa.table(full, schema=schema), row_group_size=len(part))
+
+
+def pairs_hash(images: Iterable[bytes | str], labels: Iterable[Iterable[Any]]) -> str:
+    """A hash of the images of a split and of their labels, in order.
+
+    Args:
+        images: the pixels of every row, or their digest.
+        labels: of every label column its values, as many as there are images.
+    """
+    found = hashlib.blake2b(digest_size=16)
+    for image, *row in zip(images, *labels, strict=True):
+        digest = image if isinstance(image, str) else image_digest(image)
+        found.update(json.dumps([digest, *row]).encode())
+    return found.hexdigest()
+
+
+def image_digest(pixels: bytes) -> str:
+    """What tells images apart: a hash of their pixels."""
+    return hashlib.blake2b(pixels, digest_size=16).hexdigest()
 
 
 def group_rows(shape: Sequence[int]) -> int:

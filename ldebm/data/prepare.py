@@ -16,6 +16,7 @@ import polars as pl
 
 from ldebm.config import DataConfig
 from ldebm.data.image_sources import open_images
+from ldebm.data.images import pairs_hash
 from ldebm.data.label_columns import label_column, labels_among
 from ldebm.data.limits import MAX_CLASSES
 from ldebm.data.packed import SPLITS
@@ -233,6 +234,7 @@ def _profile(
             facts["in_train"] = table.join(train_rows, on=content, how="semi").height
         if store is not None:
             facts |= store.facts(table)
+            facts["pairs"] = pairs_hash(table["digest"], [table[label_column(n)] for n in labels])
         else:
             facts |= _point_facts(table) if config.kind == "points" else _text_facts(table)
         if config.kind == "documents":

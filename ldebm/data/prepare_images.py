@@ -8,7 +8,6 @@ Shapes: H height, W width, C channels, B images.
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from PIL import Image
 
 from ldebm.config import DataConfig
 from ldebm.data.image_files import ImageSource, RawImage
-from ldebm.data.images import ImageError, as_array, group_rows, resized, write_images
+from ldebm.data.images import ImageError, as_array, group_rows, image_digest, resized, write_images
 from ldebm.data.label_columns import label_column
 from ldebm.data.values import labels as label_values
 from ldebm.errors import UsageError
@@ -172,5 +171,4 @@ def _keep(
             f"{image.place}: {height} x {width} pixels; {other or 'images have to be square'}: "
             "set size (pixels of a side) in the data set's section of params.yaml"
         )
-    digest = hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest()
-    return store.add(pixels), digest, None
+    return store.add(pixels), image_digest(pixels.tobytes()), None

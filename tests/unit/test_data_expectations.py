@@ -145,7 +145,7 @@ def test_good_images_pass_and_bad_ones_fail_by_what_is_wrong(tmp_path: Path) -> 
     table = pq.read_table(prepared / "valid.parquet").to_pylist()
     table[3]["image"] = bytes(63)
     table[4]["height"] = 9
-    table[5]["label.digit"] = 11
+    table[5]["label.digit"] = "11"
     for row in table[10:14]:
         row["image"] = bytes(64)
     pq.write_table(pa.Table.from_pylist(table), prepared / "valid.parquet")
@@ -155,6 +155,7 @@ def test_good_images_pass_and_bad_ones_fail_by_what_is_wrong(tmp_path: Path) -> 
     profile["rejects"]["rows"] = 400
     write_json(prepared / "profile.json", profile)
     assert _failed(validate(prepared)) == {
+        ("valid", "images and labels"),
         ("valid", "bytes"),
         ("valid", "height"),
         ("valid", "label.digit"),
@@ -163,3 +164,14 @@ def test_good_images_pass_and_bad_ones_fail_by_what_is_wrong(tmp_path: Path) -> 
         ("profile", "constant"),
         ("profile", "rejected"),
     }
+
+
+@pytest.mark.parametrize("swapped", ["image", "label.digit"])
+def test_images_with_labels_of_others_fail(swapped: str, tmp_path: Path) -> None:
+    prepared = _prepared_images(tmp_path)
+    table = pq.read_table(prepared / "test.parquet").to_pylist()
+    assert table[0]["label.digit"] != table[1]["label.digit"]
+    table[0][swapped], table[1][swapped] = table[1][swapped], table[0][swapped]
+    pq.write_table(pa.Table.from_pylist(table), prepared / "test.parquet")
+    report = validate(prepared)
+    assert _failed(report) == {("test", "images and labels")}
