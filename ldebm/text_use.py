@@ -23,10 +23,20 @@ if TYPE_CHECKING:
     from ldebm.evaluate.likelihood import Estimate, LikelihoodSettings
     from ldebm.model import Model
 
-__all__ = ["TextScores", "Texts", "encode_texts", "known_of", "read_texts", "score_texts"]
+__all__ = [
+    "TextScores",
+    "Texts",
+    "class_probabilities",
+    "encode_texts",
+    "known_of",
+    "read_texts",
+    "score_texts",
+    "unknown_words",
+]
 
 ROWS = 16  # at a time: bounds the memory of the trajectories
 ENCODED = 256
+DRAWS = 64  # of the posterior of a text that is classified
 TABLES = (".csv", ".jsonl", ".parquet")
 
 
@@ -307,3 +317,44 @@ def encode_texts(
             if prior.has_classes:
                 logits.append(prior.class_logits(z).float().cpu().numpy())
     return np.concatenate(means), np.concatenate(logits) if logits else None
+
+
+def class_probabilities(model: Model, texts: Sequence[str], seed: int = 0) -> np.ndarray:
+    """p(y | x) of texts, float32 (N, K): the mean of p(y | z) over draws of the posterior q(z | x).
+
+    At the posterior mean alone the classes are far too sure of texts unlike the training rows. All
+    texts have the same noise, so that what one gets does not depend on the others.
+
+    Args:
+        model: of text, with classes.
+        texts: N of them.
+        seed: of the draws.
+    """
+    import torch
+
+    from ldebm.priors import EnergyPrior
+    from ldebm.seeding import generator
+
+    if not isinstance(model.prior, EnergyPrior):  # the code of a baseline is no draw
+        return model.classify(texts)
+    if model.is_dialogue:
+        model = model.given(model.contexts([[]]))
+    stream = generator(seed, "class-probabilities")
+    noise_S1D = torch.randn(DRAWS, 1, model.prior.latent, generator=stream).to(model.device)
+    found = []
+    with torch.no_grad():
+        for batch in _batches(model, texts, None, ENCODED):
+            mu, logvar = model.backbone.encode(batch)
+            z_SBD = mu + torch.exp(0.5 * logvar) * noise_S1D
+            logits = model.prior.class_logits(z_SBD.reshape(-1, mu.shape[1]))
+            p_SBK = torch.softmax(logits, -1).reshape(DRAWS, len(mu), -1)
+            found.append(p_SBK.mean(0).float().cpu().numpy())
+    return np.concatenate(found)
+
+
+def unknown_words(model: Model, text: str) -> list[str]:
+    """Words of a text that the model reads as its unknown word; of documents none are told."""
+    tokenizer = model.tokenizer
+    if tokenizer is None or model.is_document:
+        return []
+    return [word for word in text.split() if tokenizer.unk_id in tokenizer.encode(word)]

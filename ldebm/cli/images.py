@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ldebm.cli.output import expect_table, show_rows
+from ldebm.cli.output import class_records, expect_table, show_classes, show_rows
 from ldebm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -80,15 +80,9 @@ def classify_images(model: Model, file: Path | None, *, resize: bool, as_json: b
     model.label_index(0)  # says what is wrong where the prior knows no label
     found = read_pictures(file, model.meta, resize=resize)
     names = model.class_labels()
-    rows = [
-        {"image": place, "label": names[int(p.argmax())], "probability": round(float(p.max()), 4)}
-        for place, p in zip(found.places, model.classify(found.pixels), strict=True)
-    ]
-    if as_json:
-        typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
-        return
-    for row in rows:
-        typer.echo(f"{row['label']}\t{row['probability']:.3f}\t{row['image']}")
+    records = class_records(model.classify(found.pixels), names)
+    rows = [{"image": place, **row} for place, row in zip(found.places, records, strict=True)]
+    show_classes(rows, "image", as_json=as_json)
 
 
 def score_images(

@@ -7,11 +7,12 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ldebm.cli.images import classify_images, generate_images
+from ldebm.cli.output import class_records, show_classes
 from ldebm.config import nearest
 from ldebm.errors import UsageError
 
@@ -140,7 +141,7 @@ def classify(
     resize: Resize = False,
     as_json: AsJson = False,
 ) -> None:
-    """Give every text, or every image, its most probable class."""
+    """Give every text, or every image, its most probable class, and say how sure that is."""
     if file is not None and not file.exists():
         raise UsageError(f"{file}: no such file")
     model = load_target(target)
@@ -149,15 +150,15 @@ def classify(
         return
     rows = read_texts(texts, file, "classify")
     names = require_text(model, target).class_labels()
-    results: list[dict[str, Any]] = [
-        {"text": text, "label": names[int(p.argmax())], "probability": round(float(p.max()), 4)}
-        for text, p in zip(rows, model.classify(rows), strict=True)
+    model.label_index(0)  # says what is wrong where the prior has no classes
+    from ldebm.text_use import class_probabilities, unknown_words
+
+    found = class_records(class_probabilities(model, rows), names)
+    records = [
+        {"text": text, **record, "unknown": unknown_words(model, text)}
+        for text, record in zip(rows, found, strict=True)
     ]
-    if as_json:
-        typer.echo(json.dumps(results, indent=1, ensure_ascii=False))
-        return
-    for row in results:
-        typer.echo(f"{row['label']}\t{row['probability']:.3f}\t{row['text']}")
+    show_classes(records, "text", as_json=as_json)
 
 
 def read_texts(texts: list[str] | None, file: Path | None, verb: str) -> list[str]:

@@ -11,9 +11,13 @@ import typer
 from ldebm.errors import UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ldebm.training.progress import Progress
 
-__all__ = ["expect_table", "progress", "show_rows"]
+__all__ = ["class_records", "expect_table", "progress", "show_classes", "show_rows"]
+
+SURE = 0.8  # probability of a class, below: the model is unsure
 
 PAUSE = 10.0  # seconds between lines of progress
 
@@ -63,3 +67,43 @@ def show_rows(
     typer.echo("\t".join([*numbers, name]))
     for row in rows:
         typer.echo("\t".join([*(f"{row[key]:.3f}" for key in numbers), row[name]]))
+
+
+def class_records(p_NK: np.ndarray, names: list[str]) -> list[dict[str, Any]]:
+    """Of every row the most probable class, the next one, and whether the model is sure.
+
+    Args:
+        p_NK: probabilities of the classes.
+        names: of the classes.
+    """
+    found = []
+    for p in p_NK:
+        first, *others = p.argsort(kind="stable")[::-1][:2]
+        record = {"label": names[first], "probability": round(float(p[first]), 4)}
+        record["sure"] = bool(p[first] >= SURE)
+        for other in others:
+            record["next"] = {"label": names[other], "probability": round(float(p[other]), 4)}
+        found.append(record)
+    return found
+
+
+def show_classes(records: list[dict[str, Any]], name: str, *, as_json: bool) -> None:
+    """Prints classes: label, probability, the row itself, and where the model is unsure, why.
+
+    Args:
+        records: of :func:`class_records`, with the row under ``name`` and its unknown words.
+        name: the key of the row itself.
+        as_json: print JSON.
+    """
+    if as_json:
+        typer.echo(json.dumps(records, indent=1, ensure_ascii=False))
+        return
+    for row in records:
+        columns = [row["label"], f"{row['probability']:.3f}", row[name]]
+        doubts = []
+        if not row["sure"]:
+            near = row.get("next")
+            doubts.append("unsure" + (f", or {near['label']}" if near else ""))
+        if row.get("unknown"):
+            doubts.append(f"unknown: {' '.join(row['unknown'])}")
+        typer.echo("\t".join(columns + ([f"({'; '.join(doubts)})"] if doubts else [])))

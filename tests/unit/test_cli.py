@@ -58,7 +58,10 @@ class TextModel:
     config = SimpleNamespace(prior=SimpleNamespace(kind="diffusion", hierarchy=None))
     prior = SimpleNamespace(classes=4)
     class_names = ["ask", "tell", "thank", "greet"]  # noqa: RUF012
-    is_text, is_image = True, False
+    is_text, is_image, is_document = True, False, False
+    tokenizer = SimpleNamespace(
+        unk_id=1, encode=lambda word: [2, 1 if word.startswith("z") else 5, 3]
+    )
     label_index, class_labels = Model.label_index, Model.class_labels
 
     def generate(self, n, label=None, seed=0, draws=1):
@@ -165,6 +168,23 @@ def test_texts_come_from_the_command_line_or_a_file(run, model, project: Path):
     assert [row["label"] for row in found] == ["thank", "ask"]
     (project / "texts").write_bytes(b"\xff\xfe")
     assert run("classify", "first", "--file", "texts").code == 2
+
+
+def test_a_class_says_how_sure_it_is_and_which_words_are_unknown(run, model, monkeypatch):
+    p = np.array([[0.1, 0.55, 0.05, 0.3], [0.05, 0.9, 0.05, 0.0]])
+    monkeypatch.setattr(TextModel, "classify", lambda self, texts: p[: len(texts)])
+    lines = run("classify", "first", "zap is zonk", "all known").out.splitlines()
+    assert lines == [
+        "tell\t0.550\tzap is zonk\t(unsure, or greet; unknown: zap zonk)",
+        "tell\t0.900\tall known",
+    ]
+    rows = json.loads(run("classify", "first", "zap is zonk", "all known", "--json").out)
+    assert rows[0] == {
+        "text": "zap is zonk", "label": "tell", "probability": 0.55, "sure": False,
+        "next": {"label": "greet", "probability": 0.3}, "unknown": ["zap", "zonk"],
+    }  # fmt: skip
+    assert rows[1]["sure"]
+    assert rows[1]["unknown"] == []
 
 
 def test_interpolation_shows_both_ends(run, model):

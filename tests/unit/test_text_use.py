@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import ldebm
-from ldebm.cli import main
+from ldebm.cli import main, models
 from ldebm.config import ExperimentConfig
 from ldebm.data.chatter import generate
 from ldebm.data.tokenizer import train_tokenizer
@@ -20,7 +20,13 @@ from ldebm.model import Model, save
 from ldebm.nn.backbone import build_backbone
 from ldebm.priors import EnergyPrior, build_prior
 from ldebm.seeding import generator
-from ldebm.text_use import encode_texts, read_texts, score_texts
+from ldebm.text_use import (
+    class_probabilities,
+    encode_texts,
+    read_texts,
+    score_texts,
+    unknown_words,
+)
 from tests.unit.evaluate_models import constant_energy
 
 TEXTS = [turn.text for turn in generate(seed=0)][:400]
@@ -231,3 +237,31 @@ def test_embeddings_go_to_parquet_alone(run, file: Path, tmp_path: Path) -> None
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
     with pytest.raises(UsageError, match="expected a UTF-8 text file"):
         read_texts(tmp_path / "latin.txt")
+
+
+def test_classes_are_the_less_sure_the_wider_the_posterior_and_rows_do_not_matter_to_each_other():
+    model = _model()
+    torch.manual_seed(1)
+    for parameter in model.prior.net.output.parameters():  # type: ignore[union-attr]
+        parameter.data.normal_(0, 3)
+    texts = TEXTS[:300]
+    p = class_probabilities(model, texts)
+    assert p.shape == (300, 3)
+    np.testing.assert_allclose(p.sum(1), 1, atol=1e-5)
+    np.testing.assert_allclose(class_probabilities(model, texts[270:273]), p[270:273], atol=1e-4)
+    at_mean = model.classify(texts)
+    assert p.max(1).mean() < at_mean.max(1).mean()
+    encode = model.backbone.encode
+    model.backbone.encode = lambda batch: (encode(batch)[0], encode(batch)[1] - 40)  # type: ignore
+    np.testing.assert_allclose(class_probabilities(model, texts), at_mean, atol=1e-4)
+
+
+def test_unknown_words_are_named():
+    assert unknown_words(_model(), f"{TEXTS[0]} flabbergasted") == ["flabbergasted"]
+
+
+def test_a_prior_without_classes_gives_none(run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(models, "load_target", lambda target: _model("gaussian"))
+    refused = run("classify", "first", TEXTS[0])
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err == "ldebm: label 0: a Gaussian prior has no classes\n"
