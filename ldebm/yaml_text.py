@@ -51,6 +51,7 @@ def format_yaml(content: dict[str, Any]) -> str:
 
     writer = YAML()
     writer.default_flow_style = False
+    writer.representer.ignore_aliases = lambda _: True  # values that are one object are written out
     text = io.StringIO()
     writer.dump(content, text)
     return text.getvalue()

@@ -74,7 +74,9 @@ def fetch_data(
     from ldebm.data.registry import find_source
 
     params = load_params(PARAMS)
-    config = params.dataset(name) if name in params.data else Library().dataset(name)
+    library = Library()
+    here = name in params.data or name not in library.data
+    config = params.dataset(name) if here else library.dataset(name)
     source = None if config.source == "file" else find_source(config.source)
     place = mirror or os.environ.get(MIRROR_VARIABLE)
     fetch(source, config, Path("data", "raw", name), place or None)
