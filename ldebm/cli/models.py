@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ldebm.cli.images import classify_images, generate_images
-from ldebm.cli.output import class_records, show_classes
+from ldebm.cli.output import class_records, progress, show_classes
 from ldebm.config import nearest
 from ldebm.errors import UsageError
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS", "find_model", "load_target", "read_texts", "require_text"]
 
 MODELS = Path("models")
-CLUSTER_ROWS = 5000
+CLUSTER_ROWS, ENCODED = 5000, 512  # rows that are described, and encoded at a time
 Target = Annotated[str, typer.Argument(help="An experiment, or the path of a model.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Resize = Annotated[bool, typer.Option("--resize", help="Crop and scale images that need it.")]
@@ -233,6 +233,8 @@ def cluster(
 
 def _described(model: Model, top: int) -> list[ClusterDescription]:
     """The classes of (at most 5,000) test rows of the data that the model was trained on."""
+    import torch
+
     from ldebm.data.packed import open_packed
     from ldebm.evaluate.clusters import describe_clusters
     from ldebm.evaluate.report import context_rows, encode_rows, subset
@@ -240,7 +242,13 @@ def _described(model: Model, top: int) -> list[ClusterDescription]:
     packed = open_packed(Path("data", "packed", model.config.data))
     split = packed.split("test")
     rows = subset(split.n, CLUSTER_ROWS, 0, "cluster")
-    mu, _ = encode_rows(model.backbone, split, rows, model.device)
+    means = []
+    with progress("cluster", len(rows), "rows") as bar:
+        for start in range(0, len(rows), ENCODED):
+            part = rows[start : start + ENCODED]
+            means.append(encode_rows(model.backbone, split, part, model.device)[0])
+            bar.show(start + len(part), {})
+    mu = torch.cat(means)
     if model.is_dialogue:
         model = model.given(context_rows(model.backbone, split, rows, model.device))
     logits = model.prior.class_logits(mu).detach().cpu()
