@@ -126,7 +126,9 @@ class Watch:
         self.running[name] = (now, now)
 
     def line(self, name: str, text: str) -> None:
-        """The newest line of a stage's log."""
+        """The newest line of a stage's log, unless it is DVC's about the command."""
+        if text.startswith(("> ", "Running stage")):
+            return
         self.lines[name] = text
         self.bar.line(name, text)
 

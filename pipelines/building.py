@@ -20,7 +20,7 @@ from pipelines import signals
 from pipelines.copies import mirror
 from pipelines.dag import Dag, ask_dvc, read_dag
 from pipelines.dispatch import POLL, Dispatcher, Landed, Options, Place, Submit
-from pipelines.estimate import Estimate, estimate, recorded_seconds
+from pipelines.estimate import Estimate, Kin, estimate, past_runs
 from pipelines.lockfile import lock_blocks, whole
 from pipelines.slots import Need, Slots, need_of
 from pipelines.types import BuildReport, Selection, StageOutcome
@@ -266,7 +266,7 @@ def opened(
             selection=selection,
             dag=dag,
             stale=stale,
-            estimate=estimate(dag, stale, recorded_seconds(workspace.root), width),
+            estimate=_estimate(dag, workspace.root, params, width),
             slots=slots,
             needs=needs,
             place=Place(project, logs, (fd,), flow_run),
@@ -303,8 +303,20 @@ def planned(
     state = workspace.state()
     dag = read_dag(workspace.root, selection.targets)
     _read[workspace.root, state.tree, selection.targets] = dag
-    known = recorded_seconds(workspace.root)
-    return dag, estimate(dag, dag.stale(), known, Slots(slots).cpu), state
+    params = read_params(workspace.root, strict=False) if dag.stale() else None
+    return dag, _estimate(dag, workspace.root, params, Slots(slots).cpu), state
+
+
+def _estimate(dag: Dag, root: Path, params: Any, width: int) -> Estimate:
+    """What the stale stages cost; ``params``: of the project, or None."""
+    stale = dag.stale()
+    kin = {}
+    if params is not None:
+        kin = {
+            name: Kin(str(getattr(item.backbone, "arch", "")), item.data)
+            for name, item in params.experiments.items()
+        }
+    return estimate(dag, stale, past_runs(root) if stale else [], width, kin)
 
 
 def read_params(project: Path, strict: bool) -> Any:

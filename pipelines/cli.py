@@ -127,14 +127,16 @@ def _up_to_date(
         seconds = {name: estimate.seconds[name] for name in estimate.seconds}
         if as_json:
             total = {"elapsed": estimate.elapsed, "total": estimate.total}
-            typer.echo(json.dumps({"stages": seconds, **total}, indent=1))
+            content = {"stages": seconds, "basis": dict(estimate.basis), **total}
+            typer.echo(json.dumps(content, indent=1))
             return None
         for name, value in seconds.items():
             reasons = dag.stages[name].changes
             why = reasons[0] if reasons else "needs one of those above"
             more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
-            known = "  ?" if value is None else f"{value:.0f} s"
-            typer.echo(f"{name:<40} {known:>8}  {why}{more}")
+            known = "?" if value is None else f"{value:.0f} s"
+            basis = estimate.basis.get(name, "unknown")
+            typer.echo(f"{name:<34} {known:>7} {basis:<26} {why}{more}")
         typer.echo(estimate.line())
         return None
     if estimate.seconds:

@@ -1,18 +1,81 @@
-"""How long a build will take, from what the same stages took before."""
+"""How long a build will take, from what the same or similar stages took before.
+
+Every stage takes the first of these that there is, and names it:
+
+1. its record on this machine, with the same settings;
+2. the same of another seed;
+3. its record with other settings, or another seed's, scaled;
+4. the recorded runs of the experiment in ``results/``, which other machines made, scaled;
+5. the most similar stage of another experiment with the same architecture, scaled.
+
+Else its time is unknown, which is said and not counted as nothing.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
+from typing import Any
 
-from pipelines.dag import Dag
+from pipelines.dag import Dag, Stage
 
-__all__ = ["Estimate", "estimate", "recorded_seconds", "words"]
+__all__ = ["Estimate", "Kin", "Past", "estimate", "past_runs", "words"]
 
-OVERHEAD = 2.0  # seconds that dvc itself takes for a stage
+OVERHEAD = 4.0  # seconds that dvc, Python and its imports take for a stage
+RECORDED = "recorded"
+SEED = "recorded for another seed"
+SCALED = "scaled from other settings"
+RESULTS = "recorded elsewhere"
+SIMILAR = "scaled from {}"
+LENGTHS = ("updates", "epochs")
+# Settings that the time depends on, but not how much: it takes the middle of "not" and "in
+# proportion", which is wrong by the square root of the change at most.
+AMOUNTS = re.compile(
+    r"(^|\.)(hidden|blocks|layers|latent|levels|steps|level_steps|restarts|samples|rows|importance"
+    r"|inner|chains|ood_rows|control_draws|per_label)$"
+)
+SIMILARITY = 0.5  # share of equal settings
+MODEL = ("backbone", "cluster", "prior", "evaluate")
+
+
+@dataclass(frozen=True)
+class Kin:
+    """What experiments that take similar times have in common.
+
+    Attributes:
+        arch: architecture of the first stage.
+        data: the data set; the length of an epoch is its.
+    """
+
+    arch: str
+    data: str
+
+
+@dataclass(frozen=True)
+class Past:
+    """A stage that was executed.
+
+    Attributes:
+        kind: ``prior``.
+        subject: experiment or data set.
+        seed: None where the stage has none.
+        settings: values by dotted key, without the names of experiment and data set.
+        seconds: it took.
+        here: on this machine.
+        kin: the experiment's, where it is known.
+    """
+
+    kind: str
+    subject: str
+    seed: str | None
+    settings: Mapping[str, Any]
+    seconds: float
+    here: bool
+    kin: Kin | None = None
 
 
 @dataclass(frozen=True)
@@ -21,69 +84,232 @@ class Estimate:
 
     Attributes:
         seconds: of every stage that may run, None where nothing like it was ever recorded.
-        total: their sum.
+        total: their sum, without those.
         elapsed: with ``slots`` of them at a time, never less than the longest chain.
-        unknown: stages without a record, which are counted as nothing.
+        unknown: stages whose time is not known.
+        basis: where the seconds of a stage come from.
     """
 
     seconds: Mapping[str, float | None]
     total: float
     elapsed: float
     unknown: tuple[str, ...]
+    basis: Mapping[str, str] = field(default_factory=dict)
 
     def line(self) -> str:
         """One line for people."""
-        count = len(self.seconds)
+        count, missing = len(self.seconds), len(self.unknown)
         if not count:
             return "everything is up to date"
         text = f"at most {count} stage{'s' if count != 1 else ''} to run"
-        if len(self.unknown) < count:
-            text += f", about {words(self.elapsed)} ({words(self.total)} of work)"
-        if self.unknown:
-            text += f"; {len(self.unknown)} never ran here before"
+        if missing == count:
+            return f"{text}; how long is not known: nothing like that was recorded"
+        about = "more than" if missing else "about"
+        text += f", {about} {words(self.elapsed)} ({words(self.total)} of work, {self._sources()})"
+        if missing:
+            named = ", ".join(self.unknown[:3]) + (", ..." if missing > 3 else "")
+            text += f"; not known for {missing}: {named}"
         return text
 
+    def _sources(self) -> str:
+        found = set(self.basis.values())
+        if found <= {RECORDED, SEED}:
+            return "as recorded here"
+        if found <= {RECORDED, SEED, RESULTS}:
+            return "as recorded, partly elsewhere" if RECORDED in found else "as recorded elsewhere"
+        return "recorded or scaled"
 
-def recorded_seconds(root: Path) -> dict[str, float]:
-    """Seconds of the newest record of every stage in ``lineage/``."""
-    newest: dict[str, tuple[str, float]] = {}
+
+def past_runs(root: Path) -> list[Past]:
+    """The newest record of every stage and settings in ``lineage/``, and runs of ``results/``."""
+    newest: dict[str, tuple[str, Past]] = {}
     for path in (root / "lineage").glob("*.json"):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            name, at = str(record["stage"]), str(record["started"])
+            name, at, params = str(record["stage"]), str(record["started"]), record["params"]
             seconds = float(record["seconds"])
-        except (OSError, ValueError, KeyError, TypeError):
+            settings = _settings(params)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue  # a record that cannot be read is lineage's business
-        if name not in newest or at > newest[name][0]:
-            newest[name] = (at, seconds)
-    return {name: seconds for name, (_, seconds) in newest.items()}
+        key = f"{name} {json.dumps(settings, sort_keys=True, default=str)}"
+        if key not in newest or at > newest[key][0]:
+            newest[key] = (at, Past(*_parts(name), settings, seconds, here=True))
+    ordered = sorted(newest.values(), key=lambda item: item[0], reverse=True)
+    return [past for _, past in ordered] + list(_results(root))
 
 
-def estimate(dag: Dag, names: Sequence[str], known: Mapping[str, float], slots: int) -> Estimate:
+def _results(root: Path) -> Iterable[Past]:
+    """Stages of recorded runs: the fastest seed, on the machine that did least besides."""
+    for folder in sorted((root / "results").glob("*/")):
+        fastest: dict[str, Past] = {}
+        for path in sorted(folder.glob("*.json")):
+            try:
+                run = json.loads(path.read_text(encoding="utf-8"))
+                params, epochs = run["params"], run.get("epochs") or {}
+                kin = Kin(str(params["backbone"].get("arch", "")), str(params["data"]))
+                for kind, value in run["stage_seconds"].items():
+                    sections = ("cluster", "prior") if kind == "prior" else (kind,)
+                    settings = _flat({name: params.get(name) for name in sections})
+                    settings["run.epochs"] = epochs.get(kind)
+                    past = Past(kind, folder.name, None, settings, float(value), False, kin)
+                    if kind not in fastest or past.seconds < fastest[kind].seconds:
+                        fastest[kind] = past
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                continue  # another kind of result
+        yield from fastest.values()
+
+
+def estimate(
+    dag: Dag,
+    names: Sequence[str],
+    past: Sequence[Past],
+    slots: int,
+    kin: Mapping[str, Kin] | None = None,
+) -> Estimate:
     """Estimates the stages ``names``.
 
     Args:
         dag: all stages.
         names: those that may run.
-        known: seconds by stage. A stage that is not in it takes the median of its kind with the
-            same experiment, else it is unknown.
+        past: what was executed, the newest first.
         slots: stages at a time.
+        kin: of every experiment.
     """
-    seconds = {name: _guess(name, known) for name in names}
-    cost = {name: OVERHEAD + (seconds[name] or 0.0) for name in names}
+    guesses = {name: _guess(dag.stages[name], past, kin or {}) for name in names}
+    seconds = {name: guess[0] for name, guess in guesses.items()}
+    basis = {name: guess[1] for name, guess in guesses.items() if guess[0] is not None}
+    cost = {name: OVERHEAD + (value or 0.0) for name, value in seconds.items()}
     total = sum(cost.values())
     chains = dag.depth({name: cost.get(name, 0.0) for name in dag.stages})
     longest = max((chains[name] for name in names), default=0.0)
     unknown = tuple(name for name in names if seconds[name] is None)
-    return Estimate(seconds, total, max(longest, total / max(1, slots)), unknown)
+    return Estimate(seconds, total, max(longest, total / max(1, slots)), unknown, basis)
 
 
-def _guess(name: str, known: Mapping[str, float]) -> float | None:
-    if name in known:
-        return known[name]
-    family = name.rpartition("-")[0]  # another seed of the same experiment
-    same = [value for other, value in known.items() if family and other.startswith(f"{family}-")]
-    return median(same) if same else None
+def _guess(stage: Stage, past: Sequence[Past], kin: Mapping[str, Kin]) -> tuple[float | None, str]:
+    """Seconds of a stage and where they come from."""
+    kind, subject, seed = _parts(stage.name)
+    settings = _settings(stage.params)
+    alike = [item for item in past if item.kind == kind]
+    same = [item for item in alike if item.subject == subject]
+    equal = [item for item in same if item.here and item.settings == settings]
+    own = kin.get(subject)
+    if equal:
+        # A training that went on from a checkpoint, its own or its twin's, has a short record.
+        twins = [
+            item
+            for item in alike
+            if item.here and item.settings == settings and own and kin.get(item.subject) == own
+        ]
+        mine = any(item.seed == seed for item in equal)
+        return max(item.seconds for item in equal + twins), RECORDED if mine else SEED
+    same.sort(key=lambda item: (item.here, item.seed == seed), reverse=True)
+    for item in same:
+        scale = _scale(settings, item.settings)
+        if scale is not None:
+            return item.seconds * scale, SCALED if item.here else RESULTS
+    others = [
+        (_similarity(settings, item.settings), item.here, item)
+        for item in alike
+        if item.subject != subject and _comparable(stage, item, own, kin.get(item.subject))
+    ]
+    for share, _, item in sorted(others, key=lambda other: other[:2], reverse=True):
+        scale = _scale(settings, item.settings)
+        if share >= SIMILARITY and scale is not None:
+            name = f"{kind}@{item.subject}{'' if item.seed is None else f'-{item.seed}'}"
+            return item.seconds * scale, SIMILAR.format(name)
+    return None, ""
+
+
+def _comparable(stage: Stage, item: Past, own: Kin | None, theirs: Kin | None) -> bool:
+    """Whether the time of another subject's stage tells anything about that of this one."""
+    settings = _settings(stage.params)
+    if item.kind == "fetch":
+        return bool(item.settings.get("data.source") == settings.get("data.source"))
+    if item.kind not in MODEL:
+        return True
+    theirs = item.kin or theirs
+    if own is None or theirs is None or own.arch != theirs.arch:
+        return False
+    lengths = [_length(settings, section) for section in ("backbone", "prior")]
+    return own.data == theirs.data or not any(found and found[0] == "epochs" for found in lengths)
+
+
+def _parts(name: str) -> tuple[str, str, str | None]:
+    """Kind, subject and seed of a stage.
+
+    Example:
+        >>> _parts("prior@ptb-ldebm-0"), _parts("fetch@ptb-2"), _parts("report")
+        (('prior', 'ptb-ldebm', '0'), ('fetch', 'ptb-2', None), ('report', '', None))
+    """
+    kind, _, rest = name.partition("@")
+    subject, dash, seed = rest.rpartition("-")
+    if kind in MODEL and dash and seed.isdecimal():
+        return kind, subject, seed
+    return kind, rest, None
+
+
+def _settings(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by dotted key; ``experiments.NAME.prior`` is ``prior``, ``data.NAME`` is ``data``."""
+    sections = {}
+    for key, value in params.items():
+        words = key.split(".")
+        if words[0] == "experiments" and len(words) > 2:
+            key = ".".join(words[2:])
+        elif words[0] == "data" and len(words) > 1:
+            key = ".".join(["data", *words[2:]])
+        sections[key] = value
+    return _flat(sections)
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{name}.")
+        else:
+            found[name] = value
+    return found
+
+
+def _length(settings: Mapping[str, Any], section: str) -> tuple[str, float] | None:
+    """What a training's time is in proportion to: updates or epochs, and how many."""
+    updates = settings.get(f"{section}.training.updates")
+    epochs = settings.get(f"{section}.training.epochs")
+    if updates is not None:
+        return "updates", float(updates)
+    if epochs is None:
+        return None
+    return "epochs", float(settings.get("run.epochs") or epochs)
+
+
+def _scale(wanted: Mapping[str, Any], had: Mapping[str, Any]) -> float | None:
+    """By how much the time differs with the settings; None if that cannot be said."""
+    scale: float = 1.0
+    for section in ("backbone", "prior"):
+        one, other = _length(wanted, section), _length(had, section)
+        if (one is None) != (other is None):
+            return None
+        if one is not None and other is not None:
+            if one[0] != other[0] or not other[1]:
+                return None
+            scale *= one[1] / other[1]
+    for key, value in wanted.items():
+        other_value: Any = had.get(key)
+        if AMOUNTS.search(key) and _positive(value) and _positive(other_value):
+            scale *= math.sqrt(value / other_value)
+    return scale
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def _similarity(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
+    keys = one.keys() | other.keys()
+    equal = [key for key in keys if one.get(key) == other.get(key)]
+    return len(equal) / max(1, len(keys))
 
 
 def words(seconds: float) -> str:

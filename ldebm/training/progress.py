@@ -1,4 +1,4 @@
-"""Progress of what takes a while: a bar on a terminal, one line per tenth of it elsewhere."""
+"""Progress of what takes a while: a bar on a terminal, elsewhere one line per tenth, or more."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.progress import Progress as RichProgress
 __all__ = ["Progress"]
 
 LINES = 10
+SECONDS = 20.0  # at most between two lines of a training, whose tenths may take hours
 
 
 class Progress:
@@ -72,7 +73,8 @@ class Progress:
         if self.bar:
             self.bar.update(self.task, completed=step, terms=f"{named}  {speed:.1f}/s")
         elif self._due(step):
-            self.next_line += max(1, self.total // LINES)
+            if step >= self.next_line:
+                self.next_line += max(1, self.total // LINES)
             self.said = time.monotonic()
             left = (self.total - step) / max(speed, 1e-9)
             parts = [f"{self.title}: {step}/{self.total}", named]
@@ -80,6 +82,7 @@ class Progress:
             print("  ".join(filter(None, parts)), file=sys.stderr, flush=True)
 
     def _due(self, step: int) -> bool:
+        waited = time.monotonic() - self.said
         if self.pause:
-            return time.monotonic() - self.said >= self.pause
-        return step >= self.next_line or step == self.total
+            return waited >= self.pause
+        return step >= self.next_line or step == self.total or waited >= SECONDS

@@ -4,7 +4,7 @@ import pytest
 
 from ldebm.errors import UsageError
 from pipelines.dag import Dag, Stage, fingerprints, read_dag, work_key
-from pipelines.estimate import estimate
+from pipelines.estimate import Past, estimate
 from pipelines.lockfile import lock_blocks, merge_lock, read_outs, whole
 from pipelines.sweep import grid
 from tests.pipeline.tiny_project import Tiny, names
@@ -166,13 +166,19 @@ def test_what_stands_behind_the_stages_in_dvc_lock_is_kept(tiny):
 
 def test_an_estimate_counts_the_chain_the_slots_and_what_is_unknown(tiny):
     dag = read_dag(tiny.root)
-    known = {"base": 8.0, "end": 18.0} | {f"part@{x}": 28.0 for x in "abcde"}
-    found = estimate(dag, names(), known, slots=2)
-    assert found.unknown == ("part@f",)
-    assert found.total == pytest.approx(10 + 20 + 5 * 30 + 2)
+    seconds = {"base": 6.0, "end": 16.0} | {f"part@{x}": 26.0 for x in "abcdef"}
+    past = [
+        Past(name.partition("@")[0], name.partition("@")[2], None, {}, value, here=True)
+        for name, value in seconds.items()
+        if name != "end"
+    ]
+    found = estimate(dag, names(), past, slots=2)
+    assert found.unknown == ("end",)
+    assert found.total == pytest.approx(10 + 6 * 30 + 4)
     assert found.elapsed == pytest.approx(found.total / 2)
-    assert estimate(dag, names(), known, slots=100).elapsed == pytest.approx(10 + 30 + 20)
-    assert "1 never ran" in found.line()
+    assert estimate(dag, names(), past, slots=100).elapsed == pytest.approx(10 + 30 + 4)
+    assert "; not known for 1: end" in found.line()
+    assert "more than 1.6 min" in found.line()
 
 
 def test_a_grid_has_every_combination_and_keeps_lists_whole(tiny):
