@@ -152,7 +152,8 @@ class Watch:
         for name, (start, last) in self.running.copy().items():
             if now - last >= self.every:
                 self.running[name] = (start, now)
-                newest = self.lines.get(name, "")
+                kind = name.rpartition(": ")[2].partition("@")[0]
+                newest = self.lines.get(name, "").removeprefix(f"{kind}: ")
                 text = f"{name}: {words(now - start)}"
                 self.engine.say(f"{text}: {newest}" if newest else f"{text}, still running")
         self.bar.update()
