@@ -22,7 +22,7 @@ __all__ = ["BackboneConfig", "ContextConfig", "SupervisionConfig"]
 
 
 class ContextConfig(Section):
-    """Encoder of the previous turns: a recurrent layer over words, one over turns (MR 3.4)."""
+    """Encoder of the previous turns: a recurrent layer over words, one over turns."""
 
     utterance: int = Field(256, gt=0)
     """Hidden size, in each direction, of the bidirectional GRU over the words of one turn."""
@@ -31,7 +31,7 @@ class ContextConfig(Section):
 
 
 class SupervisionConfig(Section):
-    """Labels that the latent of the first stage has to tell: a linear classifier of z (MR 2.6).
+    """Labels that the latent of the first stage has to tell: a linear classifier of z.
 
     The joint training as published has the same term; in two stages the encoder is frozen when the
     energies see the labels.

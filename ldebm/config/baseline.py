@@ -15,7 +15,7 @@ DISPERSION = {"gmvae": 1.0, "dgmvae": 0.2}  # beta, as published (dgmvae: on PTB
 
 
 class BaselineConfig(Section):
-    """A baseline of the LDEBM paper's tables, with the objective of MR 7.
+    """A baseline of Yu et al. (2022), appendix B.2.
 
     Its code c has M variables of k values; its vector z has ``backbone.latent`` dimensions. The
     weights of I(x, c) and of the KL of z rise with the updates: ``backbone.kl_warmup``.

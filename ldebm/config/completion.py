@@ -10,7 +10,7 @@ __all__ = ["CompletionConfig"]
 
 
 class CompletionConfig(Section):
-    """Sentence completion (LDEBM B.3; MR 10.17: sizes are this project's choice)."""
+    """Sentence completion as in Yu et al. (2022), appendix B.3, which gives no sizes."""
 
     rows: int | None = Field(500, gt=0)
     """Test rows that are completed, a random subset; null: all."""

@@ -1,4 +1,4 @@
-"""Parameters of the hierarchical image models (section 6 of MR, NVAE's Table 6) and of the judge.
+"""Parameters of the hierarchical image models and of the classifier that judges images.
 
 Sizes are pixels of a side; groups of latent variables are listed from the top.
 """
@@ -51,7 +51,7 @@ class ImageModelConfig(Section):
 
 
 class HVAEConfig(ImageModelConfig):
-    """A hierarchical VAE of a few groups (MR 6.9, 10.23)."""
+    """A hierarchical VAE of a few groups."""
 
     layers: list[LayerConfig] = Field(min_length=1)
     """Groups of latent variables, from the top."""
@@ -140,10 +140,10 @@ class NVAEConfig(ImageModelConfig):
 
 
 class HierarchyConfig(Section):
-    """The energies of a prior on the groups of a hierarchical model (004 section 3; MR 6.4, 6.8).
+    """The energies of a prior on groups of latent variables, as in Cui and Han (2024), section 3.
 
-    Dense groups have the network of section ``energy``, convolutional ones that of MR 6.4 unless
-    they have no more than ``flat`` variables.
+    Dense groups have the network of section ``energy``, convolutional ones a network of their own,
+    unless they have no more than ``flat`` variables.
     """
 
     inputs: Literal["z", "context", "u"] = "z"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import model_validator
@@ -55,9 +56,8 @@ class Params(Section):
                 raise ValueError(f"name {name!r}: use letters, digits, '-' and '_' (DVC keys)")
         datasets = {"run.datasets": self.run.datasets}
         datasets |= {f"experiments.{name}.data": [e.data] for name, e in self.experiments.items()}
-        selected = {"run.experiments": self.run.experiments}
-        _known(selected, list(self.experiments), "an experiment")
-        _known(datasets, list(self.data), "a data set")
+        _known({"run.experiments": self.run.experiments}, "experiments", self.experiments)
+        _known(datasets, "data", self.data)
         return self
 
     @model_validator(mode="after")
@@ -126,12 +126,14 @@ class Params(Section):
         return self.data[name]
 
 
-def _known(named: dict[str, list[str]], known: list[str], what: str) -> None:
-    """Raises ValueError for the first name, of those at each key, that is not known."""
+def _known(named: dict[str, list[str]], section: str, known: Iterable[str]) -> None:
+    """Raises ValueError for the first name, of those at each key, that a section does not have."""
     for key, names in named.items():
         for name in names:
             if name not in known:
-                raise ValueError(f"{key}: {name!r} is not {what}{nearest(name, known)}")
+                hint = nearest(name, known)
+                more = "; `ldebm select NAME` adds one of conf/" if section == "experiments" else ""
+                raise ValueError(f"{key}: {name!r} is not in {section!r}{hint}{more}")
 
 
 def load_params(path: str | Path = "params.yaml", shown: str | None = None) -> Params:

@@ -135,9 +135,10 @@ class PriorConfig(Section):
 
     added: ClassVar[frozenset[str]] = frozenset({"hierarchy", "labelled_batch", "classifier"})
     kind: Literal["gaussian", "svebm", "diffusion", "nce", "classifier", "own"] = "diffusion"
-    """Prior of z: a fitted Gaussian; `svebm`, one energy with a symbol vector (Pang and Wu
-    2021); `diffusion`, one energy per noise level (Yu et al. 2022); `nce`, noise-contrastive,
-    for images; `classifier`, only p(y|z); or the own prior of a baseline.
+    """Prior of z: a Gaussian (fitted unless `standardise` is none); `svebm`, one energy with a
+    symbol vector (Pang and Wu 2021); `diffusion`, one energy per noise level (Yu et al. 2022);
+    `nce`, noise-contrastive, for images; `classifier`, only p(y|z); or the own prior of a
+    baseline.
     """
     scheme: Literal["two_stage", "joint"] = "two_stage"
     """Train the prior on the frozen first stage, or all parameters together, as in the papers."""

@@ -1,4 +1,4 @@
-"""Parameters of what measures text: the classifier of a data set's labels (MR 5.6)."""
+"""Parameters of what measures text: the classifier of a data set's labels."""
 
 from __future__ import annotations
 

@@ -45,6 +45,7 @@ def test_the_next_estimate_knows_what_the_stages_took(built):
     lines = built.python("pipelines", "build", "--dry").out.splitlines()
     (built.folder / "params.yaml").write_text(text)
     assert [line.split()[0] for line in lines[:-1]] == [
+        "code",
         "prior@small-0",
         "evaluate@small-0",
         "report",

@@ -257,6 +257,14 @@ def test_an_unknown_key_of_a_flow_is_an_error_and_changes_nothing(params: Path):
     assert params.read_bytes() == before
 
 
+def test_a_misspelt_key_of_a_flow_brings_the_nearest(params: Path):
+    before = params.read_bytes()
+    for key, meant in (("prior.levls", "'levels'"), ("lr", "'backbone.training.optimiser.lr'")):
+        with pytest.raises(UsageError, match=f"unknown key '.*{key}'; did you mean {meant}"):
+            select(params, Selection(overrides=(f"experiments.chatter-ldebm.{key}=4",)))
+        assert params.read_bytes() == before
+
+
 def test_a_build_elsewhere_takes_what_was_typed_with_it(params: Path):
     """The copy of a worktree: edits of experiments that stay selected go with them."""
     apply_overrides(params, ["experiments.chatter-ldebm.prior.levels=4"])

@@ -170,7 +170,7 @@ def test_a_section_that_is_left_empty_is_named(real):
         ("cluster.column", True, "expected a string or null, got true; put it in quotes"),
         ("cluster.pool_seed", "rn", "expected an integer, 'run' or 'first', got 'rn'"),
         ("prior.kind", "svbm", "expected 'gaussian', 'svebm', 'diffusion'"),
-        ("data", "poinst", "experiments.one.data: 'poinst' is not a data set; did you mean"),
+        ("data", "poinst", "experiments.one.data: 'poinst' is not in 'data'; did you mean"),
     ],
 )
 def test_a_mistake_is_told_with_the_way_out(key, value, said):
@@ -221,7 +221,7 @@ def test_a_role_that_no_column_can_have_names_the_nearest():
 @pytest.mark.parametrize(("key", "name"), [("run.experiments", "oen"), ("run.datasets", "point")])
 def test_what_is_selected_has_to_exist(key, name):
     text = told(Params, changed(one(), tuple(key.split(".")), [name]))
-    assert f"mine.yaml: {key}: {name!r} is not a" in text
+    assert f"mine.yaml: {key}: {name!r} is not in" in text
     assert "did you mean" in text
 
 
