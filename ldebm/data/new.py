@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from ldebm.config import DataConfig, RunConfig
 from ldebm.config.library import CONF, Library
+from ldebm.data.duration import expected_minutes
 from ldebm.data.folders import as_file
 from ldebm.data.new_experiment import table_experiment
 from ldebm.data.new_images import data_section, holds_images, image_experiment
@@ -71,13 +73,14 @@ def add_dataset(
         for path, content in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, head + format_yaml(content))
-        Library(root).params(RunConfig(datasets=[], experiments=[experiment], seeds=[0]))
+        params = Library(root).params(RunConfig(datasets=[], experiments=[experiment], seeds=[0]))
     except BaseException:
         for path in files:
             path.unlink(missing_ok=True)
         raise
     if found and say:
-        for line in found.lines():
+        minutes = found.minutes or expected_minutes(params.experiment(experiment))
+        for line in dataclasses.replace(found, minutes=minutes).lines():
             say(line)
     return experiment
 

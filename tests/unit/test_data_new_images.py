@@ -9,7 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from ldebm.config import ExperimentConfig
 from ldebm.config.library import Library
+from ldebm.data.duration import expected_minutes
 from ldebm.data.fetch import fetch
 from ldebm.data.image_facts import ImageFacts
 from ldebm.data.new import add_dataset, data_status
@@ -18,6 +20,7 @@ from ldebm.data.packed import open_packed
 from ldebm.data.packing import pack
 from ldebm.data.prepare import prepare
 from ldebm.errors import UsageError
+from ldebm.files import read_json
 from ldebm.nn.backbone import build_backbone
 from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.training.latents import make_batch
@@ -34,6 +37,9 @@ experiments:
     backbone: {arch: mlp, latent: 2, training: {epochs: 1}}
     prior: {training: {epochs: 1}}
 """
+
+
+ROOT = Path(__file__).parents[2]
 
 
 def picture(seed: int, *shape: int) -> bytes:
@@ -155,3 +161,14 @@ def test_images_that_new_cannot_use_are_one_clear_line(params: Path, tmp_path: P
             add_dataset("new", tmp_path / source, root=params.parent, **options)
         assert "\n" not in str(error.value)
         assert not (params.parent / "conf").exists()
+
+
+@pytest.mark.parametrize("name", ["digits-hvae", "cifar10-hvae", "celeba64-hvae"])
+def test_the_expected_duration_is_that_of_recorded_runs(name: str) -> None:
+    runs = [read_json(path) for path in sorted((ROOT / "results" / name).glob("*.json"))]
+    params = runs[0]["params"]
+    for stage, updates in runs[0]["updates"].items():
+        params[stage]["training"] |= {"updates": updates, "epochs": None}
+    expected = expected_minutes(ExperimentConfig.model_validate(params))
+    fastest = min(sum(run["stage_seconds"].values()) for run in runs) / 60
+    assert expected == pytest.approx(fastest, rel=0.6)

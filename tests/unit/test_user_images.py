@@ -118,6 +118,7 @@ def test_a_stray_image_is_left_out_and_the_splits_stay(world: World) -> None:
     assert world.says("left out", "1 of no split")
     assert world.says("preview.png")
     assert world.says("files not read: 1 .txt")
+    assert world.says("build", "minutes on two CPU cores")
     assert world.says("valid taken from the training images")
 
 
