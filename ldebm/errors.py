@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["DivergenceError", "LdebmError", "UsageError", "disk_fault"]
+__all__ = ["REBUILD", "DivergenceError", "LdebmError", "UsageError", "disk_fault"]
+
+REBUILD = "if a stage wrote it, build it again (`dvc repro`)"  # what to do about a damaged file
 
 _FULL = ("No space left on device", "Disk quota exceeded", "File too large")
 _CLOSED = ("Read-only file system", "Permission denied", "Operation not permitted")

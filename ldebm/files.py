@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ldebm.errors import UsageError
+from ldebm.errors import REBUILD, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -112,7 +112,7 @@ def read_json(path: str | Path) -> Any:
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file; build it first (`dvc repro`)") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not valid JSON ({error}); delete it and build again") from None
+        raise UsageError(f"{path}: not valid JSON ({error}); {REBUILD}") from None
 
 
 def _jsonable(value: Any) -> Any:
@@ -239,6 +239,5 @@ def read_model(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any
         return tensors, json.loads(metadata["ldebm"])
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
         raise UsageError(
-            f"{path}: not a readable ldebm model ({type(error).__name__}: {error}); "
-            "delete it and build again (`dvc repro`)"
+            f"{path}: not a readable ldebm model ({type(error).__name__}: {error}); {REBUILD}"
         ) from None

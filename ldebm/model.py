@@ -442,6 +442,11 @@ def load(path: str | Path, device: str = "auto") -> Model:
         UsageError: there is no model, or its file is damaged.
     """
     target = Path(path)
+    if target.is_file() and target.suffix != ".safetensors":
+        raise UsageError(
+            f"{path}: not a model; expected an experiment, its folder under models/, or a "
+            "model.safetensors file"
+        )
     for candidate in (target, target / "model.safetensors", target / "prior" / "model.safetensors"):
         if candidate.is_file():
             break

@@ -33,7 +33,8 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="pipelines",
-    help="Flows over the DAG of DVC. They need no server, and use one that is configured.",
+    help="Prefect flows that build, compare and audit the DVC pipeline. No server is needed; a "
+    "configured one is used.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -44,16 +45,28 @@ for _command in model_commands.COMMANDS:
 INTERRUPTED = 130  # what the parser returns for a signal that it has caught
 LAST_SECONDS = 5.0  # for what libraries do at the end of the process
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Seeds = Annotated[str, typer.Option(help="Comma-separated.")]
-Epochs = Annotated[float | None, typer.Option(help="Length of every training.")]
+Seeds = Annotated[str, typer.Option(help="Seeds, as in 0,1,2.")]
+Epochs = Annotated[
+    float | None, typer.Option(help="Epochs of every training, in place of its own.")
+]
 Sets = Annotated[
-    list[str] | None, typer.Option("--set-param", "-S", help="key=value, as for dvc exp run.")
+    list[str] | None,
+    typer.Option("--set-param", "-S", help="KEY=VALUE, as for `dvc exp run`; repeatable."),
 ]
 Revision = Annotated[str | None, typer.Option("--rev", help="Build this commit, branch or tag.")]
-Target = Annotated[list[str] | None, typer.Option("--target", help="Stage or output; repeatable.")]
-SlotCount = Annotated[int | None, typer.Option("--slots", min=1, help="CPU slots.")]
-Retries = Annotated[int, typer.Option(min=0, help="After infrastructure errors.")]
-Pull = Annotated[bool, typer.Option("--pull", help="Take from the DVC remote what it has.")]
+Target = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target", help="Build only this stage or output, and what it needs; repeatable."
+    ),
+]
+SlotCount = Annotated[
+    int | None, typer.Option("--slots", min=1, help="Stages that run at the same time.")
+]
+Retries = Annotated[int, typer.Option(min=0, help="Attempts after an infrastructure error.")]
+Pull = Annotated[
+    bool, typer.Option("--pull", help="Take outputs from the DVC remote where it has them.")
+]
 
 
 @app.command("build")
@@ -65,19 +78,29 @@ def build_command(
     revision: Revision = None,
     targets: Target = None,
     isolated: Annotated[
-        bool, typer.Option("--isolated", help="Keep the result in a worktree of its own.")
+        bool,
+        typer.Option(
+            "--isolated", help="Leave the workspace as it is; keep the result in a worktree."
+        ),
     ] = False,
     slots: SlotCount = None,
     retries: Retries = 2,
-    timeout: Annotated[float | None, typer.Option(help="Seconds for a stage.")] = None,
-    stop: Annotated[bool, typer.Option("--stop", help="Start nothing after a failure.")] = False,
+    timeout: Annotated[float | None, typer.Option(help="Seconds that a stage may take.")] = None,
+    stop: Annotated[
+        bool, typer.Option("--stop", help="Start no further stage after a failure.")
+    ] = False,
     pull: Pull = False,
-    push: Annotated[bool, typer.Option("--push", help="Give the result to the remote.")] = False,
-    dry: Annotated[bool, typer.Option("--dry", help="Only say what would run.")] = False,
+    push: Annotated[
+        bool, typer.Option("--push", help="Push the result to the DVC remote.")
+    ] = False,
+    dry: Annotated[
+        bool, typer.Option("--dry", help="List what would run, and run nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Build a selection: as `dvc repro`, but independent stages run at the same time.
+    """Build experiments, stages in parallel.
 
+    The result is that of `dvc repro`.
     With -S or --rev the result stays in a worktree, and the workspace is left as it is.
     """
     selection = _selection(run, seeds, epochs, overrides, revision, targets, isolated)
@@ -148,7 +171,9 @@ def _up_to_date(
 
 @app.command("sweep")
 def sweep_command(
-    axes: Annotated[list[str], typer.Argument(help="key=a,b,c; every combination is built.")],
+    axes: Annotated[
+        list[str], typer.Argument(help="KEY=A,B,C, as in prior.levels=4,6; repeatable.")
+    ],
     run: Annotated[list[str] | None, typer.Option(help="Group or experiment; repeatable.")] = None,
     seeds: Seeds = "",
     epochs: Epochs = None,
@@ -161,7 +186,10 @@ def sweep_command(
     out: Annotated[Path | None, typer.Option(help="Folder for the tables.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Build every combination of parameters, with all seeds, and write a table."""
+    """Build a grid of parameters over seeds.
+
+    Every combination is built, and a table of the metrics is written.
+    """
     selection = _selection(run, seeds, epochs, overrides, revision, targets)
 
     report = flow_or_function("sweep")(
@@ -181,7 +209,7 @@ def audit_command(
     slots: SlotCount = None,
     as_json: AsJson = False,
 ) -> None:
-    """Execute stages again and compare the bytes."""
+    """Run stages again and compare the bytes."""
     report = flow_or_function("audit")(stages, cpu_slots=slots)
     typer.echo(json.dumps(report.to_json(), indent=1) if as_json else "\n".join(report.lines()))
     if not report.ok:
@@ -190,12 +218,19 @@ def audit_command(
 
 @app.command("clean")
 def clean_command(
-    days: Annotated[float, typer.Option(min=0, help="Younger things are kept.")] = 7.0,
-    cache: Annotated[bool, typer.Option("--cache", help="Collect DVC's cache too.")] = False,
-    delete: Annotated[bool, typer.Option("--delete", help="Do it; else only say it.")] = False,
+    days: Annotated[
+        float, typer.Option(min=0, help="Keep what is younger than this many days.")
+    ] = 7.0,
+    cache: Annotated[
+        bool, typer.Option("--cache", help="Also remove what nothing refers to from DVC's cache.")
+    ] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete; without it only list.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove what finished builds have left; says what would go, until --delete."""
+    """Remove what finished builds left behind.
+
+    Only lists what would be deleted, unless --delete is given.
+    """
     report = flow_or_function("clean")(days=days, cache=cache, delete=delete)
     typer.echo(json.dumps(report.to_json(), indent=1) if as_json else "\n".join(report.lines()))
 
@@ -271,10 +306,15 @@ def _fault(error: BaseException) -> int:
     if type(error).__module__.partition(".")[0] == "httpx":  # only Prefect's client uses it
         return _server_lost(error)
     message = getattr(error, "format_message", None)  # usage errors of the parser have one
+    context: Any = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
+        print(context.get_help())  # no command at all: that is no error
+        return 0
     if message is None:
         text = disk_fault(error)
         return _failed(text or f"{type(error).__name__}: {error}; `--debug` shows where", 1)
-    return _failed(f"{message()} (see `python -m pipelines --help`)", 2)
+    command = context.command_path if context is not None else "python -m pipelines"
+    return _failed(f"{message()} (see `{command} --help`)", 2)
 
 
 def _server_lost(error: BaseException) -> NoReturn:

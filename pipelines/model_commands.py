@@ -25,7 +25,10 @@ def changes(
     datasets: Annotated[list[str] | None, typer.Argument(help="Default: those of `run:`.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say which data sets differ from what was built: the user's file, the mirror, parameters."""
+    """List data sets that changed since the build.
+
+    The user's file, the mirror or the parameters differ.
+    """
     from pipelines.changes import find_changes
     from pipelines.evidence import handled
 
@@ -48,7 +51,10 @@ def retrain(
     push: Annotated[bool, typer.Option("--push", help="Give the result to the remote.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Build challengers from HEAD, compare them with the champions, promote or refuse."""
+    """Retrain; promote what is better.
+
+    Builds challengers from HEAD and compares them with the champions.
+    """
     parts = [part.strip() for part in seeds.split(",") if part.strip()]
     if not all(part.isdecimal() for part in parts):
         raise UsageError(f"seeds {seeds!r}: expected integers separated by commas, as in 0,1,2")
@@ -86,7 +92,10 @@ def champion(
     revision: Annotated[str, typer.Argument(help="Where the challenger was built.")] = "HEAD",
     as_json: AsJson = False,
 ) -> None:
-    """Compare what is built at a revision with the registered champion; promotes nothing."""
+    """Compare a revision with the champion.
+
+    Nothing is promoted.
+    """
     from pipelines.candidates import Revision, load_candidate
     from pipelines.judging import against_champion
 
@@ -115,7 +124,10 @@ def promote(
     message: Annotated[str, typer.Option(help="What the version's tag says.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Register the model of a commit and give it stages, by hand: no comparison is made."""
+    """Register a model by hand.
+
+    No comparison is made.
+    """
     from pipelines.promotion import promote as register
 
     stages = stage or load_params("params.yaml").retrain.stages

@@ -61,8 +61,13 @@ def main(arguments: list[str] | None = None) -> int:
         code = 0
     except Exception as error:
         message = getattr(error, "format_message", None)  # usage errors of the parser have one
-        if message is not None:
-            code = _failed(f"{message()} (see `ldebm --help`)", 2, debug)
+        context = getattr(error, "ctx", None)
+        if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
+            print(context.get_help())  # a group alone: that is no error
+            code = 0
+        elif message is not None:
+            command = context.command_path if context is not None else "ldebm"
+            code = _failed(f"{message()} (see `{command} --help`)", 2, debug)
         else:
             text = disk_fault(error) or f"{type(error).__name__}: {error}; `--debug` shows where"
             code = _failed(text, 1, debug)

@@ -16,11 +16,16 @@ _TARGET = (
 
 def compare(
     first: Annotated[str, typer.Argument(help=_TARGET)],
-    second: Annotated[str, typer.Argument(help="Another.")],
+    second: Annotated[str, typer.Argument(help="What to compare it with.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    everything: Annotated[bool, typer.Option("--all", help="Show every metric.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Show all metrics, also those that do not differ.")
+    ] = False,
 ) -> None:
-    """Parameters, metrics with seed intervals, curves, samples, code and data that differ."""
+    """Compare two experiments or revisions.
+
+    Parameters, metrics with intervals over seeds, curves, samples, code and data.
+    """
     from ldebm.files import json_text
     from ldebm.reporting.compare import compare as compare_targets
     from ldebm.reporting.comparison_text import lines
@@ -33,7 +38,10 @@ def compare(
 
 
 def experiments() -> None:
-    """The runs of `dvc exp`, model by model: what was changed, and the metrics that came out."""
+    """List the runs of `dvc exp`.
+
+    Model by model: the changed parameters and the metrics.
+    """
     from rich.console import Console
     from rich.table import Table
 

@@ -25,7 +25,8 @@ TRAINED_BY = {"share", "hidden", "observed", "updates", "batch", "lr"}  # of the
 def complete(
     target: models.Target,
     text: Annotated[
-        list[str] | None, typer.Option(help="A sentence with ___ for every missing word; repeats.")
+        list[str] | None,
+        typer.Option(help="A sentence with ___ for every missing word; repeatable."),
     ] = None,
     file: Annotated[
         Path | None, typer.Option(help="A UTF-8 file with one sentence a line.")
@@ -33,7 +34,7 @@ def complete(
     seed: models.Seed = 0,
     as_json: models.AsJson = False,
 ) -> None:
-    """Fill the gaps of sentences: "the ___ of the company"."""
+    """Fill gaps: "the ___ of the company"."""
     rows = models.read_texts(text, file, "complete")
     from ldebm.completion import complete as complete_texts
     from ldebm.completion import read_gaps

@@ -14,7 +14,10 @@ def config(
         str | None, typer.Argument(help="A key or its end: prior.levels. Default: all sections.")
     ] = None,
 ) -> None:
-    """Say what a key of params.yaml means, its type and its default."""
+    """Explain a key of params.yaml.
+
+    What it means, its type and its default.
+    """
     from ldebm.config.reference import find, tables
 
     if key is None:

@@ -22,21 +22,23 @@ def lineage(
     as_json: AsJson = False,
     openlineage: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Write OpenLineage events, one a line; - prints them."),
+        typer.Option(metavar="FILE", help="Write OpenLineage events as JSON lines; - prints them."),
     ] = None,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the graph as one HTML page.")
     ] = None,
     without_records: Annotated[
-        bool, typer.Option(help="verify: accept stages whose record is on another machine.")
+        bool,
+        typer.Option("--without-records", help="verify: accept stages without a record here."),
     ] = False,
     folder: Annotated[
-        Path, typer.Option("--in", metavar="FOLDER", help="Another project, or a GPU queue.")
+        Path, typer.Option("--in", metavar="FOLDER", help="The project, or a GPU queue.")
     ] = Path(),
 ) -> None:
-    """Walk back from a file, stage or experiment to raw data; `verify` checks, `diff` compares.
+    """Trace a result back to raw data; verify it.
 
-    A TARGET of diff may be at a git revision or `dvc exp`: TARGET@REV; @REV is the other's target.
+    TARGET is a file, a stage or an experiment. `verify` hashes everything on the way again, `diff`
+    says where two results part. TARGET@REV is the target at a git revision or of a `dvc exp`.
     """
     actions = {"show": 1, "verify": 1, "diff": 2}
     action = words[0] if words[0] in actions and len(words) > 1 else "show"
@@ -133,11 +135,17 @@ def _diff(targets: list[str], folder: Path, as_json: bool) -> None:
 def audit(
     stage: Annotated[str, typer.Argument(help="A stage of dvc.lock, say prior@chatter-ldebm-0.")],
     workspace: Annotated[
-        bool, typer.Option("--workspace", help="Run the code of the working tree.")
+        bool,
+        typer.Option(
+            "--workspace", help="Run the code of the working tree, not that of the record."
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a stage again in a scratch worktree and name the first difference of its outputs."""
+    """Run a stage again and compare the bytes.
+
+    It runs in a scratch worktree; the first difference of its outputs is named.
+    """
     from ldebm.lineage.audit import audit_stage
 
     found = audit_stage(stage, use_workspace=workspace)

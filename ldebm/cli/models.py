@@ -24,7 +24,7 @@ __all__ = ["COMMANDS", "find_model", "load_target", "read_texts", "require_text"
 
 MODELS = Path("models")
 CLUSTER_ROWS, ENCODED = 5000, 512  # rows that are described, and encoded at a time
-Target = Annotated[str, typer.Argument(help="An experiment, or the path of a model.")]
+Target = Annotated[str, typer.Argument(help="An experiment, or the path of a trained model.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Resize = Annotated[bool, typer.Option("--resize", help="Crop and scale images that need it.")]
 Seed = Annotated[int, typer.Option(help="Seed of the draws.")]
@@ -74,24 +74,27 @@ def load_target(target: str) -> Model:
 
 def generate(
     target: Target,
-    number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many.")] = 10,
+    number: Annotated[int, typer.Option("-n", "--number", min=1, help="Number of samples.")] = 10,
     label: Annotated[str | None, typer.Option(help="Class: its number or name.")] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
     draws: Annotated[
         int,
         typer.Option(
-            min=1, help="Text with --label: draws a sample; one that the model finds it in."
+            min=1,
+            help="Text with --label: candidates for each sample; the first that the model itself "
+            "assigns to the class is kept.",
         ),
     ] = 1,
     out: Annotated[
-        Path | None, typer.Option(help="Images: FILE.png, a picture of all, or FILE.parquet.")
+        Path | None,
+        typer.Option(help="Images: the file to write, FILE.png (one picture) or FILE.parquet."),
     ] = None,
     attribute: Annotated[
-        list[str] | None, typer.Option(help="Images: NAME=VALUE; may be given several times.")
+        list[str] | None, typer.Option(help="Images: NAME=VALUE, as in Smiling=1; repeatable.")
     ] = None,
 ) -> None:
-    """Draw samples from the prior and decode them."""
+    """Sample from the prior and decode."""
     model = load_target(target)
     if draws > 1 and not model.is_text:
         raise UsageError(f"{target}: --draws is for models of text")
@@ -113,17 +116,22 @@ def respond(
     target: Target,
     context: Annotated[
         list[str] | None,
-        typer.Option(help="A previous turn; give several, oldest first. None: begin a dialogue."),
+        typer.Option(
+            help="A previous turn; repeatable, oldest first. Without it a dialogue begins."
+        ),
     ] = None,
-    number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many.")] = 1,
+    number: Annotated[int, typer.Option("-n", "--number", min=1, help="Number of replies.")] = 1,
     label: Annotated[str | None, typer.Option(help="Class: its number or name.")] = None,
     sample: Annotated[
-        bool, typer.Option("--sample", help="Draw words instead of taking the most probable.")
+        bool, typer.Option("--sample", help="Sample words instead of taking the most probable.")
     ] = False,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Answer a dialogue so far; several answers differ by their latent vector."""
+    """Reply to a dialogue.
+
+    Several replies differ by their latent vector.
+    """
     model = require_text(load_target(target), target)
     if not model.is_dialogue:
         raise UsageError(f"{target}: reads no context; this needs a model of arch 'dialogue'")
@@ -141,7 +149,10 @@ def classify(
     resize: Resize = False,
     as_json: AsJson = False,
 ) -> None:
-    """Give every text, or every image, its most probable class, and say how sure that is."""
+    """Classify texts or images.
+
+    Every row has its most probable class, and how sure that is.
+    """
     if file is not None and not file.exists():
         raise UsageError(f"{file}: no such file")
     model = load_target(target)
@@ -202,10 +213,10 @@ def interpolate(
     target: Target,
     first: Annotated[str, typer.Argument(help="Text to start from.")],
     second: Annotated[str, typer.Argument(help="Text to end with.")],
-    steps: Annotated[int, typer.Option(min=2, help="Texts to show, the ends included.")] = 7,
+    steps: Annotated[int, typer.Option(min=2, help="Number of texts, both ends included.")] = 7,
     as_json: AsJson = False,
 ) -> None:
-    """Decode the way between two texts in the latent space."""
+    """Decode the line between two texts."""
     model = require_text(load_target(target), target)
     rows = list(model.interpolate(first, second, steps))
     typer.echo(json.dumps(rows, indent=1, ensure_ascii=False) if as_json else "\n".join(rows))
@@ -213,10 +224,13 @@ def interpolate(
 
 def cluster(
     target: Target,
-    top: Annotated[int, typer.Option(min=1, help="Exemplars and words per class.")] = 10,
+    top: Annotated[int, typer.Option(min=1, help="Examples and words per class.")] = 10,
     as_json: AsJson = False,
 ) -> None:
-    """Say what each discovered class means: size, distinctive words, exemplars of the test rows."""
+    """Describe the classes of a model.
+
+    Size, true labels, distinctive words and examples of the test rows.
+    """
     model = require_text(load_target(target), target)
     rows = [asdict(item) for item in _described(model, top)]
     if as_json:

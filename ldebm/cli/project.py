@@ -16,7 +16,7 @@ from ldebm.errors import UsageError
 
 __all__ = ["COMMANDS", "data"]
 
-data = typer.Typer(help="The data sets that are known, and what of them is here.")
+data = typer.Typer(help="List, fetch and check data sets.", no_args_is_help=True)
 PARAMS = Path("params.yaml")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -37,7 +37,10 @@ class DocumentKind(StrEnum):
 
 @data.command("list")
 def list_sources(as_json: AsJson = False) -> None:
-    """List the sources: kind, size, licence, and whether they are prepared here."""
+    """List the known data sets.
+
+    Kind, size, licence, and whether they are prepared here.
+    """
     from ldebm.data.registry import SOURCES
 
     rows = [
@@ -69,7 +72,7 @@ def fetch_data(
         Path | None, typer.Option(help="Local mirror; default: LDEBM_DATA_MIRROR.")
     ] = None,
 ) -> None:
-    """Fetch one data set into data/raw, checking every hash."""
+    """Fetch a data set, checking its hashes."""
     from ldebm.data.fetch import MIRROR_VARIABLE, fetch
     from ldebm.data.registry import find_source
 
@@ -85,7 +88,10 @@ def fetch_data(
 
 @data.command("check")
 def check_data(as_json: AsJson = False) -> None:
-    """Say how far each data set of params.yaml is, and its validation verdict."""
+    """Show the state of each data set.
+
+    Which stages are built, and the verdict of validation.
+    """
     from ldebm.files import read_json
 
     rows: list[dict[str, Any]] = []
@@ -115,19 +121,21 @@ def new(
     text: Annotated[str | None, typer.Option(help="Column of the text.")] = None,
     label: Annotated[
         list[str] | None,
-        typer.Option(help="Column of a label; an empty cell is none. May be given several times."),
+        typer.Option(help="Column of a label; an empty cell means no label. Repeatable."),
     ] = None,
-    context: Annotated[str | None, typer.Option(help="Column of the turns before.")] = None,
+    context: Annotated[str | None, typer.Option(help="Column with the previous turns.")] = None,
     dialogue: Annotated[
-        str | None, typer.Option(help="Column that the turns of a dialogue have in common.")
+        str | None, typer.Option(help="Column that names the dialogue of a turn.")
     ] = None,
-    turn: Annotated[str | None, typer.Option(help="Column of the turn's number.")] = None,
-    speaker: Annotated[str | None, typer.Option(help="Column of who speaks.")] = None,
+    turn: Annotated[str | None, typer.Option(help="Column with the number of the turn.")] = None,
+    speaker: Annotated[str | None, typer.Option(help="Column that names the speaker.")] = None,
     kind: Annotated[
-        DocumentKind | None, typer.Option(help="documents: only which words are there counts.")
+        DocumentKind | None,
+        typer.Option(help="documents: bags of words, in which order does not count."),
     ] = None,
     tokenizer: Annotated[
-        TokenizerKind | None, typer.Option(help="Default: words; bpe where there are very many.")
+        TokenizerKind | None,
+        typer.Option(help="Default: word; bpe where the vocabulary is very large."),
     ] = None,
 ) -> None:
     """Add a data set and an experiment on it to conf/."""
@@ -159,10 +167,10 @@ def select(
     ] = None,
     discard: Annotated[bool, typer.Option("--discard", help="Drop those values.")] = False,
 ) -> None:
-    """Choose what `dvc repro` builds: composes params.yaml from conf/.
+    """Choose what `dvc repro` builds.
 
-    Without names the present selection is composed again. --seeds and --epochs alone change
-    nothing else.
+    Composes params.yaml from conf/. Without names the present selection is composed again;
+    --seeds and --epochs alone change nothing else.
     """
     from ldebm.selection import select_run, status
 

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS"]
 
-Column = Annotated[str | None, typer.Option("--text", help="Column of the text, of a table.")]
+Column = Annotated[str | None, typer.Option("--text", help="Tables: the column with the text.")]
 Context = Annotated[
     str | None,
-    typer.Option("--context", help="Column of the turns before, for models of responses."),
+    typer.Option("--context", help="Dialogue models: the column with the previous turns."),
 ]
 
 
@@ -49,7 +49,7 @@ def score(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Say how familiar rows are to a model: bound of the likelihood, and energy."""
+    """Score rows: likelihood bound and energy."""
     model = load_target(target)
     if model.is_image:
         score_images(model, file, out, seed, resize=resize, as_json=as_json)
@@ -75,12 +75,15 @@ def export_embeddings(
     source: Annotated[
         Path, typer.Option("--from", help="Texts or images, as `ldebm score` reads them.")
     ],
-    to: Annotated[Path, typer.Option("--to", help="FILE.parquet, which is written.")],
+    to: Annotated[Path, typer.Option("--to", help="The file to write, FILE.parquet.")],
     text: Column = None,
     context: Context = None,
     resize: Resize = False,
 ) -> None:
-    """Write the posterior mean of every row, and its class, to a parquet file."""
+    """Write embeddings of rows to parquet.
+
+    The posterior mean of every row, and its most probable class.
+    """
     if to.suffix.lower() != ".parquet":
         raise UsageError(f"{to}: expected a file name that ends in .parquet")
     from ldebm.files import write_parquet

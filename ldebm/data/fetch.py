@@ -326,7 +326,7 @@ def extract_member(archive: Path, member: str, target: Path, limit: int = LIMIT)
     except KeyError:
         raise UsageError(f"{archive}: holds no file {member!r}; it is another edition") from None
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
-        raise UsageError(f"{archive}: damaged archive ({error}); delete it and run again") from None
+        raise UsageError(f"{archive}: damaged archive ({error}); download it again") from None
 
 
 def _copy_limited(stream: IO[bytes], target: Path, limit: int, member: str) -> None:

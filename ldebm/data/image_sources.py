@@ -78,7 +78,7 @@ def _idx(path: Path) -> np.ndarray:
             raise ValueError("not an array of bytes")
         return np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * dimensions).reshape(shape)
     except (OSError, EOFError, ValueError, struct.error) as error:
-        raise UsageError(f"{path}: damaged ({error}); delete it and fetch it again") from None
+        raise UsageError(f"{path}: damaged ({error}); fetch it again (`dvc repro`)") from None
 
 
 def _cifar_binary(raw: Path) -> ImageSource:
@@ -101,7 +101,7 @@ def _cifar_binary(raw: Path) -> ImageSource:
         try:
             yield from rows()
         except (tarfile.TarError, EOFError, OSError, KeyError, IndexError) as error:
-            raise UsageError(f"{path}: damaged ({error}); delete it and fetch it again") from None
+            raise UsageError(f"{path}: damaged ({error}); fetch it again (`dvc repro`)") from None
 
     return ImageSource(("class",), checked())
 

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
-from ldebm.errors import UsageError
+from ldebm.errors import REBUILD, UsageError
 from ldebm.files import atomic_path
 
 __all__ = [
@@ -283,6 +283,6 @@ def _part(table: pa.Table, path: str | Path) -> ImageTable:
     shapes = set(zip(columns["height"], columns["width"], columns["channels"], strict=True))
     content = table.column("image").to_pylist()
     if len(shapes) != 1 or {len(image) for image in content} != {int(np.prod(next(iter(shapes))))}:
-        raise UsageError(f"{path}: images of different sizes; delete it and build again")
+        raise UsageError(f"{path}: images of different sizes; {REBUILD}")
     pixels = np.frombuffer(b"".join(content), dtype=np.uint8)
     return ImageTable(pixels.reshape(len(content), *shapes.pop()), columns)

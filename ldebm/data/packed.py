@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ldebm.data.tokenizer import Tokenizer
-from ldebm.errors import UsageError
+from ldebm.errors import REBUILD, UsageError
 from ldebm.files import read_json
 
 __all__ = [
@@ -45,7 +45,7 @@ def _mapped(file: Path) -> np.ndarray:
     except FileNotFoundError:
         raise UsageError(f"{file}: no such file; build it first (`dvc repro`)") from None
     except (ValueError, OSError, EOFError) as error:
-        raise UsageError(f"{file}: damaged ({error}); delete it and build again") from None
+        raise UsageError(f"{file}: damaged ({error}); {REBUILD}") from None
 
 
 @dataclass(frozen=True)

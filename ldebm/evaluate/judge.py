@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from ldebm.config import JudgeConfig
 from ldebm.data.packed import JUDGE
-from ldebm.errors import UsageError
+from ldebm.errors import REBUILD, UsageError
 from ldebm.files import read_model
 
 __all__ = ["Judge", "Judgement", "judge_images", "load_judge"]
@@ -161,5 +161,5 @@ def load_judge(path: str | Path) -> Judge:
         judge.load_state_dict(tensors)
     except (KeyError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"{file}: not a judge ({reason}); delete it and build again") from None
+        raise UsageError(f"{file}: not a judge ({reason}); {REBUILD}") from None
     return judge.eval()

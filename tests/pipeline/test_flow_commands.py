@@ -109,6 +109,13 @@ def test_wrong_use_is_one_line_and_exit_code_2(tiny, words, text):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_no_command_prints_the_help_and_is_no_error(tiny):
+    done = tiny.flows()
+    assert done.stdout.startswith("Usage: python -m pipelines")
+    assert done.stderr == ""
+    assert "..." not in done.stdout.partition("Commands:")[2]
+
+
 def test_a_sweep_builds_the_grid_once_and_writes_its_table(served):
     before = served.ran()
     done = served.flows("sweep", "parts.a=10,11", "parts.b=5,6", "--slots", "3", "--json")

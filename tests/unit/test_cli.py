@@ -88,7 +88,7 @@ def one_line(result) -> bool:
     ("arguments", "message"),
     [
         (["generat"], "No such command"),
-        (["generate"], "Missing argument"),
+        (["generate"], "Missing argument 'target'. (see `ldebm generate --help`)"),
         (["generate", "first", "-n", "0"], "-n"),
         (["generate", "first", "-n", "many"], "valid integer"),
         (["generate", "first", "--sed", "1"], "No such option"),
@@ -111,6 +111,36 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(run, arguments, message
     assert result.out == ""
     assert one_line(result), result.err
     assert message in result.err
+
+
+@pytest.mark.parametrize("words", [[], ["data"]])
+def test_a_group_alone_prints_its_help_and_is_no_error(run, words):
+    result = run(*words)
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith(" ".join(["Usage: ldebm", *words]))
+
+
+def test_the_list_of_commands_has_a_whole_sentence_for_each(run):
+    for words in ([], ["data"]):
+        listed = run(*words).out.partition("Commands:")[2].strip().splitlines()
+        assert len(listed) >= 3
+        cut = [line for line in listed if line.endswith("...")]
+        assert not cut
+
+
+@pytest.mark.parametrize("command", ["generate", "classify", "cluster", "score"])
+def test_a_table_in_place_of_a_model_is_refused_without_advice_to_delete_it(
+    run, project: Path, command: str
+):
+    (project / "my.csv").write_text("text\na\n")
+    more = ["--file", "my.csv"] if command in ("score", "classify") else []
+    result = run(command, "my.csv", *more)
+    assert (result.code, one_line(result)) == (2, True)
+    assert "my.csv: not a model; expected an experiment" in result.err
+    (project / "mine.safetensors").write_bytes(b"weights of another program")
+    result = run(command, "mine.safetensors", *more)
+    assert (result.code, one_line(result)) == (2, True)
+    assert "delete" not in result.err
 
 
 def test_a_typo_in_params_is_one_line_with_the_nearest_key(run, project: Path):

@@ -112,7 +112,7 @@ def test_a_damaged_model_is_one_line_that_says_what_to_do(tmp_path: Path, damage
     path = tmp_path / "model.safetensors"
     write_model(path, {"a": torch.ones(100)}, {"x": 1})
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(UsageError, match="build again") as caught:
+    with pytest.raises(UsageError, match="build it again") as caught:
         read_model(path)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
