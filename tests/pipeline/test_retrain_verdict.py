@@ -186,10 +186,10 @@ def test_rules_are_typed_and_a_mistake_in_them_names_the_key():
         assert "retrain" in str(caught.value)
 
 
-def test_the_projects_own_rules_name_metrics_that_its_reports_have():
+def test_the_projects_own_rules_name_metrics_that_its_recorded_runs_have():
     params = load_params("params.yaml")
     for name in params.run.experiments:
-        with open(f"reports/{name}/0/metrics.json", encoding="utf-8") as stream:
-            report = json.load(stream)
+        with open(f"results/{name}/0.json", encoding="utf-8") as stream:
+            metrics = json.load(stream)["metrics"]
         rule = params.retrain.rule_of(name)
-        assert {rule.metric, *rule.guards} <= report.keys(), name
+        assert {rule.metric, *rule.guards} <= metrics.keys(), name
