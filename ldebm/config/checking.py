@@ -83,13 +83,9 @@ def _plain(value: Any, key: str) -> Any:
 
 def _explained(section: type[Section], content: Any, error: ValidationError, where: str) -> str:
     """The first mistake in words, and how many more there are."""
+    errors = error.errors(include_url=False)
     # A mistyped key is often the cause of a missing one: it comes first.
-    order = ("extra_forbidden", "missing")
-    errors = sorted(
-        error.errors(include_url=False),
-        key=lambda item: order.index(item["type"]) if item["type"] in order else 1,
-    )
-    first = errors[0]
+    first = min(errors, key=lambda item: item["type"] != "extra_forbidden")
     path, kind = _place(section, first["loc"])
     key, value = _dotted(where, *path), first["input"]
     others = {_place(section, item["loc"])[0] for item in errors} - {path}
@@ -100,9 +96,8 @@ def _explained(section: type[Section], content: Any, error: ValidationError, whe
         said = f"unknown key {key!r}{hint}"
     elif first["type"] == "missing":
         said = f"{key!r} is missing; expected {expected(kind)}"
-        said += _misspelt(
-            section, content, [item["loc"] for item in errors if item["type"] == "missing"]
-        )
+        missing = [item["loc"] for item in errors if item["type"] == "missing"]
+        said += _misspelt(section, content, missing)
     elif first["type"] == "value_error":
         said = f"{key}: " if key else ""
         said += first["msg"].removeprefix("Value error, ")

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ldebm.errors import UsageError
 from ldebm.files import read_json
 from ldebm.lineage.code_lists import code_list
 from ldebm.lineage.records import dvc_md5
-from stages.code import closure, stage_names, write_lists
+from stages.code import closure, main, stage_names, write_lists
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ("dvc", "prefect", "great_expectations", "polars", "matplotlib", "yaml", "ruamel", "jinja2")
@@ -172,3 +173,27 @@ def test_a_list_has_the_hash_of_every_file_and_changes_with_it(small: Path):
     assert (small / code_list("one")).read_bytes() != before["one"]
     assert (small / code_list("two")).read_bytes() == before["two"]
     assert not (small / code_list("code")).exists()
+
+
+@pytest.mark.parametrize(
+    ("datasets", "typo", "said"),
+    [
+        ("[dots]", "levls: 2", "unknown key 'experiments.one.prior.levls'; did you mean 'levels'"),
+        ("[]", "levels: 2", "experiment 'one' uses data set 'dots', which is not built: add dots"),
+    ],
+)
+def test_wrong_parameters_stop_the_stage_which_writes_its_lists_all_the_same(
+    small: Path, monkeypatch, datasets, typo, said
+):
+    backbone = "backbone: {arch: mlp, latent: 2, training: {updates: 1}}"
+    prior = f"prior: {{{typo}, training: {{updates: 1}}}}"
+    (small / "params.yaml").write_text(
+        f"run: {{datasets: {datasets}, experiments: [one], seeds: [0]}}\n"
+        "data: {dots: {kind: points, source: gaussians16}}\n"
+        f"experiments: {{one: {{data: dots, {backbone}, {prior}}}}}\n"
+    )
+    monkeypatch.chdir(small)
+    monkeypatch.setattr("sys.argv", ["stages.code"])
+    with pytest.raises(UsageError, match=said):
+        main()
+    assert (small / code_list("one")).exists()
