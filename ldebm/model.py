@@ -32,7 +32,7 @@ from ldebm.files import hash_path, read_model, write_model
 from ldebm.nn.backbone import Backbone, build_backbone
 from ldebm.nn.energy import rows_of
 from ldebm.nn.hierarchy import HierarchicalBackbone
-from ldebm.priors import Prior, build_prior
+from ldebm.priors import EnergyPrior, Prior, build_prior
 from ldebm.seeding import generator, start_vector_functions
 
 if TYPE_CHECKING:
@@ -368,12 +368,21 @@ class Model:
         return list(self.decode((1 - weights) * ends[0] + weights * ends[1], "greedy"))
 
     @torch.no_grad()
-    def classify(self, rows: Sequence[str] | np.ndarray) -> np.ndarray:
-        """p(y | z) at the posterior mean, float32 (B, K)."""
+    def classify(self, rows: Sequence[str] | np.ndarray, *, at_mean: bool = False) -> np.ndarray:
+        """p(y | x) of rows, float32 (B, K).
+
+        Of texts the mean of p(y | z) over the posterior; of points, images and baselines, and with
+        ``at_mean``, p(y | z) at the posterior mean, which is surer than it should be of rows unlike
+        the training rows.
+        """
+        if self.is_text and not at_mean and isinstance(self.prior, EnergyPrior):
+            from ldebm.text_use import class_probabilities
+
+            return class_probabilities(self, [str(row) for row in rows])
         z = torch.from_numpy(self.encode(rows)).to(self.device)
         size = IMAGES if self.is_image else max(1, len(z))
         if self.is_dialogue and self.context_BC is None:
-            return self.given(self.contexts([[]])).classify(rows)
+            return self.given(self.contexts([[]])).classify(rows, at_mean=at_mean)
         logits = [self.prior.class_logits(part) for part in torch.split(z, size)]
         return np.asarray(torch.softmax(torch.cat(logits), -1).cpu().numpy())
 

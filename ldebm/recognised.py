@@ -85,6 +85,6 @@ def _own_classes(model: Model, texts: list[str]) -> np.ndarray:
     full = np.array([index for index, text in enumerate(texts) if text.strip()], dtype=np.int64)
     for start in range(0, len(full), ROWS_AT_ONCE):
         rows = full[start : start + ROWS_AT_ONCE]
-        p_NK[rows, :-1] = model.classify([texts[row] for row in rows])
+        p_NK[rows, :-1] = model.classify([texts[row] for row in rows], at_mean=True)
     p_NK[p_NK.sum(-1) == 0, -1] = 1
     return p_NK

@@ -319,34 +319,38 @@ def encode_texts(
     return np.concatenate(means), np.concatenate(logits) if logits else None
 
 
-def class_probabilities(model: Model, texts: Sequence[str], seed: int = 0) -> np.ndarray:
+def class_probabilities(
+    model: Model,
+    texts: Sequence[str],
+    turns: Sequence[Sequence[str]] | None = None,
+    seed: int = 0,
+) -> np.ndarray:
     """p(y | x) of texts, float32 (N, K): the mean of p(y | z) over draws of the posterior q(z | x).
 
     At the posterior mean alone the classes are far too sure of texts unlike the training rows. All
     texts have the same noise, so that what one gets does not depend on the others.
 
     Args:
-        model: of text, with classes.
+        model: of text, with a prior of energies.
         texts: N of them.
+        turns: of a model of responses the turns before each; None: they begin dialogues.
         seed: of the draws.
     """
     import torch
 
-    from ldebm.priors import EnergyPrior
     from ldebm.seeding import generator
 
-    if not isinstance(model.prior, EnergyPrior):  # the code of a baseline is no draw
-        return model.classify(texts)
-    if model.is_dialogue:
-        model = model.given(model.contexts([[]]))
     stream = generator(seed, "class-probabilities")
     noise_S1D = torch.randn(DRAWS, 1, model.prior.latent, generator=stream).to(model.device)
     found = []
     with torch.no_grad():
-        for batch in _batches(model, texts, None, ENCODED):
+        for batch in _batches(model, texts, turns, ENCODED):
             mu, logvar = model.backbone.encode(batch)
+            prior = model.prior
+            if model.is_dialogue:
+                prior = prior.given(model.backbone.context(batch))
             z_SBD = mu + torch.exp(0.5 * logvar) * noise_S1D
-            logits = model.prior.class_logits(z_SBD.reshape(-1, mu.shape[1]))
+            logits = prior.class_logits(z_SBD.reshape(-1, mu.shape[1]))
             p_SBK = torch.softmax(logits, -1).reshape(DRAWS, len(mu), -1)
             found.append(p_SBK.mean(0).float().cpu().numpy())
     return np.concatenate(found)

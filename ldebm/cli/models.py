@@ -162,9 +162,9 @@ def classify(
     rows = read_texts(texts, file, "classify")
     names = require_text(model, target).class_labels()
     model.label_index(0)  # says what is wrong where the prior has no classes
-    from ldebm.text_use import class_probabilities, unknown_words
+    from ldebm.text_use import unknown_words
 
-    found = class_records(class_probabilities(model, rows), names)
+    found = class_records(model.classify(rows), names)
     records = [
         {"text": text, **record, "unknown": unknown_words(model, text)}
         for text, record in zip(rows, found, strict=True)

@@ -105,16 +105,19 @@ def export_embeddings(
 def _read_texts(
     model: Model, source: Path, text: str | None, context: str | None, *, resize: bool
 ) -> Encoded:
-    """Columns of the texts, their posterior means and p(y|z) there."""
+    """Columns of the texts, their posterior means and p(y|x)."""
     import numpy as np
 
-    from ldebm.text_use import encode_texts, read_texts
+    from ldebm.priors import EnergyPrior
+    from ldebm.text_use import class_probabilities, encode_texts, read_texts
 
     if resize:
         raise UsageError(f"{model.experiment}: a model of text; leave --resize out")
     found = read_texts(source, text, context)
     z, logits = encode_texts(model, found.texts, found.turns)
-    if logits is not None:
+    if isinstance(model.prior, EnergyPrior):
+        logits = class_probabilities(model, found.texts, found.turns)
+    elif logits is not None:
         logits = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
     return {"row": found.rows, "text": found.texts}, z, logits
 

@@ -24,7 +24,7 @@ def test_one_draw_gives_the_sentences_of_generate(model):
 def test_what_is_kept_is_what_the_model_finds_the_class_in(model, monkeypatch):
     eye = np.eye(3)
     monkeypatch.setattr(
-        type(model), "classify", lambda _, texts: eye[[len(text) % 3 for text in texts]]
+        type(model), "classify", lambda _, texts, **__: eye[[len(text) % 3 for text in texts]]
     )
     once = recognised(model, N, LABEL, draws=1, seed=3)
     several = recognised(model, N, LABEL, draws=6, seed=3)
@@ -44,7 +44,9 @@ def test_where_no_draw_is_of_the_class_the_most_probable_stays(model, monkeypatc
     p = {"a": 0.3, "b": 0.1, "c": 0.2, "d": 0.4, "e": 0.05}
     monkeypatch.setattr(type(model), "generate", lambda *_: next(drawn))
     monkeypatch.setattr(
-        type(model), "classify", lambda _, texts: np.array([[0.6, p[t], 0.4 - p[t]] for t in texts])
+        type(model),
+        "classify",
+        lambda _, texts, **__: np.array([[0.6, p[t], 0.4 - p[t]] for t in texts]),
     )
     found = recognised(model, 3, LABEL, draws=2)
     assert found.texts == ["a", "d", "e"]

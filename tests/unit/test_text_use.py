@@ -247,9 +247,10 @@ def test_classes_are_the_less_sure_the_wider_the_posterior_and_rows_do_not_matte
     texts = TEXTS[:300]
     p = class_probabilities(model, texts)
     assert p.shape == (300, 3)
+    np.testing.assert_array_equal(p, model.classify(texts))
     np.testing.assert_allclose(p.sum(1), 1, atol=1e-5)
     np.testing.assert_allclose(class_probabilities(model, texts[270:273]), p[270:273], atol=1e-4)
-    at_mean = model.classify(texts)
+    at_mean = model.classify(texts, at_mean=True)
     assert p.max(1).mean() < at_mean.max(1).mean()
     encode = model.backbone.encode
     model.backbone.encode = lambda batch: (encode(batch)[0], encode(batch)[1] - 40)  # type: ignore
