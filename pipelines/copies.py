@@ -41,7 +41,7 @@ def mirror(source: Path, target: Path, folder: str, outs: Collection[str]) -> No
 
 
 def copy_if_different(source: Path, target: Path) -> None:
-    """Copies an output that is not in the cache (metrics, `cache: false`)."""
+    """Copies an output that is not in the cache (`cache: false`)."""
     if not source.is_file():
         return
     content = source.read_bytes() if source.stat().st_size < 1 << 24 else None

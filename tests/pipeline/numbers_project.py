@@ -79,9 +79,11 @@ stages:
       - data/bound/${item.experiment}.json
       - models/${item.experiment}/${item.seed}/prior/model.safetensors
     params: ["experiments.${item.experiment}.evaluate"]
-    outs: ["reports/${item.experiment}/${item.seed}/details"]
+    outs:
+      - reports/${item.experiment}/${item.seed}/details
+      - reports/${item.experiment}/${item.seed}/metrics.json
     metrics:
-      - reports/${item.experiment}/${item.seed}/metrics.json:
+      - reports/${item.experiment}/${item.seed}/summary.json:
           cache: false
   report:
     cmd: python -m stages.tiny report
@@ -190,6 +192,7 @@ def evaluate(o):
     half = 1.96 * (sum((x - nll) ** 2 for x in each) / len(each) ** 2) ** 0.5
     report = {"nll": nll, "nll_low": nll - half, "nll_high": nll + half, "mean": m, "spread": s}
     write(f"reports/{o.experiment}/{o.seed}/metrics.json", report)
+    write(f"reports/{o.experiment}/{o.seed}/summary.json", {"nll": round(nll, 3)})
     write(f"reports/{o.experiment}/{o.seed}/details/rows.json", each)
 
 

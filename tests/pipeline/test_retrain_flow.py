@@ -58,7 +58,7 @@ def test_the_first_challenger_becomes_the_champion_and_the_workspace_stays_as_it
     promoted = first.git("show", "gauss@v1.0.0:dvc.yaml")
     assert "path: models/gauss/0/prior/model.safetensors" in promoted
     seeds = first.git("ls-tree", "-r", "--name-only", "gauss@v1.0.0", "reports").split()
-    assert seeds == [f"reports/gauss/{seed}/metrics.json" for seed in range(3)]
+    assert seeds == [f"reports/gauss/{seed}/summary.json" for seed in range(3)]
 
 
 def test_its_evidence_is_a_page_with_the_verdict_the_report_and_the_validation(first):
@@ -118,8 +118,8 @@ def test_with_new_test_rows_the_champion_is_measured_on_them_before_the_two_are_
     assert "evaluated again on the challenger's data" in verdict["champion"]
     assert verdict["decision"] == "promote", verdict
     row = verdict["rows"][0]
-    old = json.loads(project.git("show", "gauss@v1.0.0:reports/gauss/0/metrics.json"))
-    assert row["champion"] != pytest.approx(old["nll"])
+    old = json.loads(project.git("show", "gauss@v1.0.0:reports/gauss/0/summary.json"))
+    assert row["champion"] != pytest.approx(old["nll"], abs=0.001)
 
 
 def test_data_that_fail_validation_never_promote_and_their_report_stays(project):

@@ -17,7 +17,7 @@ from ldebm.lineage.snapshots import Revision
 from ldebm.reporting.compare import compare
 from ldebm.reporting.comparison_text import lines
 from ldebm.reporting.results import record_runs
-from ldebm.reporting.targets import Run
+from ldebm.reporting.targets import Run, evaluated_runs
 
 METRICS = {"nll": 100.0, "nll_low": 98.0, "nll_high": 102.0, "bleu": 11.0, "mi": 2.0}
 
@@ -268,23 +268,28 @@ def test_what_git_does_not_hold_is_read_from_the_cache_that_dvc_is_set_to(reposi
     listing = json.dumps(
         [{"md5": hashlib.md5(sample).hexdigest(), "relpath": "samples.jsonl"}]
     ).encode()
+    metrics = json.dumps({"nll": 4.5, "acceptance": 0.6}).encode()
     cache = repository / "elsewhere/files/md5"
-    for content, suffix in ((curve, ""), (sample, ""), (listing, ".dir")):
+    for content, suffix in ((curve, ""), (sample, ""), (listing, ".dir"), (metrics, "")):
         md5 = hashlib.md5(content).hexdigest() + suffix
         (cache / md5[:2]).mkdir(parents=True, exist_ok=True)
         (cache / md5[:2] / md5[2:]).write_bytes(content)
     outs = [
         {"path": "models/better/0/prior/curve.csv", "md5": hashlib.md5(curve).hexdigest()},
         {"path": "reports/better/0/details", "md5": hashlib.md5(listing).hexdigest() + ".dir"},
+        {"path": "reports/newer/0/metrics.json", "md5": hashlib.md5(metrics).hexdigest()},
     ]
     write_json(repository / "dvc.lock", {"stages": {"x": {"cmd": "x", "outs": outs}}})
     (repository / ".dvc").mkdir()
     (repository / ".dvc/config").write_text("[cache]\n    dir = ../elsewhere\n")
-    git(repository, "add", "dvc.lock")
+    write_json(repository / "reports/newer/0/summary.json", {"nll": 4.5})
+    git(repository, "add", "dvc.lock", "reports/newer/0/summary.json")
     git(repository, "commit", "-qm", "three")
     pair = compare("better@HEAD", "better@HEAD~1", repository).pairs[0]
     assert pair.curves == {"prior/loss": (7.5, None)}
     assert pair.samples == (["kept"], [])
+    newer = evaluated_runs(Revision(repository, git(repository, "rev-parse", "HEAD"), "HEAD"))
+    assert newer["newer"][0].raw_metrics == {"nll": 4.5, "acceptance": 0.6}
 
 
 def test_a_revision_reads_only_what_its_commit_holds(repository: Path):
