@@ -217,6 +217,16 @@ def test_a_class_says_how_sure_it_is_and_which_words_are_unknown(run, model, mon
     assert rows[1]["unknown"] == []
 
 
+def test_a_key_of_params_yaml_is_explained(run):
+    lines = run("config", "prior.levels").out.splitlines()
+    assert lines[:2] == ["experiments.NAME.prior.levels", "  an integer of at least 2; default 6"]
+    assert "noise levels" in lines[2]
+    assert "experiments.NAME.prior.sampler\n  method, steps" in run("config").out
+    wrong = run("config", "prior.levls")
+    assert wrong.code == 2
+    assert "did you mean 'prior.levels'?" in wrong.err
+
+
 def test_interpolation_shows_both_ends(run, model):
     assert run("interpolate", "first", "a", "b", "--steps", "3").out == "a\nbetween\nb\n"
 
