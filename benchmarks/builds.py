@@ -27,6 +27,7 @@ __all__ = [
     "outputs",
     "server",
     "start",
+    "started_by",
     "wait_for",
     "working",
 ]
@@ -125,6 +126,17 @@ def log_of(tiny: Tiny) -> str:
 def working(tiny: Tiny) -> list[int]:
     """The processes of stages of the project's build."""
     return strays(tiny.root / ".dvc/tmp/runs/workspace")
+
+
+def started_by(tiny: Tiny) -> list[int]:
+    """Every process that commands of the project have started and that runs, at any distance."""
+    mark = f"TINY_RAN={tiny.log}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and mark in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+    return [pid for pid in found if lives(pid)]
 
 
 def lives(pid: int) -> bool:

@@ -1,11 +1,12 @@
 """What happens when parts of a build are killed, or its disk, cache or remote fails.
 
-    python -m benchmarks.faults [--rounds 20] [--kinds stage flow server worker disk cache remote]
-        [--out results/faults.json]
+    python -m benchmarks.faults [--rounds 20] [--out results/faults.json]
+        [--kinds stage flow alone server worker disk cache remote]
 
 Each round builds a small project through the ``build`` flow, kills one part (SIGKILL) at a random
 moment, and looks: does any process outlive it, does the next start finish, with the bytes of ``dvc
 repro``, does anything run again that had finished, is every file of the cache what its name says.
+``alone`` is a build without a server, which is killed, hung up, terminated or interrupted.
 The file is written after every round. Started again, only those rounds run that it does not have,
 or in which something was lost.
 """
@@ -31,11 +32,11 @@ from pathlib import Path
 from benchmarks.builds import (
     PATIENCE,
     corrupt,
-    lives,
     log_of,
     outputs,
     server,
     start,
+    started_by,
     wait_for,
     working,
 )
@@ -47,12 +48,14 @@ from tests.pipeline.tiny_project import Tiny
 
 __all__ = ["Round", "main"]
 
-KILLED = ("stage", "flow", "server", "worker")
+KILLED = ("stage", "flow", "alone", "server", "worker")
+SIGNALS = (signal.SIGKILL, signal.SIGHUP, signal.SIGTERM, signal.SIGINT)  # that end it
 BROKEN = ("disk", "cache", "remote")
 PARTS = ("command", "dvc", "supervisor")  # the processes of a stage
 DRAWS = 5  # moments that are tried until one comes before the end of the build
 STAGE_SECONDS = 0.5
 RETRIES = "2"  # of a request to a server that does not answer; 5 of them are a minute of waiting
+STOP_SECONDS = 25.0  # for a build that was told to end
 MEGABYTE = 1 << 20
 NOT_TOLD = "NOT TOLD"
 DEPLOY = """\
@@ -71,14 +74,14 @@ class Round:
         kind: what was killed or broken.
         after: seconds from the start of the first stage to the kill.
         hit: whether there was anything left to kill.
-        alive: processes that were still there when the next start was due, a flow too that did not
-            end by itself after the death of a stage or of the server.
+        alive: processes of any kind that the build had started and that were still there when the
+            next start was due, a flow too that did not end by itself in time.
         finished: whether the next start built everything.
         same: whether dvc.lock and all outputs then had the bytes of ``dvc repro``.
         twice: commands that ran again though DVC had their result.
         corrupt: files of the cache whose content does not have the hash in their name.
-        message: what the user was told; which process of a stage was killed; why the round could
-            not be run to its end.
+        message: what the user was told; which process of a stage was killed, or by which signal a
+            build; why the round could not be run to its end.
     """
 
     kind: str
@@ -134,6 +137,10 @@ class Harness:
         tiny = self.project(folder)
         after = chance.uniform(0.0, self.span)
         part = chance.choice(PARTS) if kind == "stage" else ""
+        number = chance.choice(SIGNALS) if kind == "alone" else signal.SIGKILL
+        if kind == "alone":
+            part = number.name
+            tiny.env.pop("PREFECT_API_URL", None)
         with contextlib.ExitStack() as stack:
             if kind == "server":
                 url, server_process = stack.enter_context(server(folder / "prefect"))
@@ -153,19 +160,18 @@ class Harness:
                 doomed = [flow.pid] if busy else []
             for pid in doomed:
                 with contextlib.suppress(ProcessLookupError):
-                    (os.killpg if kind == "server" else os.kill)(pid, signal.SIGKILL)
+                    (os.killpg if kind == "server" else os.kill)(pid, number)
             hangs = False
-            if kind in ("server", "stage"):
+            if kind in ("server", "stage", "alone"):
                 try:
-                    flow.wait(PATIENCE)
+                    flow.wait(STOP_SECONDS if kind == "alone" else PATIENCE)
                 except subprocess.TimeoutExpired:
                     hangs = True
-            children = descendants(flow.pid) if flow.poll() is None else []
             if flow.poll() is None:
                 flow.kill()
             flow.wait()
-            wait_for(lambda: not working(tiny) and not any(lives(pid) for pid in children), 40)
-            alive = len(working(tiny)) + sum(lives(pid) for pid in children) + hangs
+            wait_for(lambda: not started_by(tiny), 40)
+            alive = len(started_by(tiny)) + hangs
         found_now = Round(kind, round(after, 2), bool(doomed), alive, message=part)
         return self.finish(found_now, tiny, folder)
 
@@ -177,7 +183,8 @@ class Harness:
                 done |= set(lock_blocks((place / "dvc.lock").read_text()))
         before = tiny.ran()
         tiny.env.pop("PREFECT_CLIENT_MAX_RETRIES", None)
-        tiny.env["PREFECT_API_URL"] = self.url
+        if so_far.kind != "alone":
+            tiny.env["PREFECT_API_URL"] = self.url
         code = start(tiny).wait(PATIENCE)
         now = tiny.ran()
         commands = [name.replace("@", "-") for name in done]
