@@ -209,7 +209,7 @@ def measure(name: str, batch: int, threads: int, folder: Path) -> Found:
     """
     library = Library(ROOT)
     data = library.experiment(name).data
-    random_images(folder / "packed", library.dataset(data).size or SIZES[data], batch)
+    random_images(folder / "packed", library.dataset(data).side or SIZES[data], batch)
     (folder / "models").mkdir()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     parts: dict[str, Found] = {}

@@ -26,7 +26,7 @@ class ContextConfig(Section):
 
     utterance: int = Field(256, gt=0)
     """Hidden size, in each direction, of the bidirectional GRU over the words of one turn."""
-    size: int = Field(512, gt=0)
+    hidden: int = Field(512, gt=0)
     """Hidden size C of the GRU over turns: the size of the context vector."""
 
 

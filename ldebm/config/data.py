@@ -71,7 +71,7 @@ class DataConfig(Section):
     """Previous turns of a dialogue that a response is given; 0: no context. Yu et al. (2022),
     appendix B.2, use 5.
     """
-    size: int | None = Field(None, ge=4, le=1024)
+    side: int | None = Field(None, ge=4, le=1024)
     """Side of the images in pixels, to which they are scaled; null: as they are."""
     channels: Literal[1, 3] | None = None
     """1 for grey, 3 for colour images; null: as the first image."""

@@ -231,7 +231,7 @@ def _prepare_on_trial(path: Path, facts: ImageFacts, every: int) -> Prepared:
     from ldebm.data.prepare_images import ImageStore, read_images
 
     config = DataConfig.model_validate(
-        {"kind": "images", "source": "file", "size": facts.size, "channels": facts.channels,
+        {"kind": "images", "source": "file", "side": facts.size, "channels": facts.channels,
          "labels": facts.labels, "background": facts.background}
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch, ImageStore(Path(scratch) / "trial") as store:

@@ -45,7 +45,7 @@ def data_section(path: str, sha256: str, facts: ImageFacts) -> dict[str, Any]:
         "sha256": sha256,
     }
     if facts.size is not None:
-        data["size"] = facts.size
+        data["side"] = facts.size
     data["channels"] = facts.channels
     if facts.background != "white":
         data["background"] = facts.background

@@ -162,13 +162,13 @@ def _keep(
         pixels = as_array(image.content, wanted, config.background)
     except ImageError as error:
         return None, None, str(error)
-    if config.size is not None:
-        pixels = resized(pixels, config.size)
+    if config.side is not None:
+        pixels = resized(pixels, config.side)
     if pixels.shape[0] != pixels.shape[1] or (store.shape and pixels.shape != store.shape):
         height, width = pixels.shape[:2]
         other = f"other images have {store.shape[0]} x {store.shape[1]}" if store.shape else ""
         raise UsageError(
             f"{image.place}: {height} x {width} pixels; {other or 'images have to be square'}: "
-            "set size (pixels of a side) in the data set's section of params.yaml"
+            "set side (in pixels) in the data set's section of params.yaml"
         )
     return store.add(pixels), image_digest(pixels.tobytes()), None

@@ -55,21 +55,21 @@ class DialogueVAE(RecurrentVAE):
 
     def _add_joint(self, features: int, config: BackboneConfig) -> int:
         section = config.context or ContextConfig()
-        self.joined = nn.Linear(features + section.size, config.hidden)
+        self.joined = nn.Linear(features + section.hidden, config.hidden)
         return config.hidden
 
     def _add_more(self, config: BackboneConfig) -> None:
         section = config.context or ContextConfig()
-        width, self.context_size = section.utterance, section.size
+        width, self.context_size = section.utterance, section.hidden
         self.turn_encoder = Cell(
             "gru", config.embed, width, bidirectional=True, bfloat16=self.low_precision
         )
         self.attention = nn.Linear(2 * width, width)
         self.attention_score = nn.Linear(width, 1, bias=False)
-        self.turns = Cell("gru", 2 * width, section.size, bfloat16=self.low_precision)
-        self.no_turns = nn.Parameter(torch.empty(section.size))
+        self.turns = Cell("gru", 2 * width, section.hidden, bfloat16=self.low_precision)
+        self.no_turns = nn.Parameter(torch.empty(section.hidden))
         self._kept: tuple[TextBatch, tuple[Any, ...], Tensor] | None = None
-        self.to_inputs = nn.Linear(section.size, config.embed + self.read_size(config))
+        self.to_inputs = nn.Linear(section.hidden, config.embed + self.read_size(config))
 
     def context(self, batch: TextBatch) -> Tensor:
         """c of every row, (B, C), in the order the batch was asked for.

@@ -210,7 +210,7 @@ class _Cell(nn.Module):
 def _sizes(size: int, count: int) -> list[int]:
     """Sides of the image after one, two, ... halvings."""
     if size % 2:
-        raise UsageError(f"images of {size} pixels: hvae needs an even size; set size of the data")
+        raise UsageError(f"images of {size} pixels: hvae needs an even side; set side of the data")
     sizes = [size // 2]
     for _ in range(count - 1):
         sizes.append(-(-sizes[-1] // 2))

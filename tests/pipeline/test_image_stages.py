@@ -141,7 +141,7 @@ def test_images_are_judged_and_bound_with_what_only_measures(
 @pytest.mark.parametrize(
     ("file", "content", "changes", "expected"),
     [
-        ("24.png", picture(0, 9, 9), {}, "24.png: 9 x 9 pixels; other images have 8 x 8: set size"),
+        ("24.png", picture(0, 9, 9), {}, "24.png: 9 x 9 pixels; other images have 8 x 8: set side"),
         ("24.png", picture(0, 8, 8), {"channels": 3}, "25 greyscale where colour is wanted"),
         ("labels.csv", b"image,y\n00.png,1\n", {}, "labels.csv has no row for 01.png"),
         ("24.png", b"", {"labels": ["Male"]}, "no label column 'Male'; label columns there: none"),

@@ -27,7 +27,7 @@ def section(
     return BackboneConfig.model_validate(
         {
             "arch": arch,
-            "context": {"utterance": 5, "size": 7} if arch == "dialogue" else None,
+            "context": {"utterance": 5, "hidden": 7} if arch == "dialogue" else None,
             "latent": latent,
             "hidden": 16,
             "embed": 12,

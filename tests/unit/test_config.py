@@ -194,3 +194,14 @@ def test_a_hierarchical_backbone_has_its_own_section_and_no_latent():
             changed(backbone={"hvae": {"layers": [{"dense": 1}], "widths": [1]}}),
             "",
         )
+
+
+def test_no_key_has_a_name_that_the_run_cache_of_dvc_leaves_out():
+    """DVC takes files' ``size`` and ``nfiles`` out of what it looks a run up by, and parameters of
+    these names with them: a changed value would restore what another value built.
+    """
+    meta = pytest.importorskip("dvc_data.hashfile.meta").Meta
+    left_out = {meta.PARAM_SIZE, meta.PARAM_NFILES}
+    keys = {entry.key for table in tables() for entry in table.entries}
+    assert {"side", "latent", "levels"} <= keys
+    assert not left_out & keys

@@ -289,7 +289,7 @@ def test_many_label_columns_are_one_array(tmp_path: Path) -> None:
     for split, part in (("train", slice(20)), ("valid", slice(20, 25)), ("test", slice(25, 30))):
         columns = {name: row[part] for name, row in zip(names, values.tolist(), strict=True)}
         parquet(tmp_path / f"raw/{split}-0.parquet", contents[part], **columns)
-    config = images_config("celeba64", size=8)
+    config = images_config("celeba64", side=8)
     prepared(config, tmp_path)
     pack(config, tmp_path / "prepared", tmp_path / "packed")
     assert len(list((tmp_path / "packed").iterdir())) < 12
@@ -334,8 +334,8 @@ def test_equal_images_are_counted_and_statistics_are_those_of_numpy(tmp_path: Pa
     ("shapes", "options", "message"),
     [
         ([(8, 8, 3)] * 20 + [(9, 9, 3)], {}, "mine.parquet row 20: 9 x 9 pixels; other images have "
-         "8 x 8: set size"),
-        ([(8, 6, 3)] * 20, {}, "8 x 6 pixels; images have to be square: set size"),
+         "8 x 8: set side"),
+        ([(8, 6, 3)] * 20, {}, "8 x 6 pixels; images have to be square: set side"),
         ([(8, 8)] * 20, {"channels": 3}, "0 usable rows .20 left out; 20 greyscale where colour"),
         ([(8, 8, 3)] * 20, {"labels": ["Male"]}, "no label column 'Male'; label columns there: y"),
     ],

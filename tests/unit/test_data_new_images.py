@@ -70,7 +70,7 @@ def test_a_folder_of_classes_becomes_data_and_a_model_that_reads_them(
     assert add_dataset("mine", tmp_path / "mine", root=params.parent) == "mine-hvae"
     loaded = Library(params.parent)
     config, experiment = loaded.dataset("mine"), loaded.experiment("mine-hvae")
-    assert (config.path, config.size, config.channels) == ("mine", None, 3)
+    assert (config.path, config.side, config.channels) == ("mine", None, 3)
     assert (config.labels, experiment.cluster.column) == (["class"], "class")
     assert experiment.prior.classes == 3
     assert data_status(config, "mine", None, tmp_path)["origin"] == "file"
@@ -104,7 +104,7 @@ def test_size_and_channels_suit_the_images(
     fill(tmp_path / "mine", shapes)
     add_dataset("mine", tmp_path / "mine", root=params.parent)
     config = Library(params.parent).dataset("mine")
-    assert (config.size, config.channels, config.labels) == (size, channels, [])
+    assert (config.side, config.channels, config.labels) == (size, channels, [])
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def experiment(kind: str = "diffusion", **changes: Any) -> ExperimentConfig:
         "data": "dialogues",
         "backbone": {
             "arch": "dialogue", "cell": "lstm", "latent": 4, "hidden": 12, "embed": 8,
-            "tied": False, "bidirectional": False, "context": {"utterance": 6, "size": 10},
+            "tied": False, "bidirectional": False, "context": {"utterance": 6, "hidden": 10},
             "training": training,
         },
         "cluster": {"labels": "gc", "dims": 3},

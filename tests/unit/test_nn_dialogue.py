@@ -35,7 +35,7 @@ def settings(arch: str, **changes: Any) -> BackboneConfig:
     content: dict[str, Any] = {"arch": arch, "latent": 4, "hidden": 8, "embed": 6}
     content |= {"training": {"epochs": 1}, "init": "uniform", "cell": "lstm"}
     if arch == "dialogue":
-        content["context"] = {"utterance": 5, "size": 7}
+        content["context"] = {"utterance": 5, "hidden": 7}
     return BackboneConfig(**(content | changes))
 
 
