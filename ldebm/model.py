@@ -26,6 +26,7 @@ from torch import Tensor
 from ldebm.config import ExperimentConfig, parse
 from ldebm.data.batches import DialogueBatch, TextBatch, collate_bags, collate_ids, with_turns
 from ldebm.data.tokenizer import Tokenizer
+from ldebm.data.user_texts import as_texts
 from ldebm.devices import choose_device
 from ldebm.errors import UsageError
 from ldebm.files import hash_path, read_model, write_model
@@ -118,7 +119,7 @@ class Model:
         """Rows as the backbone reads them: sentences, points (B, 2), or uint8 images (B, C, H, W).
 
         Args:
-            rows: B of them.
+            rows: B of them; a bare string is one sentence.
             turns: of responses the turns before each, oldest first; None: they begin dialogues.
 
         Raises:
@@ -142,7 +143,7 @@ class Model:
         if self.is_document:
             return collate_bags(self.bags(rows), self.device)
         limit = int(self.meta["max_len"])
-        encoded = [_encode(self.tokenizer, str(text), limit) for text in rows]
+        encoded = [_encode(self.tokenizer, text, limit) for text in as_texts(rows)]
         batch = collate_ids(encoded, self.device)
         return batch if turns is None else self._after(batch, turns)
 
@@ -165,11 +166,12 @@ class Model:
         from ldebm.data.documents import bags
 
         assert self.tokenizer is not None
-        found = bags(self.tokenizer, [str(text) for text in texts])
-        for text, (ids, _) in zip(texts, found, strict=True):
+        rows = as_texts(texts)
+        found = bags(self.tokenizer, rows)
+        for text, (ids, _) in zip(rows, found, strict=True):
             if not len(ids):
                 raise UsageError(
-                    f"document {str(text)[:60]!r}: no word that the model knows; expected a text "
+                    f"document {text[:60]!r}: no word that the model knows; expected a text "
                     "with words of its training set"
                 )
         return found
@@ -192,7 +194,7 @@ class Model:
         """A batch with the turns before each of its rows."""
         assert self.tokenizer is not None
         limit, most = int(self.meta["max_len"]), int(self.meta["context_turns"])
-        kept = [list(before)[-most:] for before in turns]
+        kept = [as_texts(before)[-most:] for before in turns]
         flat = [_encode(self.tokenizer, text, limit, "context") for row in kept for text in row]
         packed = collate_ids(flat, self.device) if flat else None
         return with_turns(batch, packed, [len(row) for row in kept])
@@ -208,7 +210,8 @@ class Model:
         """n responses to a dialogue so far; they differ by their latent.
 
         Args:
-            context: the previous turns, oldest first; more than the model reads are cut.
+            context: the previous turns, oldest first; more than the model reads are cut. A bare
+                string is one turn.
             n: how many.
             label: class of the responses, by name or number.
             seed: of the draws.
@@ -217,12 +220,17 @@ class Model:
         Raises:
             UsageError: the model reads no contexts, or a turn is empty.
         """
-        model = self.given(self.contexts([context]))
+        model = self.given(self.contexts([as_texts(context)]))
         return list(model.decode(model.sample_latents(n, label, seed), mode, seed))
 
     @torch.no_grad()
     def encode(self, rows: Sequence[str] | np.ndarray) -> np.ndarray:
-        """Posterior means, float32 (B, D); of images the mean path in u, some at a time."""
+        """Posterior means, float32 (B, D); of images the mean path in u, some at a time.
+
+        Args:
+            rows: as of :meth:`batch`; a bare string is one sentence.
+        """
+        rows = as_texts(rows) if self.is_text else rows
         size = IMAGES if self.is_image else max(1, len(rows))
         starts = range(0, max(1, len(rows)), size)
         means = [self.backbone.encode(self.batch(rows[i : i + size]))[0] for i in starts]

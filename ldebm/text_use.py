@@ -1,7 +1,5 @@
 """Texts of a user's files for a trained model: how probable they are, and where they lie.
 
-Read with pyarrow alone, so that a machine that only uses models needs no more.
-
 Shapes: N texts, D latent dimension, K classes.
 """
 
@@ -9,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
+from ldebm.data.user_texts import Texts, as_texts
 from ldebm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,11 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TextScores",
-    "Texts",
     "class_probabilities",
     "encode_texts",
     "known_of",
-    "read_texts",
     "score_texts",
     "unknown_words",
 ]
@@ -37,108 +32,6 @@ __all__ = [
 ROWS = 16  # at a time: bounds the memory of the trajectories
 ENCODED = 256
 DRAWS = 64  # of the posterior of a text that is classified
-TABLES = (".csv", ".jsonl", ".parquet")
-
-
-@dataclass(frozen=True)
-class Texts:
-    """Texts of a file.
-
-    Attributes:
-        texts: those that are not empty.
-        rows: the line, or the row of a table, of each, from 1.
-        turns: what was said before each, oldest first; None where the file has no contexts.
-    """
-
-    texts: list[str]
-    rows: list[int]
-    turns: list[list[str]] | None = None
-
-
-def read_texts(path: Path, column: str | None = None, context: str | None = None) -> Texts:
-    """The texts of a txt file, one a line, or of a column of a csv, jsonl or parquet file.
-
-    Empty lines are left out.
-
-    Args:
-        path: the file.
-        column: of a table; by default ``text``, or the only column of text.
-        context: column of the turns before, as lists or with a turn a line.
-
-    Raises:
-        UsageError: the file is missing, damaged or has no such column; or a row has no text.
-    """
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file")
-    if path.suffix.lower() not in TABLES:
-        if context is not None:
-            raise UsageError(f"{path}: only a table has a column {context!r} of contexts")
-        return _lines(path)
-    table = _table(path)
-    kinds = {field.name: field.type for field in table.schema}
-    worded = [name for name, kind in kinds.items() if _is_text(kind) and name != context]
-    chosen = column or ("text" if "text" in worded else worded[0] if len(worded) == 1 else None)
-    if chosen not in worded:
-        there = ", ".join(kinds) or "none"
-        what = f"no column {column!r} of text" if column else "which column is the text?"
-        raise UsageError(f"{path}: {what} Give --text; columns there: {there}")
-    texts = table.column(chosen).to_pylist()
-    for number, text in enumerate(texts, 1):
-        if text is None or not str(text).strip():
-            raise UsageError(f"{path}: row {number}: no text in column {chosen!r}")
-    if not texts:
-        raise UsageError(f"{path}: the file has no rows")
-    tidy = [" ".join(str(text).split()) for text in texts]
-    return Texts(tidy, list(range(1, len(texts) + 1)), _turns(table, context, path))
-
-
-def _turns(table: pa.Table, context: str | None, path: Path) -> list[list[str]] | None:
-    """The turns before every row; empty ones are left out."""
-    if context is None:
-        return None
-    if context not in table.column_names:
-        there = ", ".join(table.column_names)
-        raise UsageError(f"{path}: no column {context!r} for --context; columns there: {there}")
-    found = []
-    for value in table.column(context).to_pylist():
-        turns = value if isinstance(value, list) else str(value or "").split("\n")
-        found.append([" ".join(str(turn).split()) for turn in turns if turn and str(turn).strip()])
-    return found
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    types = pa.types
-    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
-
-
-def _table(path: Path) -> pa.Table:
-    import pyarrow.csv
-    import pyarrow.json
-    import pyarrow.parquet
-
-    readers = {
-        ".csv": pyarrow.csv.read_csv,
-        ".jsonl": pyarrow.json.read_json,
-        ".parquet": pyarrow.parquet.read_table,
-    }
-    try:
-        return readers[path.suffix.lower()](path)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(
-            f"{path}: cannot be read as {path.suffix[1:].lower()} ({reason})"
-        ) from None
-
-
-def _lines(path: Path) -> Texts:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: expected a UTF-8 text file ({error})") from None
-    kept = [(" ".join(line.split()), row) for row, line in enumerate(lines, 1) if line.strip()]
-    if not kept:
-        raise UsageError(f"{path}: no text in it; expected one a line")
-    return Texts([text for text, _ in kept], [row for _, row in kept])
 
 
 @dataclass(frozen=True)
@@ -188,7 +81,7 @@ def score_texts(
 
     Args:
         model: of text.
-        texts: N sentences.
+        texts: N sentences; a bare string is one.
         turns: of a model of responses the turns before each; None: they begin dialogues.
         seed: of the draws.
         importance: trajectories a text.
@@ -203,6 +96,7 @@ def score_texts(
     from ldebm.evaluate.likelihood import LikelihoodSettings
     from ldebm.priors import EnergyPrior
 
+    texts = as_texts(texts)
     settings = LikelihoodSettings(importance, inner, anneal_share=0, sandwich=False, seed=seed)
     size = 1 if model.is_dialogue else ROWS  # each context has normalisers of its own
     batches = _batches(model, texts, turns, size, done)
@@ -295,7 +189,7 @@ def encode_texts(
 
     Args:
         model: of text.
-        texts: N of them.
+        texts: N of them; a bare string is one.
         turns: of a model of responses the turns before each; None: they begin dialogues.
 
     Returns:
@@ -306,6 +200,7 @@ def encode_texts(
     """
     import torch
 
+    texts = as_texts(texts)
     means, logits = [], []
     with torch.no_grad():
         for batch in _batches(model, texts, turns, ENCODED):
@@ -332,7 +227,7 @@ def class_probabilities(
 
     Args:
         model: of text, with a prior of energies.
-        texts: N of them.
+        texts: N of them; a bare string is one.
         turns: of a model of responses the turns before each; None: they begin dialogues.
         seed: of the draws.
     """
@@ -340,6 +235,7 @@ def class_probabilities(
 
     from ldebm.seeding import generator
 
+    texts = as_texts(texts)
     stream = generator(seed, "class-probabilities")
     noise_S1D = torch.randn(DRAWS, 1, model.prior.latent, generator=stream).to(model.device)
     found = []

@@ -22,9 +22,10 @@ from great_expectations.core.expectation_suite import ExpectationSuite
 from great_expectations.core.validation_definition import ValidationDefinition
 from great_expectations.data_context.types.base import ProgressBarsConfig
 
+from ldebm.config import DataConfig
 from ldebm.data.images import image_digest, pairs_hash
 from ldebm.data.label_columns import label_column
-from ldebm.data.limits import broken, limits, notes, shares
+from ldebm.data.limits import broken, limits, notes, shares, unknown_shares
 from ldebm.data.packed import SPLITS
 from ldebm.data.prepare import MAX_CHARACTERS
 from ldebm.files import read_json
@@ -36,37 +37,40 @@ PAIRS = "images and labels"  # a hash of all of a split
 CONSTANT = 0.01  # of images, with one value everywhere
 
 
-def validate(prepared: str | Path) -> dict[str, Any]:
+def validate(prepared: str | Path, config: DataConfig) -> dict[str, Any]:
     """Checks ``data/prepared/<name>``: the report, free of times and identifiers (C32)."""
     prepared = Path(prepared)
     profile = read_json(prepared / "profile.json")
-    labels = list(profile["labels"])
+    kind, labels = profile["kind"], list(profile["labels"])
     classes = {label: sorted(profile["splits"]["train"]["labels"][label]) for label in labels}
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    results = _check(
-        context,
-        "profile",
-        pd.DataFrame(shares(profile)),
-        profile_expectations(profile["kind"], labels),
-    )
-    said = broken(profile)
-    for item in results:
-        if item["column"] in said:
-            item["detail"] = "; ".join(said[item["column"]])
+    frames, results = {}, []
     for split in SPLITS:
         path = prepared / f"{split}.parquet"
-        if profile["kind"] == "images":
-            frame = _image_frame(path, labels)
+        if kind == "images":
+            frames[split] = _image_frame(path, labels)
             pairs = profile["splits"][split]["pairs"]
             checks = image_expectations(profile["splits"]["train"], classes, pairs)
         else:
-            frame = _split_frame(profile["kind"], pl.read_parquet(path), labels)
-            checks = split_expectations(profile["kind"], list(frame.columns), classes)
-        results += _check(context, split, frame, checks)
+            frames[split] = _split_frame(kind, pl.read_parquet(path), labels)
+            checks = split_expectations(kind, list(frames[split].columns), classes)
+        results += _check(context, split, frames[split], checks)
+    unknown = None
+    if kind in ("sentences", "dialogues"):
+        texts = {split: frame["text"].fillna("").to_list() for split, frame in frames.items()}
+        unknown, _ = unknown_shares(config, texts)
+    facts = shares(profile, unknown)
+    checks = profile_expectations(kind, labels)
+    found = _check(context, "profile", pd.DataFrame(facts), checks)
+    said = broken(profile, facts)
+    for item in found:
+        if item["column"] in said:
+            item["detail"] = "; ".join(said[item["column"]])
+    results = found + results
     return {
         "success": all(item["success"] for item in results),
-        "kind": profile["kind"],
+        "kind": kind,
         "source": profile["source"],
         "checked": len(results),
         "failed": sum(not item["success"] for item in results),

@@ -23,10 +23,10 @@ def main() -> None:
     """Validates one data set."""
     options = arguments(__doc__, "data")
     name = options.data
-    parameters(options).dataset(name)
+    config = parameters(options).dataset(name)
     from stages.expectations import validate
 
-    report = validate(Path("data/prepared") / name)
+    report = validate(Path("data/prepared") / name, config)
     folder = Path("reports/validation") / name
     write_json(folder / "report.json", report)
     write_text(folder / "docs" / "index.html", page(name, report))

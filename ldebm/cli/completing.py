@@ -29,13 +29,14 @@ def complete(
         typer.Option(help="A sentence with ___ for every missing word; repeatable."),
     ] = None,
     file: Annotated[
-        Path | None, typer.Option(help="A UTF-8 file with one sentence a line.")
+        Path | None, typer.Option(help="Sentences with gaps, as `ldebm score` reads texts.")
     ] = None,
     seed: models.Seed = 0,
     as_json: models.AsJson = False,
+    column: Annotated[str | None, typer.Option(help="Column of the sentences, of a table.")] = None,
 ) -> None:
     """Fill gaps: "the ___ of the company"."""
-    rows = models.read_texts(text, file, "complete")
+    rows = models.read_texts(text, file, "complete", column)
     from ldebm.completion import complete as complete_texts
     from ldebm.completion import read_gaps
 

@@ -17,16 +17,18 @@ from ldebm.config import nearest
 from ldebm.errors import UsageError
 
 if TYPE_CHECKING:
+    from ldebm.data.user_texts import Texts
     from ldebm.evaluate.clusters import ClusterDescription
     from ldebm.model import Model
 
-__all__ = ["COMMANDS", "find_model", "load_target", "read_texts", "require_text"]
+__all__ = ["COMMANDS", "file_texts", "find_model", "load_target", "read_texts", "require_text"]
 
 MODELS = Path("models")
 CLUSTER_ROWS, ENCODED = 5000, 512  # rows that are described, and encoded at a time
 Target = Annotated[str, typer.Argument(help="An experiment, or the path of a trained model.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Resize = Annotated[bool, typer.Option("--resize", help="Crop and scale images that need it.")]
+Column = Annotated[str | None, typer.Option("--text", help="Column of the text, of a table.")]
 Seed = Annotated[int, typer.Option(help="Seed of the draws.")]
 
 
@@ -144,8 +146,12 @@ def classify(
     target: Target,
     texts: Annotated[list[str] | None, typer.Argument(help="Texts; or use --file.")] = None,
     file: Annotated[
-        Path | None, typer.Option(help="A UTF-8 file with one text a line; or images.")
+        Path | None,
+        typer.Option(
+            help="Texts, as `ldebm score` reads them; or images. Default: lines of input."
+        ),
     ] = None,
+    column: Column = None,
     resize: Resize = False,
     as_json: AsJson = False,
 ) -> None:
@@ -159,7 +165,7 @@ def classify(
     if model.is_image:
         classify_images(model, file, resize=resize, as_json=as_json)
         return
-    rows = read_texts(texts, file, "classify")
+    rows = read_texts(texts, file, "classify", column)
     names = require_text(model, target).class_labels()
     model.label_index(0)  # says what is wrong where the prior has no classes
     from ldebm.text_use import unknown_words
@@ -172,29 +178,42 @@ def classify(
     show_classes(records, "text", as_json=as_json)
 
 
-def read_texts(texts: list[str] | None, file: Path | None, verb: str) -> list[str]:
-    """The texts given, the lines of a file, or those of standard input.
+def read_texts(
+    texts: list[str] | None, file: Path | None, verb: str, column: str | None = None
+) -> list[str]:
+    """The texts given, those of a file, or the lines of standard input.
 
     Raises:
-        UsageError: both are given, nothing is, or the file is not UTF-8 text.
+        UsageError: both are given, nothing is, or the file cannot be read.
     """
+    from ldebm.data.user_texts import read_stream
+
     if file is not None and texts:
         raise UsageError("give texts or --file, not both")
-    if file is None:
-        rows = list(texts or [])
-        if not rows and not sys.stdin.isatty():
-            rows = [line.rstrip("\n") for line in sys.stdin]
-    else:
-        try:
-            rows = file.read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            raise UsageError(f"{file}: no such file") from None
-        except (UnicodeDecodeError, IsADirectoryError) as error:
-            raise UsageError(f"{file}: expected a UTF-8 text file ({error})") from None
-    rows = [row for row in rows if row.strip()]
+    if file is not None:
+        return file_texts(file, column).texts
+    if column is not None:
+        raise UsageError(f"column {column!r} is one of --file, which is not given")
+    rows = [text for text in texts or [] if text.strip()]
+    if not texts and not sys.stdin.isatty():
+        data = sys.stdin.buffer.read()
+        rows = read_stream(data).texts if data.strip() else []
     if not rows:
         raise UsageError(f"nothing to {verb}: give texts, or --file with one text a line")
     return rows
+
+
+def file_texts(file: Path, column: str | None = None, context: str | None = None) -> Texts:
+    """The texts of a file; how many rows are left out goes to standard error."""
+    from ldebm.data.user_texts import read_texts as read
+
+    found = read(file, column, context)
+    if found.left_out:
+        rows = len(found.texts) + found.left_out
+        typer.echo(
+            f"{file}: {found.left_out} of {rows} rows have no text and are left out", err=True
+        )
+    return found
 
 
 def require_text(model: Model, target: str) -> Model:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ldebm.cli.images import score_images
-from ldebm.cli.models import AsJson, Resize, Seed, Target, load_target
+from ldebm.cli.models import AsJson, Column, Resize, Seed, Target, file_texts, load_target
 from ldebm.cli.output import expect_table, progress, show_rows
 from ldebm.errors import UsageError
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS"]
 
-Column = Annotated[str | None, typer.Option("--text", help="Tables: the column with the text.")]
 Context = Annotated[
     str | None,
     typer.Option("--context", help="Dialogue models: the column with the previous turns."),
@@ -33,8 +32,8 @@ def score(
     file: Annotated[
         Path,
         typer.Option(
-            help="Texts: txt (one a line), csv, jsonl, parquet. Images: a file, folder, zip, npz "
-            "or parquet."
+            help="Texts: txt (one a line), csv, tsv, jsonl, json, parquet. Images: a file, "
+            "folder, zip, npz or parquet."
         ),
     ],
     out: Annotated[
@@ -56,10 +55,10 @@ def score(
         return
     if not model.is_text:
         raise UsageError(f"{target}: a model of points; scores are of models of text and of images")
-    from ldebm.text_use import known_of, read_texts, score_texts
+    from ldebm.text_use import known_of, score_texts
 
     expect_table(out)
-    found = read_texts(file, text, context)
+    found = file_texts(file, text, context)
     _, said = known_of(model)
     if said:
         typer.echo(f"{model.experiment}: log Z of its prior is estimated; {said}", err=True)
@@ -109,11 +108,11 @@ def _read_texts(
     import numpy as np
 
     from ldebm.priors import EnergyPrior
-    from ldebm.text_use import class_probabilities, encode_texts, read_texts
+    from ldebm.text_use import class_probabilities, encode_texts
 
     if resize:
         raise UsageError(f"{model.experiment}: a model of text; leave --resize out")
-    found = read_texts(source, text, context)
+    found = file_texts(source, text, context)
     z, logits = encode_texts(model, found.texts, found.turns)
     if isinstance(model.prior, EnergyPrior):
         logits = class_probabilities(model, found.texts, found.turns)

@@ -12,17 +12,12 @@ from typing import Any
 import polars as pl
 
 from ldebm.config import DataConfig
+from ldebm.data.frames import lines_frame, numbered
 from ldebm.data.packed import SPLITS
 from ldebm.data.reviews import read_polarity, read_sst2, read_yelp, read_yelp_li
-from ldebm.data.text_files import (
-    existing,
-    lines_frame,
-    numbered,
-    read_json_file,
-    read_lines,
-    read_table,
-)
+from ldebm.data.text_files import existing, read_json_file, read_lines, read_table
 from ldebm.data.turns import Dialogue, dialogue_frame
+from ldebm.data.values import texts
 from ldebm.errors import UsageError
 
 __all__ = ["CORPORA", "read_corpus"]
@@ -171,11 +166,12 @@ def _agnews(config: DataConfig, raw: Path) -> pl.DataFrame:
     for split, name in files.items():
         table = read_table(raw / name)
         for column in ("text", "label"):
-            if column not in table.columns:
-                there = ", ".join(table.columns)
+            if column not in table:
+                there = ", ".join(table)
                 raise UsageError(f"{raw / name}: no {column!r} as published; there: {there}")
-        label = pl.col("label").cast(pl.String)
-        frame = numbered(table.select(text=pl.col("text").cast(pl.String), topic=label))
+        place = str(raw / name)
+        columns = {"text": texts(table["text"], place), "topic": texts(table["label"], place)}
+        frame = numbered(pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String)))
         unknown = frame.filter(~pl.col("topic").is_in(list(TOPICS)))
         if unknown.height:
             line, found = unknown["line"][0], unknown["topic"][0]

@@ -12,6 +12,7 @@ from ldebm.config import DataConfig, RunConfig
 from ldebm.config.library import CONF, Library
 from ldebm.data.duration import expected_minutes
 from ldebm.data.folders import as_file
+from ldebm.data.limits import check_classes
 from ldebm.data.new_experiment import table_experiment
 from ldebm.data.new_images import data_section, holds_images, image_experiment
 from ldebm.data.new_tables import data_section as table_section
@@ -74,6 +75,9 @@ def add_dataset(
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, head + format_yaml(content))
         params = Library(root).params(RunConfig(datasets=[], experiments=[experiment], seeds=[0]))
+        composed = params.experiment(experiment)
+        if composed.cluster.labels == "gc" and found is not None:
+            check_classes(composed.prior.classes, found.rows["train"], source)
     except BaseException:
         for path in files:
             path.unlink(missing_ok=True)
@@ -91,9 +95,9 @@ def _sections(
     """The name of the experiment, the data section, the experiment's, and what was found."""
     if not holds_images(source):
         kind, tokenizer = options.pop("kind", None), options.pop("tokenizer", None)
-        facts = inspect_file(source, options, labels, kind)
-        data = table_section(place, hash_path(source), facts, tokenizer)
-        return f"{name}-ldebm", data, table_experiment(name, facts), None
+        facts = inspect_file(source, options, labels, kind, tokenizer)
+        data = table_section(place, hash_path(source), facts)
+        return f"{name}-ldebm", data, table_experiment(name, facts), facts.summary
     for option in options:
         raise UsageError(f"{source}: images have no {option}; leave --{option} out")
     if len(labels) > 1:

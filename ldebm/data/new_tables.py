@@ -1,23 +1,33 @@
-"""What a user's table is: points, sentences, dialogues or documents."""
+"""What a user's table is: points, sentences, dialogues or documents, and whether it can be used.
+
+The rows go through the code that prepares, validates and packs them in a build, so that what a
+build refuses is refused here, before anything is written.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ldebm.config import DataConfig
+from ldebm.data.summary import Summary
 from ldebm.errors import UsageError
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from ldebm.data.prepare import Prepared
+    from ldebm.data.text_files import Table
+
 __all__ = ["FileFacts", "data_section", "inspect_file"]
 
 MANY_WORDS = 30_000  # beyond, words alone would leave most of the vocabulary rare
-TEXT_NAMES = ("text", "sentence", "utterance", "utterances", "content", "review", "response")
-ROLES = ("text", "context", "dialogue", "turn", "speaker")
+UNSEEN = 0.3  # of the words of held-out rows: beyond, words are no units to count in
+HELD_OUT = 10  # one row in so many
+MOST_WORDS, MOST_PIECES = 10_001, 8000  # of vocabularies
+ROLES = ("context", "dialogue", "turn", "speaker")
 TURNS = 5  # of context
 
 
@@ -29,23 +39,27 @@ class FileFacts:
         kind: points, sentences, dialogues or documents.
         columns: role (text, label, context, dialogue, turn, speaker, x) to column name.
         labels: label columns.
-        rows: rows that a model reads: points, texts, or turns of dialogues.
+        rows: usable rows that a model reads: points, texts, or turns of dialogues.
+        training: how many of them are in the training split.
         words: different words of the text; 0 for points.
-        longest: words that 99 of 100 texts do not exceed; 0 for points.
-        classes: values of the first label; 0 without one.
+        classes: values of the first label in the training split; 0 without one.
         labelled: rows that have the first label.
         spread: standard deviation of the points; 0 for text.
+        tokens: of text the keys tokenizer, vocab_size and max_len of the data section.
+        summary: all this for people.
     """
 
     kind: str
     columns: dict[str, str]
     labels: list[str]
     rows: int
-    words: int = 0
-    longest: int = 0
-    classes: int = 0
-    labelled: int = 0
-    spread: float = 0.0
+    training: int
+    words: int
+    classes: int
+    labelled: int
+    spread: float
+    tokens: dict[str, Any]
+    summary: Summary
 
 
 def inspect_file(
@@ -53,190 +67,221 @@ def inspect_file(
     columns: Mapping[str, str] | None = None,
     labels: Sequence[str] = (),
     kind: str | None = None,
+    tokenizer: str | None = None,
 ) -> FileFacts:
-    """Reads a txt, csv, jsonl or parquet file and decides what it is.
+    """Reads a table and decides what it is.
 
     Text is looked for in ``text`` or a column that is named like it, else in the only column of
     text; a file with numbers alone holds points. Dialogues have a column of contexts, one that
     their turns have in common, or lists of turns. An empty label is none.
 
+    Args:
+        path: a file of lines, or a csv, tsv, jsonl, json or parquet table.
+        columns: role to column, where it is not clear.
+        labels: label columns.
+        kind: ``documents``, where that is wanted.
+        tokenizer: word, unigram or bpe; None: what suits the text.
+
     Raises:
-        UsageError: the file cannot be read, a column is missing, a label has one class only, the
-            text column is not clear, or dialogues or documents are not what they have to be.
+        UsageError: the file cannot be read, a column is missing or not clear, or a build would
+            refuse its rows.
     """
+    from ldebm.data.limits import failures
+    from ldebm.data.prepare import examine
+    from ldebm.data.readers import read_user_table
     from ldebm.data.text_files import read_table
 
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
     table = read_table(path)
-    given = dict(columns or {})
-    there = ", ".join(table.columns)
+    config = _config(table, path, dict(columns or {}), labels, kind)
+    unknown = None
+    tokens: dict[str, Any] = {}
+    try:
+        frame = read_user_table(config, table, path)
+        made = examine(config, frame, path)
+        if config.kind == "documents":
+            tokens = {"vocab_size": min(30_004, max(8, _words(made) + 4))}
+        elif config.kind != "points":
+            tokens, unknown = _tokens(config, made, tokenizer)
+    except UsageError as error:
+        said = str(error)
+        raise UsageError(said if str(path) in said else f"{path}: {said}") from None
+    problems = failures(made.profile, unknown)
+    if problems:
+        raise UsageError(f"{path}: {'; '.join(problems)}")
+    return _facts(config, made, tokens, path, own_splits=frame["split"].null_count() == 0)
+
+
+def _config(
+    table: Table, path: Path, given: dict[str, str], labels: Sequence[str], kind: str | None
+) -> DataConfig:
+    """The kind of data, and which columns are what."""
+    from ldebm.data.user_tables import require_column, text_column
+    from ldebm.data.values import is_list, kind_of
+
     for role, name in (*given.items(), *(("label", name) for name in labels)):
-        if name not in table.columns:
-            raise UsageError(f"{path}: no column {name!r} for --{role}; columns there: {there}")
-    used = {*labels, *(given[role] for role in ROLES[1:] if role in given), "split", "id"}
-    others = [name for name in table.columns if name not in used]
-    if "text" not in given:
-        numeric = [name for name in others if _is_numeric(table, name)]
-        if numeric and len(numeric) == len(others):
-            return _points(table, path, numeric, labels)
-        named = [name for name in TEXT_NAMES if name in others]
-        candidates = named[:1] or [name for name in others if name not in numeric]
-        if len(candidates) != 1:
-            raise UsageError(
-                f"{path}: which column is the text? Give --text; columns there: {there}"
-            )
-        given["text"] = candidates[0]
-    return _texts(table, path, given, labels, kind)
-
-
-def _points(table: pl.DataFrame, path: Path, names: list[str], labels: Sequence[str]) -> FileFacts:
-    columns = {"x": ",".join(names), **_label_role(labels)}
-    classes, labelled = _classes(table, path, labels)
-    return FileFacts(
-        "points",
-        columns,
-        list(labels),
-        table.height,
-        classes=classes,
-        labelled=labelled,
-        spread=_spread(table, path, names),
-    )
-
-
-def _texts(
-    table: pl.DataFrame,
-    path: Path,
-    columns: dict[str, str],
-    labels: Sequence[str],
-    kind: str | None,
-) -> FileFacts:
-    import numpy as np
-    import polars as pl
-
-    from ldebm.data.label_columns import label_column
-    from ldebm.data.readers import read_user_table
-
-    listed = isinstance(table.schema[columns["text"]], pl.List)
-    speaks = listed or "context" in columns or "dialogue" in columns
+        require_column(table, name, f"--{role}", path)
+    taken = {*labels, *(given[role] for role in ROLES if role in given), "split", "id"}
+    others = [name for name in table if name not in taken]
+    kinds = {name: kind_of(table[name]) for name in others}
+    numeric = [name for name in others if kinds[name] in ("numbers", "vectors")]
+    section: dict[str, Any] = {"source": "file", "labels": list(labels)}
+    if labels:
+        given["label"] = labels[0]
+    if "text" not in given and kind is None and numeric and len(numeric) == len(others):
+        _plane(table, path, numeric)
+        given["x"] = ",".join(numeric)
+        return DataConfig.model_validate({"kind": "points", "columns": given, **section})
+    given = {"text": given.get("text") or text_column(table, path, taken), **given}
+    speaks = is_list(table[given["text"]]) or "context" in given or "dialogue" in given
     found = kind or ("dialogues" if speaks else "sentences")
     if found != "dialogues" and speaks:
         raise UsageError(f"{path}: kind {found!r} has no turns; leave --context and --dialogue out")
-    config = DataConfig.model_validate(
-        {"kind": found, "source": "file", "columns": columns, "labels": list(labels),
-         "context_turns": TURNS}
-    )  # fmt: skip
-    frame = read_user_table(config, table, path)
-    classes, labelled = _classes(frame, path, labels, label_column)
-    texts = frame["text"].fill_null("")
-    if found == "documents":
-        texts = _document_words(path, texts)
-    words = texts.str.split(" ")
-    return FileFacts(
-        found,
-        columns | _label_role(labels),
-        list(labels),
-        frame.height,
-        words=words.explode().n_unique(),
-        longest=int(np.quantile(words.list.len().to_numpy(), 0.99)),
-        classes=classes,
-        labelled=labelled,
-    )
+    if found == "dialogues":
+        section["context_turns"] = TURNS
+    return DataConfig.model_validate({"kind": found, "columns": given, **section})
 
 
-def _document_words(path: Path, texts: pl.Series) -> pl.Series:
-    import polars as pl
+def _plane(table: Table, path: Path, names: list[str]) -> None:
+    """Checks that points have two coordinates."""
+    first = [next((v for v in table[name] if v is not None), None) for name in names]
+    numbers = sum(len(value) if isinstance(value, list) else 1 for value in first)
+    if numbers != 2:
+        raise UsageError(
+            f"{path}: points need two coordinates, found {numbers} a row ({', '.join(names)}); "
+            "leave two numeric columns, or name the text with --text"
+        )
 
+
+def _words(made: Prepared) -> int:
+    """Different words of documents."""
     from ldebm.data.documents import document_words
 
-    words = pl.Series([document_words(text) for text in texts], dtype=pl.String)
-    if (words == "").all():
-        raise UsageError(
-            f"{path}: no document has a known word; words are runs of 3 to 30 letters that are no "
-            "English stop words"
-        )
-    return words
+    found: set[str] = set()
+    for table in made.tables.values():
+        for text in table["text"]:
+            found.update(document_words(text).split())
+    return len(found)
 
 
-def _label_role(labels: Sequence[str]) -> dict[str, str]:
-    return {"label": labels[0]} if labels else {}
+def _tokens(
+    config: DataConfig, made: Prepared, wanted: str | None
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Tokenizer, vocabulary and length of texts; and the unknown words of every split."""
+    import numpy as np
+
+    from ldebm.data.limits import UNKNOWN, unknown_shares
+
+    texts = {split: table["text"].to_list() for split, table in made.tables.items()}
+    rows = [text for part in texts.values() for text in part]
+    words = len({word for text in rows for word in text.split()})
+    chosen = wanted
+    if chosen is None:
+        spaced = _unseen(texts["train"]) <= UNSEEN
+        chosen = "unigram" if not spaced else "bpe" if words > MANY_WORDS else "word"
+    while True:
+        tokens = {"tokenizer": chosen, "vocab_size": _vocabulary(chosen, words, rows)}
+        shares, tokenizer = unknown_shares(config.model_copy(update=tokens), texts)
+        if wanted or chosen != "word" or max(shares.values()) <= UNKNOWN:
+            break
+        chosen = "unigram"
+    lengths = [len(row) for row in tokenizer.encode_rows(rows)]
+    tokens["max_len"] = min(128, max(8, int(np.quantile(lengths, 0.99))))
+    return tokens, shares
 
 
-def _classes(
-    table: pl.DataFrame, path: Path, labels: Sequence[str], column: Callable[[str], str] = str
-) -> tuple[int, int]:
-    """Classes of the first label, and rows that have it; every label needs two classes."""
+def _unseen(texts: Sequence[str]) -> float:
+    """The share of words of one row in ten that the other rows do not have.
+
+    Near 1 where spaces do not separate words, as in Chinese, Japanese and Thai: then every row is
+    one word that no other row has.
+    """
+    known = {w for i, text in enumerate(texts) if i % HELD_OUT for w in text.split()}
+    held = [w for text in texts[::HELD_OUT] for w in text.split()]
+    return sum(word not in known for word in held) / max(1, len(held))
+
+
+def _vocabulary(tokenizer: str, words: int, rows: Sequence[str]) -> int:
+    """Words, or pieces: enough that frequent words are one, few enough that all are seen often."""
+    if tokenizer == "word":
+        return min(MOST_WORDS, max(8, words + 4))
+    characters = len({mark for text in rows for mark in text})
+    return max(2 * characters, min(MOST_PIECES, max(200, words // 2)))
+
+
+def _facts(
+    config: DataConfig, made: Prepared, tokens: dict[str, Any], path: Path, *, own_splits: bool
+) -> FileFacts:
     import polars as pl
 
-    counts = []
-    for label in labels:
-        values = table[column(label)].cast(pl.String).replace("", None).drop_nulls()
-        if values.n_unique() < 2:
-            found = "one class only" if len(values) else "no value"
-            raise UsageError(
-                f"{path}: label {label!r} has {found}; at least two classes are needed"
-            )
-        counts.append((values.n_unique(), len(values)))
-    return counts[0] if counts else (0, 0)
+    profile = made.profile
+    splits = profile["splits"]
+    every = pl.concat(list(made.tables.values()))
+    roles = [f"{role} {name}" for role, name in config.columns.items() if role != "label"]
+    facts = {"columns": ", ".join(roles)}
+    if config.kind != "points":
+        facts |= _lengths(every["text"])
+    if "tokenizer" in tokens:
+        unit = {"word": "words", "unigram": "pieces of words (unigram)",
+                "bpe": "pieces of words (bpe)"}[tokens["tokenizer"]]  # fmt: skip
+        facts["tokens"] = f"{unit}, a vocabulary of at most {tokens['vocab_size']}"
+    counts: dict[str, dict[str, int]] = {}
+    for label in config.labels:
+        counts[label] = {}
+        for part in splits.values():
+            for name, rows in part["labels"][label].items():
+                counts[label][name] = counts[label].get(name, 0) + rows
+    rows_of = {split: part["rows"] for split, part in splits.items()}
+    first = config.labels[0] if config.labels else None
+    return FileFacts(
+        kind=config.kind,
+        columns={str(role): name for role, name in config.columns.items()},
+        labels=list(config.labels),
+        rows=every.height,
+        training=rows_of["train"],
+        words=0 if config.kind == "points" else every["text"].str.split(" ").explode().n_unique(),
+        classes=len(splits["train"]["labels"][first]) if first else 0,
+        labelled=sum(counts[first].values()) if first else 0,
+        spread=_spread(every) if config.kind == "points" else 0.0,
+        tokens=tokens,
+        summary=Summary(
+            config.kind, str(path), rows_of, own_splits, profile["rejects"]["reasons"], counts,
+            facts,
+        ),
+    )  # fmt: skip
 
 
-def _is_numeric(table: pl.DataFrame, name: str) -> bool:
-    import polars as pl
+def _lengths(texts: pl.Series) -> dict[str, str]:
+    import numpy as np
 
-    kind = table.schema[name]
-    if isinstance(kind, pl.List | pl.Array):
-        return kind.inner != pl.String
-    if kind.is_numeric():
-        return True
-    values = table[name].drop_nulls()
-    return bool(values.len() > 0 and values.cast(pl.Float64, strict=False).null_count() == 0)
+    words = texts.str.split(" ").list.len().to_numpy()
+    marks = texts.str.len_chars().to_numpy()
+    name, found = ("words", words) if np.median(words) > 1 else ("characters", marks)
+    half, most = (int(np.quantile(found, q)) for q in (0.5, 0.95))
+    return {"lengths": f"median {half} {name}, 95 of 100 rows at most {most}"}
 
 
-def _spread(table: pl.DataFrame, path: Path, names: list[str]) -> float:
-    """The standard deviation of points, which have to be points of the plane."""
-    import polars as pl
+def _spread(points: pl.DataFrame) -> float:
+    """The mean standard deviation of the coordinates."""
+    import numpy as np
 
-    values = [table[name].explode().cast(pl.Float64, strict=False) for name in names]
-    numbers = sum(len(column) for column in values)
-    if numbers != 2 * table.height:
-        raise UsageError(
-            f"{path}: points need two coordinates, found {numbers / table.height:g} a row "
-            f"({', '.join(names)}); leave two numeric columns, or name the text with --text"
-        )
-    deviations = [_deviation(column) for column in values]
-    return float(sum(deviations) / len(deviations))
+    return float(points["x"].to_numpy().astype(np.float64).std(axis=0).mean())
 
 
-def _deviation(column: pl.Series) -> float:
-    value = column.filter(column.is_finite()).std()
-    return float(value) if isinstance(value, float) else 0.0
-
-
-def data_section(path: str, sha256: str, facts: FileFacts, tokenizer: str | None) -> dict[str, Any]:
+def data_section(path: str, sha256: str, facts: FileFacts) -> dict[str, Any]:
     """The data set's section.
 
     Args:
         path: of the file, relative to params.yaml.
         sha256: of the file.
         facts: what it holds.
-        tokenizer: word, unigram or bpe; None: words, or pieces where there are very many.
     """
     data: dict[str, Any] = {"kind": facts.kind, "source": "file", "path": path, "sha256": sha256}
     data["columns"] = dict(facts.columns)
     if facts.labels:
         data["labels"] = list(facts.labels)
-    if facts.kind == "points":
-        return data
-    if facts.kind == "documents":
-        return data | {"vocab_size": min(30_004, max(8, facts.words + 4))}
-    chosen = tokenizer or ("bpe" if facts.words > MANY_WORDS else "word")
-    if chosen == "word":
-        size = min(10001, max(8, facts.words + 4))
-    else:  # pieces: enough that frequent words are one, few enough that all are seen often
-        size = min(8000, max(200, facts.words // 2))
-    data |= {"tokenizer": chosen, "vocab_size": size}
-    pieces = 1 if chosen == "word" else 2
-    data["max_len"] = min(128, max(8, pieces * facts.longest + 2))
+    data |= facts.tokens
     if facts.kind == "dialogues":
         data["context_turns"] = TURNS
     return data

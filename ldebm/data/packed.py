@@ -3,9 +3,9 @@
 A packed folder holds ``meta.json``, and per split ``<split>.x.npy`` (points, images) or the flat
 ``<split>.ids.npy`` with ``<split>.offsets.npy`` (text), with ids and labels beside them. Documents
 have the different words of a row in ``ids`` and how often each is there in ``<split>.counts.npy``;
-``background.npy`` holds the log frequencies of training words. The labels of images, which may be
-many, are the rows of one array ``<split>.labels.npy``. This module is all that training needs: it
-reads with numpy and sentencepiece alone.
+``background.npy`` holds the log frequencies of training words. The labels are the rows of one array
+``<split>.labels.npy``, in the order of the names of their columns. This module is all that training
+needs: it reads with numpy and sentencepiece alone.
 
 Shapes: B rows, N tokens of all rows, V vocabulary; images have C channels, height H and width W.
 """
@@ -136,8 +136,6 @@ class Split:
         if column not in known:
             there = ", ".join(known) or "none"
             raise UsageError(f"{self.path}: no label column {column!r}; label columns: {there}")
-        if self.meta["kind"] != "images":
-            return self._array(f"label.{column}")
         return np.asarray(self._array("labels")[sorted(known).index(column)])
 
 

@@ -6,6 +6,7 @@ parameters only.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from ldebm.data.tokenizer import Tokenizer, train_tokenizer
 from ldebm.files import atomic_path, read_parquet, write_array, write_json
 
 __all__ = ["label_names", "pack"]
+
+WHOLE = re.compile(r"-?[0-9]{1,18}")
 
 
 def pack(config: DataConfig, prepared: str | Path, target: str | Path) -> dict[str, Any]:
@@ -56,9 +59,7 @@ def pack(config: DataConfig, prepared: str | Path, target: str | Path) -> dict[s
             _write_text(config, tokenizer, table, target, split)
     for split, table in tables.items():
         write_array(target / f"{split}.id.npy", table["id"].astype(np.int64))
-        for label, names in labels.items():
-            numbers = _label_numbers(table[label_column(label)], names)
-            write_array(target / f"{split}.label.{label}.npy", numbers)
+        _write_labels(target, split, table, labels)
     write_json(target / "meta.json", meta)
     return meta
 
@@ -98,12 +99,7 @@ def _pack_images(config: DataConfig, prepared: Path, target: Path) -> dict[str, 
         meta["background"] = config.background
     for split, table in tables.items():
         write_array(target / f"{split}.id.npy", table["id"].astype(np.int64))
-        if labels:
-            numbers = [
-                _label_numbers(table[label_column(label)], labels[label])
-                for label in sorted(labels)
-            ]
-            write_array(target / f"{split}.labels.npy", np.stack(numbers))
+        _write_labels(target, split, table, labels)
         shape = (rows[split], channels, height, width)
         with atomic_path(target / f"{split}.x.npy") as path:
             packed = np.lib.format.open_memmap(path, "w+", dtype=np.uint8, shape=shape)
@@ -114,6 +110,15 @@ def _pack_images(config: DataConfig, prepared: Path, target: Path) -> dict[str, 
             packed.flush()
     write_json(target / "meta.json", meta)
     return meta
+
+
+def _write_labels(
+    target: Path, split: str, table: dict[str, Any], labels: dict[str, list[str]]
+) -> None:
+    """Labels of all columns in one array, in the order of the names, which may be any text."""
+    if labels:
+        numbers = [_label_numbers(table[label_column(n)], labels[n]) for n in sorted(labels)]
+        write_array(target / f"{split}.labels.npy", np.stack(numbers))
 
 
 def _label_numbers(values: Any, names: list[str]) -> np.ndarray:
@@ -132,8 +137,8 @@ def label_names(values: Any) -> list[str]:
         ['neg', 'pos']
     """
     names = {_label_text(value) for value in list(values) if value is not None}
-    if all(name.lstrip("-").isdigit() for name in names):
-        return sorted(names, key=int)
+    if all(WHOLE.fullmatch(name) for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
     return sorted(names)
 
 

@@ -135,7 +135,8 @@ def _label_columns(config: DataConfig, frame: pl.DataFrame) -> list[str]:
             raise UsageError(
                 f"source {config.source!r}: no label column {name!r}; label columns there: {known}"
             )
-    return list(config.labels) or ([] if config.source == "file" else there)
+    given = config.source == "file" and config.kind == "images"  # may have columns of other uses
+    return list(config.labels) or ([] if given else there)
 
 
 def _clean_text(config: DataConfig, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:

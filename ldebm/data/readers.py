@@ -1,36 +1,34 @@
 """Reading source files into one frame per data set, before anything is cleaned or split.
 
 Every reader returns a polars frame with ``split`` (null where the source has none), ``line`` (of
-the source file, from 1), the kind's columns and one column ``label.NAME`` per label.
+the source file, from 1), the kind's columns, and one column ``label.NAME`` per label.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from ldebm.config import DataConfig
 from ldebm.data.corpora import CORPORA, read_corpus
+from ldebm.data.frames import numbered
 from ldebm.data.label_columns import label_column, labels_among
 from ldebm.data.packed import SPLITS
-from ldebm.data.text_files import FORMATS, existing, numbered, read_table
+from ldebm.data.split_names import stated_split
+from ldebm.data.text_files import FORMATS, Table, existing, file_format, read_table
 from ldebm.data.turns import BASE
 from ldebm.data.user_dialogues import holds_turns, read_user_dialogues
+from ldebm.data.user_tables import column_of, label_names_of, require_column
+from ldebm.data.values import kind_of, labels, numbers, texts, turns
 from ldebm.errors import UsageError
 
 __all__ = ["read_source", "read_user_table"]
 
-SPLIT_NAMES = {
-    "train": "train",
-    "valid": "valid",
-    "validation": "valid",
-    "dev": "valid",
-    "test": "test",
-}
 CORPUS_COLUMNS = {"group", *BASE}  # of a published corpus; the others are its labels
-TURN_BREAK = "\n"  # between the turns of a context that is one text
 
 
 def read_source(config: DataConfig, raw: Path) -> pl.DataFrame:
@@ -63,13 +61,13 @@ def _marked(frame: pl.DataFrame, own: set[str]) -> pl.DataFrame:
 
 
 def _read_user_file(config: DataConfig, raw: Path) -> pl.DataFrame:
-    files = sorted(item for item in raw.glob("*") if item.suffix.lower() in FORMATS)
+    files = sorted(item for item in raw.glob("*") if file_format(item))
     if len(files) != 1:
         raise UsageError(f"{raw}: expected one file of {', '.join(FORMATS)}, found {len(files)}")
     return read_user_table(config, read_table(files[0]), files[0])
 
 
-def read_user_table(config: DataConfig, table: pl.DataFrame, path: Path) -> pl.DataFrame:
+def read_user_table(config: DataConfig, table: Table, path: Path) -> pl.DataFrame:
     """A user's table as preparing reads it.
 
     Args:
@@ -82,100 +80,92 @@ def read_user_table(config: DataConfig, table: pl.DataFrame, path: Path) -> pl.D
     """
     for role in ("text", "label", "context", "dialogue", "turn", "speaker"):
         if role in config.columns:
-            _require(table, config.columns[role], role, path)
-    for label in config.labels:
-        _require(table, label, "label", path)
-    labels = list(dict.fromkeys([*config.labels, *_named(config, "label")]))
-    if config.kind == "dialogues":
-        _require(table, config.columns.get("text", "text"), "text", path)
-        if holds_turns(config, table):
-            table = table.with_columns(split=_split_column(table, path))
-            table = numbered(table.drop("line", strict=False))
-            return read_user_dialogues(config, table, labels, path)
+            require_column(table, config.columns[role], role, path)
+    names = label_names_of(config)
+    for name in names:
+        require_column(table, name, "label", path)
+    splits = _splits(config, table, path)
+    if config.kind == "dialogues" and holds_turns(config, table):
+        return read_user_dialogues(config, table, names, splits, path)
+    rows = len(splits)
     columns: dict[str, Any] = {}
     if config.kind == "points":
-        columns["x"] = _point_column(table, config, path)
+        columns["x"] = _points(config, table, path)
     else:
-        text = config.columns.get("text", "text")
-        _require(table, text, "text", path)
-        columns["text"] = pl.col(text).cast(pl.String)
+        text = column_of(config, table, "text") or "text"
+        require_column(table, text, "text", path)
+        columns["text"] = pl.Series(texts(table[text], f"{path}: column {text!r}"), dtype=pl.String)
     if config.kind == "dialogues":
-        columns["context"] = _context_column(table, config, path)
-        rows = pl.int_range(pl.len(), dtype=pl.Int64)
-        there = table.columns
-        columns["dialogue"] = pl.col("dialogue").cast(pl.Int64) if "dialogue" in there else rows
-        columns["turn"] = pl.col("turn").cast(pl.Int32) if "turn" in there else pl.lit(0, pl.Int32)
-        if table.select(columns["context"].list.len().max()).item() == 0:
-            name = config.columns.get("context", "context")
-            raise UsageError(
-                f"{path}: every context is empty; is {name!r} the column of the turns before? "
-                "Without contexts use kind: sentences"
-            )
-    for label in labels:
-        # an empty cell of a csv is a missing label
-        columns[label_column(label)] = pl.col(label).cast(pl.String).replace("", None)
-    columns["split"] = _split_column(table, path)
-    try:
-        return numbered(table.select(**columns))
-    except pl.exceptions.PolarsError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"{path}: a column has values of another type ({reason})") from None
+        columns |= _contexts(config, table, path, rows)
+    for name in names:
+        values = labels(table[name], f"{path}: column {name!r}")
+        columns[label_column(name)] = pl.Series(values, dtype=pl.String)
+    columns["split"] = pl.Series(splits, dtype=pl.String)
+    return numbered(pl.DataFrame(columns))
 
 
-def _named(config: DataConfig, role: Any) -> list[str]:
-    return [config.columns[role]] if role in config.columns else []
-
-
-def _require(table: pl.DataFrame, column: str, role: str, path: Path) -> None:
-    if column not in table.columns:
-        raise UsageError(
-            f"{path}: no column {column!r} for {role}; columns there: {', '.join(table.columns)}"
-        )
-
-
-def _point_column(table: pl.DataFrame, config: DataConfig, path: Path) -> pl.Expr:
+def _points(config: DataConfig, table: Table, path: Path) -> pl.Series:
+    """Coordinates, float32: of the named columns, or of all that hold numbers."""
     if "x" in config.columns:
         names = [name.strip() for name in config.columns["x"].split(",")]
         for name in names:
-            _require(table, name, "x", path)
+            require_column(table, name, "x", path)
     else:
-        labels = {*config.labels, *_named(config, "label"), "split", "id"}
+        taken = {*label_names_of(config), "split", "id"}
         names = [
             name
-            for name, kind in table.schema.items()
-            if name not in labels and (kind.is_numeric() or path.suffix.lower() == ".csv")
+            for name, values in table.items()
+            if name not in taken and kind_of(values) in ("numbers", "vectors")
         ]
-    if len(names) == 1 and isinstance(table.schema[names[0]], pl.Array | pl.List):
-        row = table[names[0]].drop_nulls().to_list()[:1]
-        width = len(row[0]) if row else 0
-        return pl.col(names[0]).cast(pl.Array(pl.Float32, width))
     if not names:
+        raise UsageError(f"{path}: no numeric columns; columns there are: {', '.join(table)}")
+    parts = [_coordinates(table[name], f"{path}: column {name!r}") for name in names]
+    x = np.concatenate(parts, axis=1).astype(np.float32)
+    return pl.Series(x, dtype=pl.Array(pl.Float32, x.shape[1]))
+
+
+def _coordinates(values: Sequence[Any], where: str) -> np.ndarray:
+    if kind_of(values) != "vectors":
+        return np.array(numbers(values, where), dtype=np.float64)[:, None]
+    width = len(next(value for value in values if value))
+    missing = [np.nan] * width
+    rows = [numbers(value, where) if value else missing for value in values]
+    wrong = next((i for i, row in enumerate(rows, 1) if len(row) != width), None)
+    if wrong is not None:
+        raise UsageError(f"{where}: row {wrong} has {len(rows[wrong - 1])} numbers, row 1 {width}")
+    return np.array(rows, dtype=np.float64)
+
+
+def _contexts(config: DataConfig, table: Table, path: Path, rows: int) -> dict[str, pl.Series]:
+    """Columns of a table that has the turns before every row."""
+    name = column_of(config, table, "context") or "context"
+    require_column(table, name, "context", path)
+    context = turns(table[name], f"{path}: column {name!r}")
+    if not any(context):
         raise UsageError(
-            f"{path}: no numeric columns; columns there are: {', '.join(table.columns)}"
+            f"{path}: every context is empty; is {name!r} the column of the turns before? "
+            "Without contexts use kind: sentences"
         )
-    return pl.concat_arr([pl.col(name).cast(pl.Float32) for name in names])
+    dialogue, turn = (column_of(config, table, role) for role in ("dialogue", "turn"))
+    keys = texts(table[dialogue], f"{path}: column {dialogue!r}") if dialogue else []
+    known = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    order = numbers(table[turn], f"{path}: column {turn!r}") if turn else [0.0] * rows
+    if np.isnan(order).any():
+        row = int(np.isnan(order).argmax()) + 1
+        raise UsageError(f"{path}: row {row}: no number of the turn in column {turn!r}")
+    return {
+        "context": pl.Series(context, dtype=pl.List(pl.String)),
+        "dialogue": pl.Series([known[key] for key in keys] or range(rows), dtype=pl.Int64),
+        "turn": pl.Series([int(value) for value in order], dtype=pl.Int32),
+    }
 
 
-def _is_list(table: pl.DataFrame, name: str) -> bool:
-    return isinstance(table.schema[name], pl.List)
-
-
-def _context_column(table: pl.DataFrame, config: DataConfig, path: Path) -> pl.Expr:
-    name = config.columns.get("context", "context")
-    _require(table, name, "context", path)
-    if _is_list(table, name):
-        return pl.col(name).cast(pl.List(pl.String)).fill_null([])
-    turns = pl.col(name).cast(pl.String).fill_null("").str.split(TURN_BREAK)
-    return turns.list.eval(pl.element().filter(pl.element().str.strip_chars() != ""))
-
-
-def _split_column(table: pl.DataFrame, path: Path) -> pl.Expr:
-    if "split" not in table.columns:
-        return pl.lit(None, pl.String)
-    found = set(table["split"].cast(pl.String).unique().to_list())
-    unknown = sorted(map(str, found - set(SPLIT_NAMES)))
-    if unknown:
-        raise UsageError(
-            f"{path}: column split holds {unknown[0]!r}; expected {', '.join(SPLIT_NAMES)}"
-        )
-    return pl.col("split").cast(pl.String).replace_strict(SPLIT_NAMES)
+def _splits(config: DataConfig, table: Table, path: Path) -> list[str | None]:
+    """The split of every row: of the column ``split`` where that is none of the labels."""
+    name = column_of(config, table, "split")
+    if name is None:
+        return [None] * max(map(len, table.values()))
+    return [
+        stated_split(value, f"{path}: row {row}: column {name!r}")
+        for row, value in enumerate(table[name], 1)
+    ]

@@ -11,7 +11,8 @@ from pathlib import Path
 import polars as pl
 
 from ldebm.config import DataConfig
-from ldebm.data.text_files import lines_frame, read_lines
+from ldebm.data.frames import lines_frame
+from ldebm.data.text_files import read_lines
 from ldebm.errors import UsageError
 
 __all__ = ["read_polarity", "read_sst2", "read_yelp", "read_yelp_li"]

@@ -47,6 +47,11 @@ def with_splits(config: DataConfig, frame: pl.DataFrame) -> pl.DataFrame:
             if split not in there:
                 frame = _from_training(config, frame, group, split)
         return frame
+    labelled = _labelled(config, frame) if group == "line" else None
+    if labelled is not None:
+        plain = config.model_copy(update={"labels": []})
+        parts = [with_splits(plain, frame.filter(rows)) for rows in (labelled, ~labelled)]
+        return pl.concat(parts).sort("line")
     sizes = frame.group_by(group).len().sort(group)
     if sizes.height < MIN_ROWS:
         raise UsageError(f"{sizes.height} {group}s cannot be split; at least {MIN_ROWS} are needed")
@@ -68,6 +73,18 @@ def with_splits(config: DataConfig, frame: pl.DataFrame) -> pl.DataFrame:
     names[:first], names[first:second] = "valid", "test"
     table = sizes.select(group).with_columns(split=pl.Series(names.tolist()))
     return frame.drop("split").join(table, on=group, how="left", maintain_order="left")
+
+
+def _labelled(config: DataConfig, frame: pl.DataFrame) -> pl.Series | None:
+    """Which of a user's partly labelled rows have the first label, so that every split gets some.
+
+    None where all or too few have it, or the numbers of rows are given.
+    """
+    if config.source != "file" or not config.labels or config.valid or config.test:
+        return None
+    rows = frame[label_column(config.labels[0])].is_not_null()
+    few = min(rows.sum(), frame.height - rows.sum())
+    return rows if few >= MIN_ROWS else None
 
 
 def _group(config: DataConfig, frame: pl.DataFrame) -> str:

@@ -1,23 +1,34 @@
-"""Files of text as they come: decoded, in lines, as tables or as JSON, with errors that name the
-file and the line.
+"""A user's and the sources' files of text: decoded, in lines, as tables or as JSON.
+
+This is the one reader of every command and stage. It needs nothing beyond the core of the project,
+so that a machine that only uses models reads files as the pipeline does. A file that it cannot read
+is refused with its name, the line, and what to do.
 """
 
 from __future__ import annotations
 
 import gzip
-import io
 import json
+import re
+import zlib
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
+from ldebm.data.csv_files import parse_csv
 from ldebm.errors import UsageError
 
-__all__ = ["FORMATS", "existing", "lines_frame", "numbered", "read_json_file", "read_lines",
-           "read_table"]  # fmt: skip
+__all__ = ["FORMATS", "Table", "decode", "existing", "file_format", "read_json_file", "read_lines",
+           "read_table", "split_lines"]  # fmt: skip
 
-FORMATS = (".txt", ".csv", ".jsonl", ".parquet")
+Table = dict[str, list[Any]]  # column to its values, as Python has them
+LINES = ("", ".txt", ".text")  # one text a line
+FORMATS = (".txt", ".csv", ".tsv", ".jsonl", ".json", ".parquet")
+KNOWN = (*LINES, *FORMATS, ".ndjson")
+MARKS = {  # byte order marks, the longer first
+    b"\xff\xfe\x00\x00": "utf-32", b"\x00\x00\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig",
+}  # fmt: skip
+LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 def existing(path: Path) -> Path:
@@ -31,42 +42,92 @@ def existing(path: Path) -> Path:
     return path
 
 
-def numbered(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame with the number of every row, from 1, as ``line``."""
-    return frame.with_row_index("line", offset=1).with_columns(pl.col("line").cast(pl.Int64))
+def file_format(path: Path) -> str | None:
+    """The format that a file's name tells, without ``.gz``; None where it is read as none.
+
+    Example:
+        >>> file_format(Path("a.CSV.gz")), file_format(Path("notes")), file_format(Path("a.xlsx"))
+        ('.csv', '.txt', None)
+    """
+    name = Path(path.stem) if path.suffix.lower() == ".gz" else path
+    suffix = name.suffix.lower()
+    if suffix not in KNOWN:
+        return None
+    return ".txt" if suffix in LINES else ".jsonl" if suffix == ".ndjson" else suffix
+
+
+def decode(data: bytes, where: str) -> str:
+    """The text of a file: UTF-8, or what its byte order mark says.
+
+    Args:
+        data: the file.
+        where: its name, for messages.
+
+    Raises:
+        UsageError: it is empty, in another encoding or no text; the message has the line.
+    """
+    encoding = next((name for mark, name in MARKS.items() if data.startswith(mark)), "utf-8")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise UsageError(_undecoded(data, error, where)) from None
+    if not text.strip():
+        raise UsageError(f"{where}: the file is empty; a data set needs at least one row")
+    if "\0" in text:
+        line = _line(text[: text.index("\0")])
+        raise UsageError(
+            f"{where}: line {line} has a NUL byte; expected text: is it another format, or UTF-16 "
+            "without a byte order mark? Save it as UTF-8"
+        )
+    return text
+
+
+def _undecoded(data: bytes, error: UnicodeDecodeError, where: str) -> str:
+    name = error.encoding.upper()
+    if not name.startswith("UTF-8"):
+        return f"{where}: damaged {name} text at byte {error.start}; save it as UTF-8"
+    start = max(data.rfind(b"\n", 0, error.start), data.rfind(b"\r", 0, error.start)) + 1
+    line = _line(data[: error.start].decode("latin-1"))
+    shown = data[max(start, error.start - 20) : error.start + 12].splitlines()[0]
+    said = shown.decode("cp1252", errors="replace").strip()
+    return (
+        f"{where}: line {line} is not UTF-8 text (byte 0x{data[error.start]:02x}); convert the "
+        f"file to UTF-8: where {said!r} is right, with `iconv -f WINDOWS-1252 -t UTF-8`"
+    )
+
+
+def _line(before: str) -> int:
+    return len(LINE_END.findall(before)) + 1
+
+
+def split_lines(text: str) -> list[str]:
+    """The lines of a text, which end with LF, CR LF or CR, and with nothing else.
+
+    Example:
+        >>> split_lines("a\\r\\nb\\rc\\u2028d\\n")
+        ['a', 'b', 'c\\u2028d']
+    """
+    lines = LINE_END.split(text)
+    return lines[:-1] if lines[-1] == "" else lines
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 text file, without line ends.
+    """The lines of a text file, without line ends.
 
     Raises:
         UsageError: it is missing, empty or not UTF-8; the message has the line.
     """
-    data = _decoded(path)
-    lines = data.split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    return [line.removesuffix("\r") for line in lines]
+    return split_lines(decode(_bytes(path), str(path)))
 
 
-def _decoded(path: Path) -> str:
-    data = existing(path).read_bytes().removeprefix(b"\xef\xbb\xbf")
-    if not data.strip():
-        raise UsageError(f"{path}: the file is empty; a data set needs at least one row")
+def _bytes(path: Path) -> bytes:
+    data = existing(path).read_bytes()
+    if path.suffix.lower() != ".gz":
+        return data
     try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UsageError(
-            f"{path}: line {line} is not UTF-8 text (byte 0x{data[error.start]:02x}); "
-            "convert the file to UTF-8"
-        ) from None
-
-
-def lines_frame(path: Path, split: str | None) -> pl.DataFrame:
-    """One row a line: ``line``, ``text``, ``split``."""
-    frame = numbered(pl.DataFrame({"text": read_lines(path)}, schema={"text": pl.String}))
-    return frame.with_columns(split=pl.lit(split, pl.String))
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UsageError(f"{path}: cannot be read as gz ({error})") from None
 
 
 def read_json_file(path: Path) -> Any:
@@ -75,37 +136,88 @@ def read_json_file(path: Path) -> Any:
     Raises:
         UsageError: it is missing, damaged or not JSON.
     """
-    data = existing(path).read_bytes()
     try:
-        return json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
-    except (OSError, EOFError, ValueError) as error:
+        return json.loads(_bytes(path))
+    except ValueError as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"{path}: cannot be read as JSON ({reason})") from None
 
 
-def read_table(path: Path) -> pl.DataFrame:
-    """Reads a txt, csv, jsonl or parquet file; csv columns are all text.
+def read_table(path: Path) -> Table:
+    """Reads a file of lines, or a csv, tsv, jsonl, json or parquet table; all but that may be gz.
+
+    Columns of csv are text; empty cells are empty. Lines are the column ``text``.
 
     Raises:
         UsageError: the format is not one of these, or the file cannot be read as that.
     """
-    suffix = path.suffix.lower()
-    if suffix not in FORMATS:
-        raise UsageError(f"{path}: format {suffix or 'unknown'!r}; expected {', '.join(FORMATS)}")
-    if suffix == ".txt":
-        return pl.DataFrame({"text": read_lines(path)}, schema={"text": pl.String})
-    try:
-        if suffix == ".parquet":
-            if existing(path).stat().st_size == 0:
-                raise UsageError(f"{path}: the file is empty; a data set needs at least one row")
-            frame = pl.read_parquet(path)
-        elif suffix == ".csv":
-            frame = pl.read_csv(io.BytesIO(_decoded(path).encode()), infer_schema=False)
-        else:
-            frame = pl.read_ndjson(io.BytesIO(_decoded(path).encode()), infer_schema_length=None)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"{path}: cannot be read as {suffix[1:]} ({reason})") from None
-    if frame.height == 0:
+    form = file_format(path)
+    if form is None:
+        raise UsageError(
+            f"{path}: format {path.suffix.lower()!r}; expected {', '.join(FORMATS)}, or lines of "
+            "text without an ending"
+        )
+    if form == ".txt":
+        return {"text": list(read_lines(path))}
+    if form == ".parquet":
+        table = _parquet(existing(path))
+    else:
+        text = decode(_bytes(path), str(path))
+        if form in (".csv", ".tsv"):
+            return parse_csv(text, str(path), tabs=form == ".tsv")
+        table = _json(text, str(path))
+    if not any(table.values()):
         raise UsageError(f"{path}: the file has no rows; a data set needs at least one")
-    return frame
+    return table
+
+
+def _parquet(path: Path) -> Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if path.stat().st_size == 0:
+        raise UsageError(f"{path}: the file is empty; a data set needs at least one row")
+    try:
+        table = pq.read_table(path)
+        names = table.column_names
+        double = next((name for name in names if names.count(name) > 1), None)
+        if double is not None:
+            raise UsageError(f"{path}: column {double!r} is there twice; rename one")
+        return {name: table.column(name).to_pylist() for name in names}
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"{path}: cannot be read as parquet ({reason})") from None
+
+
+def _json(text: str, where: str) -> Table:
+    """Objects, a line each or as one list; columns in the order in which they are first there."""
+    rows = _objects(text, where)
+    names = dict.fromkeys(name for _, row in rows for name in row)
+    return {name: [row.get(name) for _, row in rows] for name in names}
+
+
+def _objects(text: str, where: str) -> list[tuple[int, dict[str, Any]]]:
+    """Every object with its line, or in a list with its number."""
+    listed = text.lstrip().startswith("[")
+    unit = "entry" if listed else "line"
+    found: list[tuple[int, Any]] = []
+    for number, line in enumerate([text] if listed else split_lines(text), 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            at = error.lineno if listed and isinstance(error, json.JSONDecodeError) else number
+            reason = " ".join(str(error).split(" at ")[0].split(":")[0].split())[:100]
+            raise UsageError(
+                f"{where}: line {at}: cannot be read as {'json' if listed else 'jsonl'} "
+                f"({reason}); expected an object a line, or one list of objects"
+            ) from None
+        found += enumerate(value, 1) if listed else [(number, value)]
+    for number, row in found:
+        if not isinstance(row, dict):
+            raise UsageError(
+                f"{where}: {unit} {number} is {json.dumps(row)[:40]}; expected an object such as "
+                '{"text": "..."}'
+            )
+    return found

@@ -5,51 +5,53 @@ dialogue,turn,speaker,text,intent        {"text": ["hi", "hello"], "intent": ["g
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from ldebm.config import DataConfig
+from ldebm.data.text_files import Table
 from ldebm.data.turns import Dialogue, dialogue_frame
+from ldebm.data.user_tables import column_of, require_column
+from ldebm.data.values import is_list, labels, numbers, texts
 from ldebm.errors import UsageError
 
 __all__ = ["holds_turns", "read_user_dialogues"]
 
-ORDER = "turn"  # column that is used without being named
 
-
-def holds_turns(config: DataConfig, table: pl.DataFrame) -> bool:
+def holds_turns(config: DataConfig, table: Table) -> bool:
     """Whether contexts have to be made from the rows: no column holds them."""
-    if config.columns.get("context", "context") in table.columns:
+    if column_of(config, table, "context"):
         return False
-    text = config.columns.get("text", "text")
-    listed = text in table.columns and isinstance(table.schema[text], pl.List)
-    return listed or config.columns.get("dialogue", "dialogue") in table.columns
+    text = column_of(config, table, "text")
+    listed = text is not None and is_list(table[text])
+    return listed or column_of(config, table, "dialogue") is not None
 
 
 def read_user_dialogues(
-    config: DataConfig, table: pl.DataFrame, labels: list[str], path: Path
+    config: DataConfig, table: Table, names: list[str], splits: Sequence[str | None], path: Path
 ) -> pl.DataFrame:
     """One row a turn, with its context.
 
     Args:
         config: its ``columns`` name dialogue, turn, speaker and text.
-        table: the file, with ``split`` among train, valid, test and null, and ``line``.
-        labels: its label columns.
+        table: the file.
+        names: its label columns.
+        splits: of every row, among train, valid, test and None.
         path: the file, for messages.
 
     Raises:
         UsageError: numbers of turns and labels are unequal, a turn has no number, a dialogue is in
             two splits, or no dialogue has two turns.
     """
-    text = config.columns.get("text", "text")
-    if isinstance(table.schema[text], pl.List):
-        dialogues = _listed(config, table, labels, path)
-    else:
-        dialogues = _gathered(config, table, labels, path)
-    frame = dialogue_frame(dialogues, labels, max(1, config.context_turns), strict=config.strict)
+    text = column_of(config, table, "text") or "text"
+    require_column(table, text, "text", path)
+    read = _listed if is_list(table[text]) else _gathered
+    dialogues = read(config, table, text, names, splits, path)
+    frame = dialogue_frame(dialogues, names, max(1, config.context_turns), strict=config.strict)
     if not (frame["context"].list.len() > 0).any():
         raise UsageError(
             f"{path}: every context is empty: no dialogue has two turns; name the column that "
@@ -59,61 +61,84 @@ def read_user_dialogues(
 
 
 def _listed(
-    config: DataConfig, table: pl.DataFrame, labels: list[str], path: Path
+    config: DataConfig,
+    table: Table,
+    text: str,
+    names: list[str],
+    splits: Sequence[str | None],
+    path: Path,
 ) -> Iterator[Dialogue]:
     """A dialogue a row: lists of texts, of speakers, and of labels (or one label for all)."""
-    text, speaker = config.columns.get("text", "text"), config.columns.get("speaker")
-    for row in table.iter_rows(named=True):
-        turns = list(row[text] or [])
-        found = {name: _values(row[name], len(turns)) for name in labels}
-        who = _values(row[speaker], len(turns)) if speaker else None
-        place = f"{path}: line {row['line']}"
+    speaker = column_of(config, table, "speaker")
+    for index, value in enumerate(table[text]):
+        place = f"{path}: row {index + 1}"
+        if value is not None and not isinstance(value, list):
+            raise UsageError(
+                f"{place}: column {text!r} has {value!r:.40}; expected a list of turns"
+            )
+        turns = texts(value or [], f"{place}: column {text!r}")
+        given = {name: _every_turn(table[name][index], len(turns), place) for name in names}
+        who = _every_turn(table[speaker][index], len(turns), place) if speaker else None
         if who is not None and len(who) != len(turns):
             raise UsageError(f"{place}: {len(turns)} turns and {len(who)} speakers")
         speakers = None if who is None else [name or "" for name in who]
-        yield Dialogue(turns, place, row["line"], row["split"], found, speakers)
+        yield Dialogue(turns, place, index + 1, splits[index], given, speakers)
 
 
-def _values(value: Any, turns: int) -> list[str | None]:
-    values = value if isinstance(value, list) else [value] * turns
-    return [None if item is None or str(item) == "" else str(item) for item in values]
+def _every_turn(value: Any, turns: int, place: str) -> list[str | None]:
+    return labels(value if isinstance(value, list) else [value] * turns, place)
 
 
 def _gathered(
-    config: DataConfig, table: pl.DataFrame, labels: list[str], path: Path
+    config: DataConfig,
+    table: Table,
+    text: str,
+    names: list[str],
+    splits: Sequence[str | None],
+    path: Path,
 ) -> Iterator[Dialogue]:
     """A turn a row: rows of one dialogue, in the order of ``turn`` or else of the file."""
-    text = config.columns.get("text", "text")
-    dialogue = config.columns.get("dialogue", "dialogue")
-    speaker = config.columns.get("speaker")
-    order = config.columns.get("turn", ORDER if ORDER in table.columns else None)
-    nameless = table.filter(pl.col(dialogue).is_null())
-    if nameless.height:
-        raise UsageError(f"{path}: row {nameless['line'][0]}: no value in column {dialogue!r}")
-    if order is not None:
-        number = pl.col(order).cast(pl.Float64, strict=False)
-        wrong = table.filter(number.is_null() | number.is_nan())
-        if wrong.height:
+    dialogue = column_of(config, table, "dialogue") or "dialogue"
+    speaker = column_of(config, table, "speaker")
+    members: dict[str, list[int]] = {}
+    for row, key in enumerate(labels(table[dialogue], f"{path}: column {dialogue!r}")):
+        if key is None:
+            raise UsageError(f"{path}: row {row + 1}: no value in column {dialogue!r}")
+        members.setdefault(key, []).append(row)
+    order = _order(config, table, path)
+    said = texts(table[text], f"{path}: column {text!r}")
+    columns = {name: labels(table[name], f"{path}: column {name!r}") for name in names}
+    who = labels(table[speaker], f"{path}: column {speaker!r}") if speaker else None
+    for key, unsorted in members.items():
+        rows = sorted(unsorted, key=lambda row: order[row]) if order is not None else unsorted
+        there = list(dict.fromkeys(splits[row] for row in rows))
+        place = f"{path}: row {rows[0] + 1}"
+        if len(there) > 1:
             raise UsageError(
-                f"{path}: row {wrong['line'][0]}: column {order!r} has {wrong[order][0]!r}; "
-                "expected the number of the turn in its dialogue"
+                f"{place}: dialogue {key!r} is in the splits {there[0]} and {there[1]}; "
+                "expected one"
             )
-        table = table.with_columns(number.alias("__order")).sort("__order", maintain_order=True)
-    for part in table.partition_by(dialogue, maintain_order=True):
-        splits = part["split"].unique(maintain_order=True).to_list()
-        first = int(part["line"].to_list()[0])
-        if len(splits) > 1:
-            raise UsageError(
-                f"{path}: row {first}: dialogue {part[dialogue][0]!r} is in the splits "
-                f"{splits[0]} and {splits[1]}; expected one"
-            )
-        found = {name: _values(part[name].to_list(), part.height) for name in labels}
-        who = _values(part[speaker].to_list(), part.height) if speaker else None
         yield Dialogue(
-            part[text].cast(pl.String).to_list(),
-            f"{path}: row {first}",
-            part["line"].to_list(),
-            splits[0],
-            found,
-            None if who is None else [name or "" for name in who],
+            [said[row] for row in rows],
+            place,
+            [row + 1 for row in rows],
+            there[0],
+            {name: [values[row] for row in rows] for name, values in columns.items()},
+            None if who is None else [who[row] or "" for row in rows],
         )
+
+
+def _order(config: DataConfig, table: Table, path: Path) -> list[float] | None:
+    """The number of every turn in its dialogue; None where no column has it."""
+    name = column_of(config, table, "turn")
+    if name is None:
+        return None
+    expected = "expected the number of the turn in its dialogue"
+    try:
+        order = numbers(table[name], f"{path}: column {name!r}")
+    except UsageError as error:
+        raise UsageError(str(error).replace("expected a number", expected)) from None
+    if np.isnan(order).any():
+        row = int(np.isnan(order).argmax())
+        raise UsageError(f"{path}: row {row + 1}: column {name!r} has no number; {expected}")
+    return order

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ldebm.config import ClusterConfig, ExperimentConfig
+from ldebm.data.limits import check_classes
 from ldebm.data.packed import SPLITS, Packed, Split
 from ldebm.devices import choose_device
 from ldebm.errors import UsageError
@@ -68,10 +69,7 @@ def _labels(config: ExperimentConfig, split: Split, mu: np.ndarray, seed: int) -
         return np.where(hidden < cluster.share, given, none)
     if cluster.labels == "gc" and split.name == "train":
         classes = config.prior.classes
-        if split.n < classes:
-            raise UsageError(
-                f"prior.classes {classes}: more classes than the {split.n} training rows"
-            )
+        check_classes(classes, split.n, split.path)
         return geometric_clusters(mu, classes, cluster, seed).astype(np.int16)
     return none
 

@@ -185,7 +185,7 @@ def test_the_sha256_of_a_users_file_is_checked(project: Project):
         (b"", {}, "the file is empty"),
         (b"body,topic\n\xff\xfe,a\n", {}, "line 2 is not UTF-8 text (byte 0xff)"),
         (LETTERS.encode(), {"--text": "boody"}, "no column 'boody' for --text; columns there"),
-        (LETTERS.replace(",b", ",a").encode(), {"--label": "topic"}, "'topic' has one class"),
+        (LETTERS.replace(",b", ",a").encode(), {"--label": "topic"}, "'topic' has only 'a'"),
     ],
     ids=["empty", "not UTF-8", "no such column", "one class"],
 )

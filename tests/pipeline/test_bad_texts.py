@@ -24,10 +24,10 @@ def project(tmp_path: Path) -> Project:
     [
         (
             "m.jsonl", "\n".join(map(json.dumps, [*LISTS, {"text": ["a", "b"], "act": ["greet"]}])),
-            ["--label", "act"], "m.jsonl: line 13: 2 turns and 1 labels of 'act'",
+            ["--label", "act"], "m.jsonl: row 13: 2 turns and 1 labels of 'act'",
         ),
         ("m.csv", EMPTY, ["--dialogue", "talk"], "every context is empty"),
-        ("m.txt", NUMBERS, ["--kind", "documents"], "no document has a known word"),
+        ("m.txt", NUMBERS, ["--kind", "documents"], "no training document has a known word"),
         ("m.csv", EMPTY, ["--tokenizer", "letters"], "'letters' is not one of"),
     ],
     ids=["unequal labels", "empty contexts", "no known word", "no such tokenizer"],

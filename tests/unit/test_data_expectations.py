@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,11 +19,12 @@ from stages.validate import page
 from tests.unit.published_texts import write_agnews
 
 
-def validate(prepared: Path) -> dict[str, Any]:
+def validate(prepared: Path, **options: Any) -> dict[str, Any]:
     """Loaded only where it is used: collecting tests would take seconds longer."""
     reason = "Great Expectations is absent"
+    config = DataConfig.model_validate({"kind": "sentences", "source": "file", **options})
     report: dict[str, Any] = pytest.importorskip("stages.expectations", reason=reason).validate(
-        prepared
+        prepared, config
     )
     return report
 
@@ -175,3 +177,37 @@ def test_images_with_labels_of_others_fail(swapped: str, tmp_path: Path) -> None
     pq.write_table(pa.Table.from_pylist(table), prepared / "test.parquet")
     report = validate(prepared)
     assert _failed(report) == {("test", "images and labels")}
+
+
+def _prepared_texts(tmp_path: Path, rows: list[str]) -> Path:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "mine.txt").write_text("\n".join(rows), encoding="utf-8")
+    config = DataConfig(kind="sentences", source="file")
+    prepare(config, tmp_path / "raw", tmp_path / "prepared")
+    return tmp_path / "prepared"
+
+
+def test_text_whose_words_the_vocabulary_lacks_fails_with_what_to_do(tmp_path: Path) -> None:
+    stream = np.random.default_rng(0)
+    rows = [
+        "".join(stream.choice(list("\u79cb\u96e8\u6708\u590f\u82b1\u5c71"), 8)) for _ in range(80)
+    ]
+    prepared = _prepared_texts(tmp_path, rows)
+    report = validate(prepared)
+    assert _failed(report) == {("profile", "unknown")}
+    write_json(tmp_path / "report.json", report)
+    remedy = "valid: share of words that the vocabulary lacks is 1; .*--tokenizer unigram"
+    with pytest.raises(UsageError, match=remedy):
+        require_valid(tmp_path / "report.json")
+    assert validate(prepared, tokenizer="unigram", vocab_size=30)["success"]
+
+
+def test_a_split_that_is_not_there_and_empty_texts_fail(tmp_path: Path) -> None:
+    prepared = _prepared_texts(tmp_path, [f"the word {i % 9} and {i}" for i in range(100)])
+    profile = read_json(prepared / "profile.json")
+    profile["rejects"] = {"rows": 30, "reasons": {"empty": 30}}
+    del profile["splits"]["test"]
+    write_json(prepared / "profile.json", profile)
+    assert _failed(validate(prepared)) == {
+        ("profile", "split"), ("profile", "empty"), ("profile", "rejected"),
+    }  # fmt: skip

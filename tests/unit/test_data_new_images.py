@@ -130,7 +130,9 @@ def test_parquet_and_npz_are_told_from_tables_of_text(params: Path, tmp_path: Pa
 
     table = {"image": [picture(i, 8, 8) for i in range(12)], "kind": ["a", "b"] * 6}
     pq.write_table(pa.table(table), tmp_path / "p.parquet")
-    pq.write_table(pa.table({"text": ["some words"] * 12}), tmp_path / "t.parquet")
+    pq.write_table(
+        pa.table({"text": [f"some words {i}" for i in range(24)]}), tmp_path / "t.parquet"
+    )
     images = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "n.npz", images=images, y=[0, 1] * 6, z=[1, 1] * 6)
     for name, file in (("p", "p.parquet"), ("t", "t.parquet"), ("n", "n.npz")):

@@ -123,7 +123,7 @@ def test_a_turn_a_row_is_put_in_order_and_gets_its_context(project: Project, ord
 
 def test_a_dialogue_a_row_has_lists_of_turns_and_of_labels(project: Project) -> None:
     items = [
-        {"utterances": [f"hello {i}", "yes", "so long"], "act": ["greet", "", "leave"],
+        {"utterances": [f"hello {i}", f"yes {i}", f"so long {i}"], "act": ["greet", "", "leave"],
          "topic": "ab"[i % 2]}
         for i in range(14)
     ]  # fmt: skip
@@ -150,7 +150,7 @@ def test_documents_are_taken_as_words_where_that_is_asked_for(project: Project) 
 def test_labels_of_points_are_left_to_the_prior_and_those_of_documents_supervise(
     project: Project,
 ) -> None:
-    rows = "\n".join(f"{i % 3},{i % 5}.5,{'ab'[i % 2]}" for i in range(40))
+    rows = "\n".join(f"{i},{i % 5}.5,{'ab'[i % 2]}" for i in range(40))
     project.add("mine.csv", f"x,y,side\n{rows}\n", "side")
     assert Library(project.params.parent).experiment("mine-ldebm").backbone.supervision is None
     shutil.rmtree(project.folder / "conf")
@@ -172,7 +172,7 @@ LISTS = [{"text": ["a b", "c"], "act": ["x", "y"]} for _ in range(12)]
 BAD: dict[str, tuple[str, str, list[str], dict[str, Any], str]] = {
     "unequal labels": (
         "m.jsonl", "\n".join(map(json.dumps, [*LISTS, {"text": ["a", "b", "c"], "act": ["x"]}])),
-        ["act"], {}, r"m\.jsonl: line 13: 3 turns and 1 labels of 'act'",
+        ["act"], {}, r"m\.jsonl: row 13: 3 turns and 1 labels of 'act'",
     ),
     "empty contexts": (
         "m.csv", "d,text\n" + "".join(f"{i},text {i}\n" for i in range(20)), [],
@@ -184,7 +184,7 @@ BAD: dict[str, tuple[str, str, list[str], dict[str, Any], str]] = {
     ),
     "a turn without a number": (
         "m.csv", "d,n,text\n1,0,a\n1,one,b\n", [], {"dialogue": "d", "turn": "n"},
-        "row 2: column 'n' has 'one'; expected the number of the turn",
+        "column 'n': row 2 is 'one'; expected the number of the turn",
     ),
     "a turn of no dialogue": (
         "m.csv", "d,text\n1,a\n,b\n", [], {"dialogue": "d"}, "row 2: no value in column 'd'",
@@ -195,7 +195,7 @@ BAD: dict[str, tuple[str, str, list[str], dict[str, Any], str]] = {
     ),
     "no known word": (
         "m.txt", "\n".join(f"it is {i} of the 12" for i in range(20)), [], {"kind": "documents"},
-        "no document has a known word",
+        r"m\.txt: documents: no training document has a known word",
     ),
     "labels all empty": (
         "m.csv", "text,y\n" + "".join(f"text {i},\n" for i in range(20)), ["y"], {},

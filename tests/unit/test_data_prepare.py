@@ -205,11 +205,11 @@ BAD = {
         {"columns": {"label": "y"}}, "label 'y' has only 'x'",
     ),
     "unknown split": (
-        "a.csv", b"text,split\nrow,held-out\n", {}, "column split holds 'held-out'; expected train",
+        "a.csv", b"text,split\nrow,held-out\n", {}, "row 1: .* split 'held-out'; expected train",
     ),
     "no numbers": (
         "a.csv", ("a,b\n" + "\n".join("x,y" for _ in range(20))).encode(),
-        {"kind": "points"}, "values of another type",
+        {"kind": "points"}, "no numeric columns; columns there are: a, b",
     ),
     "context missing": ("a.txt", TWENTY.encode(), {"kind": "dialogues"}, "no column 'context'"),
 }  # fmt: skip

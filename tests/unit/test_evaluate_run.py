@@ -44,7 +44,7 @@ def packed_points(folder: Path) -> Packed:
     for index, (name, n) in enumerate((("train", 400), ("valid", 50), ("test", 300))):
         drawn = points.generate("gaussians16", n, index)
         np.save(folder / f"{name}.x.npy", drawn["x"])
-        np.save(folder / f"{name}.label.mode.npy", drawn["mode"].astype(np.int16))
+        np.save(folder / f"{name}.labels.npy", drawn["mode"].astype(np.int16)[None])
         np.save(folder / f"{name}.id.npy", np.arange(n))
     return open_packed(folder)
 
@@ -65,7 +65,7 @@ def packed_text(folder: Path) -> Packed:
         np.save(folder / f"{name}.ids.npy", np.concatenate(ids).astype(np.uint16))
         np.save(folder / f"{name}.offsets.npy", np.cumsum([0, *map(len, ids)]))
         label = np.array([intents.index(row.intent) for row in part], dtype=np.int16)
-        np.save(folder / f"{name}.label.intent.npy", label)
+        np.save(folder / f"{name}.labels.npy", label[None])
         np.save(folder / f"{name}.id.npy", np.arange(len(part)))
     return open_packed(folder)
 

@@ -14,6 +14,7 @@ from ldebm.cli import main, models
 from ldebm.config import ExperimentConfig
 from ldebm.data.chatter import generate
 from ldebm.data.tokenizer import train_tokenizer
+from ldebm.data.user_texts import read_texts
 from ldebm.errors import UsageError
 from ldebm.files import read_parquet, write_parquet
 from ldebm.model import Model, save
@@ -23,7 +24,6 @@ from ldebm.seeding import generator
 from ldebm.text_use import (
     class_probabilities,
     encode_texts,
-    read_texts,
     score_texts,
     unknown_words,
 )
@@ -196,7 +196,7 @@ def test_contexts_come_from_a_column(tmp_path: Path, suffix: str) -> None:
     with pytest.raises(UsageError, match="no column 'after' for --context"):
         read_texts(source, "text", "after")
     (tmp_path / "a.txt").write_text("hello")
-    with pytest.raises(UsageError, match="only a table has a column 'before'"):
+    with pytest.raises(UsageError, match="no column 'before' for --context; columns there: text"):
         read_texts(tmp_path / "a.txt", None, "before")
 
 
@@ -208,10 +208,10 @@ def test_encoding_in_parts_is_encoding_at_once(monkeypatch: pytest.MonkeyPatch) 
 
 
 BAD = {
-    "no column": ("a.csv", "u,v\nx,y\n", ["--text", "w"], "no column 'w' of text"),
+    "no column": ("a.csv", "u,v\nx,y\n", ["--text", "w"], "no column 'w' for --text"),
     "two columns": ("a.csv", "u,v\nx,y\n", [], "which column is the text? Give --text"),
-    "an empty cell": ("a.csv", "u,v\n1,x\n2,\n", [], "row 2: no text in column 'v'"),
-    "an empty file": ("a.txt", "\n \n", [], "no text in it"),
+    "empty cells": ("a.csv", "u,v\n1, \n2,\n", ["--text", "v"], "no text in it; expected some in"),
+    "an empty file": ("a.txt", "\n \n", [], "the file is empty"),
     "broken": ("a.jsonl", '{"text": ', [], "cannot be read as jsonl"),
     "absent": (None, "", [], "no such file"),
     "another ending": ("a.txt", "hello", ["--out", "x.csv"], "ends in .parquet or .json"),
@@ -235,7 +235,7 @@ def test_embeddings_go_to_parquet_alone(run, file: Path, tmp_path: Path) -> None
     done = run("export-embeddings", file, "--from", tmp_path / "a.txt", "--to", tmp_path / "x.csv")
     assert (done.code, "ends in .parquet" in done.err) == (2, True)
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
-    with pytest.raises(UsageError, match="expected a UTF-8 text file"):
+    with pytest.raises(UsageError, match=r"line 1 is not UTF-8 text .* where 'café'"):
         read_texts(tmp_path / "latin.txt")
 
 

@@ -52,7 +52,7 @@ def packed_documents(folder: Path, train: int = 240) -> Packed:
         np.save(folder / f"{name}.ids.npy", ids.astype(np.uint16))
         np.save(folder / f"{name}.counts.npy", counts)
         np.save(folder / f"{name}.offsets.npy", np.cumsum([0, *(len(ids) for ids, _ in found)]))
-        np.save(folder / f"{name}.label.topic.npy", np.array(labels, dtype=np.int16))
+        np.save(folder / f"{name}.labels.npy", np.array([labels], dtype=np.int16))
         np.save(folder / f"{name}.id.npy", np.arange(len(texts)))
         if name == "train":
             logs = log_frequencies(ids, counts, tokenizer.vocab_size)
@@ -77,7 +77,7 @@ def packed_dialogues(folder: Path, turns: int = 2) -> Packed:
             [[token for turn in item for token in turn] for item in before],
         )
         label = [sorted(chatter.INTENTS).index(row.intent) for row in part]
-        np.save(folder / f"{name}.label.intent.npy", np.array(label, dtype=np.int16))
+        np.save(folder / f"{name}.labels.npy", np.array([label], dtype=np.int16))
         np.save(folder / f"{name}.id.npy", np.arange(len(part)))
     return open_packed(folder)
 
