@@ -188,14 +188,14 @@ def _possible_labels(
         try:
             values = set(label_values(column, f"column {name!r}")) - {None}
         except UsageError:
-            notes.append(f"column {name!r} is not used: it holds no labels")
+            notes.append(f"column {name!r} is not used as a label: its values are too long")
             continue
         fractions = any(isinstance(value, float) and value % 1 > 0 for value in column)
         if 2 <= len(values) <= min(MAX_CLASSES, rows / 2) and not fractions:
             kept.append(name)
         else:
-            number = f"{len(values)} different value{'' if len(values) == 1 else 's'}"
-            notes.append(f"column {name!r} is not used: {number} in {rows} rows are no classes")
+            number = "one value" if len(values) == 1 else f"{len(values)} values"
+            notes.append(f"column {name!r} is not used as a label: {number} in {rows} rows")
     if len(kept) > 1:
         notes.append(f"{len(kept)} labels: give --label to have classes of one")
     return kept
@@ -255,8 +255,8 @@ def _summary(
     taken = [split for split in SPLITS if split not in stated]
     if taken and stated:
         told["splits"] = f"{' and '.join(taken)} taken from the training images"
-    same = [f"{found['train']['duplicates']} training images repeat another"]
-    same += [f"{found[split]['in_train']} {split} images are training images as well"
+    same = [f"{_images(found['train']['duplicates'])} of train repeated"]
+    same += [f"{_images(found[split]['in_train'])} of {split} also in train"
              for split in SPLITS[1:]]  # fmt: skip
     same = [text for text in same if not text.startswith("0 ")]
     if same:
@@ -283,6 +283,10 @@ def _summary(
     )
 
 
+def _images(number: int) -> str:
+    return f"{number} image{'' if number == 1 else 's'}"
+
+
 def _pixels(shapes: Counter[tuple[int, int]], facts: ImageFacts) -> str:
     """What sizes the images have, and what becomes of them."""
     heights, widths = [shape[0] for shape in shapes], [shape[1] for shape in shapes]
@@ -295,4 +299,4 @@ def _pixels(shapes: Counter[tuple[int, int]], facts: ImageFacts) -> str:
     crop = "cropped to the centred square, " if any(h != w for h, w in shapes) else ""
     text = f"{found} (height x width), {mode}: {crop}scaled to {facts.size} x {facts.size}"
     small = sum(number for shape, number in shapes.items() if min(shape) < facts.size)
-    return f"{text}; {small} smaller ones are scaled up" if small else text
+    return f"{text}; {_images(small)} smaller than that scaled up" if small else text

@@ -202,7 +202,7 @@ def test_a_table_of_labels_keeps_the_splits_of_the_folders(world: World) -> None
     world.write("labels.csv", "\n".join([*rows, "train/99.png,bar,gone"]).encode())
     found = world.build(source)
     assert found["test"] == expected(range(45, 60))
-    assert world.says("column 'caption' is not used: 60 different values in 60 rows")
+    assert world.says("column 'caption' is not used as a label: 60 values in 60 rows")
     assert world.says("1 rows of labels.csv have no image, such as train/99.png")
 
 
@@ -379,7 +379,7 @@ def test_one_small_image_does_not_shrink_the_others(world: World) -> None:
         source = world.write(f"{i}.png", png(pixels(i, 40)))
     world.write("icon.png", png(pixels(99, 8)))
     assert world.add(source).size == 32
-    assert world.says("8 x 8 to 40 x 40", "scaled to 32 x 32; 1 smaller ones are scaled up")
+    assert world.says("8 x 8 to 40 x 40", "scaled to 32 x 32; 1 image smaller")
 
 
 def rejected(world: World, change: Callable[[int], bytes]) -> None:
@@ -416,7 +416,7 @@ def test_images_of_training_in_the_test_split_are_counted_and_many_are_refused(
         source = world.write(f"{split}/{CLASSES[i % 3]}/{i}.png", png(pixels(i)))
     world.write("test/bar/again.png", png(pixels(0)))
     world.add(source)
-    assert world.says("1 test images are training images as well")
+    assert world.says("1 image of test also in train")
     for i in range(1, 20):
         world.write(f"test/bar/again{i}.png", png(pixels(i)))
     with pytest.raises(UsageError, match=r"images that the training split has as well is 0\.475"):
