@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ldebm.errors import UsageError
-from ldebm.git import git, git_or_none
+from ldebm.git import git
+from ldebm.lineage import snapshots
 from ldebm.reporting.results import flatten
 from ldebm.yaml_text import parse_yaml
 from pipelines.dag import environment
@@ -97,9 +98,9 @@ class Revision:
         return self._known[path]
 
     def _tracked(self, path: str) -> bytes | None:
-        shown = git_or_none(self.root, "show", f"{self.commit}:./{path}")
-        if shown is not None:
-            return shown
+        here = snapshots.Revision(self.root, self.commit, self.name).read(path)
+        if here is not None:
+            return here
         if path == "dvc.lock" or path not in _outputs(self):
             return None
         with tempfile.TemporaryDirectory() as folder:
