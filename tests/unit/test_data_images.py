@@ -304,7 +304,7 @@ def test_rejected_images_are_listed_with_their_place_and_reason(tmp_path: Path) 
     contents = [encoded(noise(i, 8, 8, 3)) for i in range(30)]
     contents[4], contents[7] = b"no image", encoded(noise(0, 8, 8))
     parquet(tmp_path / "raw/mine.parquet", contents)
-    profile = prepared(images_config("file", size=8), tmp_path)
+    profile = prepared(images_config("file", side=8), tmp_path)
     assert profile["rejects"]["reasons"] == {
         "corrupt image": 1,
         "greyscale where colour is wanted": 1,
@@ -357,7 +357,7 @@ def test_a_source_without_registered_files_takes_those_that_the_parameters_name(
 ) -> None:
     path = tmp_path / "mirror/celebahq256/train-00000.parquet"
     parquet(path, [encoded(noise(i, 10, 10, 3)) for i in range(20)])
-    config = images_config("celebahq256", size=8)
+    config = images_config("celebahq256", side=8)
     with pytest.raises(UsageError, match=r"no file to fetch: .* as checksums"):
         fetch(None, config, tmp_path / "raw", tmp_path / "mirror")
     named = config.model_copy(update={"checksums": {path.name: hash_path(path)}})
@@ -454,7 +454,7 @@ def test_a_zip_is_read_as_the_folder_and_a_damaged_member_is_rejected(tmp_path: 
     fetch(None, config, tmp_path / "raw")
     profile = prepared(config, tmp_path)
     assert profile["rejects"] == {"rows": 1, "reasons": {"corrupt image": 1}}
-    assert sum(profile["splits"]["train"]["labels"]["class"].values()) == 21
+    assert sum(profile["splits"]["train"]["labels"]["class"].values()) == 19
 
 
 @pytest.mark.parametrize(
