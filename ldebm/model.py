@@ -386,7 +386,7 @@ class Model:
         if self.is_text and not at_mean and isinstance(self.prior, EnergyPrior):
             from ldebm.text_use import class_probabilities
 
-            return class_probabilities(self, [str(row) for row in rows])
+            return class_probabilities(self, as_texts(rows))
         z = torch.from_numpy(self.encode(rows)).to(self.device)
         size = IMAGES if self.is_image else max(1, len(z))
         if self.is_dialogue and self.context_BC is None:

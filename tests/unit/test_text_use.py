@@ -158,7 +158,7 @@ def _dialogue_model() -> Model:
     plain = _model()
     config = plain.config.model_dump()
     config["backbone"] |= {"arch": "dialogue", "cell": "lstm",
-                           "context": {"utterance": 6, "size": 10}}  # fmt: skip
+                           "context": {"utterance": 6, "hidden": 10}}  # fmt: skip
     parsed = ExperimentConfig.model_validate(config)
     meta = META | {"kind": "dialogues", "context_turns": 2}
     backbone = build_backbone(parsed.backbone, meta, generator(0, "backbone"))
@@ -266,3 +266,27 @@ def test_a_prior_without_classes_gives_none(run, monkeypatch: pytest.MonkeyPatch
     refused = run("classify", "first", TEXTS[0])
     assert (refused.code, refused.out) == (2, "")
     assert refused.err == "ldebm: label 0: a Gaussian prior has no classes\n"
+
+
+def test_a_bare_string_is_one_text_and_not_its_letters() -> None:
+    model, dialogue = _model(), _dialogue_model()
+    np.testing.assert_allclose(model.encode(TEXTS[0]), model.encode([TEXTS[0]]))
+    assert model.classify(TEXTS[0]).shape == (1, 3)
+    assert len(model.reconstruct(TEXTS[0])) == 1
+    assert score_texts(model, TEXTS[0], importance=4).bound.shape == (1,)
+    assert dialogue.respond(TEXTS[1], 2) == dialogue.respond([TEXTS[1]], 2)
+    turns = [TEXTS[1]]  # one row whose turns are a bare string
+    np.testing.assert_allclose(
+        encode_texts(dialogue, TEXTS[0], turns)[0], encode_texts(dialogue, TEXTS[0], [turns])[0]
+    )
+    with pytest.raises(UsageError, match="item 1 is None; expected a string"):
+        model.encode([TEXTS[0], None])
+
+
+def test_classifying_a_table_takes_its_text_and_not_its_lines(run, file, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"id;said\n1;{TEXTS[0]}\n2;\n3;{TEXTS[1]}\n")
+    done = run("classify", file, "--file", tmp_path / "a.csv", "--json")
+    assert [row["text"] for row in json.loads(done.out)] == TEXTS[:2]
+    assert "1 of 3 rows have no text and are left out" in done.err
+    refused = run("classify", file, "--file", tmp_path / "a.csv", "--text", "mood")
+    assert (refused.code, "no column 'mood' for --text" in refused.err) == (2, True)
