@@ -73,6 +73,8 @@ class ProjectCopy:
             self.bring(name)
         text = (ROOT / "params.yaml").read_text() if params is None else params
         (folder / "params.yaml").write_text(text)
+        if params is None:
+            self.bring("conf")
         (folder / "results").mkdir()
         (folder / "results/README.md").write_text("recorded runs\n")
         self.fill()
