@@ -83,3 +83,8 @@ class DataConfig(Section):
     """Train a classifier of the labels of this text data set, by which `evaluate.judge` scores
     control; null: none.
     """
+
+    def known_labels(self) -> list[str] | None:
+        """The label columns that the packed data have; None where only the source knows."""
+        own = [self.columns["label"]] if "label" in self.columns else []
+        return [*self.labels, *own] if self.labels or self.source == "file" else None

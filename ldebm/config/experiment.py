@@ -34,6 +34,18 @@ class ExperimentConfig(Section):
         others += [self.evaluate.judge] if self.evaluate.judge else []
         return list(dict.fromkeys([self.data, *others]))
 
+    def label_columns(self) -> list[tuple[str, str]]:
+        """The keys that name a label column of the data set, each with the name."""
+        supervision, hierarchy = self.backbone.supervision, self.prior.hierarchy
+        found = [("evaluate.label_column", name) for name in self.evaluate.label_column]
+        if supervision is not None:
+            found.append(("backbone.supervision.column", supervision.column))
+        if self.cluster.labels == "given" and self.cluster.column is not None:
+            found.append(("cluster.column", self.cluster.column))
+        if hierarchy is not None:
+            found += [("prior.hierarchy.attributes", name) for name in hierarchy.attributes]
+        return found
+
     @model_validator(mode="after")
     def _coherent(self) -> ExperimentConfig:
         attributes = self.prior.hierarchy is not None and self.prior.hierarchy.attributes

@@ -79,6 +79,18 @@ class Params(Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _known_labels(self) -> Params:
+        for experiment, config in self.experiments.items():
+            known = self.data[config.data].known_labels()
+            for key, name in config.label_columns():
+                if known is not None and name not in known:
+                    raise ValueError(
+                        f"experiments.{experiment}.{key}: {name!r} is not a label of data set "
+                        f"{config.data!r}{nearest(name, known)}"
+                    )
+        return self
+
     def datasets_of(self, experiment: str) -> list[str]:
         """The data sets that an experiment reads: its own, and what ``evaluate`` names."""
         return self.experiment(experiment).datasets()

@@ -189,6 +189,7 @@ def one() -> dict[str, Any]:
                 "data": "points",
                 "backbone": {"arch": "mlp", "latent": 2, "training": dict(training)},
                 "cluster": {},
+                "evaluate": {},
                 "prior": {"training": training},
             }
         },
@@ -260,6 +261,25 @@ def test_what_yaml_reads_otherwise_is_told(tmp_path: Path, text, said):
     with pytest.raises(UsageError) as caught:
         load_params(path)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("cluster", {"labels": "given", "column": "intnt"}),
+        ("backbone.supervision", {"column": "intnt", "weight": 1}),
+        ("evaluate", {"label_column": ["mode", "intnt"]}),
+    ],
+)
+def test_a_label_column_that_the_data_set_lacks_is_told_at_once(key, value):
+    content = changed(one(), ("experiments", "one", *key.split(".")), value)
+    parse(Params, content)  # which labels the source has, only the source knows
+    content["data"]["points"]["labels"] = ["mode", "intent"]
+    text = told(Params, content)
+    assert f"experiments.one.{key}" in text
+    assert "'intnt' is not a label of data set 'points'; did you mean 'intent'?" in text
+    content["data"]["points"] |= {"labels": [], "source": "file", "path": "mine.csv"}
+    assert "is not a label of data set 'points'" in told(Params, content)
 
 
 @pytest.mark.parametrize("text", ["1e-3", "1E-3", "1.0e-3", "+1e-3", "0.001"])
