@@ -1,7 +1,7 @@
 """The two pictures of the front page, from the embedded set: ``python -m benchmarks.front_page``.
 
 docs/figures/gaussians16.png: data, samples of the prior, and the class that the model infers.
-docs/figures/digits.png: images of one decoder, latents drawn from N(0, I) and from the learned prior.
+docs/figures/digits.png: images of one decoder, latents from N(0, I) and from the learned prior.
 """
 
 from __future__ import annotations
