@@ -1,6 +1,7 @@
 """Bad input through the real commands: one clear line, exit code 2, and nothing half-written."""
 
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -10,7 +11,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import yaml
 
 from tests.forked import Forked, forked
 
@@ -57,14 +57,14 @@ class Project:
 
     def set(self, changes: dict[str, object]) -> None:
         """Writes params.yaml with some dotted keys changed."""
-        params = yaml.safe_load(yaml.safe_dump(PARAMS))
+        params = json.loads(json.dumps(PARAMS))
         for key, value in changes.items():
             *path, last = key.split(".")
             node = params
             for part in path:
                 node = node[part]
             node[last] = value
-        (self.folder / "params.yaml").write_text(yaml.safe_dump(params))
+        (self.folder / "params.yaml").write_text(json.dumps(params))
 
     def environment(self, variables: dict[str, str]) -> dict[str, str]:
         here = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
