@@ -7,6 +7,7 @@ take them otherwise.
 from __future__ import annotations
 
 import io
+import json
 from typing import Any
 
 __all__ = ["alias_line", "format_yaml", "parse_yaml"]
@@ -51,7 +52,8 @@ def format_yaml(content: dict[str, Any]) -> str:
 
     writer = YAML()
     writer.default_flow_style = False
-    writer.representer.ignore_aliases = lambda _: True  # values that are one object are written out
     text = io.StringIO()
-    writer.dump(content, text)
+    writer.dump(
+        json.loads(json.dumps(content, default=str)), text
+    )  # without aliases of what is one object
     return text.getvalue()

@@ -126,7 +126,7 @@ def test_what_was_typed_becomes_a_file_of_conf_and_is_selected(run):
 
 
 def test_a_data_set_that_was_typed_is_saved_with_the_experiments_that_read_it(run):
-    edit("train: null", "train: 30")
+    edit("train:", "train: 30")
     assert run("select", "--save", "little").code == 0
     library = Library()
     assert library.dataset("little").train == 30
