@@ -89,7 +89,7 @@ OF_KIND: dict[str, tuple[Limit, ...]] = {
     "images": (
         Limit("in_train", "share of images that the training split has as well", most=0.25),
         Limit("smallest_std", "standard deviation of the pixels (0 to 255)", least=1),
-        Limit("constant", "share of images of one colour", most=0.01),
+        Limit("constant", "share of images of one colour, beside a first", most=0.01),
         Limit("shift", "mean colour's distance from training, in standard deviations", most=1),
     ),
     "sentences": TEXT,
@@ -150,8 +150,8 @@ def shares(
         if unknown is not None:
             row["unknown"] = unknown[split]
         if "constant" in facts:
-            row["constant"] = facts["constant"] / rows
-            row["shift"] = _shift(facts, splits["train"])
+            row["constant"] = max(0, facts["constant"] - 1) / rows  # one may be
+            row["shift"] = _shift(facts, splits["train"]) * min(1.0, rows / FEW) ** 0.5
         found.append(row)
     return found
 

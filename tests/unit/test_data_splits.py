@@ -96,3 +96,20 @@ def test_the_profile_of_unusable_data_fails_by_what_is_wrong() -> None:
         "expected at most 1",
         "test: share of images that the training split has as well is 0.5; expected at most 0.25",
     ]
+
+
+def test_a_split_of_few_images_may_differ_by_chance_but_not_grossly() -> None:
+    facts: dict[str, Any] = {
+        "rows": 100, "duplicates": 0, "labels": {}, "mean": [100.0], "std": [30.0],
+        "smallest_std": 30.0, "constant": 1,
+    }  # fmt: skip
+    few = {**facts, "rows": 2, "mean": [140.0]}
+    profile = {"kind": "images", "labels": [], "splits": {"train": facts, "valid": few},
+               "rejects": {"rows": 0}}  # fmt: skip
+    assert failures(profile) == []
+    few["mean"] = [170.0]
+    assert "mean colour's distance" in failures(profile)[0]
+    few |= {"mean": [140.0], "rows": 80}
+    assert "mean colour's distance" in failures(profile)[0]
+    few |= {"mean": [100.0], "constant": 3}
+    assert "images of one colour" in failures(profile)[0]
