@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import yaml
 
 from ldebm.files import hash_path, read_json
 from tests.forked import forked
@@ -36,10 +36,10 @@ NVAE = {
 BACKBONES = {"hvae": HVAE, "nvae": NVAE}
 PARAMS = {
     "run": {"datasets": ["digits"], "experiments": ["hvae", "nvae"], "seeds": [0]},
-    "judge": {"width": 8, "epochs": 1, "batch": 32, "threads": 1, "device": "cpu"},
     "data": {
         "digits": {
             "kind": "images", "source": "digits", "valid": 60, "test": 1437, "labels": ["digit"],
+            "judge": {"width": 8, "epochs": 1, "batch": 32, "threads": 1, "device": "cpu"},
         },
     },
     "experiments": {
@@ -61,7 +61,7 @@ class Build:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir()
-        self.params = yaml.safe_load(yaml.safe_dump(PARAMS))
+        self.params = json.loads(json.dumps(PARAMS))
         self.write()
         for stage in ("fetch", "prepare", "validate", "pack", "judge"):
             if stage == "validate":
@@ -72,7 +72,7 @@ class Build:
                 self.runs(stage, "--data", "digits")
 
     def write(self) -> None:
-        (self.folder / "params.yaml").write_text(yaml.safe_dump(self.params))
+        (self.folder / "params.yaml").write_text(json.dumps(self.params))
 
     def stage(self, name: str, *options: str) -> SimpleNamespace:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -153,5 +153,5 @@ def test_labels_that_the_data_or_the_model_lack_are_one_line_and_write_nothing(
         assert expected in done.err
         assert built.hashes() == before
     finally:
-        built.params = yaml.safe_load(yaml.safe_dump(PARAMS))
+        built.params = json.loads(json.dumps(PARAMS))
         built.write()

@@ -1,6 +1,7 @@
 """Images through the real stages: packed, judged, bound, and refused with one clear line."""
 
 import io
+import json
 import os
 import shutil
 from pathlib import Path
@@ -21,11 +22,12 @@ pytestmark = pytest.mark.slow
 TRAINING = {"updates": 4, "batch": 16, "device": "cpu"}
 PARAMS = {
     "run": {"datasets": ["digits", "mine", "dots"], "experiments": ["small"], "seeds": [0]},
-    "judge": {"width": 8, "epochs": 6, "batch": 32, "threads": 1, "device": "cpu"},
     "data": {
         "digits": {
             "kind": "images", "source": "digits", "valid": 180, "test": 360, "labels": ["digit"],
-            "judge": {"shift": 1},
+            "judge": {
+                "width": 8, "epochs": 6, "batch": 32, "shift": 1, "threads": 1, "device": "cpu",
+            },
         },
         "mine": {"kind": "images", "source": "file", "path": "mine"},
         "dots": {"kind": "points", "source": "gaussians16", "train": 60, "valid": 20, "test": 20},
@@ -59,7 +61,7 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS))
+        (folder / "params.yaml").write_text(json.dumps(PARAMS))
         shutil.copy(ROOT / "dvc.yaml", folder)
         (folder / "mine").mkdir()
         for i in range(24):
@@ -67,9 +69,9 @@ class Project:
 
     def set(self, **changes: object) -> None:
         """Changes keys of the data set ``mine``."""
-        params = yaml.safe_load(yaml.safe_dump(PARAMS))
+        params = json.loads(json.dumps(PARAMS))
         params["data"]["mine"] |= changes
-        (self.folder / "params.yaml").write_text(yaml.safe_dump(params))
+        (self.folder / "params.yaml").write_text(json.dumps(params))
 
     def stage(self, name: str, *options: str) -> SimpleNamespace:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -129,12 +131,12 @@ def test_images_are_judged_and_bound_with_what_only_measures(
     params = yaml.safe_load(Path("params.yaml").read_text())
     before = {p: Path(p).read_bytes() for p in ("data/bound/small.json", "data/bound/plane.json")}
     params["experiments"]["small"]["evaluate"]["ood"] = ["noise"]
-    Path("params.yaml").write_text(yaml.safe_dump(params))
+    Path("params.yaml").write_text(json.dumps(params))
     assert project.stage("bind", "--experiment", "small").code == 0
     assert open_measure("data/bound/small.measure.json").ood == {}
     assert {p: Path(p).read_bytes() for p in before} == before, "models do not depend on it"
     params["experiments"]["small"]["evaluate"]["ood"] = ["absent"]
-    Path("params.yaml").write_text(yaml.safe_dump(params))
+    Path("params.yaml").write_text(json.dumps(params))
     project.refuses("add absent to run.datasets", "bind", "--experiment", "small")
 
 
