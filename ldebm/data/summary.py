@@ -52,7 +52,9 @@ class Summary:
         found |= self.facts
         lines = [f"  {name:<9} {text}" for name, text in found.items()]
         for name, counts in self.classes.items():
-            lines.append(f"  {'label':<9} {name}: {_classes(counts)}")
+            without = sum(self.rows.values()) - sum(counts.values())
+            more = f"; {without} rows have none" if without else ""
+            lines.append(f"  {'label':<9} {name}: {_classes(counts)}{more}")
         if self.minutes is not None:
             lines.append(f"  {'build':<9} {_about(self.minutes)} on two CPU cores")
         return [f"{self.source}: {self.kind}", *lines]

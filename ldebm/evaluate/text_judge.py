@@ -50,14 +50,12 @@ class TextJudge(nn.Module):
         self.embedding = nn.Embedding(int(meta["vocab_size"]), config.embed)
         self.encoder = Cell("gru", config.embed, config.hidden, bidirectional=True)
         self.features = nn.Linear(2 * config.hidden, FEATURES)
-        self.heads = nn.ModuleDict(
-            {
-                name: nn.Sequential(
-                    nn.Linear(FEATURES, WIDTH), nn.GELU(), nn.Linear(WIDTH, WIDTH), nn.GELU(),
-                    nn.Linear(WIDTH, len(names)),
-                )
-                for name, names in self.classes.items()
-            }
+        self.heads = nn.ModuleList(  # in the order of the names, which may be any text
+            nn.Sequential(
+                nn.Linear(FEATURES, WIDTH), nn.GELU(), nn.Linear(WIDTH, WIDTH), nn.GELU(),
+                nn.Linear(WIDTH, len(names)),
+            )
+            for names in self.classes.values()
         )  # fmt: skip
 
     def forward(self, batch: TextBatch) -> dict[str, Tensor]:
@@ -65,7 +63,7 @@ class TextJudge(nn.Module):
         words = self._drop(self.embedding(batch.tokens_N))
         state = batch.restore(self.encoder.last(words, batch.batch_sizes))
         read = F.gelu(self.features(self._drop(state)))
-        return {name: head(read) for name, head in self.heads.items()}
+        return {name: head(read) for name, head in zip(self.classes, self.heads, strict=True)}
 
     def _drop(self, x: Tensor) -> Tensor:
         if not (self.training and self.dropout):

@@ -322,6 +322,8 @@ def test_every_split_of_few_labels_has_some(tmp_path: Path) -> None:
         split: int((packed.split(split).labels("y") >= 0).sum()) for split in packed.meta["rows"]
     }
     assert known == {"train": 8, "valid": 2, "test": 2}
+    summary = inspect_file(tmp_path / "a.csv", {}, ["y"]).summary.lines()
+    assert summary[-1] == "  label     y: 2 classes (a 6, b 6); 388 rows have none"
 
 
 ZH = "\u79cb\u96e8\u6708\u590f\u82b1\u5c71\u4eba\u98ce\u6625\u65e5\u51ac\u5929\u5fc3\u6c34"

@@ -11,7 +11,7 @@ from ldebm.config import EvaluateConfig, ExperimentConfig, TextJudgeConfig, load
 from ldebm.data.packed import Measure, Packed
 from ldebm.errors import UsageError
 from ldebm.evaluate.run import evaluate
-from ldebm.evaluate.text_judge import load_text_judge, text_classifier
+from ldebm.evaluate.text_judge import TextJudge, load_text_judge, text_classifier
 from ldebm.evaluate.text_judge_training import build_text_judge
 from ldebm.model import Model
 from ldebm.nn.backbone import build_backbone
@@ -106,3 +106,10 @@ experiments:
         path.write_text(text.replace("JUDGE", name))
         with pytest.raises(UsageError, match=message):
             load_params(path)
+
+
+@pytest.mark.parametrize("name", ["type", "a.b", "keys", "training"])
+def test_a_judge_has_heads_for_labels_of_any_name(name: str) -> None:
+    judge = TextJudge(TextJudgeConfig(), {"labels": {name: ["x", "y"]}, "vocab_size": 9})
+    assert list(judge.classes) == [name]
+    assert len(judge.heads) == 1
