@@ -5,9 +5,9 @@
 
 ``embedded`` takes the real stages of an experiment, in two clones of this repository's last commit
 with caches of their own: first every version by ``dvc repro``, then all by one ``python -m
-pipelines sweep``, its start and that of its Prefect server included. ``small`` repeats a sweep of
-stages that take a blink, so that DVC's locks are what it mostly does. Both compare every output and
-dvc.lock with the serial build's, and count what DVC said about locks. The rounds are kept in
+pipelines sweep``, without a server, its start included. ``small`` repeats a sweep of stages that
+take a blink, so that DVC's locks are what it mostly does. Both compare every output and dvc.lock
+with the serial build's, and count what DVC said about locks. The rounds are kept in
 results/sweeps.json.
 """
 
@@ -166,7 +166,7 @@ def record(serial: Built, flow: Built, selection: Selection, slots: int) -> dict
 
 
 def environment(base: Path) -> dict[str, str]:
-    """Of every command: the project's own code, its own server and slots, no telemetry."""
+    """Of every command: the project's own code and slots, no server, no telemetry."""
     left_out = ("PYTHONPATH", "PREFECT_API_URL")
     kept = {key: value for key, value in os.environ.items() if key not in left_out}
     return {

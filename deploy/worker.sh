@@ -8,6 +8,9 @@ cd "$(dirname "$0")/.."
 export PREFECT_API_URL="${PREFECT_API_URL:-http://127.0.0.1:${PREFECT_SERVER_API_PORT:-4200}/api}"
 export DO_NOT_TRACK=1 DVC_NO_ANALYTICS=1 GX_ANALYTICS_ENABLED=false
 export PREFECT_SERVER_ANALYTICS_ENABLED=false
+no_proxy="${no_proxy:-${NO_PROXY:-}}" # a proxy is not the way to this machine itself
+no_proxy="${no_proxy:+$no_proxy,}127.0.0.1,localhost,::1"
+export no_proxy NO_PROXY="$no_proxy"
 if [ "${LDEBM_REGISTER:-yes}" = yes ]; then
     prefect --no-prompt work-pool inspect ldebm >/dev/null 2>&1 ||
         prefect --no-prompt work-pool create ldebm --type process

@@ -176,7 +176,8 @@ def server_url() -> str | None:
 
 def _mentioned() -> bool:
     """Whether a file of settings may name a server."""
-    home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
+    user = Path(os.environ.get("HOME") or "/")  # a container's user may have none
+    home = Path(os.environ.get("PREFECT_HOME") or user / ".prefect")
     profiles = Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml")
     marks = {
         profiles: "PREFECT_API_URL",
@@ -216,6 +217,11 @@ def server_lost(url: str, error: BaseException, kept: str = "") -> str:
         error: what its client said.
         kept: said of what was done before.
     """
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403):
+        return (
+            f"the Prefect server at {url} wants a password ({status}): set PREFECT_API_AUTH_STRING"
+        )
     local = (urlsplit(url).hostname or "") in ("127.0.0.1", "localhost", "::1")
     start = "start it (`make server`)" if local else "start it"
     if os.environ.get("PREFECT_API_URL"):

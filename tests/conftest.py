@@ -25,6 +25,7 @@ LONG = {
     "tests/pipeline/test_audit.py": 75,
     "tests/pipeline/test_resume.py": 70,
     "tests/pipeline/test_deployments.py": 65,
+    "tests/pipeline/test_interrupts.py": 60,
     "tests/pipeline/test_site.py": 60,
     "tests/pipeline/test_retrain_promotion.py": 50,
     "tests/unit/test_linear_gaussian_prior.py": 42,

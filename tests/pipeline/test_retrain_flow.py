@@ -1,4 +1,4 @@
-"""Retraining from end to end, through the flow, on the tiny project."""
+"""Retraining from end to end on the tiny project: first on a server, then without one."""
 
 import json
 from pathlib import Path
@@ -12,22 +12,16 @@ from tests.pipeline.numbers_project import NumbersProject
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def environment(server):
-    """All flows use the server."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        yield
-
-
 @pytest.fixture(scope="module")
-def first(tmp_path_factory) -> NumbersProject:
+def first(tmp_path_factory, server) -> NumbersProject:
     """A project whose first champion was registered by a retraining, with 40 rows of data."""
     project = NumbersProject(tmp_path_factory.mktemp("retrain") / "project", rows=40)
     project.dvc("repro", "-q")
     project.commit("built")
-    project.first = pipelines(project, "retrain")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        project.first = pipelines(project, "retrain")
     return project
 
 
@@ -51,6 +45,7 @@ def test_the_first_challenger_becomes_the_champion_and_the_workspace_stays_as_it
     assert first.first.out.startswith("promoted gauss")
     assert first.tags() == ["gauss#champion#1", "gauss@v1.0.0"]
     record = first.first.record
+    assert record["flow_run"], "this one had a server"
     assert first.git("rev-parse", "gauss@v1.0.0^{commit}").strip() == record["commit"]
     assert first.git("rev-parse", record["branch"]).strip() == record["commit"]
     assert first.git("status", "--porcelain") == ""

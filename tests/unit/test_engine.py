@@ -6,10 +6,11 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from pipelines.build import Watch
-from pipelines.engine import Threads, server_url
+from pipelines.engine import Threads, server_lost, server_url
 from pipelines.types import StageOutcome
 
 ROOT = Path(__file__).parents[2]
@@ -98,6 +99,18 @@ def test_a_stage_that_takes_long_gives_a_sign_of_life_with_its_newest_line(capsy
         "slow: 0 s: loss 3.2, 40 s left",
         "2/2 slow: failed (exit code 1)",
     ]
+
+
+def test_a_server_that_wants_a_password_is_not_called_lost():
+    request = httpx.Request("GET", URL)
+    for status, text in (
+        (401, "wants a password (401): set PREFECT_API_AUTH_STRING"),
+        (503, "503"),
+    ):
+        answer = httpx.Response(status, request=request)
+        error = httpx.HTTPStatusError(f"{status}", request=request, response=answer)
+        assert text in server_lost(URL, error)
+        assert ("does not answer" in server_lost(URL, error)) == (status == 503)
 
 
 def test_a_step_in_a_thread_gives_its_result_or_its_error():
