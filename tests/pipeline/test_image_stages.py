@@ -176,5 +176,5 @@ def test_corrupt_images_are_left_out_and_many_stop_what_would_train_on_them(
     assert project.stage("validate", "--data", "mine").code == 0
     done = project.stage("pack", "--data", "mine")
     assert done.code == 2
-    assert "rejected" in done.err
+    assert "share of rows that are left out" in done.err
     assert done.err.count("\n") == 1
