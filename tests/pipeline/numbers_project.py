@@ -241,7 +241,7 @@ class NumbersProject(ProjectCopy):
         (self.folder / "stages/evaluate.py").write_text(entry)
         (self.folder / "dvc.yaml").write_text(DVC)
         with (self.folder / ".gitignore").open("a") as stream:
-            stream.write("ran.log\n/slow\nnumbers.csv\n!/reports/*/*/metrics.json\n")
+            stream.write("ran.log\n/slow\nnumbers.csv\n")
         self.numbers(self.rows)
 
     def numbers(self, rows: int, seed: int = 0, test: int = 200, mean: float = 3.0) -> None:
