@@ -452,6 +452,16 @@ def save(
     write_model(path, tensors, header)
 
 
+def _renamed(config: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a model file with the names that their keys have now."""
+    context = config.get("backbone", {}).get("context")
+    if not context or "size" not in context:
+        return config
+    kept = {key: value for key, value in context.items() if key != "size"}
+    backbone = {**config["backbone"], "context": {**kept, "hidden": context["size"]}}
+    return {**config, "backbone": backbone}
+
+
 def load(path: str | Path, device: str = "auto") -> Model:
     """Loads a model from its file or from a folder of the pipeline (``models/E/S``).
 
@@ -471,7 +481,7 @@ def load(path: str | Path, device: str = "auto") -> Model:
         raise UsageError(f"{path}: no model there; build it first (`dvc repro`)")
     tensors, header = read_model(candidate)
     try:
-        config = parse(ExperimentConfig, header["config"], file=str(candidate))
+        config = parse(ExperimentConfig, _renamed(header["config"]), file=str(candidate))
         meta, experiment, seed = header["meta"], header["experiment"], int(header["seed"])
         backbone = build_backbone(config.backbone, meta)
         prior = build_prior(backbone, config.prior)

@@ -18,7 +18,7 @@ from ldebm.errors import UsageError
 from ldebm.evaluate.report import context_rows
 from ldebm.evaluate.responses import response_scores
 from ldebm.evaluate.run import evaluate
-from ldebm.files import read_parquet
+from ldebm.files import read_model, read_parquet, write_model
 from ldebm.model import Model, load
 from ldebm.text_use import score_texts
 from ldebm.training.first_stage import build_backbone_stage
@@ -171,3 +171,15 @@ def test_scores_of_perfect_responses() -> None:
     assert scores["bleu"] == pytest.approx(100)
     assert scores["bleu_sacrebleu"] == pytest.approx(100)
     assert response_scores(texts[::-1], texts)["bleu_2"] == 0
+
+
+def test_a_model_file_from_before_context_hidden_still_loads(
+    built: tuple[Packed, Path], tmp_path: Path
+) -> None:
+    path = built[1]
+    tensors, header = read_model(path)
+    context = header["config"]["backbone"]["context"]
+    context["size"] = context.pop("hidden")
+    write_model(tmp_path / "old.safetensors", tensors, header)
+    old, new = load(tmp_path / "old.safetensors"), load(path)
+    assert old.config == new.config
