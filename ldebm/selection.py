@@ -28,6 +28,7 @@ __all__ = [
     "Edits",
     "Status",
     "extended",
+    "length_line",
     "params_of",
     "select_run",
     "status",
@@ -87,6 +88,16 @@ class Status:
         if self.edited:
             return f"params.yaml differs from conf/ in {some} (`ldebm select --status`)"
         return f"conf/ was changed after params.yaml was composed: {some} (`ldebm select` takes it)"
+
+
+def length_line(run: RunConfig) -> str | None:
+    """One line on trainings that are given other lengths than their own; None where none are."""
+    if run.epochs is None:
+        return None
+    return (
+        f"run.epochs: {run.epochs:g}, in place of the epochs of every training; "
+        "`ldebm select --epochs null` ends it"
+    )
 
 
 def status(path: str | Path = "params.yaml") -> Status:

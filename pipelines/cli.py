@@ -131,12 +131,14 @@ def build_command(
 
 
 def _say_edits() -> None:
-    """Names what params.yaml says otherwise than conf/, in one line."""
-    from ldebm.selection import status
+    """Names what params.yaml says otherwise than conf/, and a length of its own: a line each."""
+    from ldebm.selection import length_line, status
 
     path = Path("params.yaml")
-    if path.is_file() and (Path() / CONF).is_dir() and (line := status(path).summary()):
-        typer.echo(line)
+    if path.is_file() and (Path() / CONF).is_dir():
+        found = status(path)
+        for line in filter(None, (found.summary(), length_line(found.params.run))):
+            typer.echo(line)
 
 
 def _up_to_date(

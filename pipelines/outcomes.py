@@ -105,7 +105,7 @@ def _warnings(mean: Metrics, control: float | None) -> list[str]:
     if "ami" in mean and mean["ami"] < NO_AGREEMENT:
         found.append(
             f"classes and labels have nothing to do with each other (AMI {mean['ami']:.2f}); "
-            "backbone.supervision makes a latent tell the labels"
+            "longer training, or backbone.supervision, makes the latent tell the labels"
         )
     labels = mean.get("control_labels", mean.get("classes_used", 0.0))
     if control is not None and labels > 1 and control < 1 / labels + CHANCE_MARGIN:

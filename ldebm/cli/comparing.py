@@ -19,7 +19,7 @@ def compare(
     second: Annotated[str, typer.Argument(help="What to compare it with.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     everything: Annotated[
-        bool, typer.Option("--all", help="Show all metrics, also those that do not differ.")
+        bool, typer.Option("--all", help="Show also what does not differ.")
     ] = False,
 ) -> None:
     """Compare two experiments or revisions.

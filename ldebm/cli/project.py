@@ -172,7 +172,7 @@ def select(
     Composes params.yaml from conf/. Without names the present selection is composed again;
     --seeds and --epochs alone change nothing else.
     """
-    from ldebm.selection import select_run, status
+    from ldebm.selection import length_line, select_run, status
 
     changing = bool(names) or seeds is not None or epochs is not None
     if (show or save is not None) and (changing or discard or (show and save is not None)):
@@ -181,7 +181,14 @@ def select(
         found = status(PARAMS)
         for item in found.differences:
             typer.echo(str(item))
-        typer.echo(found.summary() or "params.yaml is what conf/ gives")
+        if found.edits:
+            typer.echo(
+                "not in conf/: `--save NAME` keeps these values there, `--discard` drops them"
+            )
+        else:
+            typer.echo(found.summary() or "params.yaml is what conf/ gives")
+        if line := length_line(found.params.run):
+            typer.echo(line)
         return
     if save is not None:
         from ldebm.saving import save_edits
@@ -194,6 +201,8 @@ def select(
         select_run(PARAMS, names or [], seeds, epochs)
     run = load_params(PARAMS).run
     typer.echo(f"experiments {', '.join(run.experiments)}; seeds {run.seeds}")
+    if line := length_line(run):
+        typer.echo(line)
 
 
 COMMANDS = [new, select]

@@ -18,17 +18,32 @@ COLUMN = 46
 def lines(found: Comparisons, *, everything: bool = False) -> Iterator[str]:
     """The text, line by line.
 
+    Of two revisions, the experiments that are the same in both are only counted.
+
     Args:
         found: what to show.
-        everything: all metrics, not only the tables' and those that differ.
+        everything: all experiments and metrics, not only the tables' metrics and what differs.
     """
-    for index, pair in enumerate(found.pairs):
+    every = everything or len(found.pairs) == 1
+    shown = [pair for pair in found.pairs if every or not _same(pair)]
+    for index, pair in enumerate(shown):
         if index:
             yield ""
         yield from _pair(pair, everything)
+    if same := len(found.pairs) - len(shown):
+        if shown:
+            yield ""
+        some = "1 experiment" if same == 1 else f"{same} experiments"
+        yield f"the same in both (--all shows them): {some}"
     for name, missing in ((found.second, found.only_first), (found.first, found.only_second)):
         if missing:
             yield f"not in {name}: {', '.join(missing)}"
+
+
+def _same(pair: Comparison) -> bool:
+    """Whether no parameter, metric, code or data is known to differ."""
+    equal = all(row["verdict"] == "equal" for row in pair.metrics.values())
+    return equal and pair.seeds[0] == pair.seeds[1] and not (pair.params or pair.code or pair.data)
 
 
 def _pair(pair: Comparison, everything: bool) -> Iterator[str]:

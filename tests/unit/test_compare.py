@@ -237,6 +237,13 @@ def test_two_revisions_are_compared_experiment_by_experiment(repository: Path):
     assert better.params == {"prior.levels": (4, 5)}
     assert better.metrics["nll"]["verdict"] == "better"
     assert {row["verdict"] for row in plain.metrics.values()} == {"equal"}
+    text = "\n".join(lines(found))
+    assert text.startswith("better@HEAD~1")
+    assert text.endswith("\n\nthe same in both (--all shows them): 1 experiment")
+    assert "plain@HEAD~1" not in text
+    assert "plain@HEAD~1" in "\n".join(lines(found, everything=True))
+    same = list(lines(compare("HEAD", "workspace", repository)))
+    assert same == ["the same in both (--all shows them): 2 experiments"]
 
 
 def test_an_experiment_of_a_revision_is_compared_with_the_workspace(repository: Path):

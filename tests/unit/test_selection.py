@@ -87,6 +87,14 @@ def test_seeds_and_lengths_alone_keep_what_was_typed(run):
     assert [item.key for item in status().edits] == [LEVELS]
 
 
+def test_a_length_for_all_trainings_stays_and_is_said_until_it_is_taken_back(run):
+    line = "run.epochs: 2, in place of the epochs of every training; `ldebm select --epochs null`"
+    for arguments in (("first", "--epochs", "2"), ("both",), ("--status",)):
+        assert line in run("select", *arguments).out
+    assert "run.epochs" not in run("select", "--epochs", "null").out
+    assert "run.epochs" not in run("select", "--status").out
+
+
 def test_composing_over_what_was_typed_is_refused_and_names_it(run):
     edit("levels: 4", "levels: 9")
     before = Path("params.yaml").read_bytes()
@@ -104,7 +112,10 @@ def test_composing_over_what_was_typed_is_refused_and_names_it(run):
 def test_the_status_names_what_was_typed_and_what_changed_in_conf(run):
     assert run("select", "--status").out == "params.yaml is what conf/ gives\n"
     edit("levels: 4", "levels: 9")
-    assert f"{LEVELS}: 9 (conf/: 4)\n" in run("select", "--status").out
+    assert run("select", "--status").out == (
+        f"{LEVELS}: 9 (conf/: 4)\n"
+        "not in conf/: `--save NAME` keeps these values there, `--discard` drops them\n"
+    )
     edit("levels: 9", "levels: 4")
     edit("levels: 4", "levels: 7", "conf/preset/prior/short.yaml")
     said = run("select", "--status").out
