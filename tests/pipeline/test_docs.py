@@ -19,20 +19,12 @@ HOURS = "downloads the Penn Treebank and trains for hours"
 LEFT_OUT = {
     "README.md": {
         "make test": "these tests",
-        "make setup PYTHON=python3.12": "installs another environment, from the network",
-        "pip install *": "installs, from the network",
         "make repro RUN=ptb*": HOURS,
         "LDEBM_DATA_MIRROR=../mirror make repro RUN=ptb": HOURS,
-        "make server": "goes on for ever; typed in docs/operations.md",
-        "make worker": "goes on for ever; typed in docs/operations.md",
-        "make bench": "measures for minutes",
-        "make gpu-campaign *": HOURS,
-        "python -m benchmarks.campaign *": HOURS,
     },
     "docs/tutorial.md": {
         "make repro": "the embedded set; typed in README.md",
-        "ldebm generate chatter-ldebm-labels *": "of the embedded set, which is not built here",
-        "python -m pipelines build -S key=value": "key and value are the reader's",
+        "make repro RUN=embedded": "as above",
     },
     "docs/compare.md": {
         "dvc exp run": SAME,
