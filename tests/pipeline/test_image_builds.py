@@ -124,11 +124,11 @@ def test_image_experiments_built_in_two_folders_have_the_same_bytes(
 @pytest.mark.parametrize(
     ("stage", "changes", "expected"),
     [
-        ("cluster", {"column": "Male"}, "no label column 'Male'; label columns: digit"),
+        ("cluster", {"column": "Male"}, "'Male' is not a label of data set 'digits'; known: digit"),
         (
             "cluster",
             {"attributes": {"Smiling": [0]}},
-            "no label column 'Smiling'; label columns: digit",
+            "'Smiling' is not a label of data set 'digits'; known: digit",
         ),
         ("prior", {"label_groups": [0, 7]}, "a label is put on group 7; the backbone has groups 0"),
     ],

@@ -35,7 +35,7 @@ def packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Packed:
     split = np.array(["train"] * 120 + ["valid"] * 40 + ["test"] * 40)
     (tmp_path / "raw").mkdir()
     np.savez(tmp_path / "raw/mine.npz", images=images, side=names, bright=bright, split=split)
-    config = DataConfig(kind="images", source="file")
+    config = DataConfig(kind="images", source="file", labels=["bright", "side"])
     prepare(config, tmp_path / "raw", tmp_path / "prepared")
     pack(config, tmp_path / "prepared", tmp_path / "packed")
     return open_packed(tmp_path / "packed")
@@ -158,10 +158,9 @@ def test_a_measure_file_names_the_judge_and_other_data(packed: Packed) -> None:
         open_measure("measure.json")
 
 
-def test_a_data_set_changes_single_keys_of_the_judge() -> None:
+def test_every_data_set_has_its_own_judge_or_the_defaults() -> None:
     content = {
         "run": {"datasets": [], "experiments": [], "seeds": [0]},
-        "judge": {"width": 24, "epochs": 3},
         "data": {
             "a": {"kind": "images", "source": "digits", "judge": {"epochs": 9}},
             "b": {"kind": "images", "source": "mnist"},
@@ -169,5 +168,5 @@ def test_a_data_set_changes_single_keys_of_the_judge() -> None:
         "experiments": {},
     }
     params = Params.model_validate(content)
-    assert (params.judge_of("a").width, params.judge_of("a").epochs) == (24, 9)
-    assert (params.judge_of("b").width, params.judge_of("b").epochs) == (24, 3)
+    assert params.judge_of("a") == JudgeConfig(epochs=9)
+    assert params.judge_of("b") == JudgeConfig()
