@@ -67,11 +67,13 @@ class Status:
         params: what params.yaml says.
         differences: keys that differ from what conf/ gives now.
         edited: whether params.yaml was changed since it was composed; False: conf/ was.
+        own: keys of the sections that conf/ does not have.
     """
 
     params: Params
     differences: tuple[Difference, ...]
     edited: bool
+    own: tuple[str, ...] = ()
 
     @property
     def edits(self) -> tuple[Difference, ...]:
@@ -114,11 +116,13 @@ def status(path: str | Path = "params.yaml") -> Status:
     here = explicit(params)
     facts = (_fingerprint(here), library.fingerprint())
     stated = _stated(path)
+    own = [f"data.{name}" for name in params.data if name not in library.data]
+    own += [f"experiments.{name}" for name in params.experiments if name not in library.experiments]
     if facts == stated:  # neither was changed: nothing has to be composed
-        return Status(params, (), edited=False)
+        return Status(params, (), False, tuple(own))
     composed = explicit(_composed(params, library))
     differences = tuple(_differences("", here, composed))
-    return Status(params, differences, edited=facts[0] != stated[0])
+    return Status(params, differences, facts[0] != stated[0], tuple(own))
 
 
 def _composed(params: Params, library: Library) -> Params:

@@ -10,5 +10,7 @@ __all__ = ["written_out"]
 
 
 def written_out(text: str) -> str:
-    """YAML with its aliases and merge keys written out, as params.yaml has to be."""
-    return format_yaml(json.loads(json.dumps(yaml.safe_load(text))))  # nothing is shared
+    """YAML as params.yaml has to be: aliases written out, without ``presets``, which held them."""
+    content = yaml.safe_load(text)
+    content.pop("presets", None)
+    return format_yaml(content)

@@ -187,6 +187,8 @@ def select(
             )
         else:
             typer.echo(found.summary() or "params.yaml is what conf/ gives")
+        for key in found.own:
+            typer.echo(f"{key} is not in conf/: it stays as params.yaml has it")
         if line := length_line(found.params.run):
             typer.echo(line)
         return

@@ -79,7 +79,7 @@ class Library:
         """Lists of experiments by name.
 
         Raises:
-            UsageError: the file is no mapping of lists, or names an unknown experiment.
+            UsageError: the file is no mapping of lists.
         """
         if not (self.folder / "groups.yaml").is_file():
             return {}
@@ -87,12 +87,6 @@ class Library:
         for group, names in groups.items():
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
                 raise UsageError(f"{CONF}/groups.yaml: {group}: expected a list of experiments")
-            for name in names:
-                if name not in self.experiments:
-                    hint = nearest(name, self.experiments)
-                    raise UsageError(
-                        f"{CONF}/groups.yaml: {group}: {name!r} is no experiment{hint}"
-                    )
         return groups
 
     def expand(self, names: Iterable[str], known: Sequence[str] = ()) -> list[str]:
@@ -103,11 +97,17 @@ class Library:
             known: further experiments, those of a params.yaml.
 
         Raises:
-            UsageError: a name is neither.
+            UsageError: a name is neither, or a group names an unknown experiment.
         """
         found: list[str] = []
         for name in (part for item in names for part in item.split(",") if part):
             if name in self.groups:
+                for member in self.groups[name]:
+                    if member not in self.experiments:
+                        hint = nearest(member, self.experiments)
+                        raise UsageError(
+                            f"{CONF}/groups.yaml: {name}: {member!r} is no experiment{hint}"
+                        )
                 found += self.groups[name]
             elif name in self.experiments or name in known:
                 found.append(name)

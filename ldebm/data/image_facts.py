@@ -104,8 +104,13 @@ def inspect_images(path: Path, label: str | None = None, shown: Path | None = No
         rows = seen.shapes.total()
         if not rows:
             raise UsageError(f"{path}: no image in it can be read")
-        grey, background = _look(path, rows)
+        grey, background, coloured = _look(path, rows)
     notes = [*source.notes]
+    if grey and coloured:
+        notes.append(
+            f"colour is lost: more than {FEW_GREY:.0%} of the images are grey, so that all are "
+            f"read as grey ones, {coloured} with colours among those looked at"
+        )
     kept = [label] if label else _possible_labels(seen.labels, rows, notes)
     size, side = _size(seen.shapes)
     facts = ImageFacts(rows, size, side, 1 if grey else 3, kept, 0, background or "white")
@@ -150,14 +155,15 @@ def _shape(image: RawImage) -> tuple[int, int] | None:
         return None
 
 
-def _look(path: Path, rows: int) -> tuple[bool, str | None]:
-    """Whether to read the images as grey ones, and the background of transparent pixels.
+def _look(path: Path, rows: int) -> tuple[bool, str | None, int]:
+    """Whether to read the images as grey ones, the background of transparent pixels, and how many
+    of the images that were looked at have colours.
 
     They are grey where all are, in whatever mode, or more than colour ones could do without.
     """
     step = -(-rows // LOOKS)
     modes: Counter[int] = Counter()
-    colourful = False
+    coloured = 0
     visible: list[float] = []
     for number, image in enumerate(open_user_file(path).images):
         if number % step or image.fault:
@@ -168,13 +174,13 @@ def _look(path: Path, rows: int) -> tuple[bool, str | None]:
         except ImageError:
             continue
         modes[pixels.shape[2]] += 1
-        colourful = colourful or bool((pixels != pixels[:, :, :1]).any())
+        coloured += bool((pixels != pixels[:, :, :1]).any())
         if surrounded is not None:
             visible.append(surrounded)
     background = None
     if visible:
         background = "black" if float(np.mean(visible)) >= BRIGHT else "white"
-    return not colourful or modes[1] > FEW_GREY * modes.total(), background
+    return not coloured or modes[1] > FEW_GREY * modes.total(), background, coloured
 
 
 def _possible_labels(

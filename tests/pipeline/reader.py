@@ -11,16 +11,22 @@ import tempfile
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
-import yaml
-
+from ldebm.config.library import Library
 from ldebm.data.chatter import generate
+from ldebm.selection import select_run
+from ldebm.yaml_text import format_yaml, parse_yaml
 from tests.pipeline.guides import shown
 from tests.pipeline.numbers_project import PARAMS, NumbersProject
 from tests.pipeline.prefect_server import FINAL, Server, started, until
 from tests.pipeline.project_copy import CODE, ProjectCopy
 
 MORE = ("pipelines", "benchmarks", "deploy", "prefect.yaml", "prefect.toml")
+BUILT = (
+    "gaussians16-ldebm", "pinwheel10-ldebm", "chatter-svebm-ib", "chatter-ldebm",
+    "chatter-ldebm-labels", "digits-hvae", "letters-ldebm",
+)  # fmt: skip
 MAKE = ("Makefile", "constraints.txt", "pyproject.toml")
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -131,20 +137,32 @@ class Reader(Typist, ProjectCopy):
         self.shorten()
 
     def shorten(self) -> None:
-        """Trainings of seconds, in every experiment."""
-        path = self.folder / "params.yaml"
-        params = yaml.safe_load(path.read_text())
-        for experiment in params["experiments"].values():
-            backbone, prior = experiment["backbone"], experiment["prior"]
-            sizes = {"hidden": 32, "embed": 32} if backbone["arch"] == "gru" else {"hidden": 32}
-            backbone.update(sizes)
-            training = {"updates": 40, "epochs": None, "validate_every": None}
-            backbone["training"] = {**backbone["training"], **training}
-            prior["training"] = {**prior["training"], **training}
-            prior["energy"] = {**prior.get("energy", {}), "hidden": 16, "blocks": 1}
-            small = {"samples": 200, "rows": 20, "importance": 8, "inner": 8, "per_label": 5}
-            experiment["evaluate"] = {**experiment.get("evaluate", {}), **small}
-        path.write_text(yaml.safe_dump(params, sort_keys=False))
+        """Trainings of seconds, in every experiment that the guides build."""
+        small = {"samples": 200, "rows": 20, "importance": 8, "inner": 8, "per_label": 5}
+        training = {"updates": 40, "epochs": None, "validate_every": None}
+        library = Library(self.folder)
+        for name in set(BUILT) & library.experiments.keys():
+            path = self.folder / "conf" / f"{library.experiments[name]}.yaml"
+            sizes = {"hidden": 32}
+            if library.experiment(name).backbone.arch == "gru":
+                sizes["embed"] = 32
+            shorter = {
+                "backbone": {**sizes, "training": training},
+                "prior": {"training": training, "energy": {"hidden": 16, "blocks": 1}},
+                "evaluate": small,
+            }
+            path.write_text(format_yaml(_merged(parse_yaml(path.read_text()), shorter)))
+        select_run(self.folder / "params.yaml")
+
+
+def _merged(content: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """Mappings with the keys of ``more`` over them."""
+    result = dict(content)
+    for key, value in more.items():
+        old = result.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        result[key] = _merged(old, value) if both else value
+    return result
 
 
 class Operator(Typist, NumbersProject):

@@ -223,3 +223,16 @@ def test_a_wrong_selection_is_one_line_and_changes_nothing(run, arguments, messa
     said = run("select", *arguments)
     assert (said.code, message in said.err) == (2, True), said.err
     assert Path("params.yaml").read_bytes() == before
+
+
+def test_a_group_with_an_experiment_that_is_gone_blocks_no_other_selection(run):
+    Path("conf/experiment/more/second.yaml").unlink()
+    said = run("select", "both")
+    assert (said.code, "'more-second' is no experiment" in said.err) == (2, True)
+    assert run("select", "first").code == 0
+
+
+def test_a_selected_experiment_whose_file_is_gone_is_named_by_the_status(run):
+    Path("conf/experiment/first.yaml").unlink()
+    said = run("select", "--status").out
+    assert "experiments.first is not in conf/: it stays as params.yaml has it\n" in said

@@ -421,3 +421,14 @@ def test_images_of_training_in_the_test_split_are_counted_and_many_are_refused(
         world.write(f"test/bar/again{i}.png", png(pixels(i)))
     with pytest.raises(UsageError, match=r"images that the training split has as well is 0\.475"):
         add_dataset("other", source, root=world.folder)
+
+
+def test_colour_that_is_lost_among_grey_images_is_said(world: World) -> None:
+    stream = np.random.default_rng(0)
+    for i in range(60):
+        shape = (16, 16, 3) if i < 51 else (16, 16)
+        picture = stream.integers(0, 256, shape, dtype=np.uint8)
+        source = world.write(f"{i}.png", png(picture))
+    world.add(source, [])
+    assert Library(world.folder).dataset("mine").channels == 1
+    assert any("colour is lost" in line and "51 with colours" in line for line in world.said)
