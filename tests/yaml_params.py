@@ -1,7 +1,5 @@
 """Parameter files of tests, which are shorter with anchors than the project reads them."""
 
-import json
-
 import yaml
 
 from ldebm.yaml_text import format_yaml

@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from tests.pipeline.project_copy import ProjectCopy
-from tests.yaml_params import written_out
 
-PARAMS = written_out("""\
+PARAMS = """\
 run:
   datasets: [numbers]
   experiments: [gauss]
@@ -26,14 +25,19 @@ data:
   numbers: {kind: points, source: file, path: numbers.csv}
 
 experiments:
-  gauss: &gauss
+  gauss:
     data: numbers
     description: A Gaussian
     backbone: {arch: mlp, latent: 1, training: {updates: 1}}
     prior: {kind: gaussian, mi_weight: 0.0, training: {updates: 1}}
     evaluate: {samples: 100}
-  shifted: {<<: *gauss, prior: {kind: gaussian, mi_weight: 2.0, training: {updates: 1}}}
-""")
+  shifted:
+    data: numbers
+    description: A Gaussian
+    backbone: {arch: mlp, latent: 1, training: {updates: 1}}
+    prior: {kind: gaussian, mi_weight: 2.0, training: {updates: 1}}
+    evaluate: {samples: 100}
+"""
 DVC = """\
 stages:
   fetch:
