@@ -17,11 +17,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ldebm.errors import LdebmError
+from ldebm.errors import LdebmError, UsageError
 from ldebm.lineage.trace import restored_by_chance
 from pipelines.dag import Dag, Stage, work_key
 from pipelines.failures import explain
-from pipelines.lockfile import lock_blocks, read_outs
+from pipelines.lockfile import lock_blocks, read_outs, whole
 from pipelines.runner import GRACE, MARK, Finished, run
 from pipelines.slots import Held, Need, Slots, lock_file
 from pipelines.types import StageOutcome, Status
@@ -29,6 +29,7 @@ from pipelines.types import StageOutcome, Status
 __all__ = ["POLL", "Dispatcher", "Landed", "Options", "Place", "Submit", "run_stage"]
 
 POLL = 0.05
+LOCK_SECONDS = 10.0  # in which dvc.lock is written
 FLOW_RUN = ("PREFECT__FLOW_RUN_ID", "PREFECT_FLOW_RUN_ID")  # as ldebm.lineage.records reads it
 RAN = "Running stage '"
 RESTORED = "is cached - skipping run, checking out outputs"
@@ -107,7 +108,7 @@ def run_stage(
             if _ran(log):
                 ran += 1
             if not (done.code or ran or options.pull) and RESTORED in _read(log):
-                force = restored_by_chance(stage.name, place.project)
+                force = _restored_by_chance(stage, place.project)
                 if force:
                     say(f"{stage.name}: another stage wrote these bytes from other inputs; it runs")
                     continue
@@ -125,6 +126,25 @@ def run_stage(
                 return StageOutcome(stage.name, "skipped", spent, ran, "cancelled", log)
     finally:
         held.release()
+
+
+def _restored_by_chance(stage: Stage, project: Path) -> bool:
+    """The same of ``ldebm.lineage.trace``, while the DVC of another stage may write dvc.lock.
+
+    DVC empties the file before it writes it: for a moment it is not whole.
+    """
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        block = lock_blocks(_read(project / "dvc.lock")).get(stage.name, "")
+        try:
+            if whole(block, stage.outs):
+                return restored_by_chance(stage.name, project)
+        except UsageError:
+            if time.monotonic() > deadline:
+                raise
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL)
 
 
 def _attempt(

@@ -68,12 +68,14 @@ def test_documents_that_prepare_cannot_use(project: Project):
     project.refuses(expected, project.data_stage("prepare", "news"), before)
 
 
-def test_a_label_that_training_lacks_stops_packing_by_its_name(project: Project):
+def test_labels_that_training_lacks_stop_packing_by_their_name_where_they_are_many(
+    project: Project,
+):
     rows = [f"train,letter {i} to you,{'ab'[i % 2]}" for i in range(30)]
     rows += [
         f"{split},card {i} to you,{'ab'[i % 2]}" for split in ("dev", "test") for i in range(5)
     ]
-    rows.append("dev,a note to you,gossip")
+    rows += [f"dev,note {i} to you,gossip" for i in range(2)]
     content = "\n".join(["split,body,topic", *rows]) + "\n"
     raw = project.folder / "data/raw/letters"
     raw.mkdir(parents=True)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from pipelines import dispatch
+from pipelines.dag import Stage
 from pipelines.failures import explain
 from pipelines.runner import MARK, run, strays, tail
 from pipelines.slots import lock_file
@@ -190,3 +192,22 @@ def test_only_infrastructure_errors_are_tried_again(code, lines, retry, reason):
     found = explain(code, lines)
     assert found.retry is retry
     assert reason in found.reason
+
+
+def test_a_lock_that_is_being_written_is_waited_for(tmp_path, monkeypatch):
+    """DVC empties dvc.lock before it writes it; other stages read it meanwhile."""
+    whole = "schema: '2.0'\nstages:\n  a:\n    cmd: x\n    outs:\n    - path: o\n      md5: 1\n"
+    lock = tmp_path / "dvc.lock"
+    lock.write_text("")
+    asked = []
+
+    def answer(name: str, root: Path) -> bool:
+        asked.append(name)
+        return True
+
+    monkeypatch.setattr(dispatch, "restored_by_chance", answer)
+    writer = threading.Timer(0.3, lambda: lock.write_text(whole))
+    writer.start()
+    stage = Stage("a", "x", (), {}, ("o",), ())
+    assert dispatch._restored_by_chance(stage, tmp_path)
+    assert asked == ["a"]

@@ -55,7 +55,8 @@ def other(value: Any) -> tuple[Any, str]:
     if isinstance(value, str):
         return ("other", "other")
     if isinstance(value, list):
-        return ([*value, 7], json.dumps([*value, 7]))
+        plain = [item for item in value if not isinstance(item, dict)]
+        return ([*plain, 7], json.dumps([*plain, 7]))
     return (7, "7")
 
 
