@@ -83,4 +83,5 @@ def test_labels_that_training_lacks_stop_packing_by_their_name_where_they_are_ma
     assert project.data_stage("prepare", "letters").code == 0
     assert project.data_stage("validate", "letters").code == 0, "the report is kept"
     before = project.files()
-    project.refuses("gossip", project.data_stage("pack", "letters"), before)
+    expected = "no training row has is 0.1; expected at most 0.05"
+    project.refuses(expected, project.data_stage("pack", "letters"), before)
