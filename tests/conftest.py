@@ -10,8 +10,9 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell starts background jobs with Ctrl-C ignored, and children inherit that: the tests that
-# interrupt a command would wait for ever.
+# interrupt a command would wait for ever. The same goes for nohup and a terminal that is closed.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # The files that take longest, longest first (seconds of one core, some of them spent waiting).
 # pytest-xdist hands out whole files, in the order of collection where the Makefile says so: a long

@@ -178,7 +178,7 @@ def selections() -> list[tuple[str, str]]:
                 found.append((page, " ".join(words)))
             elif text.startswith("ldebm select "):
                 found.append((page, text.removeprefix("ldebm select ").strip()))
-    own = re.compile(r"NAME|GROUP|EXPERIMENT|<|--status|--save|\bletters|\btalk|\bmine")
+    own = re.compile(r"\.\.\.|NAME|GROUP|EXPERIMENT|<|--status|--save|\bletters|\btalk|\bmine")
     return sorted({item for item in found if not own.search(item[1])})
 
 
