@@ -113,7 +113,7 @@ def check_data(as_json: AsJson = False) -> None:
 def new(
     name: Annotated[str, typer.Argument(help="Name of the new data set.")],
     source: Annotated[
-        Path,
+        str,
         typer.Option(
             "--from", help="A txt, csv, jsonl or parquet file; images also as folder, zip or npz."
         ),

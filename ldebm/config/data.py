@@ -50,7 +50,7 @@ class DataConfig(Section):
     one in twenty.
     """
     labels: list[str] = []
-    """Label columns to keep; empty: all that the source has, and none of your own file."""
+    """Label columns to keep; empty: all that a known source has, and none of your own file."""
     lowercase: bool = False
     """Convert the text to lower case."""
     split_punctuation: bool = False

@@ -15,7 +15,7 @@ from ldebm.config.evaluate import OOD_TRANSFORMS
 from ldebm.config.experiment import ExperimentConfig
 from ldebm.config.images import JudgeConfig
 from ldebm.config.retrain import RetrainConfig
-from ldebm.config.sections import Section
+from ldebm.config.sections import Section, Seeds
 from ldebm.errors import UsageError
 from ldebm.yaml_text import alias_line, parse_yaml
 
@@ -29,7 +29,7 @@ class RunConfig(Section):
     """Data sets to prepare: keys of `data`."""
     experiments: list[str]
     """Experiments to build: keys of `experiments`."""
-    seeds: list[int]
+    seeds: Seeds
     """Seeds: each experiment is trained once per seed."""
     epochs: float | None = None
     """Overrides the length of every training that is given in epochs; null: as the experiments

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from ldebm.config.sections import Section
+from ldebm.config.sections import Section, Seeds
 
 __all__ = ["GuardConfig", "RetrainConfig", "RuleConfig"]
 
@@ -39,7 +39,7 @@ class RetrainConfig(Section):
 
     experiments: list[str] = []
     """Experiments to retrain; empty: those of `run`."""
-    seeds: list[int] = Field([0, 1, 2], min_length=1)
+    seeds: Seeds = [0, 1, 2]
     """Seeds of the challengers, each only once."""
     stages: list[str] = Field(["champion"], min_length=1)
     """Registry stages that a new champion gets; the first one is compared with."""
@@ -57,6 +57,4 @@ class RetrainConfig(Section):
         for stage in self.stages:
             if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?", stage):
                 raise ValueError(f"stage {stage!r}: use letters, digits, '-' and '_' (git tags)")
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("seeds: each only once")
         return self

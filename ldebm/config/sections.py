@@ -6,11 +6,17 @@ knows more keys. Such keys are named in ``added`` and left out while they have t
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
-__all__ = ["Section", "explicit"]
+__all__ = ["Section", "Seeds", "explicit"]
 
 
 class Section(BaseModel):
@@ -35,6 +41,15 @@ class Section(BaseModel):
             if getattr(self, name) == fields[name].get_default(call_default_factory=True):
                 del content[name]
         return content
+
+
+def _distinct_seeds(seeds: list[int]) -> list[int]:
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise ValueError(f"expected one or more integers >= 0, each only once, got {seeds}")
+    return seeds
+
+
+Seeds = Annotated[list[int], AfterValidator(_distinct_seeds)]
 
 
 def explicit(section: Section) -> dict[str, Any]:

@@ -5,16 +5,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ldebm.data.csv_files import parse_csv
 from ldebm.data.folders import EXTENSIONS, LABELS_FILE, is_image, parts_of
 from ldebm.data.image_files import FILE_COLUMNS, NOT_LABELS, ImageSource, RawImage
 from ldebm.data.split_names import split_of, stated_split
+from ldebm.data.text_files import decode
 from ldebm.errors import UsageError
 
 __all__ = ["open_zip"]
@@ -160,9 +160,4 @@ def _has_row(member: str, numbers: Mapping[str, int]) -> bool:
 
 
 def _columns(table: bytes, where: str) -> dict[str, list[str]]:
-    try:
-        reader = csv.DictReader(io.StringIO(table.decode("utf-8-sig"), newline=""))
-        rows = list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{where} is not a UTF-8 csv table ({error})") from None
-    return {name: [row[name] or "" for row in rows] for name in reader.fieldnames or []}
+    return parse_csv(decode(table, where), where)

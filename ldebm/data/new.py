@@ -55,6 +55,11 @@ def add_dataset(
         UsageError: the name is taken or not one, or the file does not fit; nothing is then written.
     """
     check_name(name)
+    if "://" in str(source):
+        raise UsageError(
+            f"{source}: expected a file or a folder on this machine, not an address; download it "
+            "first"
+        )
     source, root = Path(source), Path(root)
     library = Library(root)
     if name in library.data:

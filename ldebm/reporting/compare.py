@@ -77,6 +77,7 @@ class Comparisons:
         pairs: one for experiments; of two revisions, one for each experiment of both.
         only_first: experiments that the second lacks.
         only_second: experiments that the first lacks.
+        notes: what else a target may stand for.
     """
 
     first: str
@@ -84,6 +85,7 @@ class Comparisons:
     pairs: list[Comparison]
     only_first: list[str]
     only_second: list[str]
+    notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -104,9 +106,11 @@ def compare(first: str, second: str, root: Path = Path()) -> Comparisons:
     """
     one, other = find(first, root), find(second, root)
     known = records(root)
+    notes = sorted({side.note for side in (one, other) if side.note})
     if one.chosen and other.chosen:
         (mine,), (theirs,) = one.runs.values(), other.runs.values()
-        return Comparisons(first, second, [_pair(first, second, mine, theirs, known)], [], [])
+        pair = _pair(first, second, mine, theirs, known)
+        return Comparisons(first, second, [pair], [], [], notes)
     names = sorted(one.runs.keys() & other.runs.keys())
     if not names:
         raise UsageError(
@@ -121,7 +125,7 @@ def compare(first: str, second: str, root: Path = Path()) -> Comparisons:
         [] if mine.chosen or theirs.chosen else sorted(mine.runs.keys() - theirs.runs.keys())
         for mine, theirs in ((one, other), (other, one))
     ]
-    return Comparisons(first, second, [_pair(*pair, known) for pair in pairs], *missing)
+    return Comparisons(first, second, [_pair(*pair, known) for pair in pairs], *missing, notes)
 
 
 def _name(side: str, experiment: str) -> str:

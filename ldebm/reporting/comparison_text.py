@@ -38,6 +38,7 @@ def lines(found: Comparisons, *, everything: bool = False) -> Iterator[str]:
     for name, missing in ((found.second, found.only_first), (found.first, found.only_second)):
         if missing:
             yield f"not in {name}: {', '.join(missing)}"
+    yield from (f"note: {note}" for note in found.notes)
 
 
 def _same(pair: Comparison) -> bool:

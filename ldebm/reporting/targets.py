@@ -69,11 +69,13 @@ class Side:
         name: what the user called it.
         runs: experiment -> runs.
         chosen: whether the user named one experiment, rather than a whole state.
+        note: what else the name may stand for.
     """
 
     name: str
     runs: Mapping[str, list[Run]]
     chosen: bool
+    note: str = ""
 
 
 def find(target: str, root: Path = Path()) -> Side:
@@ -90,9 +92,11 @@ def find(target: str, root: Path = Path()) -> Side:
         return Side(target, {run.experiment: [run]}, chosen=True)
     here = WorkingTree(root)
     recorded, evaluated = recorded_runs(here), evaluated_runs(here)
+    both = target in recorded and target in evaluated
+    note = f"{target} is its recorded run; {target}@{WORKSPACE} is the one evaluated here"
     for runs in (recorded, evaluated):
         if target in runs:
-            return Side(target, {target: runs[target]}, chosen=True)
+            return Side(target, {target: runs[target]}, chosen=True, note=note if both else "")
     if target == WORKSPACE:
         return _side(target, here)
     commit = find_commit(target, root)

@@ -142,6 +142,13 @@ def test_metrics_of_different_data_are_not_judged(project: Path):
     assert any("different data sets" in note for note in pair.notes)
 
 
+def test_a_name_that_is_recorded_and_evaluated_here_says_which_is_taken(project: Path):
+    assert compare("results/plain/0.json", "better@workspace", project).notes == []
+    found = compare("plain", "better@workspace", project)
+    assert found.notes == ["plain is its recorded run; plain@workspace is the one evaluated here"]
+    assert list(lines(found))[-1] == f"note: {found.notes[0]}"
+
+
 def test_code_and_data_that_differ_come_from_the_records_of_these_very_metrics(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -138,6 +138,15 @@ def test_configurations_cannot_be_changed_after_loading():
         experiment.prior.levels = 3
 
 
+@pytest.mark.parametrize("seeds", [[], [-1], [0, 0]])
+@pytest.mark.parametrize("section", ["run", "retrain"])
+def test_seeds_that_cannot_be_trained_are_refused(section, seeds):
+    content = parse_yaml((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    content[section]["seeds"] = seeds
+    with pytest.raises(UsageError, match=rf"{section}\.seeds: expected one or more integers >= 0"):
+        parse(Params, content)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

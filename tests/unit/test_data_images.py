@@ -467,7 +467,7 @@ def test_a_zip_is_read_as_the_folder_and_a_damaged_member_is_rejected(tmp_path: 
         (["1.png"], "picture,y\n1.png,1\n", {}, "no column 'image' of file names; columns there: "
          "picture, y"),
         (["1.png"], "image,split\n1.png,held-out\n", {}, "split 'held-out'; expected train"),
-        (["1.png"], "", {}, "no column 'image' of file names; columns there: none"),
+        (["1.png"], "", {}, "labels.csv: the file is empty"),
     ],
     ids=["no image", "no attribute", "no row", "no names", "unknown split", "empty table"],
 )  # fmt: skip

@@ -218,3 +218,9 @@ def test_bad_tables_are_one_clear_line_and_change_nothing(case: str, project: Pr
         project.add(file, content, *labels, **options)
     assert "\n" not in str(error.value)
     assert not (project.folder / "conf").exists()
+
+
+def test_an_address_is_no_file(project: Project) -> None:
+    with pytest.raises(UsageError, match=r"https://a\.org/b\.csv: expected a file or a folder"):
+        add_dataset("mine", "https://a.org/b.csv", root=project.folder)
+    assert not (project.folder / "conf").exists()

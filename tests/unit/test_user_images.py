@@ -199,7 +199,8 @@ def test_a_table_of_labels_keeps_the_splits_of_the_folders(world: World) -> None
         name = f"{'train' if i < 45 else 'test'}/{i}.png"
         source = world.write(name, png(pixels(i)))
         rows.append(f"{name},{CLASSES[i % 3]},picture number {i}")
-    world.write("labels.csv", "\n".join([*rows, "train/99.png,bar,gone"]).encode())
+    table = "\n".join([*rows, "train/99.png,bar,gone"])
+    world.write("labels.csv", table.replace(",", ";").encode("utf-16"))  # as spreadsheets write it
     found = world.build(source)
     assert found["test"] == expected(range(45, 60))
     assert world.says("column 'caption' is not used as a label: 60 values in 60 rows")
@@ -212,8 +213,9 @@ def test_a_table_of_labels_keeps_the_splits_of_the_folders(world: World) -> None
         ("image,kind\na/1.png,x\n", r"no row for b/1.png \(1 of 2 images lack one\)"),
         ("image,kind\n1.png,x\n", "has one row, 1.png, for a/1.png and b/1.png; write the folders"),
         ("image,kind\na/1.png,x\na/1.png,y\n", "has two rows for a/1.png; leave one"),
+        ("image;kind\na/1.png;x;y\nb/1.png;x\n", "labels.csv: line 2 has 3 cells"),
     ],
-    ids=["no row", "same name", "two rows"],
+    ids=["no row", "same name", "two rows", "cells"],
 )
 def test_a_table_of_labels_that_does_not_fit_is_one_clear_line(
     table: str, message: str, world: World
