@@ -125,7 +125,9 @@ def compare(first: str, second: str, root: Path = Path()) -> Comparisons:
         [] if mine.chosen or theirs.chosen else sorted(mine.runs.keys() - theirs.runs.keys())
         for mine, theirs in ((one, other), (other, one))
     ]
-    return Comparisons(first, second, [_pair(*pair, known) for pair in pairs], *missing, notes)
+    return Comparisons(
+        first, second, [_pair(*pair, known) for pair in pairs], *missing, notes=notes
+    )
 
 
 def _name(side: str, experiment: str) -> str:
