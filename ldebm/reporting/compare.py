@@ -121,13 +121,12 @@ def compare(first: str, second: str, root: Path = Path()) -> Comparisons:
         (_name(first, name), _name(second, name), one.runs[name], other.runs[name])
         for name in names
     ]
-    missing = [
+    only_first, only_second = (
         [] if mine.chosen or theirs.chosen else sorted(mine.runs.keys() - theirs.runs.keys())
         for mine, theirs in ((one, other), (other, one))
-    ]
-    return Comparisons(
-        first, second, [_pair(*pair, known) for pair in pairs], *missing, notes=notes
     )
+    every = [_pair(*pair, known) for pair in pairs]
+    return Comparisons(first, second, every, only_first, only_second, notes)
 
 
 def _name(side: str, experiment: str) -> str:
