@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -214,7 +215,10 @@ def _hash(facts: list[Any]) -> str:
 
 
 def work_key(stage: Stage, root: Path, lock: Mapping[str, str]) -> str:
-    """What identifies the work of a stage whose inputs are there: as DVC's run cache sees it.
+    """What identifies the work of a stage whose inputs are there.
+
+    Two experiments that train the same first stage, on the same data, have one key: the second does
+    not start beside the first, and then takes its checkpoint.
 
     Args:
         stage: its inputs are built.
@@ -231,4 +235,7 @@ def work_key(stage: Stage, root: Path, lock: Mapping[str, str]) -> str:
             inputs[dep] = within
         else:
             inputs[dep] = dvc_md5(root / dep)
-    return _hash([stage.name, stage.cmd, stage.params, inputs])
+    kind, _, subject = stage.name.partition("@")
+    facts = json.dumps([kind, stage.cmd, stage.params, inputs], sort_keys=True, default=str)
+    experiment = re.sub(r"-\d+$", "", subject)
+    return _hash([facts.replace(experiment, "*") if experiment else facts])

@@ -233,8 +233,8 @@ class Dispatcher:
         dag: the stages.
         project: the worktree, whose dvc.lock says whether an output has changed.
         slots: of this machine.
-        keys: folder of the locks by which builds in other worktrees of the workspace wait while one
-            does exactly the same work; then the run cache has it.
+        keys: folder of the locks by which builds in other worktrees of the workspace, and stages of
+            this one, wait while one does the same work; then a cache or a checkpoint has it.
         needs: by stage; default one CPU slot.
         seconds: what stages took before, by name.
         keep_going: after a failure go on with what does not need it.
@@ -284,7 +284,7 @@ class Dispatcher:
         for name in [] if stop else self._ready():
             work = self._claim(name)
             if work is None:
-                continue  # another build is doing it
+                continue  # another build or stage is doing it
             held = self.slots.take(self.needs.get(name, Need()))
             if held is None:
                 os.close(work)
@@ -305,7 +305,7 @@ class Dispatcher:
             del self.waiting[name]
 
     def _claim(self, name: str) -> int | None:
-        """The open lock file of a stage's work, if no other build does the same now."""
+        """The open lock file of a stage's work, if no build and no twin does the same now."""
         if name not in self._work:
             lock = lock_blocks(_read(self.project / "dvc.lock"))
             self._work[name] = work_key(self.dag.stages[name], self.project, lock)

@@ -134,6 +134,31 @@ def test_the_key_of_work_follows_the_content_of_its_inputs(tiny):
     assert work_key(dag.stages["end"], tiny.root, other) != key
 
 
+def backbone(experiment: str, seed: int, **params: float) -> Stage:
+    """A training of a first stage as dvc.yaml has it."""
+    return Stage(
+        f"backbone@{experiment}-{seed}",
+        f"python -m stages.backbone --experiment {experiment} --seed {seed}",
+        (f"data/bound/{experiment}.json",),
+        {f"experiments.{experiment}.backbone": params},
+        (f"models/{experiment}/{seed}/backbone",),
+        (),
+    )
+
+
+def test_the_same_training_of_two_experiments_is_one_work(tmp_path):
+    bound = tmp_path / "data/bound"
+    bound.mkdir(parents=True)
+    for name, data in (("ldebm", "a"), ("svebm", "a"), ("else", "b")):
+        (bound / f"{name}.json").write_text(data)
+    key = work_key(backbone("ldebm", 0, lr=1.0), tmp_path, {})
+    assert work_key(backbone("svebm", 0, lr=1.0), tmp_path, {}) == key
+    others = [("svebm", 1, 1.0), ("svebm", 0, 2.0), ("else", 0, 1.0)]
+    keys = {work_key(backbone(name, seed, lr=lr), tmp_path, {}) for name, seed, lr in others}
+    assert len(keys) == 3
+    assert key not in keys
+
+
 def test_entries_of_dvc_lock_survive_a_round_trip_byte_by_byte(tiny):
     text = tiny.lock()
     blocks = lock_blocks(text)
