@@ -225,17 +225,19 @@ def work_key(stage: Stage, root: Path, lock: Mapping[str, str]) -> str:
         root: the worktree.
         lock: entries of its dvc.lock.
     """
+    kind, _, subject = stage.name.partition("@")
+    name = re.sub(r"-\d+$", "", subject) or "\0"
     made = {path: md5 for block in lock.values() for path, md5 in read_outs(block).items()}
     inputs: dict[str, Any] = {}
     for dep in stage.deps:
         within = {path: md5 for path, md5 in made.items() if path.startswith(f"{dep}/")}
-        if dep in made:
+        if name in dep and dep.endswith(".json") and (root / dep).is_file():
+            inputs[dep] = (root / dep).read_text(encoding="utf-8")  # it names the experiment
+        elif dep in made:
             inputs[dep] = made[dep]
         elif within or not (root / dep).exists():
             inputs[dep] = within
         else:
             inputs[dep] = dvc_md5(root / dep)
-    kind, _, subject = stage.name.partition("@")
     facts = json.dumps([kind, stage.cmd, stage.params, inputs], sort_keys=True, default=str)
-    experiment = re.sub(r"-\d+$", "", subject)
-    return _hash([facts.replace(experiment, "*") if experiment else facts])
+    return _hash([facts.replace(name, "*")])

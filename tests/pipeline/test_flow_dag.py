@@ -1,5 +1,7 @@
 """The DAG is DVC's own: order, needs, and what is out of date."""
 
+import json
+
 import pytest
 
 from ldebm.errors import UsageError
@@ -150,7 +152,7 @@ def test_the_same_training_of_two_experiments_is_one_work(tmp_path):
     bound = tmp_path / "data/bound"
     bound.mkdir(parents=True)
     for name, data in (("ldebm", "a"), ("svebm", "a"), ("else", "b")):
-        (bound / f"{name}.json").write_text(data)
+        (bound / f"{name}.json").write_text(json.dumps({"data": data, "experiment": name}))
     key = work_key(backbone("ldebm", 0, lr=1.0), tmp_path, {})
     assert work_key(backbone("svebm", 0, lr=1.0), tmp_path, {}) == key
     others = [("svebm", 1, 1.0), ("svebm", 0, 2.0), ("else", 0, 1.0)]
