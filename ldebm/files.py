@@ -33,6 +33,8 @@ __all__ = [
     "hash_json",
     "hash_path",
     "json_text",
+    "parquet_facts",
+    "parquet_parts",
     "read_json",
     "read_model",
     "read_parquet",
@@ -43,6 +45,8 @@ __all__ = [
     "write_parquet",
     "write_text",
 ]
+
+PARQUET_PART = 8192  # rows
 
 
 @contextmanager
@@ -186,27 +190,72 @@ def read_parquet(path: str | Path, columns: Sequence[str] | None = None) -> dict
     Raises:
         UsageError: the file is missing or damaged, or a column is not in it.
     """
+    with _opened_parquet(path, columns or ()) as file:
+        return _columns(file.read(columns=list(columns) if columns else None))
+
+
+def parquet_facts(path: str | Path) -> tuple[int, list[str]]:
+    """Rows and names of the columns of a parquet file, of which no row is read.
+
+    Raises:
+        UsageError: the file is missing or damaged.
+    """
+    with _opened_parquet(path) as file:
+        return file.metadata.num_rows, file.schema_arrow.names
+
+
+def parquet_parts(path: str | Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """:func:`read_parquet` of some thousand rows at a time, so that memory does not grow with them.
+
+    Raises:
+        UsageError: the file is missing or damaged, or a column is not in it.
+    """
+    with _opened_parquet(path, columns) as file:
+        for part in file.iter_batches(PARQUET_PART, columns=list(columns)):
+            yield _columns(pa.Table.from_batches([part]))
+
+
+@contextmanager
+def _opened_parquet(path: str | Path, columns: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
+    """The file, not as a data set of pyarrow, which would import pandas."""
     try:
-        table = pq.read_table(path, columns=list(columns) if columns else None)
+        with pq.ParquetFile(path) as file:
+            there = file.schema_arrow.names
+            missing = [name for name in columns if name not in there]
+            if missing:
+                raise pa.ArrowKeyError(f"no column {missing[0]!r}; there are {', '.join(there)}")
+            yield file
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file; build it first (`dvc repro`)") from None
     except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
         raise UsageError(f"{path}: cannot be read as parquet ({error})") from None
+
+
+def _columns(table: pa.Table) -> dict[str, Any]:
+    """The columns of a table as :func:`read_parquet` gives them."""
     result: dict[str, Any] = {}
     for name in table.column_names:
         column = table.column(name).combine_chunks()
-        if pa.types.is_fixed_size_list(column.type):
-            result[name] = column.flatten().to_numpy().reshape(-1, column.type.list_size)
+        kind = column.type
+        if pa.types.is_fixed_size_list(kind):
+            result[name] = _numpy(column.flatten()).reshape(-1, kind.list_size)
         elif (
-            pa.types.is_string(column.type)
-            or pa.types.is_large_string(column.type)
-            or pa.types.is_list(column.type)
-            or pa.types.is_large_list(column.type)
+            pa.types.is_string(kind)
+            or pa.types.is_large_string(kind)
+            or pa.types.is_list(kind)
+            or pa.types.is_large_list(kind)
         ):
             result[name] = column.to_pylist()
         else:
-            result[name] = column.to_numpy(zero_copy_only=False)
+            result[name] = _numpy(column)
     return result
+
+
+def _numpy(array: pa.Array) -> np.ndarray:
+    """Numbers without a copy where none is missing; pyarrow's own way would import pandas."""
+    if array.null_count or not pa.types.is_primitive(array.type) or pa.types.is_boolean(array.type):
+        return np.asarray(array.to_numpy(zero_copy_only=False))
+    return np.from_dlpack(array)
 
 
 def write_model(

@@ -7,7 +7,9 @@ rows. Importing this module takes seconds, so only the validate stage does it (C
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,8 @@ __all__ = ["profile_expectations", "split_expectations", "validate"]
 
 gxe: Any = gx.expectations  # its names are not declared for type checkers
 PAIRS = "images and labels"  # a hash of all of a split
+PART = 1 << 17  # rows that are checked at a time
+SHOWN = 20  # unexpected values that the engine lists
 CONSTANT = 0.01  # of images, with one value everywhere
 
 
@@ -45,24 +49,23 @@ def validate(prepared: str | Path, config: DataConfig) -> dict[str, Any]:
     classes = {label: sorted(profile["splits"]["train"]["labels"][label]) for label in labels}
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    frames, results = {}, []
+    results = []
     for split in SPLITS:
         path = prepared / f"{split}.parquet"
         if kind == "images":
-            frames[split] = _image_frame(path, labels)
             facts = profile["splits"]
             checks = image_expectations(facts["train"], classes, facts[split])
+            results += _check(context, split, ([_image_frame(path, labels)], checks))
         else:
-            frames[split] = _split_frame(kind, pl.read_parquet(path), labels)
-            checks = split_expectations(kind, list(frames[split].columns), classes)
-        results += _check(context, split, frames[split], checks)
+            results += _check_rows(context, split, path, kind, classes)
     unknown = None
     if kind in ("sentences", "dialogues"):
-        texts = {split: frame["text"].fillna("").to_list() for split, frame in frames.items()}
-        unknown, _ = unknown_shares(config, texts)
+        texts = {split: pl.read_parquet(prepared / f"{split}.parquet", columns=["text"])["text"]
+                 for split in SPLITS}  # fmt: skip
+        unknown, _ = unknown_shares(config, {n: part.fill_null("") for n, part in texts.items()})
     facts = shares(profile, unknown)
     checks = profile_expectations(kind, labels)
-    found = _check(context, "profile", pd.DataFrame(facts), checks)
+    found = _check(context, "profile", ([pd.DataFrame(facts)], checks))
     said = broken(profile, facts)
     for item in found:
         if item["column"] in said:
@@ -92,7 +95,7 @@ def profile_expectations(kind: str, labels: list[str]) -> list[Any]:
 
 def split_expectations(kind: str, columns: list[str], classes: dict[str, list[str]]) -> list[Any]:
     """What the rows of a split must be; labels of every split have to be classes of training."""
-    checks = _row_expectations(classes)
+    checks = _label_expectations(classes)
     if kind == "points":
         axes = [column for column in columns if column.startswith("x")]
         return checks + [gxe.ExpectColumnValuesToNotBeNull(column=axis) for axis in axes]
@@ -120,7 +123,7 @@ def image_expectations(
         classes: of every label.
         own: of the split, with a hash of the images and labels as they were read.
     """
-    checks = _row_expectations(classes)
+    checks = _id_expectations() + _label_expectations(classes)
     for side in ("height", "width", "channels"):
         checks.append(gxe.ExpectColumnValuesToBeInSet(column=side, value_set=[facts[side]]))
     checks.append(gxe.ExpectColumnValuesToBeInSet(column=PAIRS, value_set=[own["pairs"]]))
@@ -131,15 +134,18 @@ def image_expectations(
     return checks
 
 
-def _row_expectations(classes: dict[str, list[str]]) -> list[Any]:
-    checks: list[Any] = [
+def _id_expectations() -> list[Any]:
+    return [
         gxe.ExpectColumnValuesToNotBeNull(column="id"),
         gxe.ExpectColumnValuesToBeUnique(column="id"),
     ]
-    for label, names in classes.items():
-        column = label_column(label)
-        checks.append(gxe.ExpectColumnValuesToBeInSet(column=column, value_set=names))
-    return checks
+
+
+def _label_expectations(classes: dict[str, list[str]]) -> list[Any]:
+    return [
+        gxe.ExpectColumnValuesToBeInSet(column=label_column(label), value_set=names)
+        for label, names in classes.items()
+    ]
 
 
 def _image_frame(path: Path, labels: list[str]) -> pd.DataFrame:
@@ -166,8 +172,26 @@ def _image_frame(path: Path, labels: list[str]) -> pd.DataFrame:
     return frame
 
 
+def _check_rows(
+    context: Any, split: str, path: Path, kind: str, classes: dict[str, list[str]]
+) -> list[dict[str, Any]]:
+    """Checks the rows of a split in parts, so that memory does not grow with them."""
+    table = pl.scan_parquet(path)
+    ids = table.select("id").collect()["id"].to_numpy()
+    parts = (
+        _split_frame(kind, table.slice(start, PART).collect(), list(classes))
+        for start in range(0, len(ids), PART)
+    )
+    first = next(parts)
+    checks = split_expectations(kind, list(first.columns), classes)
+    frames = itertools.chain([first], parts)
+    return _check(
+        context, split, ([pd.DataFrame({"id": ids})], _id_expectations()), (frames, checks)
+    )
+
+
 def _split_frame(kind: str, table: pl.DataFrame, labels: list[str]) -> pd.DataFrame:
-    columns: dict[str, Any] = {"id": table["id"].to_numpy()}
+    columns: dict[str, Any] = {}
     for label in labels:
         column = label_column(label)
         columns[column] = table[column].cast(pl.String).to_list()
@@ -183,17 +207,42 @@ def _split_frame(kind: str, table: pl.DataFrame, labels: list[str]) -> pd.DataFr
     return pd.DataFrame(columns)
 
 
-def _check(context: Any, name: str, frame: pd.DataFrame, checks: list[Any]) -> list[dict[str, Any]]:
-    """Runs a suite on one frame; the results in the order of the suite."""
-    source = context.data_sources.add_pandas(name)
-    batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe(name)
-    suite = context.suites.add(ExpectationSuite(name, expectations=checks))
-    definition = context.validation_definitions.add(
-        ValidationDefinition(data=batch, suite=suite, name=name)
-    )
-    outcome = definition.run(batch_parameters={"dataframe": frame}).to_json_dict()
-    found = [_plain(name, item) for item in outcome["results"]]
+def _check(
+    context: Any, name: str, *suites: tuple[Iterable[pd.DataFrame], list[Any]]
+) -> list[dict[str, Any]]:
+    """Runs each suite on all parts of its frame; the results by expectation and column."""
+    found = []
+    for number, (frames, checks) in enumerate(suites):
+        key = f"{name} {number}"
+        source = context.data_sources.add_pandas(key)
+        batch = source.add_dataframe_asset(key).add_batch_definition_whole_dataframe(key)
+        suite = context.suites.add(ExpectationSuite(key, expectations=checks))
+        definition = context.validation_definitions.add(
+            ValidationDefinition(data=batch, suite=suite, name=key)
+        )
+        runs = [definition.run(batch_parameters={"dataframe": frame}) for frame in frames]
+        parts = [sorted(run.to_json_dict()["results"], key=_place) for run in runs]
+        found += [_plain(name, _joined(items)) for items in zip(*parts, strict=True)]
     return sorted(found, key=lambda item: (item["expectation"], item["column"]))
+
+
+def _place(item: dict[str, Any]) -> tuple[str, str]:
+    configuration = item["expectation_config"]
+    return configuration["type"], configuration["kwargs"].get("column", "")
+
+
+def _joined(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What an expectation found in all parts of a frame, as it would have in the whole."""
+    results = [item.get("result") or {} for item in items]
+    whole = dict(results[0])
+    for key in ("element_count", "unexpected_count"):
+        if all(key in result for result in results):
+            whole[key] = sum(result[key] for result in results)
+    if "partial_unexpected_list" in whole:
+        listed = [value for result in results for value in result["partial_unexpected_list"]]
+        whole["partial_unexpected_list"] = listed[:SHOWN]
+    failed = [item for item in items if not item["success"]]
+    return {**(failed or items)[0], "success": not failed, "result": whole}
 
 
 def _plain(frame: str, item: dict[str, Any]) -> dict[str, Any]:

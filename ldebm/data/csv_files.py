@@ -42,29 +42,29 @@ def parse_csv(text: str, where: str, *, tabs: bool = False) -> dict[str, list[st
     """
     csv.field_size_limit(sys.maxsize)
     separator, text = _separator(text, tabs)
-    source = io.StringIO(text, newline="")
+    source = _stream(text)
     if _plain_quotes(text, separator):
         rows = csv.reader(source, delimiter=separator, quoting=csv.QUOTE_NONE, strict=True)
     else:
         rows = csv.reader(source, delimiter=separator, strict=True)
     try:
         names = _names(next(row for row in rows if row), where)
-        cells: list[list[str]] = []
+        columns: list[list[str]] = [[] for _ in names]
         line = rows.line_num + 1
         for row in rows:
             if len(row) != len(names) and any(cell.strip() for cell in row):
                 raise UsageError(_ragged(names, row, separator, f"{where}: line {line}"))
             if len(row) == len(names) and (len(row) > 1 or row[0].strip()):
-                cells.append(row)
+                for column, cell in zip(columns, row, strict=True):
+                    column.append(cell)
             line = rows.line_num + 1
     except csv.Error as error:
         raise UsageError(
             f"{where}: line {rows.line_num}: cannot be read as {'tsv' if tabs else 'csv'} "
             f'({error}); quotes in a quoted cell have to be doubled ("")'
         ) from None
-    if not cells:
+    if not columns[0]:
         raise UsageError(f"{where}: the file has no rows; a data set needs at least one")
-    columns = [list(column) for column in zip(*cells, strict=True)]
     if separator != ",":
         columns = [_with_points(column) for column in columns]
     return dict(zip(names, columns, strict=True))
@@ -77,7 +77,7 @@ def _separator(text: str, tabs: bool) -> tuple[str, str]:
         return stated[1], text[stated.end() :]
     best, chosen = (0.0, 0), "\t" if tabs else ","
     for separator in SEPARATORS:
-        rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+        rows = csv.reader(_stream(text), delimiter=separator)
         try:
             sample = [row for row in itertools.islice(rows, SAMPLE) if any(row)]
         except csv.Error:
@@ -87,6 +87,11 @@ def _separator(text: str, tabs: bool) -> tuple[str, str]:
         if cells > 1 and (share, cells) > best:
             best, chosen = (share, cells), separator
     return chosen, text
+
+
+def _stream(text: str) -> io.TextIOWrapper:
+    """The text to be read by lines; as ``StringIO`` it would take four bytes a character."""
+    return io.TextIOWrapper(io.BytesIO(text.encode()), encoding="utf-8", newline="")
 
 
 def _plain_quotes(text: str, separator: str) -> bool:

@@ -38,7 +38,6 @@ __all__ = [
     "mean_of_visible",
     "pairs_hash",
     "resized",
-    "table_columns",
     "transparent",
     "write_images",
 ]
@@ -253,16 +252,6 @@ def batches(path: str | Path) -> Iterator[ImageTable]:
     with _opened_table(path) as file:
         for number in range(file.num_row_groups):
             yield _part(file.read_row_group(number), path)
-
-
-def table_columns(path: str | Path) -> list[str]:
-    """The columns of a prepared table but its pixels.
-
-    Raises:
-        UsageError: the file is missing or damaged.
-    """
-    with _opened_table(path) as file:
-        return [name for name in file.schema_arrow.names if name != "image"]
 
 
 @contextmanager

@@ -6,7 +6,7 @@ build then refuses. What single rows must be is in ``stages/expectations.py``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 
 from ldebm.config import DataConfig
 from ldebm.data.packed import SPLITS
-from ldebm.data.tokenizer import Tokenizer, train_tokenizer
+from ldebm.data.tokenizer import Tokenizer, sample, train_tokenizer
 from ldebm.errors import UsageError
 
 __all__ = ["MAX_CLASSES", "UNKNOWN", "Limit", "broken", "check_classes", "failures", "limits",
@@ -217,7 +217,7 @@ def broken(profile: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dic
 
 
 def unknown_shares(
-    config: DataConfig, texts: Mapping[str, Sequence[str]]
+    config: DataConfig, texts: Mapping[str, Collection[str]]
 ) -> tuple[dict[str, float], Tokenizer]:
     """By split the share of tokens that are unknown, and the tokenizer, which is that of packing.
 
@@ -228,12 +228,14 @@ def unknown_shares(
     Raises:
         UsageError: no tokenizer can be trained.
     """
-    tokenizer = train_tokenizer(texts["train"], config.tokenizer, config.vocab_size)
+    chosen = sample(texts["train"], len(texts["train"]))
+    tokenizer = train_tokenizer(chosen, config.tokenizer, config.vocab_size)
     found = {}
     for split in SPLITS:
-        rows = tokenizer.encode_rows(texts[split])
-        tokens = sum(len(row) - 2 for row in rows)
-        unknown = sum(row.count(tokenizer.unk_id) for row in rows)
+        tokens = unknown = 0
+        for rows in tokenizer.encode_parts(texts[split]):
+            tokens += sum(len(row) - 2 for row in rows)
+            unknown += sum(row.count(tokenizer.unk_id) for row in rows)
         found[split] = unknown / max(1, tokens)
     return found, tokenizer
 

@@ -6,7 +6,8 @@ Shapes: V vocabulary.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -14,9 +15,12 @@ import sentencepiece as spm
 
 from ldebm.errors import UsageError
 
-__all__ = ["UNK", "Tokenizer", "train_tokenizer"]
+__all__ = ["SAMPLE", "UNK", "Tokenizer", "sample", "train_tokenizer"]
 
 UNK = "<unk>"  # how an unknown word is written in corpora and in decoded text
+SAMPLE = 500_000  # texts that train a tokenizer: memory and time then do not grow with the data
+PART = 8192  # texts that are encoded at a time
+FEW = 16  # texts that are encoded one by one
 PAD_ID, UNK_ID, BOS_ID, EOS_ID = 0, 1, 2, 3
 
 
@@ -64,44 +68,42 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text`` between BOS and EOS."""
-        return [self.bos_id, *self._encode_body(text), self.eos_id]
+        return self.encode_rows([text])[0]
 
-    def encode_rows(self, texts: Sequence[str]) -> list[list[int]]:
-        """:meth:`encode` of many texts, in one call where no text holds ``<unk>``."""
-        plain = [index for index, text in enumerate(texts) if UNK not in text]
-        bodies: dict[int, list[int]] = {}
-        if plain:
-            encoded = self._processor.encode([texts[index] for index in plain], out_type=int)
-            bodies = dict(zip(plain, encoded, strict=True))
-            bodies = {index: ids for index, ids in bodies.items() if self.unk_id not in ids}
-        return [
-            [self.bos_id, *bodies[index], self.eos_id] if index in bodies else self.encode(text)
-            for index, text in enumerate(texts)
-        ]
+    def encode_rows(self, texts: Iterable[str]) -> list[list[int]]:
+        """:meth:`encode` of many texts.
 
-    def _encode_body(self, text: str) -> list[int]:
-        ids: list[int] = []
-        known: list[str] = []
-        for word in text.split():
-            if word != UNK:
-                known.append(word)
-                continue
-            ids += self._encode_known(known)
-            ids.append(self.unk_id)
-            known = []
-        return ids + self._encode_known(known)
-
-    def _encode_known(self, words: list[str]) -> list[int]:
-        """Ids of words none of which is ``<unk>``.
-
-        Sentencepiece makes one token of neighbouring unknown words: then each is encoded by itself.
+        What is between unknown words is encoded as a whole. Sentencepiece makes one token of
+        neighbouring unknown words: then each word is encoded by itself.
         """
-        if not words:
-            return []
-        ids: list[int] = self._processor.encode(" ".join(words), out_type=int)
-        if len(words) == 1 or self.unk_id not in ids:
-            return ids
-        return [token for part in self._processor.encode(words, out_type=int) for token in part]
+        rows = list(texts)
+        ids: dict[str, list[int]] = {}  # of texts, of what is between unknown words, and of words
+        self._add(ids, (text for text in rows if UNK not in text))
+        hard = {text: _runs(text) for text in rows if self.unk_id in ids.get(text, [self.unk_id])}
+        runs = {" ".join(run): run for parts in hard.values() for run in parts}
+        self._add(ids, runs)
+        unclear = {text: run for text, run in runs.items() if self.unk_id in ids[text]}
+        self._add(ids, itertools.chain.from_iterable(unclear.values()))
+        ids |= {text: [t for word in run for t in ids[word]] for text, run in unclear.items()}
+        for text, parts in hard.items():
+            found = [ids[" ".join(run)] for run in parts]
+            ids[text] = [*found[0], *(t for part in found[1:] for t in (self.unk_id, *part))]
+        return [[self.bos_id, *ids[text], self.eos_id] for text in rows]
+
+    def encode_parts(self, texts: Iterable[str]) -> Iterator[list[list[int]]]:
+        """:meth:`encode_rows` of any number of texts, a few thousand at a time."""
+        rest = iter(texts)
+        while part := list(itertools.islice(rest, PART)):
+            yield self.encode_rows(part)
+
+    def _add(self, ids: dict[str, list[int]], texts: Iterable[str]) -> None:
+        """Adds what sentencepiece makes of texts; a list of them costs it the start of a thread."""
+        new = [text for text in dict.fromkeys(texts) if text not in ids]
+        encode = self._processor.encode
+        if len(new) < FEW:
+            ids |= {text: encode(text, out_type=int) for text in new}
+        else:
+            ids |= zip(new, encode(new, out_type=int, num_threads=1), strict=True)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ``ids``: control tokens are left out and unknown ones read ``<unk>``.
@@ -128,6 +130,29 @@ class Tokenizer:
     def piece(self, token: int) -> str:
         """The piece of ``token`` as sentencepiece stores it (words start with U+2581)."""
         return str(self._processor.id_to_piece(int(token)))
+
+
+def _runs(text: str) -> list[list[str]]:
+    """The words between those that are ``<unk>``; one list more than there are of these."""
+    if UNK not in text:
+        return [text.split()]
+    runs: list[list[str]] = [[]]
+    for word in text.split():
+        if word == UNK:
+            runs.append([])
+        else:
+            runs[-1].append(word)
+    return runs
+
+
+def sample(texts: Iterable[str], rows: int) -> Iterator[str]:
+    """All texts that train a tokenizer: of more than :data:`SAMPLE`, that many evenly spaced ones.
+
+    Args:
+        texts: the training texts.
+        rows: how many there are.
+    """
+    return (text for i, text in enumerate(texts) if rows <= SAMPLE or i * SAMPLE % rows < SAMPLE)
 
 
 def train_tokenizer(

@@ -1,17 +1,19 @@
 """Tokenizer, packing and the packed arrays."""
 
+import itertools
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import sentencepiece as spm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ldebm.config import DataConfig
 from ldebm.data.packed import open_bound, open_packed, require_valid
 from ldebm.data.packing import label_names, pack
-from ldebm.data.tokenizer import Tokenizer, train_tokenizer
+from ldebm.data.tokenizer import Tokenizer, sample, train_tokenizer
 from ldebm.errors import UsageError
 from ldebm.files import hash_path, write_json, write_parquet
 
@@ -69,9 +71,46 @@ def test_control_tokens_typed_in_text_are_not_control_tokens() -> None:
     assert tokenizer.decode(body) == "the <unk> <unk> <unk> cat"  # one each, though neighbours
 
 
-def test_many_rows_are_encoded_as_one_by_one() -> None:
-    tokenizer = train_tokenizer(CORPUS, "word", 100)
-    assert tokenizer.encode_rows(CORPUS) == [tokenizer.encode(text) for text in CORPUS]
+def _by_itself(tokenizer: Tokenizer, text: str) -> list[int]:
+    """What :meth:`Tokenizer.encode_rows` has to give: calls of sentencepiece with one string."""
+    encode = spm.SentencePieceProcessor(model_proto=tokenizer.to_bytes()).encode
+    ids = [tokenizer.bos_id]
+    for unknown, words in itertools.groupby(text.split(), lambda word: word == "<unk>"):
+        run = list(words)
+        whole = encode(" ".join(run), out_type=int)
+        if unknown:
+            ids += [tokenizer.unk_id] * len(run)
+        elif tokenizer.unk_id in whole:
+            ids += [token for word in run for token in encode(word, out_type=int)]
+        else:
+            ids += whole
+    return [*ids, tokenizer.eos_id]
+
+
+@pytest.mark.parametrize("kind", ["word", "unigram", "bpe"])
+def test_many_rows_are_encoded_as_one_by_one(kind: str) -> None:
+    tokenizer = _tokenizer(kind, 40)
+    texts = [*CORPUS, "", "<unk>", "<unk> <unk> the", "zebra yak cat", "the<unk> mat", "a  zebra"]
+    texts += ["the\u00a0cat", "zebra", "zebra <unk> zebra yak", "cat zebra yak <unk> the zebra"]
+    alone = [_by_itself(tokenizer, text) for text in texts]
+    assert tokenizer.encode_rows(texts) == alone
+    assert [tokenizer.encode(text) for text in texts] == alone
+
+
+def test_any_number_of_texts_is_encoded_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ldebm.data.tokenizer.PART", 7)
+    tokenizer = _tokenizer("word", 40)
+    parts = list(tokenizer.encode_parts(text for text in CORPUS))
+    assert [len(part) for part in parts] == [7] * 5 + [6]
+    assert [row for part in parts for row in part] == tokenizer.encode_rows(CORPUS)
+
+
+def test_of_many_texts_evenly_spaced_ones_train_the_tokenizer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert list(sample(CORPUS, len(CORPUS))) == CORPUS
+    monkeypatch.setattr("ldebm.data.tokenizer.SAMPLE", 4)
+    assert list(sample("abcdefghij", 10)) == ["a", "d", "f", "i"]
 
 
 def test_tokenizer_errors_name_the_cause() -> None:
@@ -148,6 +187,30 @@ def test_packing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         pack(CONFIG, prepared, tmp_path / name)
     assert hash_path(tmp_path / "one") == hash_path(tmp_path / "two")
+
+
+def test_packing_in_parts_gives_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = _prepared(tmp_path / "prepared")
+    pack(CONFIG, prepared, tmp_path / "whole")
+    monkeypatch.setattr("ldebm.files.PARQUET_PART", 3)
+    monkeypatch.setattr("ldebm.data.tokenizer.PART", 2)
+    pack(CONFIG, prepared, tmp_path / "parts")
+    assert hash_path(tmp_path / "whole") == hash_path(tmp_path / "parts")
+
+
+def test_a_tokenizer_of_a_part_of_the_rows_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = _prepared(tmp_path / "prepared")
+    assert "tokenizer_rows" not in pack(CONFIG, prepared, tmp_path / "whole")
+    for module in ("tokenizer", "packing"):
+        monkeypatch.setattr(f"ldebm.data.{module}.SAMPLE", 5)
+    meta = pack(CONFIG, prepared, tmp_path / "part")
+    assert meta["tokenizer_rows"] == 5
+    chosen = [CORPUS[i] for i in (0, 9, 17, 25, 33)]
+    assert meta["vocab_size"] == train_tokenizer(chosen, "word", 100).vocab_size
 
 
 def test_points_are_packed_with_numeric_labels_in_order(tmp_path: Path) -> None:
