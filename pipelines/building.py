@@ -18,12 +18,13 @@ from ldebm.errors import UsageError
 from ldebm.selection import Edits
 from pipelines import signals
 from pipelines.copies import mirror
-from pipelines.dag import Dag, ask_dvc, read_dag
+from pipelines.dag import Dag, ask_dvc, environment, read_dag
 from pipelines.dispatch import POLL, Dispatcher, Landed, Options, Place, Submit
 from pipelines.estimate import Estimate, Kin, estimate, past_runs
 from pipelines.lockfile import lock_blocks, whole
 from pipelines.slots import Need, Slots, need_of
 from pipelines.types import BuildReport, Selection, StageOutcome
+from pipelines.warm import warmed
 from pipelines.worktree import State, Workspace
 
 __all__ = ["Job", "opened", "planned", "read_params", "run_jobs", "select"]
@@ -134,6 +135,17 @@ def run_jobs(
     When it is interrupted (a signal, an error), the running stages are told to stop first, so that
     a training writes its checkpoint, and this waits for their end.
     """
+    with warmed(
+        [name for job, _, _ in jobs.values() for name in job.stale], environment()
+    ) as python:
+        for job, _, _ in jobs.values():
+            job.place.python = python
+        _run(jobs, tick)
+
+
+def _run(
+    jobs: Mapping[Dispatcher, tuple[Job, Submit, Landed]], tick: Callable[[], None] | None
+) -> None:
     try:
         while not all(dispatcher.finished for dispatcher in jobs):
             signals.check()

@@ -19,12 +19,13 @@ from pathlib import Path
 
 from ldebm.errors import LdebmError, UsageError
 from ldebm.lineage.trace import restored_by_chance
-from pipelines.dag import Dag, Stage, work_key
+from pipelines.dag import Dag, Stage, environment, work_key
 from pipelines.failures import explain
 from pipelines.lockfile import lock_blocks, read_outs, whole
 from pipelines.runner import GRACE, MARK, Finished, run
 from pipelines.slots import Held, Need, Slots, lock_file
 from pipelines.types import StageOutcome, Status
+from pipelines.warm import WarmPython
 
 __all__ = ["POLL", "Dispatcher", "Landed", "Options", "Place", "Submit", "run_stage"]
 
@@ -69,6 +70,7 @@ class Place:
         held: lock files that every process of the build keeps.
         flow_run: id of the Prefect flow run, for the lineage records.
         cancel: set to end everything.
+        python: starts stages at once; None: Python itself does.
     """
 
     project: Path
@@ -76,6 +78,7 @@ class Place:
     held: tuple[int, ...] = ()
     flow_run: str | None = None
     cancel: threading.Event = field(default_factory=threading.Event)
+    python: WarmPython | None = None
 
 
 def run_stage(
@@ -159,12 +162,15 @@ def _attempt(
     mend(place.project)
     if log.exists():
         log.replace(log.with_suffix(".log.1"))
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "-s", stage.name]
+    python = sys.executable if place.python is None else str(place.python.python)
+    command = [python, "-m", "dvc", "--wait-for-lock", "repro", "-s", stage.name]
     if force:
         command.append("-f")
     if options.pull:
         command.append("--pull")
     env = {**held.env, MARK: str(place.project.resolve())}
+    if place.python is not None:
+        env["PATH"] = f"{place.python.path}{os.pathsep}{environment()['PATH']}"
     if place.flow_run:
         env |= dict.fromkeys(FLOW_RUN, place.flow_run)
     return run(

@@ -46,7 +46,8 @@ def descendants(root: int) -> list[int]:
     return found
 
 
-def _send(number: int) -> None:
+def send(number: int) -> None:
+    """Signals everything below this process."""
     for pid in descendants(os.getpid()):
         try:
             os.kill(pid, number)
@@ -54,7 +55,7 @@ def _send(number: int) -> None:
             continue
 
 
-def _reap(main: int) -> tuple[int | None, bool]:
+def reap(main: int) -> tuple[int | None, bool]:
     """The command's exit status if it has ended now, and whether any child is left."""
     status = None
     while True:
@@ -76,7 +77,7 @@ def main() -> int:
     def stop(number: int, frame: FrameType | None) -> None:
         if not stopped_at:
             stopped_at.append(time.monotonic())
-            _send(signal.SIGTERM)
+            send(signal.SIGTERM)
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
@@ -93,7 +94,7 @@ def main() -> int:
     code: int | None = None
     deadline = float("inf")
     while True:
-        status, left = _reap(child.pid)
+        status, left = reap(child.pid)
         code = status if status is not None else code
         if not left:
             break
@@ -101,10 +102,10 @@ def main() -> int:
         if stopped_at and deadline == float("inf"):
             deadline = stopped_at[0] + grace
         elif code is not None and deadline == float("inf"):
-            _send(signal.SIGTERM)
+            send(signal.SIGTERM)
             deadline = now + STRAY_GRACE
         if now > deadline:
-            _send(signal.SIGKILL)
+            send(signal.SIGKILL)
         time.sleep(0.02)
     child.returncode = code
     if code is None:
