@@ -11,6 +11,7 @@ PIP    := $(VENV)/bin/python -m pip install -q --no-compile # half the time: mos
 # What torch needs is there before it comes, so that it can be installed beside the rest. Its CUDA builds bring more.
 FOR_TORCH := filelock fsspec jinja2 networkx sympy typing_extensions
 STAMP  := $(VENV)/.stamp-$(shell cat constraints.txt pyproject.toml | cksum | tr ' ' '-')
+KERNELS := $(VENV)/.kernels-$(shell cat constraints.txt ldebm/kernels/*.{cpp,h,py} | cksum | tr ' ' '-')
 RUN    ?=
 SEEDS  ?=
 EPOCHS ?=
@@ -34,7 +35,7 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/' | \
 	  awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
 
-setup: $(STAMP) ## Make .venv with the pinned packages (does nothing when it is there)
+setup: $(STAMP) $(KERNELS) ## Make .venv with the pinned packages, and the kernels (nothing when they are there)
 
 $(STAMP): # its name holds the hash of the pins: a checkout that only touches them installs nothing
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else f"Python {v[0]}.{v[1]}: expected 3.11 to 3.13; give another with PYTHON=")'
@@ -46,6 +47,10 @@ $(STAMP): # its name holds the hash of the pins: a checkout that only touches th
 	   $(PIP) -c constraints.txt --no-build-isolation -e '.[pipeline,docs,dev]'; \
 	 } > setup.log 2>&1 || { grep -vE '^WARNING' setup.log | tail -n 20; echo "setup: failed, see setup.log"; exit 1; }
 	@rm -f $(VENV)/.stamp-* && touch $@
+
+$(KERNELS): $(STAMP) # where there is no compiler it says so once, and plain PyTorch is used
+	@python -m ldebm.kernels.build
+	@rm -f $(VENV)/.kernels-* && touch $@
 
 repro: setup ## Build what params.yaml selects; RUN=group or experiment, SEEDS=0,1,2 and EPOCHS=n select first
 	@$(if $(SELECT),ldebm select $(SELECT))

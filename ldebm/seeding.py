@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -123,6 +124,9 @@ def numerics(device: torch.device) -> dict[str, Any]:
         "matmul_precision": torch.get_float32_matmul_precision(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
+    kernels = sys.modules.get("ldebm.kernels")  # by an import they would be code of every stage
+    if kernels is not None:
+        facts["kernels"] = kernels.state()
     if device.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(device)
         facts["cuda"] = torch.version.cuda

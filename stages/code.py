@@ -23,7 +23,7 @@ from pathlib import Path
 
 from ldebm.config import load_params
 from ldebm.files import write_json
-from ldebm.lineage.code_lists import CODE, code_list
+from ldebm.lineage.code_lists import CODE, code_list, native_sources
 from ldebm.lineage.records import dvc_md5
 from stages._entry import arguments, run
 
@@ -50,7 +50,8 @@ def closure(module: str, root: Path = Path()) -> list[str]:
         found[path] = deep
         waiting += [(parent, False) for parent in _parents(name)]
         waiting += [(item, True) for item in _imports(path, name, root, deep)]
-    return sorted(path.relative_to(root).as_posix() for path in found)
+    files = [*found, *(source for path in found for source in native_sources(path))]
+    return sorted(path.relative_to(root).as_posix() for path in files)
 
 
 def _file(name: str, root: Path) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -207,4 +208,20 @@ def select(
         typer.echo(line)
 
 
-COMMANDS = [new, select]
+def info() -> None:
+    """Show versions, the device, threads, and whether compiled kernels are used."""
+    import torch
+
+    import ldebm
+    from ldebm import kernels
+    from ldebm.user_cache import cache_folder
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA"
+    typer.echo(f"ldebm     {ldebm.__version__}, Python {platform.python_version()}")
+    typer.echo(f"torch     {torch.__version__}, {gpu}")
+    typer.echo(f"cpu       {os.cpu_count()} cores, {torch.get_num_threads()} threads here")
+    typer.echo(f"kernels   {kernels.state()}")
+    typer.echo(f"cache     {cache_folder()}")
+
+
+COMMANDS = [new, select, info]

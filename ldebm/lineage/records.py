@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from ldebm.errors import UsageError
 from ldebm.files import hash_json, hash_path, read_json, write_json
 from ldebm.git import git_or_none
-from ldebm.lineage.code_lists import CODE
+from ldebm.lineage.code_lists import CODE, native_sources
 from ldebm.seeding import numerics
 
 if TYPE_CHECKING:
@@ -152,10 +152,12 @@ def code_hashes(root: Path = Path()) -> dict[str, str]:
     found = {}
     for module in list(sys.modules.values()):
         source = getattr(module, "__file__", None)
-        if source and source.endswith(".py") and Path(source).resolve().is_relative_to(base):
-            relative = Path(source).resolve().relative_to(base)
-            if relative.parts[0] in CODE:
-                found[relative.as_posix()] = hash_path(base / relative)
+        if not (source and source.endswith(".py")):
+            continue
+        path = Path(source).resolve()
+        if path.is_relative_to(base) and path.relative_to(base).parts[0] in CODE:
+            for file in (path, *native_sources(path)):
+                found[file.relative_to(base).as_posix()] = hash_path(file)
     return dict(sorted(found.items()))
 
 

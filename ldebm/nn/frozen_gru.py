@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ldebm import kernels
+from ldebm.kernels import functions
 from ldebm.nn.gru import PackedGRU
 
 __all__ = ["FrozenGRU", "GateTable"]
@@ -29,7 +31,8 @@ class GateTable:
 
     Attributes:
         gates: of the reset gate, the update gate and the recurrent half of the candidate, (U, 3H).
-        candidate: of the input half of the candidate, (U, H).
+        candidate: of the input half of the candidate, (U, H). Compiled kernels take the input parts
+            of r, u and n as ``gates``, and none of these.
     """
 
     gates: Tensor
@@ -48,6 +51,7 @@ class FrozenGRU:
     def __init__(self, layer: PackedGRU, bfloat16: bool = False) -> None:
         self.layer, self.hidden = layer, layer.hidden_size
         self.dtype = torch.bfloat16 if bfloat16 else layer.weight_hh.dtype
+        self.compiled = bfloat16 and kernels.usable(layer.weight_hh)
         self.weight = layer.weight_hh.detach().to(self.dtype).t().contiguous()
 
     @torch.no_grad()
@@ -58,12 +62,17 @@ class FrozenGRU:
         weight = layer.weight_ih[:, : layer.input_size]
         if self.dtype != weight.dtype:
             x_UI, weight = x_UI.to(self.dtype), weight.to(self.dtype)
+        if self.compiled:
+            return GateTable(F.linear(x_UI, weight), layer.bias_hh.new_empty(0, self.hidden))
         return self._split(F.linear(x_UI, weight), bias)
 
     @torch.no_grad()
     def rows(self, row_BR: Tensor) -> GateTable:
         """What the inputs that all steps of a row share contribute, and the biases."""
         layer = self.layer
+        if self.compiled:
+            gates = layer.row_gates(row_BR, len(row_BR))
+            return GateTable(gates, gates.new_empty(0, self.hidden))
         values = F.linear(row_BR, layer.weight_ih[:, layer.input_size :])
         return self._split(values, self._bias())
 
@@ -111,6 +120,11 @@ class FrozenGRU:
         """
         rows_B = batch_sizes[0] * repeat
         like = table.candidate
+        if self.compiled:
+            first = like.new_zeros(rows_B, self.hidden) if initial_BH is None else initial_BH
+            index_N = index_N.repeat_interleave(repeat)
+            sizes = [n * repeat for n in batch_sizes]
+            return self._run_compiled(table, index_N, sizes, first, rows, reverse, outputs_NH)
         h_BH = like.new_zeros(rows_B, self.hidden) if initial_BH is None else initial_BH
         gates = like.new_empty(rows_B, 3 * self.hidden, dtype=self.dtype)
         candidate = torch.empty_like(h_BH)
@@ -125,6 +139,32 @@ class FrozenGRU:
             if outputs_NH is not None:
                 outputs_NH[start * repeat : stop * repeat] = parts[0]
         return h_BH
+
+    def _run_compiled(
+        self,
+        table: GateTable,
+        index_N: Tensor,
+        sizes: list[int],
+        first_BH: Tensor,
+        rows: GateTable | None,
+        reverse: bool,
+        outputs_NH: Tensor | None,
+    ) -> Tensor:
+        row_B3H = self.layer.row_gates(None, sizes[0]) if rows is None else rows.gates
+        outputs, last = functions.run_gru(
+            table.gates,
+            index_N,
+            row_B3H,
+            self.layer.weight_hh,
+            self.layer.bias_hh[2 * self.hidden :],
+            first_BH,
+            sizes,
+            reverse=reverse,
+            outputs=outputs_NH is not None,
+        )
+        if outputs is not None and outputs_NH is not None:
+            outputs_NH.copy_(outputs)
+        return last
 
     def _step(
         self,

@@ -29,6 +29,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldebm import kernels
+from ldebm.kernels import functions
+
 __all__ = [
     "Backend",
     "Gates",
@@ -254,6 +257,18 @@ def run_gates(
     Returns:
         (outputs_NH, last_BH); the first is None where it is not wanted and nothing needs it.
     """
+    if bfloat16 and kernels.usable(initial_BH):
+        return functions.run_gru(
+            gates.values,
+            gates.index_N,
+            gates.row_B3H,
+            weight_hh,
+            bias_hn,
+            initial_BH,
+            batch_sizes,
+            reverse=reverse,
+            outputs=outputs,
+        )
     spans = packed_spans(batch_sizes, reverse)
     inputs = (gates.values, gates.row_B3H, weight_hh, bias_hn, initial_BH)
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):

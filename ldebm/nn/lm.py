@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldebm import kernels
 from ldebm.data.batches import batch_rows, collate_ids, epoch_order, steps_per_epoch
 from ldebm.errors import UsageError
 from ldebm.nn.gru import PackedGRU
@@ -248,7 +249,8 @@ def train_language_model(
     with _threads(threads):
         if kind == "gru":
             small = GRULanguageModel(vocab_size, replace(GRUConfig(), **overrides), seed).to(device)
-            _train_gru(small, sentences, epochs, seed, valid)
+            with kernels.plain():  # what it measures does not depend on a compiler
+                _train_gru(small, sentences, epochs, seed, valid)
             return small.eval()
         large = AWDLanguageModel(vocab_size, replace(AWDConfig(), **overrides), seed).to(device)
         _train_awd(large, sentences, epochs, seed, valid)

@@ -15,6 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ldebm import kernels
+from ldebm.kernels import functions
+
 __all__ = ["linear_nll"]
 
 
@@ -52,6 +55,8 @@ def linear_nll(
             else F.linear(h_ND, weight_VD)
         )
         return F.cross_entropy(logits.to(h_ND.dtype), targets_N, reduction="none")
+    if bfloat16 and kernels.usable(h_ND):
+        return functions.linear_nll(h_ND, weight_VD, targets_N)
     if needed:
         return _LinearNLL.apply(h_ND, weight_VD, targets_N, bfloat16, chunk)  # type: ignore[no-any-return,no-untyped-call]
     with torch.no_grad():
