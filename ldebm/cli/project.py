@@ -209,7 +209,7 @@ def select(
 
 
 def info() -> None:
-    """Show versions, the device, threads, and whether compiled kernels are used."""
+    """Show versions, device and compiled kernels."""
     import torch
 
     import ldebm
