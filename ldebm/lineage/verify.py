@@ -4,7 +4,7 @@ What is compared with what:
 
 * every input, output and code file with its hash in dvc.lock, and with the sha256 of the record;
 * what a stage read with what the stage before it wrote;
-* params.yaml with the parameters of the lock;
+* params.yaml, or conf/ where an experiment is not selected, with the parameters of the lock;
 * a stage that DVC restored from its cache with the record of the twin that wrote the same bytes;
 * every record with its own seal and name, with dvc.lock, with the seed of the command, with the
   validation report, and its code with the commit that it names;
@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ldebm.config.library import CONF, Library
+from ldebm.config.sections import explicit
 from ldebm.errors import UsageError
 from ldebm.files import hash_path, read_json
 from ldebm.lineage.code_lists import is_code
@@ -91,6 +93,8 @@ class _Check:
         self.known, self.unreadable = read_records(root)
         self.objects = Objects(root)
         self.current_params = _params(root)
+        self.library = Library(root)
+        self.composed: dict[tuple[str, str], dict[str, Any]] = {}
         self.md5s: dict[str, str | None] = {}
         self.sha256s: dict[Path, str] = {}
         self.committed: dict[str, dict[str, str | None] | None] = {}
@@ -166,9 +170,26 @@ class _Check:
 
     def params(self, step: Step) -> Iterator[Problem]:
         for key, value in step.params.items():
-            for name, built, now in _differences(key, value, _lookup(self.current_params, key)):
-                message = f"params.yaml: {name} is {now}, {step.stage} was built with {built}"
+            source, current = self.current(key)
+            for name, built, now in _differences(key, value, current):
+                message = f"{source}: {name} is {now}, {step.stage} was built with {built}"
                 yield Problem(step.stage, "param", name, message)
+
+    def current(self, key: str) -> tuple[str, Any]:
+        """Where a parameter stands now, and its value: conf/ has what is not selected."""
+        section, name, *rest = [*key.split("."), ""]
+        if section in ("experiments", "data") and name not in self.current_params.get(section, {}):
+            names = self.library.experiments if section == "experiments" else self.library.data
+            if name in names:
+                return f"{CONF}/", _lookup(self.unselected(section, name), ".".join(rest[:-1]))
+        return "params.yaml", _lookup(self.current_params, key)
+
+    def unselected(self, section: str, name: str) -> dict[str, Any]:
+        """An experiment or a data set as conf/ has it."""
+        if (section, name) not in self.composed:
+            read = self.library.experiment if section == "experiments" else self.library.dataset
+            self.composed[section, name] = explicit(read(name))
+        return self.composed[section, name]
 
     def record(self, step: Step) -> Iterator[Problem]:
         def problem(name: str, message: str) -> Problem:
@@ -347,7 +368,7 @@ def _params(root: Path) -> Any:
 
 
 def _lookup(params: Any, key: str) -> Any:
-    for part in key.split("."):
+    for part in key.split(".") if key else ():
         if not isinstance(params, Mapping) or part not in params:
             return None
         params = params[part]

@@ -6,7 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
+from ldebm.config.library import Library
+from ldebm.config.sections import explicit
 from ldebm.files import hash_path, read_json, write_json
 from ldebm.lineage.records import dvc_md5, recorded
 from ldebm.lineage.trace import bound_sources, trace
@@ -163,6 +166,30 @@ def test_a_parameter_of_the_data_counts_as_well(project: Path):
     path = project / "params.yaml"
     path.write_text(path.read_text().replace("train: 10", "train: 11"))
     assert named(check(project), "param", "data.mine.train")
+
+
+def test_what_is_not_selected_is_held_against_conf(project: Path):
+    """A built experiment stays verifiable when params.yaml selects another one."""
+    path = project / "conf/data/mine.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text("{kind: sentences, source: file, path: a.txt, train: 10}\n")
+    params = {"data.mine": explicit(Library(project).dataset("mine"))}
+    raw = {"data/raw/mine/a.txt": "1 2", "data/raw/mine/b": ""}
+    for record in (project / "lineage").glob("fetch@mine*"):
+        record.unlink()
+    write_lock(
+        project, lock(project) | {"fetch@mine": execute(project, "fetch@mine", [], raw, **params)}
+    )
+    assert check(project) != []  # params.yaml has the data set, with one key
+    selected = yaml.safe_load((project / "params.yaml").read_text())
+    del selected["data"]["mine"]
+    (project / "params.yaml").write_text(yaml.safe_dump(selected))
+    assert check(project) == []
+    path.write_text("{kind: sentences, source: file, path: a.txt, train: 11}\n")
+    (problem,) = check(project)
+    assert str(problem) == "conf/: data.mine.train is 11, fetch@mine was built with 10"
+    path.unlink()
+    assert named(check(project), "param", "data.mine", "params.yaml: data.mine is None")
 
 
 def test_a_changed_code_file_is_named(project: Path):
