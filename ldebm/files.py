@@ -176,12 +176,28 @@ def write_parquet(target: str | Path, columns: Mapping[str, Any]) -> None:
     for name, values in columns.items():
         array = np.asarray(values) if not isinstance(values, list) else values
         if isinstance(array, np.ndarray) and array.ndim == 2:
-            flat = pa.array(np.ascontiguousarray(array).reshape(-1))
+            flat = _arrow(np.ascontiguousarray(array).reshape(-1))
             fields[name] = pa.FixedSizeListArray.from_arrays(flat, array.shape[1])
         else:
-            fields[name] = pa.array(array)
+            fields[name] = _arrow(array)
     with atomic_path(target) as path:
         pq.write_table(pa.table(fields), path, compression="zstd", row_group_size=65536)
+
+
+def _arrow(values: np.ndarray | list[Any]) -> pa.Array:
+    """What :func:`pyarrow.array` makes of values: that imports pandas, which is slow."""
+    types = {type(value) for value in values} if isinstance(values, list) else set()
+    if types == {str}:
+        texts = [value.encode() for value in values]
+        ends = np.cumsum([0, *map(len, texts)])
+        if ends[-1] < 1 << 31:
+            data = [None, pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(b"".join(texts))]
+            return pa.Array.from_buffers(pa.string(), len(texts), data)
+    array = np.asarray(values) if types in ({int}, {float}) else values
+    if isinstance(array, np.ndarray) and array.dtype.kind in "if":
+        data = [None, pa.py_buffer(np.ascontiguousarray(array))]
+        return pa.Array.from_buffers(pa.from_numpy_dtype(array.dtype), len(array), data)
+    return pa.array(values)
 
 
 def read_parquet(path: str | Path, columns: Sequence[str] | None = None) -> dict[str, Any]:

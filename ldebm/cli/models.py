@@ -13,7 +13,6 @@ import typer
 
 from ldebm.cli.images import classify_images, generate_images
 from ldebm.cli.output import class_records, progress, show_classes
-from ldebm.config import nearest
 from ldebm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,6 +54,8 @@ def find_model(target: str) -> Path:
     names = {item.parts[-4] for item in built}
     if not names:
         raise UsageError(f"{target}: no such model, and none is trained here; run `make repro`")
+    from ldebm.config import nearest
+
     raise UsageError(f"{target}: no such model{nearest(target, names)}")
 
 

@@ -11,8 +11,6 @@ from typing import Annotated, Any
 
 import typer
 
-from ldebm.config import load_params
-from ldebm.config.library import Library
 from ldebm.errors import UsageError
 
 __all__ = ["COMMANDS", "data"]
@@ -74,6 +72,8 @@ def fetch_data(
     ] = None,
 ) -> None:
     """Fetch a data set, checking its hashes."""
+    from ldebm.config import load_params
+    from ldebm.config.library import Library
     from ldebm.data.fetch import MIRROR_VARIABLE, fetch
     from ldebm.data.registry import find_source
 
@@ -93,6 +93,7 @@ def check_data(as_json: AsJson = False) -> None:
 
     Which stages are built, and the verdict of validation.
     """
+    from ldebm.config import load_params
     from ldebm.files import read_json
 
     rows: list[dict[str, Any]] = []
@@ -173,6 +174,7 @@ def select(
     Composes params.yaml from conf/. Without names the present selection is composed again;
     --seeds and --epochs alone change nothing else.
     """
+    from ldebm.config import load_params
     from ldebm.selection import length_line, select_run, status
 
     changing = bool(names) or seeds is not None or epochs is not None

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn import metrics as scores
 from torch import Tensor
 
 from ldebm.evaluate.report import Report
@@ -55,6 +54,8 @@ def cluster_metrics(cluster_N: np.ndarray, label_N: np.ndarray, seed: int = 0) -
         ``homogeneity``, ``completeness``, ``v``, ``nmi``, ``ami``, ``shuffled`` (AMI of shuffled
         labels, 0 up to noise) and ``homogeneity_shuffled``; empty where nothing is labelled.
     """
+    from sklearn import metrics as scores  # slow to load
+
     known = label_N >= 0
     cluster, label = cluster_N[known], label_N[known]
     if len(label) == 0:
@@ -100,6 +101,8 @@ def ami_error(cluster_N: np.ndarray, label_N: np.ndarray, blocks: int = BLOCKS) 
 
 def _ami(cluster_N: np.ndarray, label_N: np.ndarray) -> float:
     """The AMI; NaN of a single label."""
+    from sklearn import metrics as scores  # slow to load
+
     if _one_value(label_N):
         return math.nan
     return float(scores.adjusted_mutual_info_score(label_N, cluster_N))
@@ -121,6 +124,8 @@ def homogeneity_legacy(cluster_N: np.ndarray, label_N: np.ndarray, batch: int = 
 
     NaN without a full batch, and where all rows have one label.
     """
+    from sklearn import metrics as scores  # slow to load
+
     if _one_value(label_N):
         return math.nan
     starts = range(0, len(label_N) - batch + 1, batch)

@@ -11,6 +11,7 @@ import ldebm.cli
 from ldebm.cli import main, models
 from ldebm.files import write_json, write_model
 from ldebm.model import Model
+from tests.unit.imports import imported
 
 PARAMS = """\
 # What is built.
@@ -245,11 +246,10 @@ def test_what_is_here_of_each_data_set_is_listed_with_its_verdict(run, project: 
     assert found[0] == {"name": "points", "done": ["raw"], "valid": False}
 
 
-def test_help_is_shown_without_loading_torch():
-    import subprocess
-    import sys
-
-    script = "import sys, ldebm.cli; sys.exit('torch' in sys.modules)"
-    root = Path(ldebm.cli.__file__).parents[2]
-    assert subprocess.run([sys.executable, "-c", script], cwd=root, check=False).returncode == 0
+def test_commands_import_no_more_than_they_need(project: Path):
+    assert imported(project, "--help") == set()
+    assert imported(project, "data", "list") <= {"pydantic"}
+    light = {"numpy", "pyarrow", "pydantic"}
+    assert imported(project, "config", "prior") <= light
+    assert imported(project, "data", "check") <= light
     assert ldebm.cli.app.registered_commands

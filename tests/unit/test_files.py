@@ -1,11 +1,16 @@
 """Writers leave the whole new file or the old one, with the same bytes for the same content."""
 
 import json
+import math
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -192,3 +197,21 @@ def test_a_folder_hash_sees_names_and_contents(tmp_path: Path):
 def test_the_hash_of_json_is_that_of_its_value():
     assert hash_json({"a": 1.0, "b": (1,)}) == hash_json({"b": [1], "a": np.float64(1.0)})
     assert hash_json({"a": 1}) != hash_json({"a": 2})
+
+
+def test_parquet_columns_are_those_of_pyarrow_but_pandas_is_not_imported(tmp_path: Path) -> None:
+    x = np.arange(8, dtype=np.float32).reshape(4, 2)
+    columns = {"text": ["a", "ü", "", "zz"], "n": [1, 2, 3, -4], "f": [0.5, 1.0, math.nan, 2.0]}
+    columns |= {"x": x[:, ::-1], "i": np.arange(4)[::-1], "j": np.arange(4, dtype=np.int16)}
+    mixed = {"none": ["a", None, "b", "c"], "flag": np.array([True, False, True, True])}
+    write_parquet(tmp_path / "a.parquet", columns | mixed)
+    with patch("ldebm.files._arrow", pa.array):
+        write_parquet(tmp_path / "b.parquet", columns | mixed)
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+    script = (
+        "import sys, numpy as np; from ldebm.files import read_parquet, write_parquet;"
+        "write_parquet('c.parquet', {'text': ['a'], 'n': [1], 'x': np.zeros((1, 2))});"
+        "read_parquet('c.parquet'); sys.exit('pandas' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=False)
+    assert done.returncode == 0

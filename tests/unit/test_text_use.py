@@ -28,6 +28,7 @@ from ldebm.text_use import (
     unknown_words,
 )
 from tests.unit.evaluate_models import constant_energy
+from tests.unit.imports import imported
 
 TEXTS = [turn.text for turn in generate(seed=0)][:400]
 TOKENIZER = train_tokenizer(TEXTS, "word", 600)
@@ -290,3 +291,17 @@ def test_classifying_a_table_takes_its_text_and_not_its_lines(run, file, tmp_pat
     assert "1 of 3 rows have no text and are left out" in done.err
     refused = run("classify", file, "--file", tmp_path / "a.csv", "--text", "mood")
     assert (refused.code, "no column 'mood' for --text" in refused.err) == (2, True)
+
+
+def test_using_a_model_imports_torch_but_none_of_what_builds_it(file: Path, tmp_path: Path) -> None:
+    texts = tmp_path / "t.txt"
+    texts.write_text("\n".join(TEXTS[:3]))
+    for command in (
+        ["generate", file, "-n", "1"],
+        ["classify", file, TEXTS[0]],
+        ["score", file, "--file", texts, "--importance", "2"],
+        ["export-embeddings", file, "--from", texts, "--to", tmp_path / "e.parquet"],
+    ):
+        found = imported(tmp_path, *command)
+        assert "torch" in found
+        assert not found & {"dvc", "pandas", "polars", "prefect", "scipy", "sklearn"}, command
