@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks.eager import EagerVAE, langevin
+from benchmarks.kernels import first_stage
 from benchmarks.problems import (
     experiment,
     joint_task,
@@ -294,6 +295,7 @@ def points_iteration(repeats: int) -> list[Record]:
 PARTS: dict[str, Callable[[int], list[Record]]] = {
     "matmul": matmul,
     "ptb_iteration": ptb_iteration,
+    "ptb_first_stage": first_stage,
     "ptb_vae": ptb_eager,
     "ptb_cluster_features": ptb_cluster_features,
     "prior_samples": prior_samples,

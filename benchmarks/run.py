@@ -57,6 +57,10 @@ def show(line: Record) -> str:
     if "error" in line:
         return f"{line['name']:<30} failed: {line['error']}"
     ratio = "" if line["ratio"] is None else f"  {line['ratio']:.1f} x the public code"
+    if "times_faster" in line:
+        ratio += f"  {line['times_faster']:.2f} x the plain path"
+    if "roofline" in line:
+        ratio += f"  {line['roofline']:.2f} x the time of its products"
     return f"{line['name']:<30} {line['value']:10.4g} {line['unit']}{ratio}"
 
 

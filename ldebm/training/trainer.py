@@ -31,7 +31,16 @@ from ldebm.training.objectives import Terms
 from ldebm.training.parallel import average_gradients, is_main
 from ldebm.training.progress import Progress
 
-__all__ = ["Group", "Task", "TrainResult", "learning_rate_factor", "train", "untraced"]
+__all__ = [
+    "Group",
+    "Task",
+    "TrainResult",
+    "apply_gradients",
+    "learning_rate_factor",
+    "make_optimiser",
+    "train",
+    "untraced",
+]
 
 EXIT_INTERRUPTED = 75
 CURVE_POINTS = 200
@@ -197,7 +206,7 @@ class _Loop:
         per_epoch = task.steps_per_epoch
         self.total = _length(config, per_epoch)
         self.groups = task.groups()
-        self.optimisers = [_optimiser(group) for group in self.groups]
+        self.optimisers = [make_optimiser(group) for group in self.groups]
         self.ema = self.groups[0].config.ema
         self.averaged: dict[str, Tensor] | None = None
         if self.ema is not None:
@@ -258,9 +267,7 @@ class _Loop:
         for group in self.groups:
             average_gradients(group.parameters)
         for group, optimiser in zip(self.groups, self.optimisers, strict=True):
-            if group.config.clip is not None:
-                nn.utils.clip_grad_norm_(group.parameters, group.config.clip)
-            optimiser.step()
+            apply_gradients(group, optimiser)
         if self.averaged is not None:
             self._average()
         self.task.after_update(self.step, self.averaged)
@@ -389,7 +396,15 @@ def _length(config: TrainingConfig, per_epoch: int) -> int:
     return max(1, round(config.epochs * per_epoch)) if config.epochs else 0
 
 
-def _optimiser(group: Group) -> torch.optim.Optimizer:
+def apply_gradients(group: Group, optimiser: torch.optim.Optimizer) -> None:
+    """Clips the gradients of a group together, and makes the optimiser's step."""
+    if group.config.clip is not None:
+        nn.utils.clip_grad_norm_(group.parameters, group.config.clip)
+    optimiser.step()
+
+
+def make_optimiser(group: Group) -> torch.optim.Optimizer:
+    """The optimiser of a group's configuration."""
     config = group.config
     shared: dict[str, Any] = {
         "lr": config.lr,
