@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["linear_nll", "run_gru"]
+__all__ = ["linear_nll", "run_gru", "run_lstm"]
 
 KEPT_ERRORS = 1 << 28  # tokens times words of which the errors are kept from the forward pass
 
@@ -89,6 +89,53 @@ class _GRU(torch.autograd.Function):
             None,
             None,
         )
+
+
+def run_lstm(
+    values_N4H: Tensor,
+    weight_hh: Tensor,
+    first: tuple[Tensor, Tensor],
+    batch_sizes: Sequence[int],
+    reverse: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`ldebm.nn.lstm.run_lstm`: outputs (N, H), last h and last c."""
+    return _LSTM.apply(  # type: ignore[no-any-return,no-untyped-call]
+        values_N4H, weight_hh, *first, list(batch_sizes), reverse
+    )
+
+
+class _LSTM(torch.autograd.Function):
+    """Outputs (N, H) and last states (B, H) and (B, H) of one direction."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        values_N4H: Tensor,
+        weight_hh: Tensor,
+        first_h: Tensor,
+        first_c: Tensor,
+        sizes: list[int],
+        reverse: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        outputs, h, c, saved, before = torch.ops.ldebm.lstm_forward(
+            values_N4H, weight_hh, first_h, first_c, sizes, reverse
+        )
+        ctx.save_for_backward(weight_hh, saved, before)
+        ctx.steps = sizes, reverse
+        ctx.set_materialize_grads(False)
+        return outputs, h, c
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, d_outputs: Tensor | None, d_h: Tensor | None, d_c: Tensor | None) -> Any:
+        weight_hh, saved, before = ctx.saved_tensors
+        d_pre, *d_first = torch.ops.ldebm.lstm_backward(
+            d_outputs, d_h, d_c, weight_hh, saved, *ctx.steps
+        )
+        needs = ctx.needs_input_grad
+        d_weight = torch.mm(d_pre.t(), before).to(weight_hh.dtype) if needs[1] else None
+        first = [d if need else None for d, need in zip(d_first, needs[2:4], strict=True)]
+        return d_pre if needs[0] else None, d_weight, *first, None, None
 
 
 def linear_nll(h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:

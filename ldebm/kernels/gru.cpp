@@ -8,72 +8,14 @@
 // Shapes: B rows, N tokens in time-major order, U rows of `values`, H hidden size.
 #include <torch/library.h>
 
-#include <ATen/Functions.h>
-
 #include <tuple>
-#include <vector>
 
-#include "vector.h"
+#include "recurrent.h"
 
 namespace ldebm {
 namespace {
 
-constexpr int64_t kRows = 32, kColumns = 32, kGates = 3 * kColumns;
-
-struct Span {
-  int64_t start, rows;
-};
-
-// Steps in the order in which they are computed.
-std::vector<Span> spans_of(at::IntArrayRef sizes, bool reverse) {
-  std::vector<Span> spans;
-  int64_t start = 0;
-  for (const int64_t rows : sizes) {
-    spans.push_back({start, rows});
-    start += rows;
-  }
-  if (reverse) std::reverse(spans.begin(), spans.end());
-  return spans;
-}
-
-int64_t blocks(int64_t size, int64_t block) { return (size + block - 1) / block; }
-
-// W_hh^T in panels of kColumns units, gate by gate: (H / kColumns, H / 2, kGates, 2).
-Tensor pack_forward(const Tensor& weight) {
-  const int64_t hidden = weight.size(1);
-  const Tensor rounded = weight.to(at::kBFloat16).contiguous();
-  Tensor packed = at::empty({hidden * 3 * hidden}, rounded.options());
-  const bf16* from = rounded.const_data_ptr<bf16>();
-  bf16* to = packed.mutable_data_ptr<bf16>();
-  at::parallel_for(0, hidden / kColumns, 1, [&](int64_t low, int64_t high) {
-    for (int64_t panel = low; panel < high; ++panel) {
-      const auto row_at = [&](int64_t column) {
-        const int64_t unit = panel * kColumns + column % kColumns;
-        return from + (column / kColumns * hidden + unit) * hidden;
-      };
-      pack_transposed(kGates, hidden, row_at, to + panel * hidden * kGates);
-    }
-  });
-  return packed;
-}
-
-// W_hh in panels of kColumns units: (H / kColumns, 3H / 2, kColumns, 2).
-Tensor pack_backward(const Tensor& weight) {
-  const int64_t hidden = weight.size(1);
-  const Tensor rounded = weight.to(at::kBFloat16).contiguous();
-  Tensor packed = at::empty({3 * hidden * hidden}, rounded.options());
-  const bf16* from = rounded.const_data_ptr<bf16>();
-  bf16* to = packed.mutable_data_ptr<bf16>();
-  at::parallel_for(0, hidden / kColumns, 1, [&](int64_t low, int64_t high) {
-    for (int64_t panel = low; panel < high; ++panel)
-      for (int64_t row = 0; row < 3 * hidden; row += 2)
-        for (int64_t c = 0; c < kColumns; c += kLanes) {
-          const bf16* at = from + row * hidden + panel * kColumns + c;
-          interleave(at, at + hidden, to + (panel * 3 * hidden + row) * kColumns + 2 * c);
-        }
-  });
-  return packed;
-}
+constexpr int64_t kGates = 3 * kColumns;
 
 struct Inputs {
   const bf16* values;
@@ -118,10 +60,6 @@ void forward_block(const Inputs& in, const float* product, Span span, int64_t fi
       if (b < next_rows) store(next + b * hidden + unit + c, after);
     }
   }
-}
-
-void round_rows(const float* from, bf16* to, int64_t count) {
-  for (int64_t i = 0; i < count; i += kLanes) store(to + i, load(from + i));
 }
 
 // Returns (outputs (N, H), last states (B, H), gates r, u, n and W_hn h + b (N, 4H), states before
@@ -260,17 +198,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> gru_backward(
       for (int64_t b = begin; b < end; ++b)
         backward_row(gates, h, d, span->start + b, b, hidden, out);
     });
-    const int64_t row_blocks = blocks(span->rows, kRows);
-    at::parallel_for(0, hidden / kColumns * row_blocks, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t task = begin; task < end; ++task) {
-        const int64_t panel = task / row_blocks, top = task % row_blocks * kRows;
-        multiply(std::min(kRows, span->rows - top), kColumns, 3 * hidden,
-                 out.recurrent + (span->start + top) * 3 * hidden, 3 * hidden,
-                 w + panel * 3 * hidden * kColumns, out.state + top * hidden + panel * kColumns,
-                 hidden, true);
-      }
-      release();
-    });
+    multiply_back(out.recurrent + span->start * 3 * hidden, span->rows, 3 * hidden, hidden, w,
+                  out.state, true);
   }
   return {recurrent, input, row, bias, state};
 }

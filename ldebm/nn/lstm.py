@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldebm import kernels
+from ldebm.kernels import functions
 from ldebm.nn.gru import packed_spans
 
 __all__ = ["run_lstm"]
@@ -118,6 +120,9 @@ def run_lstm(
     Returns:
         (outputs of all tokens (N, H), (last h, last c)).
     """
+    if values_N4H.dtype == torch.bfloat16 and kernels.usable(first[0]):
+        out, h, c = functions.run_lstm(values_N4H, weight_hh, first, batch_sizes, reverse)
+        return out, (h, c)
     spans = packed_spans(batch_sizes, reverse)
     out, h, c = _PackedLSTM.apply(values_N4H, weight_hh, *first, spans)  # type: ignore[no-untyped-call]
     return out, (h, c)

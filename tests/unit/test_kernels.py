@@ -26,6 +26,7 @@ from ldebm.lineage.code_lists import native_sources
 from ldebm.nn.backbone import build_backbone
 from ldebm.nn.frozen_gru import FrozenGRU
 from ldebm.nn.gru import Gates, PackedGRU, run_gates
+from ldebm.nn.lstm import run_lstm
 from ldebm.nn.softmax import linear_nll
 from ldebm.seeding import generator, numerics
 from ldebm.training.first_stage import BackboneTask
@@ -76,6 +77,33 @@ def test_a_gru_has_values_and_gradients_of_plain_pytorch(reverse: bool, indexed:
     exact, plain, fast = (
         gru_results(reverse, indexed, how) for how in ("float32", "plain", "compiled")
     )
+    for part, tolerance in ((0, 0.003), (1, 0.006)):
+        for want, rounded, got in zip(exact[part], plain[part], fast[part], strict=True):
+            assert error(got, want) < min(tolerance, 1.1 * error(rounded, want))
+
+
+def lstm_results(reverse: bool, how: str) -> tuple[list[Tensor], list[Tensor]]:
+    exact = how == "float32"
+    values = normal(TOKENS, 4 * HIDDEN, name="values")
+    inputs = [
+        (values if exact else values.bfloat16()).requires_grad_(),
+        (0.1 * normal(4 * HIDDEN, HIDDEN, name="weight")).requires_grad_(),
+        normal(ROWS, HIDDEN, name="first").requires_grad_(),
+        normal(ROWS, HIDDEN, name="cell").requires_grad_(),
+    ]
+    with kernels.plain() if how == "plain" else nullcontext():
+        out, last = run_lstm(inputs[0], inputs[1], (inputs[2], inputs[3]), SIZES, reverse=reverse)
+    loss = (out * normal(TOKENS, HIDDEN, name="w")).sum()
+    for state, name in zip(last, ("v", "u"), strict=True):
+        loss = loss + (state * normal(ROWS, HIDDEN, name=name)).sum()
+    gradients = torch.autograd.grad(loss, inputs)
+    return [out.detach(), *(x.detach() for x in last)], [g.float() for g in gradients]
+
+
+@compiled
+@pytest.mark.parametrize("reverse", [False, True])
+def test_an_lstm_has_values_and_gradients_of_plain_pytorch(reverse: bool) -> None:
+    exact, plain, fast = (lstm_results(reverse, how) for how in ("float32", "plain", "compiled"))
     for part, tolerance in ((0, 0.003), (1, 0.006)):
         for want, rounded, got in zip(exact[part], plain[part], fast[part], strict=True):
             assert error(got, want) < min(tolerance, 1.1 * error(rounded, want))
@@ -228,7 +256,9 @@ def test_float32_and_the_measuring_language_model_never_use_them(
         raise AssertionError("a kernel was used")
 
     monkeypatch.setattr(functions, "run_gru", never)
+    monkeypatch.setattr(functions, "run_lstm", never)
     monkeypatch.setattr(functions, "linear_nll", never)
+    lstm_results(False, "float32")
     gru_results(False, True, "float32")
     nll_results(5, 70, "float32")
     from ldebm.nn.lm import train_language_model
