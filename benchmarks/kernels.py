@@ -68,7 +68,7 @@ def _updates(split: Any, plain: bool) -> Callable[[], None]:
                 optimiser.zero_grad(set_to_none=True)
             torch.autograd.backward(terms.total)
             for group, optimiser in zip(groups, optimisers, strict=True):
-                apply_gradients(group, optimiser)
+                apply_gradients(group, optimiser, compiled=True)
 
     return update
 

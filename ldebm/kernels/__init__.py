@@ -78,15 +78,17 @@ def state() -> str:
     return f"compiled ({library().stem.removeprefix('kernels-')})"
 
 
-def usable(state: Tensor) -> bool:
-    """Whether the kernels compute layers of this state or hidden vector, (rows, size).
+def usable(x: Tensor, multiple: int = 64) -> bool:
+    """Whether there are kernels for ``x``: float32 on a CPU, and loaded.
 
-    They are for float32 on a CPU, and sizes that are multiples of 64.
+    Args:
+        x: a layer's state or hidden vectors, (rows, size), or a parameter.
+        multiple: the last size must be one of it.
     """
     import torch
 
-    fits = state.dtype == torch.float32 and state.device.type == "cpu"
-    return fits and state.shape[-1] % 64 == 0 and not _off and _load() is None
+    fits = x.dtype == torch.float32 and x.device.type == "cpu"
+    return fits and not _off and (not x.dim() or x.shape[-1] % multiple == 0) and _load() is None
 
 
 @contextmanager

@@ -22,9 +22,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ldebm import kernels
 from ldebm.config import OptimiserConfig, TrainingConfig
 from ldebm.errors import DivergenceError, UsageError
 from ldebm.files import atomic_path
+from ldebm.kernels import functions
 from ldebm.lineage.records import note
 from ldebm.training.memory import give_back_memory
 from ldebm.training.objectives import Terms
@@ -267,7 +269,7 @@ class _Loop:
         for group in self.groups:
             average_gradients(group.parameters)
         for group, optimiser in zip(self.groups, self.optimisers, strict=True):
-            apply_gradients(group, optimiser)
+            apply_gradients(group, optimiser, compiled=self.config.precision == "bfloat16")
         if self.averaged is not None:
             self._average()
         self.task.after_update(self.step, self.averaged)
@@ -396,8 +398,20 @@ def _length(config: TrainingConfig, per_epoch: int) -> int:
     return max(1, round(config.epochs * per_epoch)) if config.epochs else 0
 
 
-def apply_gradients(group: Group, optimiser: torch.optim.Optimizer) -> None:
-    """Clips the gradients of a group together, and makes the optimiser's step."""
+def apply_gradients(
+    group: Group, optimiser: torch.optim.Optimizer, *, compiled: bool = False
+) -> None:
+    """Clips the gradients of a group together, and makes the optimiser's step.
+
+    Args:
+        group: whose parameters have gradients.
+        optimiser: of these parameters.
+        compiled: by a kernel, where there is one for them: the result is the same up to rounding.
+    """
+    if compiled and isinstance(optimiser, torch.optim.Adam):
+        fits = all(p.is_contiguous() and kernels.usable(p, 1) for p in group.parameters)
+        if fits and functions.clip_adam(optimiser, group.config.clip):
+            return
     if group.config.clip is not None:
         nn.utils.clip_grad_norm_(group.parameters, group.config.clip)
     optimiser.step()

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldebm import kernels
-from ldebm.config import ExperimentConfig, parse
+from ldebm.config import ExperimentConfig, OptimiserConfig, parse
 from ldebm.data.packed import Packed, open_packed
 from ldebm.kernels import build as kernels_build
 from ldebm.kernels import functions
@@ -30,7 +30,7 @@ from ldebm.nn.lstm import run_lstm
 from ldebm.nn.softmax import linear_nll
 from ldebm.seeding import generator, numerics
 from ldebm.training.first_stage import BackboneTask
-from ldebm.training.trainer import train
+from ldebm.training.trainer import Group, apply_gradients, make_optimiser, train
 from stages.code import closure
 
 compiled = pytest.mark.skipif(
@@ -226,6 +226,26 @@ def test_what_is_not_finite_stays_so() -> None:
         Gates(values), normal(192, 64), normal(64), normal(2, 64), [2], bfloat16=True
     )
     assert last.isnan().any(1).tolist() == [False, True]
+
+
+@compiled
+@pytest.mark.parametrize("clip", [None, 1e3, 0.5])
+def test_a_step_of_adam_is_that_of_torch(clip: float | None) -> None:
+    shapes = [(70000,), (3, 7), (1,), ()]
+    config = OptimiserConfig(lr=0.01, weight_decay=0.1, clip=clip)
+    found = []
+    for fast in (False, True):
+        values = [nn.Parameter(normal(*shape, name="value")) for shape in shapes]
+        group = Group("all", values, config)
+        optimiser = make_optimiser(group)
+        for step in range(5):
+            for value, shape in zip(values, shapes, strict=True):
+                value.grad = normal(*shape, name=f"gradient {step}")
+            apply_gradients(group, optimiser, compiled=fast)
+        state = [optimiser.state[value] for value in values]
+        found.append([*values, *(part[name] for part in state for name in sorted(part))])
+    for want, got in zip(*found, strict=True):
+        torch.testing.assert_close(got, want, rtol=2e-6, atol=1e-6)
 
 
 @compiled
