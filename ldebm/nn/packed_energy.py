@@ -2,9 +2,10 @@
 
 A chain evaluates the network hundreds of times at fixed weights, so its cost should be that of the
 matrix products. Here the biases are a row of the products, the residual sum is the product's own
-accumulation, and each layer needs one activation forward and two passes backward; the padding to a
-multiple of 16 columns is what the bias row needs, and what vector units like. Against the plain
-operations of :mod:`ldebm.nn.energy` only the order of the roundings differs.
+accumulation, and each layer needs one activation forward and two passes backward. Hidden vectors
+have a column that is 1, which the bias row needs, and lie in rows of a multiple of 16 columns,
+which vector units like; the products leave both out. Against the plain operations of
+:mod:`ldebm.nn.energy` only the order of the roundings differs.
 
 Shapes: B batch, D latent dimension, H hidden size, P padded hidden size, K classes, T levels.
 """
@@ -25,6 +26,8 @@ ROWS_AT_ONCE = 1024  # more would only leave the cache
 AT_ONE = {"leaky_relu": 1.0, "silu": 1 / (1 + math.exp(-1)), "gelu": 0.5 + 0.5 * math.erf(0.5**0.5)}
 
 Layers = tuple[tuple[Tensor, Tensor], ...]
+Rows = tuple[Tensor, Tensor]
+"""Hidden vectors, (B, P), and the view of them that the products read or write, (B, H)."""
 
 
 class PackedEnergy:
@@ -39,28 +42,23 @@ class PackedEnergy:
 
     @torch.no_grad()
     def __init__(self, activation: str, layers: Layers, merge: Tensor, time_TH: Tensor) -> None:
-        self.activation = activation
-        hidden = merge.shape[0]
-        self.one = hidden  # the column that is 1 in every hidden vector
-        width = _padded(hidden + 1)
+        self.activation, self.hidden = activation, merge.shape[0]
+        width = _padded(self.hidden + 1)
         at_one = AT_ONE[activation]
         (first, bias), (second, bias2), *blocks, (output, bias_out) = layers
         self.latent = first.shape[1]
-        self.first = _packed(first, bias, _padded(self.latent + 1), width)
-        self.first[self.latent, self.one] = 1.0
-        self.second = _packed(second, bias2 / at_one, width, width)
-        self.second[self.one, self.one] = 1.0 / at_one
-        self.merge = _packed(merge, torch.zeros_like(bias), width, width)
-        self.time_TP = time_TH.new_zeros(len(time_TH), width)
-        self.time_TP[:, :hidden] = time_TH
-        self.time_TP[:, self.one] = 1.0
-        self.blocks = [_packed(weight, b / at_one, width, width) for weight, b in blocks]
-        self.output = _packed(output, bias_out / at_one, width, len(output))
-        self.back_output = _extended(output, len(output), width)
-        self.back_blocks = [_extended(weight, width, width) for weight, _ in blocks]
-        self.back_merge = _extended(merge, width, width)
-        self.back_second = _extended(second, width, width)
-        self.back_first = _extended(first, width, self.latent)
+        self.first = _with_bias(first, bias)
+        self.second = _with_bias(second, bias2 / at_one)
+        self.merge = merge.t().contiguous()
+        self.tail = time_TH.new_zeros(width - self.hidden)
+        self.tail[0] = 1.0  # the column that carries the biases
+        self.time_TP = torch.cat([time_TH, self.tail.expand(len(time_TH), -1)], 1)
+        self.blocks = [_with_bias(weight, b / at_one) for weight, b in blocks]
+        self.output = _with_bias(output, bias_out / at_one)
+        self.back_output = output.clone()
+        self.back_blocks = [weight.clone() for weight, _ in blocks]
+        self.back_merge = merge.clone(memory_format=torch.contiguous_format)
+        self.back_second, self.back_first = second.clone(), first.clone()
 
     def tensors(self) -> list[Tensor]:
         """All the weights, always in the same order."""
@@ -92,40 +90,52 @@ class PackedEnergy:
 
     def _forward(
         self, z_BD: Tensor, t_B: Tensor | int, context_BH: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor], Tensor]:
-        """Logits; inputs of the stem's activations and of the others; a buffer to work in."""
-        inputs = z_BD.new_zeros(len(z_BD), len(self.first))
+    ) -> tuple[Tensor, list[Rows], tuple[Rows, Rows]]:
+        """Logits; the inputs of all activations; two buffers to work in."""
+        rows, hidden = len(z_BD), self.hidden
+        room = z_BD.new_empty(4 + len(self.blocks), rows, hidden + len(self.tail))
+        room[:, :, hidden:] = self.tail
+        pairs = zip(room.unbind(), room[:, :, :hidden].unbind(), strict=True)
+        act, spare, first, second, *later = pairs
+        biased = act[0][:, : hidden + 1]
+        inputs = z_BD.new_ones(rows, _padded(self.latent + 1))
         inputs[:, : self.latent] = z_BD
-        inputs[:, self.latent] = 1.0
-        first = inputs @ self.first
-        act = torch.empty_like(first)
-        second = self._activate(first, act) @ self.second
-        time = self.time_TP[t_B].expand(len(z_BD), -1) if isinstance(t_B, int) else None
-        h = self.time_TP.index_select(0, t_B) if time is None else time  # type: ignore[arg-type]
+        torch.mm(inputs[:, : self.latent + 1], self.first, out=first[1])
+        self._activate(first[0], act[0])
+        torch.mm(biased, self.second, out=second[1])
+        self._activate(second[0], act[0])
+        if isinstance(t_B, int):
+            h = self.time_TP[t_B].repeat(rows, 1)
+        else:
+            h = self.time_TP.index_select(0, t_B)
+        state = h, h[:, :hidden]
         if context_BH is not None:
-            h = h.clone()
-            h[:, : context_BH.shape[1]] += context_BH
-        h = torch.addmm(h, self._activate(second, act), self.merge)
-        states = [h]
-        for weight in self.blocks:
-            h = torch.addmm(h, self._activate(h, act), weight)
-            states.append(h)
-        return self._activate(h, act) @ self.output, first, second, states, act
+            state[1].add_(context_BH)
+        state[1].addmm_(act[1], self.merge)
+        states = [state, *later]
+        for weight, before, after in zip(self.blocks, states, later, strict=False):
+            self._activate(before[0], act[0])
+            torch.addmm(before[1], biased, weight, out=after[1])
+        self._activate(states[-1][0], act[0])
+        return biased @ self.output, [first, second, *states], (act, spare)
 
     def _rows(
         self, z_BD: Tensor, t_B: Tensor | int, context_BH: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        logits, first, second, states, act = self._forward(z_BD, t_B, context_BH)
+        logits, (first, second, *states), (back, slope) = self._forward(z_BD, t_B, context_BH)
         value = torch.logsumexp(logits, -1)
         share = logits.sub_(value.unsqueeze(-1)).exp_()
 
-        slope = self._scale_back(share @ self.back_output, states[-1])
-        for weight, h in zip(reversed(self.back_blocks), states[-2::-1], strict=True):
-            back = torch.mm(slope, weight, out=act)
-            slope += self._scale_back(back, h)
-        back = self._scale_back(torch.mm(slope, self.back_merge, out=act), second)
-        back = self._scale_back(torch.mm(back, self.back_second, out=slope), first)
-        return value, back @ self.back_first
+        torch.mm(share, self.back_output, out=slope[1])
+        self._scale_back(slope[0], states[-1][0])
+        for weight, (h, _) in zip(reversed(self.back_blocks), states[-2::-1], strict=True):
+            torch.mm(slope[1], weight, out=back[1])
+            slope[0].add_(self._scale_back(back[0], h))
+        torch.mm(slope[1], self.back_merge, out=back[1])
+        self._scale_back(back[0], second[0])
+        torch.mm(back[1], self.back_second, out=slope[1])
+        self._scale_back(slope[0], first[0])
+        return value, slope[1] @ self.back_first
 
     def _activate(self, x: Tensor, out: Tensor) -> Tensor:
         if self.activation == "leaky_relu":
@@ -160,17 +170,6 @@ def _padded(size: int) -> int:
     return -(-size // 16) * 16
 
 
-def _packed(weight: Tensor, bias: Tensor, rows: int, columns: int) -> Tensor:
-    """[weight^T; bias; 0], which [x, 1, 0] is multiplied by from the left."""
-    packed = weight.new_zeros(rows, columns)
-    outputs, inputs = weight.shape
-    packed[:inputs, :outputs] = weight.t()
-    packed[inputs, :outputs] = bias
-    return packed
-
-
-def _extended(weight: Tensor, rows: int, columns: int) -> Tensor:
-    """``weight`` with zeros to the right and below."""
-    packed = weight.new_zeros(rows, columns)
-    packed[: weight.shape[0], : weight.shape[1]] = weight
-    return packed
+def _with_bias(weight: Tensor, bias: Tensor) -> Tensor:
+    """[weight^T; bias], which [x, 1] is multiplied by from the left."""
+    return torch.cat([weight.t(), bias.unsqueeze(0)])
