@@ -24,7 +24,7 @@ from ldebm.config.library import Library
 from ldebm.nn.backbone import build_backbone
 from ldebm.seeding import generator
 from ldebm.training.first_stage import BackboneTask
-from ldebm.training.trainer import apply_gradients, make_optimiser
+from ldebm.training.optimisers import apply_gradients, make_optimiser
 
 __all__ = ["alternating", "first_stage"]
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ldebm.draws import Stream, normal, uniform
+
 __all__ = [
     "Chain",
     "Conditional",
@@ -72,7 +74,7 @@ class Conditional:
         method: str,
         evaluate: Evaluate,
         steps: int,
-        generator: torch.Generator | None,
+        generator: Stream | None,
         noise: Noise | None = None,
     ) -> Chain:
         """The chains by ``method``: mala, pcnl or ula."""
@@ -100,9 +102,10 @@ class Noise:
 def draw_noise(like_BD: Tensor, steps: int, generator: torch.Generator | None) -> Noise:
     """What ``steps`` moves of states like ``like_BD`` need."""
     shape, device, dtype = (steps, *like_BD.shape), like_BD.device, like_BD.dtype
-    normal = torch.randn(shape, generator=generator, device=device, dtype=dtype)
-    uniform = torch.rand(shape[:2], generator=generator, device=device, dtype=dtype)
-    return Noise(normal, uniform)
+    return Noise(
+        torch.randn(shape, generator=generator, device=device, dtype=dtype),
+        torch.rand(shape[:2], generator=generator, device=device, dtype=dtype),
+    )
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ def ula(
     start_BD: Tensor,
     step2: Tensor,
     steps: int,
-    generator: torch.Generator | None,
+    generator: Stream | None,
     noise: Noise | None = None,
 ) -> Chain:
     """Unadjusted Langevin: ``x <- x + s^2/2 grad + s e``.
@@ -140,8 +143,8 @@ def ula(
     size = step2.sqrt()
     for step in range(steps):
         _, gradient = target(x)
-        normal = _normal(x, generator) if noise is None else noise.normal_SBD[step]
-        x = x + 0.5 * step2 * gradient + size * normal
+        drawn = _normal(x, generator) if noise is None else noise.normal_SBD[step]
+        x = x + 0.5 * step2 * gradient + size * drawn
     return Chain(x, torch.ones(len(x), device=x.device, dtype=x.dtype))
 
 
@@ -150,7 +153,7 @@ def mala(
     start_BD: Tensor,
     step2: Tensor,
     steps: int,
-    generator: torch.Generator | None,
+    generator: Stream | None,
     noise: Noise | None = None,
 ) -> Chain:
     """Metropolis-adjusted Langevin (Roberts and Tweedie 1996); arguments as :func:`ula`.
@@ -174,7 +177,7 @@ def pcnl(
     kernel: tuple[Tensor, Tensor],
     step2: Tensor,
     steps: int,
-    generator: torch.Generator | None,
+    generator: Stream | None,
     noise: Noise | None = None,
 ) -> Chain:
     """Preconditioned Crank-Nicolson Langevin (Cotter et al. 2013), Metropolis-adjusted.
@@ -218,7 +221,7 @@ def _adjusted(
     proposal_of: tuple[Drift, Away],
     size: Tensor,
     steps: int,
-    generator: torch.Generator | None,
+    generator: Stream | None,
     noise: Noise | None,
 ) -> Chain:
     """Metropolis-Hastings with proposals N(drift(x, gradient), size^2 I)."""
@@ -227,17 +230,14 @@ def _adjusted(
     accepted = torch.zeros_like(log_density)
     for step in range(steps):
         if noise is None:
-            normal = _normal(x, generator)
-            uniform = torch.rand(len(x), generator=generator, device=x.device, dtype=x.dtype)
+            e, u = _normal(x, generator), uniform(len(x), generator, x.device, x.dtype)
         else:
-            normal, uniform = noise.normal_SBD[step], noise.uniform_SB[step]
-        proposal = drift(x, gradient) + size * normal
+            e, u = noise.normal_SBD[step], noise.uniform_SB[step]
+        proposal = drift(x, gradient) + size * e
         new_log_density, new_gradient = target(proposal)
         backward = away(x, proposal, new_gradient) / size
-        log_ratio = (
-            new_log_density - log_density + 0.5 * (normal.square() - backward.square()).sum(-1)
-        )
-        accept_B = uniform.log() < log_ratio
+        log_ratio = new_log_density - log_density + 0.5 * (e.square() - backward.square()).sum(-1)
+        accept_B = u.log() < log_ratio
         accept = accept_B.unsqueeze(-1)
         x = torch.where(accept, proposal, x)
         gradient = torch.where(accept, new_gradient, gradient)
@@ -246,5 +246,5 @@ def _adjusted(
     return Chain(x, accepted / steps)
 
 
-def _normal(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+def _normal(x: Tensor, generator: Stream | None) -> Tensor:
+    return normal(tuple(x.shape), generator, x.device, x.dtype)

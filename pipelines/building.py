@@ -50,6 +50,7 @@ class Job:
         state: what is built.
         options: how stages are run.
         lock_before: dvc.lock of that state.
+        alike: of stages that can be trained together, what they have in common.
     """
 
     workspace: Workspace
@@ -63,6 +64,7 @@ class Job:
     state: State
     options: Options
     lock_before: str = ""
+    alike: Mapping[str, str] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -82,6 +84,7 @@ class Job:
             self.needs,
             known,
             self.options.keep_going,
+            self.alike,
         )
 
     def home(self, dispatcher: Dispatcher) -> None:
@@ -285,8 +288,24 @@ def opened(
             state=state,
             options=options,
             lock_before=lock_before,
+            alike=_alike(stale, needs, params),
             started=started,
         )
+
+
+def _alike(stale: Sequence[str], needs: Mapping[str, Need], params: Any) -> dict[str, str]:
+    """What the priors have in common that can be trained together on this machine's cores."""
+    from ldebm.config.alike import alike
+
+    found = {}
+    for name in stale:
+        kind, _, run = name.partition("@")
+        experiment = run.rpartition("-")[0]
+        if kind == "prior" and params is not None and experiment in params.experiments:
+            key = alike(params.experiment(experiment))
+            if key is not None and not needs[name].gpu:
+                found[name] = key
+    return found
 
 
 def _fill(workspace: Workspace, project: Path, dag: Dag) -> None:

@@ -49,6 +49,7 @@ class Stage:
         parents: names of the stages whose outputs it reads.
         metrics: those of ``outs`` that hold metrics.
         changes: why DVC calls it out of date; empty: it is not, as far as its own inputs go.
+        beside: stages whose training it does with its own, so that they find it done.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Stage:
     parents: tuple[str, ...]
     metrics: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
     @property
     def only_checks(self) -> bool:

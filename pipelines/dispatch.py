@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ldebm.errors import LdebmError, UsageError
@@ -171,6 +171,8 @@ def _attempt(
     env = {**held.env, MARK: str(place.project.resolve())}
     if place.python is not None:
         env["PATH"] = f"{place.python.path}{os.pathsep}{environment()['PATH']}"
+    if stage.beside:
+        env["LDEBM_BESIDE"] = ",".join(name.partition("@")[2] for name in stage.beside)
     if place.flow_run:
         env |= dict.fromkeys(FLOW_RUN, place.flow_run)
     return run(
@@ -244,6 +246,8 @@ class Dispatcher:
         needs: by stage; default one CPU slot.
         seconds: what stages took before, by name.
         keep_going: after a failure go on with what does not need it.
+        alike: by stage what its training has in common with others: where there are more of them
+            than slots, those that start train the rest beside their own.
     """
 
     def __init__(
@@ -255,6 +259,7 @@ class Dispatcher:
         needs: Mapping[str, Need],
         seconds: Mapping[str, float],
         keep_going: bool = True,
+        alike: Mapping[str, str] | None = None,
     ) -> None:
         self.dag, self.project, self.slots, self.needs = dag, project, slots, needs
         self.keys = keys
@@ -264,6 +269,8 @@ class Dispatcher:
         self.keep_going = keep_going
         self.waiting = dict.fromkeys(dag.stages)
         self.running: dict[str, Future[StageOutcome]] = {}
+        self.alike = alike or {}
+        self.beside: dict[str, str] = {}  # by stage, the one that trains it beside its own
         self._work: dict[str, str] = {}
         self._before = lock_blocks(_read(project / "dvc.lock"))
 
@@ -287,9 +294,13 @@ class Dispatcher:
             del self.waiting[name]
             if landed is not None:
                 landed(self.outcomes[name])
-        for name in [] if stop else self._ready():
+        started: dict[str, Held] = {}
+        elsewhere = set()
+        ready = [] if stop else self._ready()
+        for name in ready:
             work = self._claim(name)
             if work is None:
+                elsewhere.add(name)
                 continue  # another build or stage is doing it
             held = self.slots.take(self.needs.get(name, Need()))
             if held is None:
@@ -297,7 +308,24 @@ class Dispatcher:
                 break  # a wide stage is not overtaken by narrow ones for ever
             held.fds = (*held.fds, work)
             del self.waiting[name]
-            self.running[name] = submit(self.dag.stages[name], held)
+            started[name] = held
+        left = [name for name in ready if name not in elsewhere and name in self.waiting]
+        beside = self._beside(list(started), left)
+        for name, held in started.items():
+            stage = replace(self.dag.stages[name], beside=tuple(beside[name]))
+            self.running[name] = submit(stage, held)
+
+    def _beside(self, started: Sequence[str], left: Sequence[str]) -> dict[str, list[str]]:
+        """Shares the stages that found no slot out among those that started and are alike."""
+        found: dict[str, list[str]] = {name: [] for name in started}
+        for name in left:
+            key = self.alike.get(name)
+            leaders = [other for other in started if key and self.alike.get(other) == key]
+            if leaders:
+                leader = min(leaders, key=lambda other: len(found[other]))
+                found[leader].append(name)
+                self.beside[name] = leader
+        return found
 
     def _failed(self) -> bool:
         return any(outcome.status == "failed" for outcome in self.outcomes.values())
@@ -358,6 +386,7 @@ class Dispatcher:
             name
             for name in self.waiting
             if all(parent in self.outcomes for parent in self.dag.stages[name].parents)
+            and self.beside.get(name) not in self.running
         ]
         return sorted(ready, key=lambda name: -self.rank[name])
 

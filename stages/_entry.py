@@ -24,6 +24,7 @@ OPTIONS = {
     "data": {"required": True, "help": "name of the data set in params.yaml"},
     "experiment": {"required": True, "help": "name of the experiment in params.yaml"},
     "seed": {"required": True, "type": int, "help": "seed of the run"},
+    "beside": {"default": "", "help": "further runs to train at once: EXPERIMENT-SEED,..."},
 }
 
 
@@ -33,7 +34,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def arguments(description: str | None, *names: str) -> argparse.Namespace:
-    """Reads the options ``names`` (of data, experiment, seed), ``--params`` and ``--debug``.
+    """Reads the options ``names`` (of data, experiment, seed, beside), ``--params``, ``--debug``.
 
     Raises:
         UsageError: an option is missing, unknown or of the wrong type.

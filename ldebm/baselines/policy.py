@@ -25,8 +25,8 @@ from ldebm.data.batches import batch_rows, steps_per_epoch
 from ldebm.nn.energy import rows_of
 from ldebm.nn.linear import draw_linear
 from ldebm.training.objectives import Terms
+from ldebm.training.optimisers import Group
 from ldebm.training.parallel import row_weight, share
-from ldebm.training.trainer import Group
 
 __all__ = ["PolicyPrior", "PolicyTask"]
 

@@ -17,7 +17,7 @@ from ldebm.config import JudgeConfig, OptimiserConfig, TextJudgeConfig
 from ldebm.data.batches import batch_rows, steps_per_epoch
 from ldebm.data.packed import Split
 from ldebm.training.objectives import Terms
-from ldebm.training.trainer import Group
+from ldebm.training.optimisers import Group
 
 __all__ = ["LabelTask", "column_labels"]
 

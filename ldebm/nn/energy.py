@@ -29,12 +29,14 @@ __all__ = [
     "FoldedEnergy",
     "GivenEnergy",
     "SpectralLinear",
+    "activation_of",
     "rows_of",
     "value_given",
 ]
 
 
-def _activation(name: str) -> Callable[[Tensor], Tensor]:
+def activation_of(name: str) -> Callable[[Tensor], Tensor]:
+    """The activation of that name."""
     if name == "leaky_relu":
         return lambda x: functional.leaky_relu(x, SLOPE)
     return functional.silu if name == "silu" else functional.gelu
@@ -166,15 +168,15 @@ class FoldedEnergy(Folded):
         else:
             value = logits.gather(1, label_B.unsqueeze(1)).squeeze(1)
             gradient = functional.one_hot(label_B, logits.shape[1]).to(logits.dtype)
-        inner = self._inner()
-        for index in reversed(range(len(inner))):
-            back = (gradient @ inner[index][0]) * _derivative(self.activation, inputs[index])
-            skip = self.residual and index < len(inner) - 1
+        for index in reversed(range(len(inputs))):
+            back = self._back(gradient, self._inner + index)
+            back = back * _derivative(self.activation, inputs[index])
+            skip = self.residual and index < len(inputs) - 1
             gradient = gradient + back if skip else back
-        if self.merge is not None:
-            gradient = (gradient @ self.merge) * _derivative(self.activation, stem[1])
-            gradient = (gradient @ self.layers[1][0]) * _derivative(self.activation, stem[0])
-        return value, gradient @ self.layers[0][0]
+        if stem:
+            gradient = self._back_merge(gradient) * _derivative(self.activation, stem[1])
+            gradient = self._back(gradient, 1) * _derivative(self.activation, stem[0])
+        return value, self._back(gradient, 0)
 
     @cached_property
     def packed(self) -> PackedEnergy:
@@ -187,30 +189,46 @@ class FoldedEnergy(Folded):
         """What the contexts add to ``rows`` rows."""
         return None if self.context_BH is None else rows_of(self.context_BH, rows)
 
-    def _inner(self) -> tuple[tuple[Tensor, Tensor], ...]:
-        """The layers behind the stem: blocks (or hidden layers) and the output."""
-        return self.layers[2:] if self.residual else self.layers[1:]
+    @property
+    def _inner(self) -> int:
+        """Number of the first layer behind the stem: blocks (or hidden layers), then the output."""
+        return 2 if self.residual else 1
+
+    def _affine(self, x: Tensor, layer: int) -> Tensor:
+        return functional.linear(x, *self.layers[layer])
+
+    def _back(self, gradient: Tensor, layer: int) -> Tensor:
+        return gradient @ self.layers[layer][0]
+
+    def _merge(self, x: Tensor, t_B: Tensor | int) -> Tensor:
+        assert self.merge is not None
+        assert self.time_TH is not None
+        return functional.linear(x, self.merge) + self.time_TH[t_B]
+
+    def _back_merge(self, gradient: Tensor) -> Tensor:
+        assert self.merge is not None
+        return gradient @ self.merge
 
     def _forward(
         self, z_BD: Tensor, t_B: Tensor | int
     ) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor]]:
         """Logits, the stem's activation inputs, and those of the inner layers."""
-        act = _activation(self.activation)
-        h = functional.linear(z_BD, *self.layers[0])
+        act = activation_of(self.activation)
+        h = self._affine(z_BD, 0)
         stem: tuple[Tensor, ...] = ()
-        if self.merge is not None and self.time_TH is not None:
-            second = functional.linear(act(h), *self.layers[1])
+        if self.merge is not None:
+            second = self._affine(act(h), 1)
             stem = (h, second)
-            h = functional.linear(act(second), self.merge) + self.time_TH[t_B]
+            h = self._merge(act(second), t_B)
         context = self._context(len(z_BD))
         if context is not None:
             h = h + context
         inputs: list[Tensor] = []
-        inner = self._inner()
-        for index, (weight, bias) in enumerate(inner):
+        last = len(self.layers) - 1
+        for layer in range(self._inner, len(self.layers)):
             inputs.append(h)
-            out = functional.linear(act(h), weight, bias)
-            h = h + out if self.residual and index < len(inner) - 1 else out
+            out = self._affine(act(h), layer)
+            h = h + out if self.residual and layer < last else out
         return h, stem, inputs
 
 
@@ -295,6 +313,12 @@ class EnergyNet(Energies):
             if isinstance(module, SpectralLinear):
                 module.power_iterate(rounds)
 
+    def layers(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        """(effective weight, bias) of all layers but the merge layer and those of time."""
+        stem = [self.input, self.input2] if self.residual else [self.input]
+        layers = [*stem, *self.blocks, self.output]
+        return tuple((item.effective_weight(), item.bias) for item in layers)
+
     def fold(self, context_BC: Tensor | None = None) -> FoldedEnergy:
         """The effective weights, computed once; differentiable in the parameters.
 
@@ -306,15 +330,11 @@ class EnergyNet(Energies):
         """
         if (context_BC is not None) != bool(self.context):
             raise ValueError(f"a network with a context of size {self.context}: use given(context)")
-        act = _activation(self.config.activation)
-        inner = [*self.blocks, self.output]
+        act = activation_of(self.config.activation)
+        folded = self.layers()
         if not self.residual:
-            layers = [self.input, *inner]
-            folded = tuple((item.effective_weight(), item.bias) for item in layers)
             rows = None if context_BC is None else self.context1(context_BC)
             return FoldedEnergy(self.config.activation, folded, None, None, False, rows)
-        layers = [self.input, self.input2, *inner]
-        folded = tuple((item.effective_weight(), item.bias) for item in layers)
         hidden = self.config.hidden
         merge = self.merge.effective_weight()
         time = self.time2(act(self.time1(self.time_TH)))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ldebm.config import PriorConfig
+from ldebm.draws import Stream, integers, normal
 from ldebm.nn.energy import Folded
 from ldebm.priors.energy import EnergyPrior, Pairs
 from ldebm.schedule import Schedule, make_schedule
@@ -60,18 +61,18 @@ class DiffusionPrior(EnergyPrior):
     def scale_zero(self) -> float:
         return float(self.schedule.scale[1])
 
-    def level_zero(self, u_BD: Tensor, generator: torch.Generator) -> Tensor:
+    def level_zero(self, u_BD: Tensor, generator: Stream) -> Tensor:
         if not self.config.level_noise:
             return u_BD
         noise = _noise_like(u_BD, generator)
         return float(self.schedule.abar[0]) * u_BD + float(self.schedule.sbar[0]) * noise
 
-    def pairs(self, u0_BD: Tensor, generator: torch.Generator) -> Pairs:
+    def pairs(self, u0_BD: Tensor, generator: Stream) -> Pairs:
         """(v_t, u_{t+1}) with t uniform, or as published: t < T-1 at random, and T-1 for all."""
         rows, top = len(u0_BD), self.levels - 1
         published = self.config.t_sampling == "published"
         high = top if published else self.levels
-        t_B = torch.randint(0, high, (rows,), generator=generator, device=u0_BD.device)
+        t_B = integers(high, rows, generator, u0_BD.device)
         if published:
             t_B = torch.cat([t_B, torch.full_like(t_B, top)])
             u0_BD = torch.cat([u0_BD, u0_BD])
@@ -127,5 +128,5 @@ class DiffusionPrior(EnergyPrior):
         return states[::-1]
 
 
-def _noise_like(x: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+def _noise_like(x: Tensor, generator: Stream) -> Tensor:
+    return normal(tuple(x.shape), generator, x.device, x.dtype)

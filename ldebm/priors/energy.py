@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ldebm.config import PriorConfig
+from ldebm.draws import Stream, Streams, normal
 from ldebm.errors import UsageError
 from ldebm.graphs import replay_chain
 from ldebm.langevin import Chain, Conditional
@@ -126,11 +128,11 @@ class EnergyPrior(Prior):
         del of_sampler
         return torch.ones(self.levels, device=self.shift_D.device)
 
-    def pairs(self, u0_BD: Tensor, generator: torch.Generator) -> Pairs:
+    def pairs(self, u0_BD: Tensor, generator: Stream) -> Pairs:
         """Positive examples from standardised level-0 latents."""
         raise TypeError(f"{type(self).__name__} must define its pairs")
 
-    def level_zero(self, u_BD: Tensor, generator: torch.Generator) -> Tensor:
+    def level_zero(self, u_BD: Tensor, generator: Stream) -> Tensor:
         """The level-0 variable of a standardised encoder sample."""
         del generator
         return u_BD
@@ -179,12 +181,20 @@ class EnergyPrior(Prior):
         """Squared step size of each level."""
         return self.step_T * self.kernel_tables()[1]
 
+    def step2(self, t_B: Tensor) -> Tensor:
+        """Squared step size of each row, (B, 1)."""
+        return self.step2_T()[t_B].unsqueeze(-1)
+
+    def joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """The rows of several tensors as one batch for the network."""
+        return torch.cat(list(parts))
+
     @torch.no_grad()
     def chain(
         self,
         u_next_BD: Tensor,
         t_B: Tensor,
-        generator: torch.Generator,
+        generator: Stream,
         folded: Folded | None = None,
         start_BD: Tensor | None = None,
         steps: int | None = None,
@@ -205,23 +215,22 @@ class EnergyPrior(Prior):
         moves, folded = steps or sampler.steps, folded or self.net.fold()
         mean, variance = self.base_kernel(u_next_BD, t_B)
         cold = 1.0 / self.temperature_T(of_sampler=True)[t_B].unsqueeze(-1)
-        step2 = self.step2_T()[t_B].unsqueeze(-1)
-        problem = Conditional(start_BD, mean, variance, cold, step2, t_B)
+        problem = Conditional(start_BD, mean, variance, cold, self.step2(t_B), t_B)
         graph = sampler.graph and u_next_BD.is_cuda
         graph = graph and isinstance(folded, FoldedEnergy) and folded.context_BH is None
-        if graph and isinstance(folded, FoldedEnergy) and folded.merge is not None:
+        graph = graph and isinstance(folded, FoldedEnergy) and folded.merge is not None
+        if graph and isinstance(folded, FoldedEnergy) and not isinstance(generator, Streams):
             replayed = replay_chain(self, folded.packed, problem, sampler.method, moves, generator)
             if replayed is not None:
                 return replayed
         return problem.run(sampler.method, folded.value_and_gradient, moves, generator)
 
-    def chain_start(self, u_next_BD: Tensor, t_B: Tensor, generator: torch.Generator) -> Tensor:
+    def chain_start(self, u_next_BD: Tensor, t_B: Tensor, generator: Stream) -> Tensor:
         """Initial states of the chains."""
         start = self.config.sampler.start
         if start == "previous":
             return u_next_BD
-        shape, device = u_next_BD.shape, u_next_BD.device
-        noise = torch.randn(shape, generator=generator, device=device, dtype=u_next_BD.dtype)
+        noise = normal(tuple(u_next_BD.shape), generator, u_next_BD.device, u_next_BD.dtype)
         if start == "noise":
             return noise
         mean, variance = self.base_kernel(u_next_BD, t_B)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ldebm.config import HierarchyConfig, PriorConfig
+from ldebm.draws import Stream
 from ldebm.errors import UsageError
 from ldebm.nn.energy import Energies, Folded
 from ldebm.nn.group_energy import GroupEnergies, Placed
@@ -219,7 +220,7 @@ class GroupDiffusionPrior(_WithEnergies, DiffusionPrior):
             return step2 * self.level_scale_T().square()
         return step2
 
-    def chain_start(self, u_next_BD: Tensor, t_B: Tensor, generator: torch.Generator) -> Tensor:
+    def chain_start(self, u_next_BD: Tensor, t_B: Tensor, generator: Stream) -> Tensor:
         start = super().chain_start(u_next_BD, t_B, generator)
         if self.config.sampler.start == "previous":  # there u starts at u_{t+1}
             return start * self.level_scale_T()[t_B].unsqueeze(-1)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ldebm.config import PriorConfig
+from ldebm.draws import Stream
 from ldebm.priors.energy import EnergyPrior, Pairs
 
 __all__ = ["SymbolPrior"]
@@ -30,7 +31,7 @@ class SymbolPrior(EnergyPrior):
         one = torch.ones(1, device=self.shift_D.device)
         return torch.zeros_like(one), one
 
-    def pairs(self, u0_BD: Tensor, generator: torch.Generator) -> Pairs:
+    def pairs(self, u0_BD: Tensor, generator: Stream) -> Pairs:
         t_B = torch.zeros(len(u0_BD), dtype=torch.long, device=u0_BD.device)
         return Pairs(u0_BD, t_B, torch.zeros_like(u0_BD), torch.ones_like(u0_BD[:, 0]))
 

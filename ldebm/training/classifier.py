@@ -26,7 +26,7 @@ from ldebm.priors import GaussianPrior
 from ldebm.seeding import generator, numpy_generator
 from ldebm.training.latents import encode_split, make_batch
 from ldebm.training.objectives import Terms
-from ldebm.training.trainer import Group
+from ldebm.training.optimisers import Group
 
 __all__ = ["ClassifierPrior", "ClassifierTask", "pool_rows"]
 

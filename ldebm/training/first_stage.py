@@ -34,9 +34,10 @@ from ldebm.seeding import configure, generator
 from ldebm.training.image_first_stage import ImageTask
 from ldebm.training.latents import batch_noise, make_batch
 from ldebm.training.objectives import Terms, backbone_terms, gaussian_kl, sample_posterior
+from ldebm.training.optimisers import Group
 from ldebm.training.parallel import is_main, row_weight, share
 from ldebm.training.runs import CHECKPOINTS, run_key, with_length, write_curves
-from ldebm.training.trainer import Group, train
+from ldebm.training.trainer import train
 
 __all__ = ["BackboneTask", "build_backbone_stage", "load_backbone"]
 

@@ -24,8 +24,8 @@ from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.seeding import generator
 from ldebm.training.latents import batch_noise, make_batch
 from ldebm.training.objectives import Terms
+from ldebm.training.optimisers import Group
 from ldebm.training.parallel import average, row_weight, share
-from ldebm.training.trainer import Group
 
 __all__ = ["ImageTask", "balanced_kl", "hierarchical_terms"]
 

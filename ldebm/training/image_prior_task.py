@@ -21,8 +21,8 @@ from ldebm.priors.hierarchical import OnGroups
 from ldebm.seeding import generator
 from ldebm.training.latents import make_batch
 from ldebm.training.objectives import Terms
-from ldebm.training.prior_objectives import noised_score_terms
 from ldebm.training.prior_tasks import FrozenTask
+from ldebm.training.score_matching import noised_score_terms
 
 __all__ = ["ImagePriorTask", "draws_to_fit", "posterior_draws"]
 

@@ -66,12 +66,15 @@ def masked_entropy(logvar_BD: Tensor, threshold: float | None) -> Tensor:
 
 
 def mutual_information(logits_BK: Tensor) -> Tensor:
-    """I(z; y) estimated on the batch, H(mean p(y|z)) - mean H(p(y|z)) (SVEBM eq. 13; MR 1.2)."""
+    """I(z; y) estimated on the batch, H(mean p(y|z)) - mean H(p(y|z)) (SVEBM eq. 13; MR 1.2).
+
+    With leading axes, of several runs, as many estimates.
+    """
     log_p = torch.log_softmax(logits_BK, -1)
     p = log_p.exp()
-    mean_log_p = torch.log(p.mean(0) + MI_EPSILON)
-    marginal_entropy = -(mean_log_p.exp() * mean_log_p).sum()
-    conditional_entropy = -(p * log_p).sum(-1).mean()
+    mean_log_p = torch.log(p.mean(-2) + MI_EPSILON)
+    marginal_entropy = -(mean_log_p.exp() * mean_log_p).sum(-1)
+    conditional_entropy = -(p * log_p).sum(-1).mean(-1)
     return marginal_entropy - conditional_entropy
 
 

@@ -1,32 +1,66 @@
 """Loss terms of the second stage: contrastive, class and information terms (MR 2.6, 2.7).
 
-``prior_terms`` trains the energies on a frozen encoder, ``joint_terms`` everything together,
-``score_matching_terms`` and ``noised_score_terms`` warm the energies up.
+``prior_terms`` trains the energies on a frozen encoder, ``joint_terms`` everything together;
+:mod:`ldebm.training.score_matching` warms the energies up.
 
 Shapes: B batch, D latent dimension, K classes, R rows of all levels together.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ldebm.config import PriorConfig
+from ldebm.draws import Stream
 from ldebm.langevin import Chain
 from ldebm.nn.energy import value_given
 from ldebm.priors import DiffusionPrior, EnergyPrior, Pairs
 from ldebm.training.objectives import Terms, gaussian_kl, masked_entropy, mutual_information
 
 __all__ = [
+    "Contrast",
+    "Weights",
+    "class_terms",
+    "contrast_rows",
+    "contrast_terms",
+    "energy_of",
     "joint_terms",
-    "noised_score_terms",
     "prior_terms",
-    "score_matching_terms",
     "with_labelled",
 ]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """lambda_2 and lambda_3: numbers, or of several runs one each, (M,)."""
+
+    information: float | Tensor
+    classes: float | Tensor
+
+    @classmethod
+    def of(cls, config: PriorConfig) -> Weights:
+        """Those of one run."""
+        return cls(config.mi_weight, config.class_weight)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Positive and negative examples of a batch, before their means are taken.
+
+    Attributes:
+        pairs: positive examples, R rows.
+        chain: negative ones.
+        logits_NK: of the network at the positive, then the negative examples, then where else the
+            classes are asked, if anywhere.
+    """
+
+    pairs: Pairs
+    chain: Chain
+    logits_NK: Tensor
 
 
 def prior_terms(
@@ -49,30 +83,74 @@ def prior_terms(
         The terms (total = contrastive - lambda_2 MI + lambda_3 CE), the negative chains and the
         positive pairs.
     """
+    own_B = label_B if prior.trains_classes else None
+    found = contrast_rows(
+        prior, u0_BD, generator, own_B, unlabelled=label_B is None, start_BD=start_BD
+    )
+    terms = contrast_terms(Weights.of(prior.config), found, len(u0_BD), label_B, own_B)
+    return terms, found.chain, found.pairs
+
+
+def contrast_rows(
+    prior: EnergyPrior,
+    u0_BD: Tensor,
+    generator: Stream,
+    own_B: Tensor | None = None,
+    *,
+    unlabelled: bool,
+    start_BD: Tensor | None = None,
+) -> Contrast:
+    """The examples of :func:`prior_terms`, and the network there.
+
+    Args:
+        prior: the energies.
+        u0_BD: standardised level-0 latents, without gradient.
+        generator: source of all noise.
+        own_B: class whose density a row trains, or -1.
+        unlabelled: there are no labels at all.
+        start_BD: chain states to continue.
+    """
     config = prior.config
     pairs = prior.pairs(u0_BD, generator)
-    own_B = label_B if prior.trains_classes else None
     with torch.no_grad():
         frozen = prior.folded_for(own_B)
     if start_BD is None and config.sampler.training_start == "data":
         start_BD = pairs.v_BD
     chain = prior.chain(pairs.u_next_BD, pairs.t_B, generator, frozen, start_BD)
-    rows = len(pairs.t_B)
-    asked, asked_t = prior.class_rows(pairs, u0_BD, unlabelled=label_B is None)
+    asked, asked_t = prior.class_rows(pairs, u0_BD, unlabelled=unlabelled)
     logits = prior.net(
-        torch.cat([pairs.v_BD, chain.x_BD, *asked]), torch.cat([pairs.t_B, pairs.t_B, *asked_t])
+        prior.joined([pairs.v_BD, chain.x_BD, *asked]),
+        prior.joined([pairs.t_B, pairs.t_B, *asked_t]),
     )
-    energy = _energy(logits[: 2 * rows], None if own_B is None else torch.cat([own_B, own_B]))
-    gap_B = energy[rows:] - energy[:rows]
-    contrastive = _batch_mean(pairs.weight_B * gap_B, len(u0_BD))
-    known = logits[2 * rows :] if asked else logits[:rows]
-    information, classes = _class_terms(known, label_B)
-    total = contrastive - config.mi_weight * information + config.class_weight * classes
-    parts = _energy_parts(contrastive, information, classes, energy, chain)
-    return Terms(total, parts), chain, pairs
+    return Contrast(pairs, chain, logits)
 
 
-def _energy(logits_BK: Tensor, own_B: Tensor | None) -> Tensor:
+def contrast_terms(
+    weights: Weights, found: Contrast, batch: int, label_B: Tensor | None, own_B: Tensor | None
+) -> Terms:
+    """The terms of :func:`prior_terms`: contrastive - lambda_2 MI + lambda_3 CE.
+
+    Args:
+        weights: of the terms.
+        found: the examples; with a leading axis, of several runs, the terms have it too.
+        batch: rows of the batch that they were made of.
+        label_B: class of each of those, -1 for none; ``None`` when there are no labels at all.
+        own_B: class whose density a row trains, or -1.
+    """
+    rows, logits = found.pairs.weight_B.shape[-1], found.logits_NK
+    own = None if own_B is None else torch.cat([own_B, own_B])
+    energy = energy_of(logits[..., : 2 * rows, :], own)
+    gap_B = energy[..., rows:] - energy[..., :rows]
+    contrastive = _batch_mean(found.pairs.weight_B * gap_B, batch)
+    asked = logits.shape[-2] > 2 * rows
+    known = logits[..., 2 * rows :, :] if asked else logits[..., :rows, :]
+    information, classes = class_terms(known, label_B)
+    total = contrastive - weights.information * information + weights.classes * classes
+    parts = _energy_parts(contrastive, information, classes, energy, found.chain)
+    return Terms(total, parts)
+
+
+def energy_of(logits_BK: Tensor, own_B: Tensor | None) -> Tensor:
     """F, or f_y of the rows of class y where ``own_B`` has them, shape (B,)."""
     return torch.logsumexp(logits_BK, -1) if own_B is None else value_given(logits_BK, own_B)
 
@@ -85,25 +163,26 @@ def _energy_parts(
         "contrastive": contrastive.detach(),
         "mutual_information": information.detach(),
         "class": classes.detach(),
-        "energy_size": energy.detach().abs().max(),
-        "acceptance": chain.acceptance_B.mean(),
+        "energy_size": energy.detach().abs().amax(-1),
+        "acceptance": chain.acceptance_B.mean(-1),
     }
 
 
 def _batch_mean(value_R: Tensor, rows: int) -> Tensor:
     """Sum over the rows of one batch over its size (published: t and T-1 both count)."""
-    return value_R.sum() / rows
+    return value_R.sum(-1) / rows
 
 
-def _class_terms(logits_BK: Tensor, label_B: Tensor | None) -> tuple[Tensor, Tensor]:
+def class_terms(logits_BK: Tensor, label_B: Tensor | None) -> tuple[Tensor, Tensor]:
     """Mutual information and the cross-entropy of the labelled rows."""
     information = mutual_information(logits_BK)
     if label_B is None:
         return information, torch.zeros_like(information)
     labelled = label_B >= 0
     safe = label_B.clamp(min=0)
-    losses = functional.cross_entropy(logits_BK, safe, reduction="none") * labelled
-    return information, losses.sum() / labelled.sum().clamp(min=1)
+    rows = logits_BK.flatten(0, -2), safe.flatten()
+    losses = functional.cross_entropy(*rows, reduction="none").view_as(safe) * labelled
+    return information, losses.sum(-1) / labelled.sum(-1).clamp(min=1)
 
 
 def with_labelled(
@@ -186,7 +265,7 @@ def joint_terms(
     energy = torch.logsumexp(logits[: 2 * rows], -1)
     gap_B = (energy[rows:] - energy[:rows]) / temperature_B
     contrastive = _batch_mean(pairs.weight_B * gap_B, len(z_BD))
-    information, classes = _class_terms(logits[2 * rows :], label_B)
+    information, classes = class_terms(logits[2 * rows :], label_B)
     reconstruction = nll_B.mean()
     rate = _rate(prior, mu_BD, logvar_BD, pairs, entropy_mask)
     total = reconstruction + pull * rate + prior_factor * contrastive
@@ -229,118 +308,3 @@ def _log_normaliser_surrogate(prior: EnergyPrior, pairs: Pairs, chain: Chain) ->
     mean, variance = prior.base_kernel(pairs.u_next_BD, pairs.t_B)
     direction = ((chain.x_BD - mean) / variance).detach()
     return _batch_mean(pairs.weight_B * (mean * direction).sum(-1), len(mean))
-
-
-def score_matching_terms(
-    prior: DiffusionPrior,
-    mu_BD: Tensor,
-    logvar_BD: Tensor,
-    label_B: Tensor | None,
-    generator: torch.Generator,
-) -> Terms:
-    """Warm start: denoising score matching with the posterior itself as part of the noise.
-
-    At the optimum F + base is the log-density of v_t (Vincent 2011), whose score given x is closed:
-    v_t | x is Gaussian. Needs a standardisation without rotation, so that its variance is diagonal.
-
-    Args:
-        prior: the energies.
-        mu_BD: posterior means in the backbone's coordinates.
-        logvar_BD: posterior log-variances there.
-        label_B: classes, for the class term.
-        generator: source of all noise.
-    """
-    config, schedule = prior.config, prior.schedule
-    shape, device = mu_BD.shape, mu_BD.device
-    scale_D = prior.scale_DD.diagonal()
-    mean = (mu_BD - prior.shift_D) / scale_D
-    variance = logvar_BD.exp() / scale_D.square()
-    t_B = torch.randint(0, prior.levels, (shape[0],), generator=generator, device=device)
-    abar = torch.as_tensor(schedule.abar[:-1], dtype=mean.dtype, device=device)[t_B].unsqueeze(-1)
-    c = torch.as_tensor(schedule.scale[1:], dtype=mean.dtype, device=device)[t_B].unsqueeze(-1)
-    mean_v = c * abar * mean
-    variance_v = c.square() * (abar.square() * variance + 1 - abar.square())
-    noise = torch.randn(shape, generator=generator, device=device)
-    v = mean_v + variance_v.sqrt() * noise
-    folded = prior.net.fold()
-    value, gradient = folded.value_and_gradient(v, t_B)
-    score = -noise / variance_v.sqrt()
-    top = (t_B == prior.levels - 1).unsqueeze(-1)
-    if config.base:
-        wanted = score + torch.where(top, v, v / c.square())
-    else:
-        wanted = score + torch.where(top, v / prior.kernel_tables()[1][-1], torch.zeros_like(v))
-    matching = (0.5 * variance_v * (gradient - wanted).square()).sum(-1).mean()
-    u0 = mean + variance.sqrt() * torch.randn(shape, generator=generator, device=device)
-    zero_B = torch.zeros_like(t_B)
-    logits = folded.logits(prior.scale_zero() * prior.level_zero(u0, generator), zero_B)
-    return _matching_terms(config, matching, value, logits, label_B)
-
-
-def noised_score_terms(
-    prior: DiffusionPrior,
-    u_BD: Tensor,
-    label_B: Tensor | None,
-    noise_zero: float,
-    generator: torch.Generator,
-) -> Terms:
-    """Warm start where q has no closed form at the noisier levels: denoising score matching.
-
-    Like :func:`score_matching_terms` with draws of q in place of its densities. At level 0 the
-    noise is tiny and its score nearly all noise: that level learns the density of draws with noise
-    ``noise_zero``, and what is finer from the contrastive updates that follow.
-
-    Args:
-        prior: the energies.
-        u_BD: standardised draws of the aggregate posterior.
-        label_B: classes, for the class term.
-        noise_zero: standard deviation of the noise of level 0.
-        generator: source of all noise.
-    """
-    config, schedule = prior.config, prior.schedule
-    rows, device = len(u_BD), u_BD.device
-    t_B = torch.randint(0, prior.levels, (rows,), generator=generator, device=device)
-
-    def table(values: object) -> Tensor:
-        return torch.as_tensor(values, dtype=u_BD.dtype, device=device)[t_B].unsqueeze(-1)
-
-    sbar = schedule.sbar[:-1].copy()
-    sbar[0] = noise_zero
-    scale = table(schedule.scale[1:])
-    spread = scale * table(sbar)
-    noise = torch.randn(u_BD.shape, generator=generator, device=device)
-    v = scale * table(schedule.abar[:-1]) * u_BD + spread * noise
-    v.requires_grad_()
-    logits = prior.net(v, t_B)
-    value = _energy(logits, label_B if prior.trains_classes else None)
-    (gradient,) = torch.autograd.grad(value.sum(), v, create_graph=True)
-    top = (t_B == prior.levels - 1).unsqueeze(-1)
-    flat = torch.zeros_like(scale)
-    variance = prior.kernel_tables()[1][-1]
-    away = torch.where(top, 1 / variance, 1 / scale.square() if config.base else flat)
-    wanted = away * v.detach() - noise / spread
-    matching = (0.5 * spread.square() * (gradient - wanted).square()).sum(-1).mean()
-    if prior.labels_at_zero:
-        u0 = prior.level_zero(u_BD, generator)
-        logits = prior.net(prior.scale_zero() * u0, torch.zeros_like(t_B))
-    return _matching_terms(config, matching, value, logits, label_B)
-
-
-def _matching_terms(
-    config: PriorConfig,
-    matching: Tensor,
-    value_B: Tensor,
-    logits_BK: Tensor,
-    label_B: Tensor | None,
-) -> Terms:
-    """Score matching with the class and information terms of ``logits_BK``."""
-    information, classes = _class_terms(logits_BK, label_B)
-    total = matching - config.mi_weight * information + config.class_weight * classes
-    parts = {
-        "contrastive": matching.detach(),
-        "mutual_information": information.detach(),
-        "class": classes.detach(),
-        "energy_size": value_B.detach().abs().max(),
-        "acceptance": torch.ones_like(matching),
-    }
-    return Terms(total, parts)

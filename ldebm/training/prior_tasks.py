@@ -25,14 +25,14 @@ from ldebm.training.classifier import pool_rows
 from ldebm.training.clustering import epoch_rows, geometric_clusters, stability
 from ldebm.training.latents import batch_noise, encode_split, make_batch
 from ldebm.training.objectives import Terms, sample_posterior
+from ldebm.training.optimisers import Group
 from ldebm.training.parallel import is_main, rank, share
 from ldebm.training.prior_objectives import (
     joint_terms,
     prior_terms,
-    score_matching_terms,
     with_labelled,
 )
-from ldebm.training.trainer import Group
+from ldebm.training.score_matching import score_matching_terms
 
 __all__ = ["FrozenTask", "JointTask", "PriorTask"]
 
@@ -134,22 +134,35 @@ class FrozenTask(ABC):
         if self.labels_np is not None and self.sampler != "natural":
             self.rows = epoch_rows(self.labels_np, self.sampler, self.seed, epoch)
 
-    def _batch(self, step: int) -> np.ndarray:
+    def batch(self, step: int) -> np.ndarray:
+        """Training rows of an update, (B)."""
         size = self.config.training.batch
         if self.rows is None:
-            return batch_rows(self.count, size, self.seed, step)
+            return batch_rows(self.count, size, self.seed, step).copy()
         position = step % self.steps_per_epoch * size
-        return self.rows[position : position + size]
+        return self.rows[position : position + size].copy()
 
-    def loss(self, step: int) -> Terms:
+    def stream(self, step: int) -> torch.Generator:
+        """The source of all noise of an update."""
+        return generator(self.seed, "prior", step, *_rank_path(), device=self.device)
+
+    def begin_loss(self) -> None:
+        """What an update does before its loss: the spectral norms."""
         if self.config.energy.spectral_norm:
             self.prior.net.power_iterate()
-        stream = generator(self.seed, "prior", step, *_rank_path(), device=self.device)
-        batch = self._batch(step)
-        rows = batch[share(len(batch))].copy()
-        labels, apart = None, self.config.labelled_batch
-        if self.labels is not None and not apart:
-            labels = self.labels[torch.from_numpy(rows).to(self.device)]
+
+    def labels_of(self, rows: np.ndarray) -> Tensor | None:
+        """Classes of training rows, (B), -1 for none; ``None`` without labels."""
+        if self.labels is None:
+            return None
+        return self.labels[torch.from_numpy(rows).to(self.device)]
+
+    def loss(self, step: int) -> Terms:
+        self.begin_loss()
+        stream, batch = self.stream(step), self.batch(step)
+        rows = batch[share(len(batch))]
+        apart = self.config.labelled_batch
+        labels = None if apart else self.labels_of(rows)
         if step < self.warm_updates and isinstance(self.prior, DiffusionPrior):
             self.chain = None
             terms = self.warm_up(rows, labels, stream)
@@ -242,19 +255,20 @@ class PriorTask(FrozenTask):
             return self.prior
         return self.prior.given(self.contexts[torch.from_numpy(rows).to(self.device)])
 
-    def _latents(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    def latents(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Posterior means and log-variances of training rows, (B, D) each."""
         index = torch.from_numpy(rows).to(self.device)
         return self.mu[index], self.logvar[index]
 
     def draw(self, rows: np.ndarray, stream: torch.Generator) -> Tensor:
-        mu, logvar = self._latents(rows)
+        mu, logvar = self.latents(rows)
         noise = torch.randn(mu.shape, generator=stream, device=self.device)
         return self.prior.to_standard(sample_posterior(mu, logvar, noise))
 
     def warm_up(self, rows: np.ndarray, labels: Tensor | None, stream: torch.Generator) -> Terms:
         prior = self.given(rows)
         assert isinstance(prior, DiffusionPrior)
-        return score_matching_terms(prior, *self._latents(rows), labels, stream)
+        return score_matching_terms(prior, *self.latents(rows), labels, stream)
 
 
 def _rank_path() -> tuple[str, ...]:

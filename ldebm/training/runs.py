@@ -13,6 +13,13 @@ from ldebm.training.trainer import TrainResult
 __all__ = ["CHECKPOINTS", "run_key", "with_length", "write_curves"]
 
 CHECKPOINTS = Path(".ckpt")
+APART = {
+    "ldebm/training/together.py",
+    "ldebm/training/stacked_runs.py",
+    "ldebm/nn/stacked_energy.py",
+    "ldebm/priors/stacked.py",
+}
+"""Code that only trains several runs at once: each has the numbers that it has alone."""
 
 
 def with_length(config: TrainingConfig, epochs: float | None) -> TrainingConfig:
@@ -25,7 +32,8 @@ def with_length(config: TrainingConfig, epochs: float | None) -> TrainingConfig:
 def run_key(*parts: Any) -> str:
     """What identifies a training: parameters, inputs, and the code that this process imported."""
     root = Path(__file__).parents[2]
-    return hash_json([*parts, code_hashes(root)])[:32]
+    code = {name: value for name, value in code_hashes(root).items() if name not in APART}
+    return hash_json([*parts, code])[:32]
 
 
 def write_curves(out: Path, result: TrainResult | None) -> None:

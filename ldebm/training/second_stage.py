@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,78 @@ from ldebm.training.prior_tasks import FrozenTask, JointTask, PriorTask
 from ldebm.training.runs import CHECKPOINTS, run_key, with_length, write_curves
 from ldebm.training.trainer import TrainResult, train
 
-__all__ = ["prior_stage"]
+__all__ = ["Opened", "open_prior", "prior_stage", "snapshot_shares"]
 
 SNAPSHOT_SHARES = (0.02, 0.1, 0.3, 1.0)  # training times of the papers' Figures 2, 3 and A2
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A second stage with all that it reads.
+
+    Attributes:
+        config: the experiment, with the length of this run.
+        seed: of the run.
+        device: where to train.
+        latents: columns of latents.parquet.
+        labels: class of every training row or -1; ``None`` without labels.
+        backbone: the trained first stage.
+        prior: with initial weights.
+        checkpoint: where the training stands, keyed by all that it depends on.
+    """
+
+    config: ExperimentConfig
+    seed: int
+    device: torch.device
+    latents: dict[str, np.ndarray]
+    labels: np.ndarray | None
+    backbone: Backbone
+    prior: Prior
+    checkpoint: Path
+
+    def of_training(self, column: str) -> np.ndarray:
+        """A column of the training rows."""
+        rows: np.ndarray = self.latents[column][self.latents["split"] == 0]
+        return rows
+
+    def task(self, packed: Packed) -> FrozenTask:
+        """What trains the energies on the frozen backbone."""
+        assert isinstance(self.prior, EnergyPrior)
+        common = self.labels, self.config, self.seed, self.device
+        if isinstance(self.prior, OnGroups):
+            return ImagePriorTask(self.prior, packed.split("train"), *common)
+        contexts = self.of_training("context") if "context" in self.latents else None
+        mu, logvar = self.of_training("mu"), self.of_training("logvar")
+        return PriorTask(self.prior, mu, logvar, *common, contexts)
+
+
+def open_prior(
+    config: ExperimentConfig, packed: Packed, seed: int, folder: Path, epochs: float | None = None
+) -> Opened:
+    """Reads ``folder/{backbone, latents.parquet}`` and makes the prior; as for prior_stage."""
+    section = config.prior
+    section = section.model_copy(update={"training": with_length(section.training, epochs)})
+    first = config.backbone
+    first = first.model_copy(update={"training": with_length(first.training, epochs)})
+    config = config.model_copy(update={"prior": section, "backbone": first})
+    device = choose_device(section.training.device)
+    configure(section.training.threads)
+    latents = read_parquet(folder / "latents.parquet")
+    labels: np.ndarray | None = latents["label"][latents["split"] == 0].astype(np.int64)
+    if labels is not None and (labels < 0).all():
+        labels = None
+    backbone = load_backbone(folder / "backbone", config, packed).to(device)
+    prior = build_prior(backbone, section, generator(seed, "prior-init")).to(device)
+    inputs = [hash_path(folder / "backbone"), hash_path(folder / "latents.parquet")]
+    dumped = config.model_dump(mode="json")
+    key = run_key("prior", dumped["prior"], dumped["cluster"], inputs, seed, device.type)
+    checkpoint = CHECKPOINTS / f"prior-{key}.pt"
+    return Opened(config, seed, device, latents, labels, backbone, prior, checkpoint)
+
+
+def snapshot_shares(packed: Packed) -> Sequence[float]:
+    """Shares of the run at which the weights are kept."""
+    return SNAPSHOT_SHARES if packed.kind == "points" else ()
 
 
 def prior_stage(
@@ -42,41 +112,20 @@ def prior_stage(
     epochs: float | None = None,
 ) -> None:
     """Second stage: reads ``folder/{backbone, latents.parquet}``, writes ``folder/prior``."""
-    section = config.prior
-    section = section.model_copy(update={"training": with_length(section.training, epochs)})
-    first = config.backbone
-    first = first.model_copy(update={"training": with_length(first.training, epochs)})
-    config = config.model_copy(update={"prior": section, "backbone": first})
-    device = choose_device(section.training.device)
-    configure(section.training.threads)
-    latents = read_parquet(folder / "latents.parquet")
-    rows, held_out = latents["split"] == 0, latents["split"] == 1
-    mu, logvar = latents["mu"][rows], latents["logvar"][rows]
-    contexts = latents["context"][rows] if "context" in latents else None
-    labels: np.ndarray | None = latents["label"][rows].astype(np.int64)
-    if labels is not None and (labels < 0).all():
-        labels = None
-    backbone = load_backbone(folder / "backbone", config, packed).to(device)
-    prior = build_prior(backbone, section, generator(seed, "prior-init")).to(device)
-    inputs = [hash_path(folder / "backbone"), hash_path(folder / "latents.parquet")]
-    dumped = config.model_dump(mode="json")
-    key = run_key("prior", dumped["prior"], dumped["cluster"], inputs, seed, device.type)
-    checkpoint = CHECKPOINTS / f"prior-{key}.pt"
-    out = folder / "prior"
+    opened = open_prior(config, packed, seed, folder, epochs)
+    config, device, latents = opened.config, opened.device, opened.latents
+    section, labels, backbone = config.prior, opened.labels, opened.backbone
+    prior, checkpoint = opened.prior, opened.checkpoint
+    mu = opened.of_training("mu")
     result: TrainResult | None = None
     if isinstance(prior, EnergyPrior) and section.scheme == "two_stage":
-        task: FrozenTask
-        if isinstance(prior, OnGroups):
-            task = ImagePriorTask(prior, packed.split("train"), labels, config, seed, device)
-        else:
-            task = PriorTask(prior, mu, logvar, labels, config, seed, device, contexts)
-        points = packed.kind == "points"
-        shares: Sequence[float] = SNAPSHOT_SHARES if points else ()
+        task, shares = opened.task(packed), snapshot_shares(packed)
         result = train(task, section.training, checkpoint, title="prior", snapshots=shares)
         prior.load_state_dict(result.state)
     elif isinstance(prior, PolicyPrior):
-        assert contexts is not None
+        held_out = latents["split"] == 1
         valid = latents["mu"][held_out], latents["context"][held_out]
+        contexts = opened.of_training("context")
         policy = PolicyTask(prior, (mu, contexts), valid, section, seed, device)
         result = train(policy, section.training, checkpoint, title="policy")
         prior.load_state_dict(result.state)
@@ -97,12 +146,14 @@ def prior_stage(
         prior.fit_draws(draws_to_fit(prior.backbone, packed.split("train"), seed, device))
     else:
         prior.fit_standardisation(
-            torch.from_numpy(mu).to(device), torch.from_numpy(logvar).to(device)
+            torch.from_numpy(mu).to(device),
+            torch.from_numpy(opened.of_training("logvar")).to(device),
         )
     if not is_main():
         return
+    dumped = config.model_dump(mode="json")
     header = {"experiment": name, "seed": seed, "config": dumped, "meta": packed.meta}
-    _write_prior(out, backbone, prior, result, header, packed)
+    _write_prior(folder / "prior", backbone, prior, result, header, packed)
     checkpoint.unlink(missing_ok=True)
 
 

@@ -8,13 +8,12 @@ run killed anywhere and started again ends with the same bytes (C37).
 
 from __future__ import annotations
 
-import inspect
 import math
 import signal
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,39 +21,32 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ldebm import kernels
-from ldebm.config import OptimiserConfig, TrainingConfig
+from ldebm.config import TrainingConfig
 from ldebm.errors import DivergenceError, UsageError
 from ldebm.files import atomic_path
-from ldebm.kernels import functions
 from ldebm.lineage.records import note
 from ldebm.training.memory import give_back_memory
 from ldebm.training.objectives import Terms
+from ldebm.training.optimisers import (
+    Group,
+    apply_gradients,
+    learning_rate_factor,
+    make_optimiser,
+)
 from ldebm.training.parallel import average_gradients, is_main
 from ldebm.training.progress import Progress
 
 __all__ = [
-    "Group",
+    "EXIT_INTERRUPTED",
+    "Interrupt",
+    "Loop",
     "Task",
     "TrainResult",
-    "apply_gradients",
-    "learning_rate_factor",
-    "make_optimiser",
     "train",
-    "untraced",
 ]
 
 EXIT_INTERRUPTED = 75
 CURVE_POINTS = 200
-
-
-@dataclass(frozen=True)
-class Group:
-    """Parameters that share an optimiser configuration and are clipped together."""
-
-    name: str
-    parameters: list[nn.Parameter]
-    config: OptimiserConfig
 
 
 class Task(Protocol):
@@ -104,42 +96,6 @@ class TrainResult:
     snapshots: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
 
-def learning_rate_factor(
-    config: OptimiserConfig, step: int, total: int, per_epoch: int = 1
-) -> float:
-    """The learning rate of update ``step`` of ``total`` over the largest.
-
-    Args:
-        config: whose schedule it is.
-        step: updates done.
-        total: updates of the whole training.
-        per_epoch: updates of an epoch; ``exponential`` falls after each, not in between.
-
-    Example:
-        >>> learning_rate_factor(OptimiserConfig(schedule="linear", final=0.0), 75, 100)
-        0.5
-        >>> learning_rate_factor(OptimiserConfig(schedule="exponential", decay=0.9), 25, 100, 10)
-        0.81
-    """
-    if config.schedule == "one_cycle":
-        rise = max(1, int(0.3 * total))
-        if step < rise:
-            return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * step / rise))
-        share = (step - rise) / max(1, total - rise)
-        return config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * share))
-    warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
-    if config.schedule == "linear":
-        start = config.hold * total
-        share = max(0.0, (step - start) / max(1.0, total - start))
-        return warm * (1 - (1 - config.final) * share)
-    if config.schedule == "cosine":
-        share = step / max(1, total)
-        return warm * (config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * share)))
-    if config.schedule == "exponential":
-        return warm * config.decay ** (step // per_epoch)
-    return warm
-
-
 def train(
     task: Task,
     config: TrainingConfig,
@@ -164,21 +120,21 @@ def train(
         UsageError: the checkpoint cannot be read.
         SystemExit: code 75 after SIGTERM, with a checkpoint written.
     """
-    loop = _Loop(task, config, checkpoint, title, list(snapshots))
+    loop = Loop(task, config, checkpoint, title, list(snapshots))
     loop.resume()
-    with _Interrupt() as interrupt:
+    with Interrupt() as interrupt:
         loop.run(interrupt, stop_after)
     return loop.result()
 
 
-class _Interrupt:
+class Interrupt:
     """Remembers SIGTERM until the step in hand is done."""
 
     def __init__(self) -> None:
         self.received = False
         self._previous: Any = None
 
-    def __enter__(self) -> _Interrupt:
+    def __enter__(self) -> Interrupt:
         try:
             self._previous = signal.signal(signal.SIGTERM, self._note)
         except ValueError:  # not the main thread: the caller decides about signals
@@ -193,8 +149,20 @@ class _Interrupt:
             signal.signal(signal.SIGTERM, self._previous)
 
 
-class _Loop:
-    """State of one training run."""
+class Loop:
+    """State of one training run.
+
+    Args:
+        task: module and losses.
+        config: length, optimiser schedules, checkpoint interval.
+        checkpoint: file for resuming.
+        title: shown in the progress.
+        snapshots: shares of the run at which weights are kept.
+
+    Attributes:
+        together: what the record of the stage says of a run that was trained beside others:
+            ``trained_with``, their stages, and ``trained_seconds``, its share of the time.
+    """
 
     def __init__(
         self,
@@ -227,16 +195,19 @@ class _Loop:
         validate = config.validate_every
         self.validate_steps = max(1, round(validate * per_epoch)) if validate else None
         self.saved = time.monotonic()
+        self.together: dict[str, Any] = {}
         device = next(task.module.parameters()).device
         self.check_every = 1 if device.type == "cpu" else 50
 
-    def run(self, interrupt: _Interrupt, stop_after: int | None) -> None:
+    def run(self, interrupt: Interrupt, stop_after: int | None) -> None:
         begun = self.step
         with Progress(self.title, self.total, self.step) as progress:
             while self.step < self.total:
-                self._maybe_begin_epoch()
+                self.begin_update()
                 terms = self._update()
-                self._record(terms, progress)
+                row = self.record(terms)
+                if row is not None:
+                    progress.show(self.step, row)
                 if interrupt.received or (stop_after and self.step - begun >= stop_after):
                     self.save()
                     print(
@@ -249,35 +220,42 @@ class _Loop:
                     self.save()
                     give_back_memory()
 
-    def _maybe_begin_epoch(self) -> None:
-        epoch = self.step // self.task.steps_per_epoch
+    def begin_update(self) -> None:
+        """A new epoch where one begins, the learning rate, no gradients."""
+        epoch, per_epoch = self.step // self.task.steps_per_epoch, self.task.steps_per_epoch
         if epoch != self.epoch:
             self.task.begin_epoch(epoch)
             self.epoch = epoch
-
-    def _update(self) -> Terms:
         self.task.module.train()
-        per_epoch = self.task.steps_per_epoch
         for group, optimiser in zip(self.groups, self.optimisers, strict=True):
             factor = learning_rate_factor(group.config, self.step, self.total, per_epoch)
             optimiser.param_groups[0]["lr"] = group.config.lr * factor
             optimiser.zero_grad(set_to_none=True)
+
+    def _update(self) -> Terms:
         terms = self.task.loss(self.step)
-        if self.step % self.check_every == 0:
-            self._guard(terms)
+        self.guard(terms)
         (terms.total * terms.row_weight).backward()  # type: ignore[no-untyped-call]
         for group in self.groups:
             average_gradients(group.parameters)
         for group, optimiser in zip(self.groups, self.optimisers, strict=True):
             apply_gradients(group, optimiser, compiled=self.config.precision == "bfloat16")
-        if self.averaged is not None:
-            self._average()
-        self.task.after_update(self.step, self.averaged)
-        self.step += 1
+        self._average()
+        self.end_update()
         return terms
 
-    def _guard(self, terms: Terms) -> None:
-        if bool(torch.isfinite(terms.total)):
+    def end_update(self) -> None:
+        """Counts an update that the optimiser has made."""
+        self.task.after_update(self.step, self.averaged)
+        self.step += 1
+
+    def guard(self, terms: Terms) -> None:
+        """Raises where the loss is not finite.
+
+        Raises:
+            DivergenceError: with the terms that are not.
+        """
+        if self.step % self.check_every or bool(torch.isfinite(terms.total)):
             return
         bad = [name for name, value in terms.parts.items() if not bool(torch.isfinite(value))]
         kept = f"; the last good checkpoint is {self.checkpoint}" if self.checkpoint else ""
@@ -286,15 +264,23 @@ class _Loop:
             f"(terms: {', '.join(bad) or 'total'}); lower training.optimiser.lr or clip{kept}"
         )
 
+    @property
+    def decay(self) -> float:
+        """Of the averaged weights, at this update."""
+        return min(self.ema or 0.0, (1 + self.step) / (10 + self.step))
+
     @torch.no_grad()
     def _average(self) -> None:
-        assert self.averaged is not None
-        assert self.ema is not None
-        decay = min(self.ema, (1 + self.step) / (10 + self.step))
-        for name, value in self.task.module.named_parameters():
-            self.averaged[name].lerp_(value.detach(), 1 - decay)
+        if self.averaged is not None:
+            values: list[Tensor] = list(self.task.module.parameters())
+            torch._foreach_lerp_(list(self.averaged.values()), values, 1 - self.decay)
 
-    def _record(self, terms: Terms, progress: Progress) -> None:
+    def record(self, terms: Terms) -> dict[str, float] | None:
+        """Adds an update to the curve, with snapshots and validations where they are due.
+
+        Returns:
+            The row of the curve that it completes, if it does.
+        """
         for name, value in {"loss": terms.total.detach(), **terms.parts}.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.double()
         self.count += 1
@@ -308,7 +294,8 @@ class _Loop:
             row |= {name: float(value) / self.count for name, value in self.sums.items()}
             self.curve.append(row)
             self.sums, self.count = {}, 0
-            progress.show(self.step, row)
+            return row
+        return None
 
     def _position(self) -> dict[str, float]:
         return {
@@ -341,7 +328,7 @@ class _Loop:
         if self.checkpoint is None or not is_main():
             return
         content = {
-            "module": self.task.module.state_dict(),
+            "module": self._weights(averaged=False),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "averaged": self.averaged,
             "step": self.step,
@@ -354,6 +341,7 @@ class _Loop:
             "best_score": self.best_score,
             "snapshots": self.snapshots,
             "task": self.task.state(),
+            "together": self.together,
         }
         with atomic_path(self.checkpoint) as path:
             torch.save(content, path)
@@ -382,7 +370,8 @@ class _Loop:
         self.validation = content["validation"]
         self.best, self.best_score = content["best"], content["best_score"]
         self.snapshots = content["snapshots"]
-        note(resumed_at=self.step)
+        self.together = content.get("together", {})
+        note(resumed_at=self.step, **self.together)
         print(f"{self.title}: continuing at update {self.step} of {self.total}", file=sys.stderr)
 
     def result(self) -> TrainResult:
@@ -396,50 +385,6 @@ def _length(config: TrainingConfig, per_epoch: int) -> int:
         return config.updates
     assert config.epochs is not None
     return max(1, round(config.epochs * per_epoch)) if config.epochs else 0
-
-
-def apply_gradients(
-    group: Group, optimiser: torch.optim.Optimizer, *, compiled: bool = False
-) -> None:
-    """Clips the gradients of a group together, and makes the optimiser's step.
-
-    Args:
-        group: whose parameters have gradients.
-        optimiser: of these parameters.
-        compiled: by a kernel, where there is one for them: the result is the same up to rounding.
-    """
-    if compiled and isinstance(optimiser, torch.optim.Adam):
-        fits = all(p.is_contiguous() and kernels.usable(p, 1) for p in group.parameters)
-        if fits and functions.clip_adam(optimiser, group.config.clip):
-            return
-    if group.config.clip is not None:
-        nn.utils.clip_grad_norm_(group.parameters, group.config.clip)
-    optimiser.step()
-
-
-def make_optimiser(group: Group) -> torch.optim.Optimizer:
-    """The optimiser of a group's configuration."""
-    config = group.config
-    shared: dict[str, Any] = {
-        "lr": config.lr,
-        "betas": config.betas,
-        "eps": config.eps,
-        "weight_decay": config.weight_decay,
-    }
-    if config.name == "adamax":
-        return untraced(torch.optim.Adamax)(group.parameters, **shared)
-    return untraced(torch.optim.Adam)(group.parameters, **shared, fused=True)
-
-
-def untraced(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
-    """The optimiser without what is there for ``torch.compile``, which nothing here uses.
-
-    Those wrappers import a compiler when they are first called, which takes over a second.
-    """
-    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
-    methods: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in names}
-    methods["step"] = torch.no_grad()(inspect.unwrap(kind.step))
-    return type(kind.__name__, (kind,), methods)
 
 
 def _check_sums(checkpoint: Path) -> None:

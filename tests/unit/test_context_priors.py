@@ -12,7 +12,8 @@ from ldebm.errors import UsageError
 from ldebm.nn.energy import EnergyNet
 from ldebm.priors import DiffusionPrior, EnergyPrior, SymbolPrior
 from ldebm.seeding import generator
-from ldebm.training.prior_objectives import prior_terms, score_matching_terms
+from ldebm.training.prior_objectives import prior_terms
+from ldebm.training.score_matching import score_matching_terms
 
 LATENT, CONTEXT = 3, 5
 

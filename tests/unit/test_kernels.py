@@ -30,7 +30,8 @@ from ldebm.nn.lstm import run_lstm
 from ldebm.nn.softmax import linear_nll
 from ldebm.seeding import generator, numerics
 from ldebm.training.first_stage import BackboneTask
-from ldebm.training.trainer import Group, apply_gradients, make_optimiser, train
+from ldebm.training.optimisers import Group, apply_gradients, make_optimiser
+from ldebm.training.trainer import train
 from stages.code import closure
 
 compiled = pytest.mark.skipif(

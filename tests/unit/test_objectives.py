@@ -17,8 +17,9 @@ from ldebm.training.objectives import (
     masked_entropy,
     mutual_information,
 )
-from ldebm.training.prior_objectives import joint_terms, prior_terms, score_matching_terms
+from ldebm.training.prior_objectives import joint_terms, prior_terms
 from ldebm.training.prior_tasks import PriorTask
+from ldebm.training.score_matching import score_matching_terms
 
 
 def make_prior(**changes: Any) -> DiffusionPrior:

@@ -19,7 +19,8 @@ from ldebm.lineage.records import code_hashes
 from ldebm.seeding import generator
 from ldebm.training import runs
 from ldebm.training.objectives import Terms
-from ldebm.training.trainer import Group, learning_rate_factor, train, untraced
+from ldebm.training.optimisers import Group, learning_rate_factor, untraced
+from ldebm.training.trainer import train
 
 
 class Regression:
