@@ -268,7 +268,10 @@ def test_runs_without_a_first_stage_are_left_out_and_named(
 
 def test_a_build_shares_out_what_found_no_slot(tmp_path: Path) -> None:
     names = [f"prior@e-{seed}" for seed in range(5)] + ["prior@other-0", "end"]
-    stages = {name: Stage(name, name, (), {}, (), (), changes=("new",)) for name in names[:6]}
+    stages = {
+        name: Stage(name, "", (), {"place": index}, (), (), changes=("new",))
+        for index, name in enumerate(names[:6])
+    }
     stages["end"] = Stage("end", "", (), {}, (), tuple(names[:6]), changes=("new",))
     keys = dict.fromkeys(names[:5], "key") | {"prior@other-0": "another"}
     slots = Slots(2, [], tmp_path / "slots")
