@@ -16,6 +16,7 @@ import torch
 
 from benchmarks.eager import EagerVAE, langevin
 from benchmarks.kernels import first_stage
+from benchmarks.priors import priors_together
 from benchmarks.problems import (
     experiment,
     joint_task,
@@ -299,6 +300,7 @@ PARTS: dict[str, Callable[[int], list[Record]]] = {
     "ptb_vae": ptb_eager,
     "ptb_cluster_features": ptb_cluster_features,
     "prior_samples": prior_samples,
+    "priors_together": priors_together,
     "langevin": langevin_eager,
     "generation": generation,
     "nll500": nll500,

@@ -319,10 +319,12 @@ class Dispatcher:
         """Shares the stages that found no slot out among those that started and are alike."""
         found: dict[str, list[str]] = {name: [] for name in started}
         for name in left:
-            key = self.alike.get(name)
-            leaders = [other for other in started if key and self.alike.get(other) == key]
+            key = None if name in self.beside else self.alike.get(name)  # once is enough
+            leaders = [
+                x for x in started if key and self.alike.get(x) == key and x not in self.beside
+            ]
             if leaders:
-                leader = min(leaders, key=lambda other: len(found[other]))
+                leader = min(leaders, key=lambda name: len(found[name]))
                 found[leader].append(name)
                 self.beside[name] = leader
         return found

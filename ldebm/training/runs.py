@@ -14,6 +14,7 @@ __all__ = ["CHECKPOINTS", "run_key", "with_length", "write_curves"]
 
 CHECKPOINTS = Path(".ckpt")
 APART = {
+    "ldebm/config/alike.py",
     "ldebm/training/together.py",
     "ldebm/training/stacked_runs.py",
     "ldebm/nn/stacked_energy.py",

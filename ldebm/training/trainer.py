@@ -204,7 +204,7 @@ class Loop:
         with Progress(self.title, self.total, self.step) as progress:
             while self.step < self.total:
                 self.begin_update()
-                terms = self._update()
+                terms = self.update()
                 row = self.record(terms)
                 if row is not None:
                     progress.show(self.step, row)
@@ -232,7 +232,8 @@ class Loop:
             optimiser.param_groups[0]["lr"] = group.config.lr * factor
             optimiser.zero_grad(set_to_none=True)
 
-    def _update(self) -> Terms:
+    def update(self) -> Terms:
+        """Loss, gradients and optimiser of an update that has begun."""
         terms = self.task.loss(self.step)
         self.guard(terms)
         (terms.total * terms.row_weight).backward()  # type: ignore[no-untyped-call]

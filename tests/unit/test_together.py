@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -194,6 +196,14 @@ def test_stages_take_up_what_was_trained_beside_another_and_say_so(
     assert not list(Path(".ckpt").glob("prior-*.pt"))
 
 
+def test_the_key_of_a_checkpoint_is_that_of_a_stage_that_trains_nothing_beside() -> None:
+    code = (
+        "import stages.prior, ldebm.training.runs as runs; alone = runs.run_key('x');"
+        "import ldebm.training.together; assert runs.run_key('x') == alone"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
 def test_what_is_not_alike_is_left_to_its_own_stage(world: Packed, tmp_path: Path) -> None:
     config, wider = experiment(**LDEBM), experiment(**SVEBM)
     first = Run("e", 0, config, world, tmp_path / "e/0")
@@ -298,6 +308,12 @@ def test_a_build_shares_out_what_found_no_slot(tmp_path: Path) -> None:
     finish("prior@e-3")
     dispatcher.step(submit, stop=False)
     assert sorted(began) == ["prior@e-0", "prior@other-0"]
+    finish("prior@e-0")
+    dispatcher.step(submit, stop=False)  # what was trained once is not trained beside again
+    assert {name: stage.beside for name, (stage, _, _) in began.items()} == {
+        "prior@e-2": (),
+        "prior@other-0": (),
+    }
     while not dispatcher.finished:
         finish(next(iter(began)))
         dispatcher.step(submit, stop=False)
