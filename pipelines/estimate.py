@@ -128,6 +128,8 @@ def past_runs(root: Path) -> list[Past]:
             record = json.loads(path.read_text(encoding="utf-8"))
             name, at, params = str(record["stage"]), str(record["started"]), record["params"]
             seconds = float(record["seconds"])
+            if record.get("trained_with"):  # its share of a training of several at once
+                seconds = float(record.get("trained_seconds", seconds))
             settings = _settings(params)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue  # a record that cannot be read is lineage's business

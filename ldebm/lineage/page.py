@@ -207,6 +207,7 @@ def _run_rows(step: Step) -> list[tuple[str, str]]:
         "when": f"{record['started']}, {record['seconds']:.1f} s, {record.get('ran_by') or ''}",
         "restored": f"by DVC from its cache; produced by {step.twin}" if step.twin else None,
         "reused": record.get("trained_by") if record.get("reused") else None,
+        "trained with": ", ".join(record.get("trained_with") or ()) or None,
         "flow run": record.get("flow_run"),
         "commit": f"{git.get('commit')}{' with changes' if git.get('dirty') else ''}",
         "device": record.get("device"),

@@ -117,6 +117,11 @@ def _run_line(record: Mapping[str, Any] | None, twin: str = "") -> str:
     if record.get("reused"):
         trainer = record.get("trained_by") or "an earlier run"
         reused = f", reused what {trainer} trained in {record['trained_seconds']:.1f} s"
+    if record.get("trained_with"):
+        share = record.get("trained_seconds", record["seconds"])
+        reused = (
+            f", trained at once with {len(record['trained_with']) - 1} more, {share:.1f} s each"
+        )
     restored = f"restored by DVC from its cache; produced by {twin} on " if twin else ""
     return (
         f"{restored}{record['started']}, {record['seconds']:.1f} s{reused}, "

@@ -96,10 +96,7 @@ def _run(root: Path, experiment: str, seed: int, known: list[dict[str, Any]]) ->
     for training in trainings.values():
         if override is not None and training.get("updates") is None:
             training["epochs"] = override
-    seconds = {  # a backbone that another experiment trained counts with the time it took there
-        stage: round(max(record["seconds"], record.get("trained_seconds", 0.0)), 1)
-        for stage, record in sorted(mine.items())
-    }
+    seconds = {stage: round(_seconds(record), 1) for stage, record in sorted(mine.items())}
     last = mine.get("prior", {})
     return {
         "experiment": experiment,
@@ -127,6 +124,18 @@ def _updates(folder: Path) -> int | None:
 
 def _config(root: Path, experiment: str, seed: int | str) -> Path:
     return root / "models" / experiment / str(seed) / "prior" / "config.json"
+
+
+def _seconds(record: Mapping[str, Any]) -> float:
+    """What a stage took.
+
+    A backbone that another experiment trained counts with the time it took there, a prior that was
+    trained at once with others with its share.
+    """
+    trained = float(record.get("trained_seconds", 0.0))
+    if record.get("trained_with") and trained:
+        return trained
+    return max(float(record["seconds"]), trained)
 
 
 def _built_with(root: Path, experiment: str, seed: int) -> dict[str, Any]:
