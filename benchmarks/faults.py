@@ -116,7 +116,7 @@ class Harness:
 
     def __init__(self, base: Path, url: str) -> None:
         self.url = url
-        self.reference = Tiny(base / "reference")
+        self.reference = Tiny(base / "reference", warm=False)
         self.reference.dvc("repro", "-q")
         tiny = self.project(base / "first")
         flow = start(tiny)
@@ -128,7 +128,7 @@ class Harness:
 
     def project(self, folder: Path, do: dict[str, dict[str, object]] | None = None) -> Tiny:
         """The project of a round."""
-        tiny = Tiny(folder, do, seconds=STAGE_SECONDS)
+        tiny = Tiny(folder, do, seconds=STAGE_SECONDS, warm=False)
         tiny.env["PREFECT_API_URL"] = self.url
         return tiny
 

@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from tests.pipeline.tiny_project import Tiny
 tiny = Tiny.__new__(Tiny)
-tiny.root, tiny.env = Path.cwd(), dict(__import__("os").environ)
+tiny.root, tiny.env, tiny.warm = Path.cwd(), dict(__import__("os").environ), False
 tiny.build()
 """
 
@@ -32,12 +32,7 @@ tiny.build()
 def environment(monkeypatch):
     """What stages see comes from the project of the test."""
 
-    def use(tiny: Tiny) -> Tiny:
-        for name, value in tiny.env.items():
-            monkeypatch.setenv(name, value)
-        return tiny
-
-    return use
+    return lambda tiny: tiny.use(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +221,7 @@ def test_builds_of_different_versions_at_once_build_what_they_share_once(tmp_pat
 def test_a_build_that_is_killed_leaves_nothing_and_the_next_goes_on(
     tmp_path, environment, reference, number
 ):
-    tiny = environment(Tiny(tmp_path, seconds=0.6, parts=FOUR))
+    tiny = environment(Tiny(tmp_path, seconds=0.6, parts=FOUR, warm=False))
     command = [sys.executable, "-c", START]
     flow = subprocess.Popen(command, cwd=tiny.root, env=tiny.env, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60

@@ -18,13 +18,6 @@ pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 WHO = ("-c", "user.name=test", "-c", "user.email=test@example.org")
 
 
-def use(tiny: Tiny, monkeypatch) -> Tiny:
-    """What stages see comes from the project of the test."""
-    for name, value in tiny.env.items():
-        monkeypatch.setenv(name, value)
-    return tiny
-
-
 def repository(root: Path) -> dict[str, bytes]:
     """All files of a repository."""
     return {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file()}
@@ -38,7 +31,7 @@ def at(root: Path, like: Tiny) -> Tiny:
 
 
 def test_a_build_in_a_hook_of_another_worktree_leaves_head_index_and_objects(tmp_path, monkeypatch):
-    tiny = use(Tiny(tmp_path, parts="a"), monkeypatch)
+    tiny = Tiny(tmp_path, parts="a").use(monkeypatch)
     (tiny.root / "note").write_text("note\n")
     tiny.call("git", "add", "note")
     (tiny.root / "corpus.bin").write_bytes(os.urandom(5 << 20))
@@ -64,7 +57,7 @@ def test_a_submodule_is_a_project_and_repositories_inside_it_are_folders(tmp_pat
     local = ("-c", "protocol.file.allow=always")
     words = ["git", *local, "submodule", "add", "-q", str(tiny.root), "a project ü"]
     subprocess.run(words, cwd=outer, check=True)
-    project = use(at(outer / "a project ü", tiny), monkeypatch)
+    project = at(outer / "a project ü", tiny).use(monkeypatch)
     project.call("git", "init", "-q", "empty")
     (project.root / "empty/file").write_text("of a repository without a commit\n")
     before = repository(outer / ".git")
@@ -74,7 +67,7 @@ def test_a_submodule_is_a_project_and_repositories_inside_it_are_folders(tmp_pat
 
 
 def test_a_copied_and_a_moved_project_build_and_leave_the_other_alone(tmp_path, monkeypatch):
-    tiny = use(Tiny(tmp_path, parts="a"), monkeypatch)
+    tiny = Tiny(tmp_path, parts="a").use(monkeypatch)
     assert tiny.build().ok
     copy = at(tmp_path / "copy", tiny)
     shutil.copytree(tiny.root, copy.root, symlinks=True)
@@ -90,7 +83,7 @@ def test_a_copied_and_a_moved_project_build_and_leave_the_other_alone(tmp_path, 
 
 
 def test_a_project_in_a_folder_of_a_larger_repository(tmp_path, monkeypatch):
-    tiny = use(Tiny(tmp_path, parts="a"), monkeypatch)
+    tiny = Tiny(tmp_path, parts="a").use(monkeypatch)
     (tmp_path / "large.bin").write_bytes(os.urandom(1 << 20))
     (tiny.root / ".git").rename(tmp_path / ".git")
     tiny.call("git", "add", ".")
@@ -105,7 +98,7 @@ def test_a_project_in_a_folder_of_a_larger_repository(tmp_path, monkeypatch):
 
 
 def test_a_file_of_parameters_outside_is_followed_and_never_written(tmp_path, monkeypatch):
-    tiny = use(Tiny(tmp_path, parts="a"), monkeypatch)
+    tiny = Tiny(tmp_path, parts="a").use(monkeypatch)
     (tiny.root / "params.yaml").rename(tmp_path / "mine.yaml")
     (tiny.root / "params.yaml").symlink_to("../mine.yaml")
     text = (tmp_path / "mine.yaml").read_text()
@@ -116,7 +109,7 @@ def test_a_file_of_parameters_outside_is_followed_and_never_written(tmp_path, mo
 
 
 def test_a_worktree_that_git_knew_is_forgotten_by_the_repository(tmp_path, monkeypatch):
-    tiny = use(Tiny(tmp_path, parts="a"), monkeypatch)
+    tiny = Tiny(tmp_path, parts="a").use(monkeypatch)
     workspace = Workspace(tiny.root)
     tiny.call("git", "worktree", "add", "-q", "--detach", str(workspace.runs / "workspace"))
     workspace.checkout("workspace", workspace.state())

@@ -87,7 +87,7 @@ class Terminal:
 def training(tmp_path: Path, slow: float = 0.0) -> Tiny:
     """A project whose first stage trains for a minute, with a checkpoint when it is told to end."""
     do = {"checkpoint": str(tmp_path / "checkpoint"), "slow": slow, "sleep": 60}
-    return Tiny(tmp_path, {"base": do}, parts="a")
+    return Tiny(tmp_path, {"base": do}, parts="a", warm=False)
 
 
 def interrupted(terminal: Terminal, how: str) -> None:
@@ -146,7 +146,7 @@ def test_a_second_ctrl_c_ends_at_once_and_the_stages_end_by_themselves(tmp_path)
 
 @pytest.mark.parametrize("words", [["build", "--dry"], ["sweep", "parts.a=5,6"]])
 def test_ctrl_c_before_any_stage_runs_is_one_line(tmp_path, words):
-    terminal = Terminal(Tiny(tmp_path, parts="a"), "-m", "pipelines", *words)
+    terminal = Terminal(Tiny(tmp_path, parts="a", warm=False), "-m", "pipelines", *words)
     terminal.until(lambda: any("describe.py" in line for line in terminal.left()))
     interrupted(terminal, "Ctrl-C")
     assert terminal.end(15) == 130

@@ -11,10 +11,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from pipelines.building import opened, run_jobs
 from pipelines.dispatch import Options, run_stage
 from pipelines.slots import Slots
 from pipelines.types import BuildReport, Selection
+from tests.warm import warm_python
 
 ROOT = Path(__file__).parents[2]
 DAG = """\
@@ -108,7 +111,10 @@ class Tiny:
             ``slow`` seconds.
         seconds: that a stage takes.
         parts: stages between the first and the last, by letter; their value is the letter's place.
+        warm: whether its commands start from a process that has the libraries loaded.
     """
+
+    warm = True
 
     def __init__(
         self,
@@ -116,13 +122,18 @@ class Tiny:
         do: dict[str, dict[str, object]] | None = None,
         seconds: float = 0.1,
         parts: str = "abcdef",
+        warm: bool = True,
     ) -> None:
+        self.warm = warm
         self.root = folder / "project"
         (self.root / ".dvc").mkdir(parents=True)
         self.log = folder / "ran"
         self.env = {
             **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PATH": os.pathsep.join(
+                [str(Path(self.interpreter).parent), str(Path(sys.executable).parent)]
+                + [os.environ["PATH"]]
+            ),
             "PYTHONPATH": str(ROOT),
             "DVC_NO_ANALYTICS": "1",
             "PREFECT_HOME": str(folder / "prefect"),
@@ -140,6 +151,18 @@ class Tiny:
         self.call("git", "init", "-q", "-b", "master")
         self.commit()
 
+    @property
+    def interpreter(self) -> str:
+        """The Python of its commands."""
+        return str(warm_python() / "python") if self.warm else sys.executable
+
+    def use(self, monkeypatch: pytest.MonkeyPatch) -> Tiny:
+        """Makes its environment and interpreter those of this process, for :meth:`build`."""
+        for name, value in self.env.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "executable", self.interpreter)
+        return self
+
     def call(self, *words: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
         """Runs a command in the project."""
         done = subprocess.run(
@@ -156,11 +179,11 @@ class Tiny:
 
     def dvc(self, *words: str) -> str:
         """Output of a dvc command."""
-        return self.call(sys.executable, "-m", "dvc", *words).stdout
+        return self.call(self.interpreter, "-m", "dvc", *words).stdout
 
     def flows(self, *words: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
         """Runs ``python -m pipelines``."""
-        return self.call(sys.executable, "-m", "pipelines", *words, code=code)
+        return self.call(self.interpreter, "-m", "pipelines", *words, code=code)
 
     def lock(self) -> str:
         """The bytes of dvc.lock."""
