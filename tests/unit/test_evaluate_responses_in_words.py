@@ -13,7 +13,7 @@ from ldebm.evaluate.diversity import diversity
 from ldebm.evaluate.response_metrics import average, extrema, greedy, response_metrics
 from ldebm.evaluate.word_vectors import WordVectors, ppmi_vectors, read_vectors, word_vectors
 
-TEXTS = [turn.text for turn in generate(seed=0)][:3000]
+TEXTS = [turn.text for turn in generate(3000, seed=0)]
 AXES = WordVectors(
     {"east": 0, "north": 1, "west": 2, "north-east": 3},
     np.array([[1, 0], [0, 1], [-1, 0], [1, 1]], dtype=np.float32),

@@ -59,7 +59,7 @@ def test_conditional_samples_fall_into_their_heap(
     tmp_path: Path, training: str, samplings: list[str]
 ) -> None:
     hierarchy = EVERY_LEVEL | {"label_training": training}
-    learnt, images = trained(tmp_path, 400, mixture_images(apart=2.0), hierarchy=hierarchy)
+    learnt, images = trained(tmp_path, 250, mixture_images(apart=2.0), hierarchy=hierarchy)
     centre = [draws(learnt, images[heap::2]).mean(0) for heap in (0, 1)]
     for sampling, heap in itertools.product(samplings, (0, 1)):
         prior = sampled_by(learnt, label_sampling=sampling)

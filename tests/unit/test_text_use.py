@@ -30,7 +30,7 @@ from ldebm.text_use import (
 from tests.unit.evaluate_models import constant_energy
 from tests.unit.imports import imported
 
-TEXTS = [turn.text for turn in generate(seed=0)][:400]
+TEXTS = [turn.text for turn in generate(400, seed=0)]
 TOKENIZER = train_tokenizer(TEXTS, "word", 600)
 META: dict[str, Any] = {
     "kind": "sentences",
