@@ -77,9 +77,11 @@ def project(tmp_path_factory) -> NumbersProject:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory, project: NumbersProject):
+def server(tmp_path_factory, project: NumbersProject, tables: Path):
     """One server with a password for all tests of this file."""
-    with Server(tmp_path_factory.mktemp("server")).running(project.folder) as running:
+    with Server(tmp_path_factory.mktemp("server"), tables=tables).running(
+        project.folder
+    ) as running:
         yield running
 
 

@@ -11,7 +11,7 @@ from pipelines.lockfile import lock_blocks, merge_lock, read_outs, whole
 from pipelines.sweep import grid
 from tests.pipeline.tiny_project import Tiny, names
 
-pytestmark = pytest.mark.pipeline
+pytestmark = [pytest.mark.pipeline, pytest.mark.usefixtures("warm")]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from pipelines.promotion import declare_artifact, promote, registered
 from tests.pipeline.numbers_project import NumbersProject
 from tests.pipeline.project_copy import ROOT
 
-pytestmark = pytest.mark.pipeline
+pytestmark = [pytest.mark.pipeline, pytest.mark.usefixtures("warm")]
 
 
 @pytest.fixture(scope="module")

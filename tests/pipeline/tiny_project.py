@@ -128,12 +128,10 @@ class Tiny:
         self.root = folder / "project"
         (self.root / ".dvc").mkdir(parents=True)
         self.log = folder / "ran"
+        programs = [str(Path(python).parent) for python in (self.interpreter, sys.executable)]
         self.env = {
             **os.environ,
-            "PATH": os.pathsep.join(
-                [str(Path(self.interpreter).parent), str(Path(sys.executable).parent)]
-                + [os.environ["PATH"]]
-            ),
+            "PATH": os.pathsep.join([*programs, os.environ["PATH"]]),
             "PYTHONPATH": str(ROOT),
             "DVC_NO_ANALYTICS": "1",
             "PREFECT_HOME": str(folder / "prefect"),
