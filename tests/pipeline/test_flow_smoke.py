@@ -14,12 +14,12 @@ pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory, server) -> ProjectCopy:
-    """The small problem, built by the flow in another folder, by processes of Python's own."""
+    """The small problem, built by the flow in another folder, its stages by Python's own start."""
     folder = tmp_path_factory.mktemp("flow")
     project = ProjectCopy(folder / "first", names=(*CODE, "pipelines"))
-    project.warm = False
     wanted = ("PREFECT_HOME", "PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "LDEBM_SLOTS")
     project.more = {name: server.environment[name] for name in wanted}
+    project.more["TESTS_WARM"] = "dvc pipelines"
     report = project.python("pipelines", "build", "--slots", "2", "--json")
     project.report = json.loads(report.out)
     return project

@@ -162,9 +162,7 @@ def test_the_remedy_that_is_named_works(project: Twins):
 
 
 def test_a_flow_runs_what_nothing_proves_and_restores_the_rest(project: Twins, monkeypatch):
-    for name, value in project.env.items():
-        monkeypatch.setenv(name, value)
-    project.cold()
+    project.use(monkeypatch).cold()
     said: list[str] = []
     assert project.build(messages=said, cpu=1).ok
     assert project.problems() == []

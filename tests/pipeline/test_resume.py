@@ -5,7 +5,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from ldebm.data.prepare import prepare
 from ldebm.files import write_json
 from ldebm.training.labelling import cluster_stage
 from tests.forked import Forked
+from tests.warm import warm_python
 from tests.yaml_params import written_out
 
 ROOT = Path(__file__).parents[2]
@@ -191,14 +191,14 @@ class Runs:
         return folder
 
     def reference(self, stage: str, experiment: str) -> Path:
-        """The project in which the stage ran without interruption, as a process of its own.
+        """The project in which the stage ran without interruption.
 
-        Those that are stopped are forked, with another seed of hashes.
+        It is forked from another process than those that are stopped, with another seed of hashes.
         """
         key = (stage, experiment)
         if key not in self.complete:
             folder = self.project(f"{stage}-{experiment}", stage, experiment)
-            command = [sys.executable, "-m", f"stages.{stage}"]
+            command = [str(warm_python() / "python"), "-m", f"stages.{stage}"]
             command += ["--experiment", experiment, "--seed", "0"]
             environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
             with (folder / "said").open("w") as said:

@@ -4,7 +4,6 @@ import itertools
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -64,6 +63,7 @@ experiments:
 # The stages in one process: what `dvc repro` runs in forty, without their starts.
 BUILD = """\
 import itertools, runpy, sys
+sys.path.insert(0, "")
 data = [["--data", name] for name in ("dots", "talk", "copies")]
 names = ("small", "other", "talk")
 runs = [["--experiment", name, "--seed", seed] for name in names for seed in "01"]
@@ -90,7 +90,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> ProjectCopy:
     (project.folder / "talk.csv").write_text("body,topic\n" + "".join(rows))
     (project.folder / "copies.txt").write_text(f"the same {HOSTILE}\n" * 300)
     (project.folder / "build.py").write_text(BUILD)
-    project.call([sys.executable, "build.py"])
+    project.call([project.interpreter, "-P", "build.py"])
     project.dvc("commit", "--force", "--quiet")
     project.python("stages.report")
     return project

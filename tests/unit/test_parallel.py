@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -41,22 +42,18 @@ def packed_points(folder: Path) -> None:
     (folder / "meta.json").write_text('{"kind": "points", "labels": {}, "source": "test"}')
 
 
-def test_two_gloo_processes_equal_one(tmp_path: Path) -> None:
+def test_two_gloo_processes_equal_one(tmp_path: Path, monkeypatch) -> None:
     packed_points(tmp_path / "packed")
+    script = tmp_path / "run.py"
+    script.write_text(SCRIPT)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LDEBM_NO_REUSE", "1")
+    monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path), "one"])
+    runpy.run_path(str(script))
     environment = os.environ | {
         "PYTHONPATH": str(Path(__file__).parents[2]),
         "OMP_NUM_THREADS": "1",
-        "LDEBM_NO_REUSE": "1",
     }
-    script = tmp_path / "run.py"
-    script.write_text(SCRIPT)
-    subprocess.run(
-        [sys.executable, str(script), str(tmp_path), "one"],
-        check=True,
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-    )
     torchrun = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29731"]
     subprocess.run(
         [sys.executable, *torchrun, str(script), str(tmp_path), "two"],
