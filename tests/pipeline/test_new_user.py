@@ -78,10 +78,10 @@ def built(project: ProjectCopy) -> ProjectCopy:
     own = project.folder / "conf/experiment/talk"
     content = parse_yaml((own / "ldebm.yaml").read_text())
     content["backbone"] |= {"hidden": 64, "embed": 64}
-    content["backbone"]["training"] |= {"epochs": 30, "validate_every": 5}
-    content["prior"]["training"] = {"updates": 400}
+    content["backbone"]["training"] |= {"epochs": 20, "validate_every": 5}
+    content["prior"]["training"] = {"updates": 200}
     content["evaluate"] = {
-        "samples": 200, "rows": 30, "importance": 8, "inner": 8, "per_label": 20
+        "samples": 60, "rows": 12, "importance": 8, "inner": 8, "per_label": 8
     }  # fmt: skip
     (own / "ldebm.yaml").write_text(format_yaml(content))
     prior = {"kind": "gaussian", "standardise": "none", "score_matching": 0.0}
