@@ -1,6 +1,7 @@
 """Stages that DVC restores from its cache, without running them, are accounted for truthfully."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -220,7 +221,7 @@ def test_a_twin_that_read_other_data_proves_nothing(project: Twins):
 
 def test_an_edited_or_deleted_record_of_the_twin_is_noticed(project: Twins):
     (path,) = (project.root / "lineage").glob("first@a-*")
-    path.write_text(path.read_text().replace('"seconds": 0', '"seconds": 9'))
+    path.write_text(re.sub(r'"seconds": [\d.]+', '"seconds": 99', path.read_text()))
     assert named(project.problems("first@b"), "first@b", path.name, "was edited")
     path.unlink()
     assert named(project.problems("first@b"), "first@b", "no record of first@b")
