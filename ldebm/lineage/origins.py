@@ -16,7 +16,6 @@ from typing import Any
 from ldebm.files import json_text
 from ldebm.lineage.code_lists import is_code, is_code_list, parse_code_list
 from ldebm.reporting.targets import Run
-from ldebm.yaml_text import parse_yaml
 
 __all__ = ["Origin", "changed_code", "changed_data", "origin"]
 
@@ -104,11 +103,8 @@ def _from_lock(found: Origin, run: Run, path: str, md5: str) -> str | None:
     """The same from the dvc.lock of the run's state, if that is the run's."""
     if run.snapshot is None:
         return None
-    content = run.snapshot.read("dvc.lock")
-    if content is None:
-        return None
     try:
-        stages = parse_yaml(content).get("stages", {})
+        stages = run.snapshot.stages
     except ImportError:
         return None
     instance = f"{run.experiment}-{run.seed}"

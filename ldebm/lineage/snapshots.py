@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import configparser
 import json
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,6 +32,15 @@ class Snapshot(Protocol):
         """The files below ``folder`` that the state itself holds, sorted."""
         ...
 
+    @property
+    def stages(self) -> dict[str, Any]:
+        """The stages of dvc.lock, which is read once; none where there is no such file.
+
+        Raises:
+            ImportError: the reader of YAML is absent.
+        """
+        ...
+
 
 class WorkingTree:
     """The files as they are now.
@@ -51,6 +60,10 @@ class WorkingTree:
         found = (item for item in (self.root / folder).rglob("*") if item.is_file())
         return sorted(item.relative_to(self.root).as_posix() for item in found)
 
+    @cached_property
+    def stages(self) -> dict[str, Any]:
+        return _stages(self.read("dvc.lock"))
+
 
 class Revision:
     """The files of a commit, and what DVC's cache still has of its outputs.
@@ -66,7 +79,7 @@ class Revision:
 
     def read(self, path: str) -> bytes | None:
         if path in self._tree:
-            return git("show", f"{self.commit}:./{path}", root=self.root)
+            return _blob(self.root, self._tree[path])
         return self._cached(path)
 
     def paths(self, folder: str) -> list[str]:
@@ -74,18 +87,22 @@ class Revision:
         return sorted(path for path in self._tree if path.startswith(prefix))
 
     @cached_property
-    def _tree(self) -> frozenset[str]:
-        listed = git("ls-tree", "-r", "-z", "--name-only", self.commit, root=self.root) or b""
-        return frozenset(listed.decode(errors="replace").split("\0"))
+    def _tree(self) -> dict[str, str]:
+        """Files of the commit: path -> git's hash of the content."""
+        listed = git("ls-tree", "-r", "-z", self.commit, root=self.root) or b""
+        lines = [
+            line.split("\t", 1) for line in listed.decode(errors="replace").split("\0") if line
+        ]
+        return {path: facts.split(" ")[2] for facts, path in lines}
+
+    @cached_property
+    def stages(self) -> dict[str, Any]:
+        return _stages(self.read("dvc.lock") if "dvc.lock" in self._tree else None)
 
     @cached_property
     def _locked(self) -> dict[str, str]:
         """Outputs of dvc.lock: path -> md5."""
-        content = self.read("dvc.lock") if "dvc.lock" in self._tree else None
-        if content is None:
-            return {}
-        stages = parse_yaml(content).get("stages", {})
-        outputs = (out for stage in stages.values() for out in stage.get("outs", []))
+        outputs = (out for stage in self.stages.values() for out in stage.get("outs", []))
         return {str(out["path"]): str(out["md5"]) for out in outputs if "md5" in out}
 
     def _cached(self, path: str) -> bytes | None:
@@ -119,3 +136,15 @@ class Revision:
                 if parser.has_option("cache", "dir"):
                     return folder / parser.get("cache", "dir").strip("\"'")
         return folder / "cache"
+
+
+@lru_cache(maxsize=1024)
+def _blob(root: Path, sha: str) -> bytes | None:
+    """Content by its hash: revisions share most of their files."""
+    return git("cat-file", "blob", sha, root=root)
+
+
+@lru_cache(maxsize=4)
+def _stages(lock: bytes | None) -> dict[str, Any]:
+    found: dict[str, Any] = {} if lock is None else parse_yaml(lock).get("stages", {})
+    return found

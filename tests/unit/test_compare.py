@@ -306,6 +306,20 @@ def test_what_git_does_not_hold_is_read_from_the_cache_that_dvc_is_set_to(reposi
     assert newer["newer"][0].raw_metrics == {"nll": 4.5, "acceptance": 0.6}
 
 
+def test_the_lock_of_a_revision_is_read_once_for_all_its_runs(repository: Path, monkeypatch):
+    evaluated(repository, "second", 0)
+    evaluated(repository, "third", 0)
+    write_json(repository / "dvc.lock", {"stages": {"once": {"cmd": "x"}}})
+    git(repository, "add", "-Af")
+    git(repository, "commit", "-qm", "three")
+    read = []
+    monkeypatch.setattr(
+        "ldebm.lineage.snapshots.parse_yaml", lambda lock: read.append(lock) or json.loads(lock)
+    )
+    assert len(compare("HEAD", "workspace", repository).pairs) > 2
+    assert len(read) == 1
+
+
 def test_a_revision_reads_only_what_its_commit_holds(repository: Path):
     (repository / "reports/stray.json").write_text("{}")
     state = Revision(repository, git(repository, "rev-parse", "HEAD"), "HEAD")
