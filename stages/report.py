@@ -17,6 +17,7 @@ from markupsafe import Markup, escape
 
 from ldebm.files import write_text
 from ldebm.reporting.glossary import describe
+from ldebm.site.comparing import judged_alone
 from ldebm.site.gather import gather, number
 from ldebm.site.maps import colour
 from ldebm.site.plots import write_plots
@@ -80,6 +81,7 @@ def _environment() -> Environment:
         "compact": lambda value: value if isinstance(value, str) else json.dumps(value),
         "colour": colour,
         "embedded": embedded,
+        "judged_alone": judged_alone,
         "glance": _glance,
     }
     return environment

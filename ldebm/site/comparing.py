@@ -1,4 +1,4 @@
-"""What the compare page needs of every run, and the verdicts on every pair of experiments.
+"""What the compare page needs of every run, and the verdicts on pairs of experiments.
 
 The page only looks up and lays out: means, intervals and verdicts are computed here, by the same
 code as ``ldebm compare``.
@@ -6,7 +6,7 @@ code as ``ldebm compare``.
 
 from __future__ import annotations
 
-import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from ldebm.reporting.results import TRAINED, flatten
 from ldebm.reporting.tables import HEADLINE
 from ldebm.reporting.targets import Run, evaluated_runs, recorded_runs
 
-__all__ = ["comparison_data", "evaluated_here", "groups"]
+__all__ = ["comparison_data", "evaluated_here", "groups", "judged_alone", "neighbours"]
 
+NEAR = 12  # experiments with which each is judged
 POINTS = 60  # of a curve
 DIGITS = 6
 
@@ -44,19 +45,21 @@ def groups(root: Path) -> dict[str, list[Run]]:
 
 
 def comparison_data(root: Path) -> dict[str, Any]:
-    """Runs, and for every pair of experiments on the same data what :func:`judge` says.
+    """Runs, and for pairs of experiments on the same data what :func:`judge` says.
 
     Returns:
-        ``groups``: name -> data set and runs; ``pairs``: "first|second" -> metric -> row;
+        ``groups``: name -> data set and runs; ``pairs``: "first|second" -> metric -> row, for the
+        :func:`neighbours`; ``near``: how many those are, where that leaves pairs out, else 0;
         ``metrics``: name -> direction and meaning; ``order``: of the metrics; ``headline``;
         ``here``: the runs that have a page, by its anchor (:func:`evaluated_here`).
     """
     found = groups(root)
     names = {name for runs in found.values() for run in runs for name in run.metrics}
+    near = neighbours(found)
     pairs = {
         f"{one}|{other}": _rounded(judge(found[one], found[other]))
-        for one, other in itertools.combinations(found, 2)
-        if found[one][0].data == found[other][0].data
+        for one, others in near.items()
+        for other in others
     }
     return {
         "groups": {
@@ -64,10 +67,54 @@ def comparison_data(root: Path) -> dict[str, Any]:
             for name, runs in found.items()
         },
         "pairs": pairs,
+        "near": NEAR if _some_left_out(found) else 0,
         "metrics": {name: vars(describe(name)) for name in ordered(names)},
         "headline": [name for name in HEADLINE if name in names],
         "here": evaluated_here(root, found, list(pairs)),
     }
+
+
+def neighbours(found: Mapping[str, Sequence[Run]]) -> dict[str, list[str]]:
+    """The groups with which each is judged: those after it on the same data, at most :data:`NEAR`.
+
+    Related experiments have names that begin alike. All pairs would grow with the square of the
+    runs; the page shows the plain differences of the others.
+
+    Args:
+        found: the groups in the order of their names.
+    """
+    by_data: dict[str, list[str]] = {}
+    for name, runs in found.items():
+        by_data.setdefault(runs[0].data, []).append(name)
+    after = {
+        name: names[place + 1 : place + 1 + NEAR]
+        for names in by_data.values()
+        for place, name in enumerate(names)
+    }
+    return {name: after[name] for name in found}
+
+
+def _some_left_out(found: Mapping[str, Sequence[Run]]) -> bool:
+    return max(Counter(runs[0].data for runs in found.values()).values(), default=0) > NEAR + 1
+
+
+def judged_alone(content: Mapping[str, Any]) -> dict[str, Any]:
+    """:func:`comparison_data` without the rows that follow from the runs themselves.
+
+    Those are of pairs with one run a side, where there is nothing to judge: the page's script makes
+    them, and most rows are of this kind.
+    """
+    single = {name for name, group in content["groups"].items() if len(group["runs"]) == 1}
+
+    def kept(key: str, row: Mapping[str, Any]) -> bool:
+        plain = "equal" if row["first"] == row["second"] else "one seed"
+        return not single >= set(key.split("|")) or "rows" in row or row["verdict"] != plain
+
+    pairs = {
+        key: {name: row for name, row in rows.items() if kept(key, row)}
+        for key, rows in content["pairs"].items()
+    }
+    return {**content, "pairs": pairs}
 
 
 def evaluated_here(
@@ -94,7 +141,7 @@ def _run(run: Run) -> dict[str, Any]:
     return {
         "seed": run.seed,
         "params": {key: value for key, value in flatten(run.params).items() if value is not None},
-        "metrics": {key: _round(value) for key, value in run.metrics.items()},
+        "metrics": dict(run.metrics),  # unrounded: the page takes differences of them
         "curves": _curves(run),
         "samples": pick_samples(run),
         "facts": {key: run.facts.get(key) for key in ("commit", "device", "seconds")},

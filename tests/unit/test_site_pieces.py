@@ -8,7 +8,7 @@ import pytest
 
 from ldebm.files import write_json
 from ldebm.reporting.charts import Series, line_chart, short, ticks
-from ldebm.site.comparing import comparison_data, groups
+from ldebm.site.comparing import NEAR, comparison_data, groups, judged_alone, neighbours
 from ldebm.site.graph import lineage_nodes, lineage_svg, nearest_parents
 from ldebm.site.maps import histogram, path_map, point_map, reach
 from stages.report import embedded
@@ -130,3 +130,30 @@ def test_runs_evaluated_here_join_the_recorded_ones_unless_they_contradict_them(
     assert [run.seed for run in found["same"]] == [0, 1]
     pairs = comparison_data(tmp_path)["pairs"]
     assert pairs["changed|changed (evaluated here)"]["nll"]["verdict"] == "one seed"
+
+
+def test_the_verdicts_grow_with_the_runs_and_not_with_their_square(tmp_path: Path):
+    for number in range(NEAR + 4):
+        run_file(tmp_path, f"e{number:02d}", 0, 1.0 + number)
+    found = groups(tmp_path)
+    near = neighbours(found)
+    assert near["e00"] == [f"e{number:02d}" for number in range(1, NEAR + 1)]
+    assert near["e14"] == ["e15"]
+    content = comparison_data(tmp_path)
+    assert content["near"] == NEAR
+    assert list(content["pairs"]) == [f"{one}|{o}" for one, others in near.items() for o in others]
+
+
+def test_rows_that_follow_from_single_runs_are_left_to_the_page(tmp_path: Path):
+    for seed in (0, 1):
+        run_file(tmp_path, "many", seed, 1.0 + seed)
+        run_file(tmp_path, "other", seed, 4.0 + 3 * seed)
+    run_file(tmp_path, "single", 0, 1.0)
+    run_file(tmp_path, "solo", 0, 2.0)
+    content = comparison_data(tmp_path)
+    assert content["near"] == 0
+    kept = judged_alone(content)["pairs"]
+    assert kept.keys() == content["pairs"].keys()
+    assert kept["single|solo"] == {}
+    assert kept["many|other"]["nll"] == content["pairs"]["many|other"]["nll"]
+    assert kept["many|single"]["nll"]["verdict"] == "one seed"

@@ -48,29 +48,29 @@ function mean(runs, metric) {
   return values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : undefined;
 }
 
-// What was judged beforehand, turned round if it was judged the other way; else plain differences.
+// Plain differences; and over them what was judged beforehand, turned round if it was the other way.
 function rowsOf(one, other) {
-  const turned = { better: "worse", worse: "better" };
-  if (!one.seed && !other.seed && one.group !== other.group) {
-    const forth = data.pairs[`${one.group}|${other.group}`];
-    if (forth) return forth;
-    const back = data.pairs[`${other.group}|${one.group}`];
-    if (back) {
-      return Object.fromEntries(Object.entries(back).map(([name, row]) => [name, {
-        ...row, first: row.second, second: row.first, difference: -row.difference,
-        verdict: turned[row.verdict] ?? row.verdict,
-        rows: row.rows && { ...row.rows, first: row.rows.second, second: row.rows.first },
-      }]));
-    }
-  }
+  const whole = !one.seed && !other.seed && one.group !== other.group;
+  const single = whole && one.runs.length === 1 && other.runs.length === 1;
   const rows = {};
   for (const name of Object.keys(data.metrics)) {
     const [first, second] = [mean(one.runs, name), mean(other.runs, name)];
     if (first === undefined || second === undefined) continue;
-    const verdict = one.data !== other.data ? "other data" : first === second ? "equal" : "not judged";
+    const plain = single ? "one seed" : "not judged";
+    const verdict = one.data !== other.data ? "other data" : first === second ? "equal" : plain;
     rows[name] = { first, second, difference: second - first, verdict };
   }
-  return rows;
+  return whole ? { ...rows, ...judged(one.group, other.group) } : rows;
+}
+
+function judged(one, other) {
+  const turned = { better: "worse", worse: "better" };
+  const back = data.pairs[`${other}|${one}`] ?? {};
+  return data.pairs[`${one}|${other}`] ?? Object.fromEntries(Object.entries(back).map(([name, row]) => [name, {
+    ...row, first: row.second, second: row.first, difference: -row.difference,
+    verdict: turned[row.verdict] ?? row.verdict,
+    rows: row.rows && { ...row.rows, first: row.rows.second, second: row.rows.first },
+  }]));
 }
 
 function verdict(row) {
@@ -239,10 +239,10 @@ function restore() {
     window.addEventListener("load", () => window.scrollTo(0, 0));
   }
   const pairs = Object.keys(data.pairs).map((key) => key.split("|"));
-  const judged = ([one, other]) => Math.min(data.groups[one].runs.length, data.groups[other].runs.length) > 1;
-  const first = names.includes(wanted.get("a")) ? wanted.get("a") : (pairs.find(judged) ?? pairs[0] ?? names)[0];
+  const several = ([one, other]) => Math.min(data.groups[one].runs.length, data.groups[other].runs.length) > 1;
+  const first = names.includes(wanted.get("a")) ? wanted.get("a") : (pairs.find(several) ?? pairs[0] ?? names)[0];
   const mine = pairs.filter((pair) => pair.includes(first));
-  const partner = (mine.find(judged) ?? mine[0] ?? names).find((name) => name !== first);
+  const partner = (mine.find(several) ?? mine[0] ?? names).find((name) => name !== first);
   document.getElementById("first").value = first;
   document.getElementById("second").value = names.includes(wanted.get("b")) ? wanted.get("b") : partner;
   seeds("first", wanted.get("as") ?? "");
