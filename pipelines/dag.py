@@ -62,6 +62,10 @@ class Stage:
     changes: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
 
+    def limit(self, seconds: float | None) -> float | None:
+        """What it may take where a stage may take ``seconds``: as many times as it trains."""
+        return None if seconds is None else seconds * (1 + len(self.beside))
+
     @property
     def only_checks(self) -> bool:
         """Whether it runs to check the parameters, which none of its outputs depend on."""

@@ -180,7 +180,7 @@ def _attempt(
         cwd=place.project,
         log=log,
         env=env,
-        timeout=options.timeout,
+        timeout=stage.limit(options.timeout),
         cancel=place.cancel,
         held=(*place.held, *held.fds),
         grace=options.grace,

@@ -318,3 +318,9 @@ def test_a_build_shares_out_what_found_no_slot(tmp_path: Path) -> None:
         finish(next(iter(began)))
         dispatcher.step(submit, stop=False)
     assert dispatcher.outcomes["end"].status == "built"
+
+
+def test_a_stage_that_trains_others_too_has_their_time() -> None:
+    stage = Stage("prior@e-0", "", (), {}, (), (), beside=("prior@e-1", "prior@e-2"))
+    assert stage.limit(10.0) == 30.0
+    assert stage.limit(None) is None
