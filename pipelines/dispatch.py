@@ -295,8 +295,7 @@ class Dispatcher:
             if landed is not None:
                 landed(self.outcomes[name])
         started: dict[str, Held] = {}
-        elsewhere = set()
-        ready = [] if stop else self._ready()
+        ready, elsewhere = [] if stop else self._ready(), set()
         for name in ready:
             work = self._claim(name)
             if work is None:
