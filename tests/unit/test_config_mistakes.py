@@ -256,7 +256,7 @@ def test_the_file_that_was_read_is_named(tmp_path: Path):
 )
 def test_what_yaml_reads_otherwise_is_told(tmp_path: Path, text, said):
     path = tmp_path / "params.yaml"
-    run = "run: {datasets: [], experiments: [], seeds: []}\nexperiments: {}\n"
+    run = "run: {datasets: [], experiments: [], seeds: [0]}\nexperiments: {}\n"
     path.write_text(f"{run}data:\n  {text}\n")
     with pytest.raises(UsageError) as caught:
         load_params(path)
