@@ -135,13 +135,29 @@ def homogeneity_legacy(cluster_N: np.ndarray, label_N: np.ndarray, batch: int = 
     return float(np.mean(values)) if values else math.nan
 
 
-def mutual_information(logits_NK: Tensor) -> float:
-    """I(z; y) = H(mean_n p(y|z_n)) - mean_n H(p(y|z_n)) in nats (MR 1.2), over all rows given."""
-    log_p = torch.log_softmax(logits_NK.double(), -1)
-    log_mean_K = (log_p.exp().mean(0) + TINY).log()
+def mutual_information(*logits_NK: Tensor) -> float:
+    """I(z; y) = H(mean_n p(y|z_n)) - mean_n H(p(y|z_n)) in nats (MR 1.2), over all rows given.
+
+    Args:
+        logits_NK: rows in one part or several; float64 copies are of a part.
+    """
+    sizes = [len(part) for part in logits_NK]
+    means, conditionals = [], []
+    for part in logits_NK:
+        log_p = torch.log_softmax(part.double(), -1)
+        means.append(log_p.exp().mean(0))
+        conditionals.append(-(log_p.exp() * log_p).sum(-1).mean())
+    log_mean_K = (_weighted(means, sizes) + TINY).log()
     entropy = -(log_mean_K.exp() * log_mean_K).sum()
-    conditional = -(log_p.exp() * log_p).sum(-1).mean()
-    return float(entropy - conditional)
+    return float(entropy - _weighted(conditionals, sizes))
+
+
+def _weighted(means: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
+    """The mean of all rows from the means of parts; of one part its own, to the last bit."""
+    if len(means) == 1:
+        return means[0]
+    total = sum((mean * size for mean, size in zip(means, sizes, strict=True)), start=0 * means[0])
+    return total / sum(sizes)
 
 
 @torch.no_grad()
@@ -239,17 +255,16 @@ def describe_clusters(
     """Exemplars and distinctive words of every class that has rows, largest class first."""
     p_NK = torch.softmax(logits_NK.double(), -1)
     best_N, cluster_N = p_NK.max(-1)
-    counts = [Counter(text.split()) for text in texts]
     corpus: Counter[str] = Counter()
-    for count in counts:
-        corpus.update(count)
+    for text in texts:
+        corpus.update(text.split())
     result = []
     for cluster in torch.unique(cluster_N).tolist():
         rows = torch.nonzero(cluster_N == cluster).flatten()
         ranked = rows[torch.argsort(best_N[rows], descending=True, stable=True)]
         inside: Counter[str] = Counter()
         for row in rows.tolist():
-            inside.update(counts[row])
+            inside.update(texts[row].split())
         named: list[tuple[str, float]] = []
         if labels is not None:
             common = Counter(labels[row] for row in rows.tolist()).most_common(3)

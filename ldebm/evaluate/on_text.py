@@ -49,6 +49,7 @@ LIKELIHOOD_BATCH = 4  # rows: bounds the memory of S trajectories
 LEGACY_ROWS = 100
 FIT_ROWS = 12000  # training posteriors for the fitted Gaussian and mixtures
 MI_SAMPLES = 10
+PART = 8192  # rows of a large test split that are decoded or classified at a time
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ def _reconstruction(report: Report, model: Model, test: _Test) -> None:
         report.metrics["kl_standard_normal"] = float(kl_ND.sum(-1).mean())
         report.metrics["active_units"] = float((mu.var(0) > 0.01).sum())
         report.metrics["posterior_std"] = float(variance.sqrt().mean())
-    decoded = [str(text) for text in model.decode(test.mu, "greedy", model.seed)]
+    decoded = _decoded(model, test.mu)
     score, signature = language.bleu(decoded, test.texts)
     report.metrics["bleu"] = language.bleu_moses(decoded, test.texts)
     report.metrics["bleu_sacrebleu"] = score
@@ -198,6 +199,23 @@ def _reconstruction(report: Report, model: Model, test: _Test) -> None:
         {"kind": "reconstruction", "text": test.texts[i], "decoded": decoded[i]}
         for i in range(min(50, len(decoded)))
     ]
+
+
+def _decoded(model: Model, mu_ND: Tensor) -> list[str]:
+    """The most probable words at the posterior means, some thousand rows at a time."""
+    texts: list[str] = []
+    for start in range(0, len(mu_ND), PART):
+        rows, context = slice(start, start + PART), model.context_BC
+        given = model if context is None else model.given(context[rows])
+        texts += [str(text) for text in given.decode(mu_ND[rows], "greedy", model.seed)]
+    return texts
+
+
+def _class_logits(model: Model, z_ND: Tensor) -> Tensor:
+    """log p(y|z) up to a constant, some thousand rows at a time, on the CPU, (N, K)."""
+    size = PART if model.context_BC is None else len(z_ND)
+    starts = range(0, len(z_ND), size)
+    return torch.cat([model.prior.class_logits(z_ND[i : i + size]).cpu() for i in starts])
 
 
 def _generation(
@@ -250,15 +268,16 @@ def _classes(
 ) -> None:
     """What the discovered classes share with the labels, and what they hold."""
     prior, metrics = model.prior, report.metrics
-    logits = prior.class_logits(test.mu).cpu()
+    logits = _class_logits(model, test.mu)
     cluster = logits.argmax(-1).numpy()
     metrics["mi"] = mutual_information(logits)
     stream = generator(model.seed, "mi", device=test.mu.device)
     draws = []
     for _ in range(MI_SAMPLES):
         noise = torch.randn(test.mu.shape, generator=stream, device=test.mu.device)
-        draws.append(prior.class_logits(test.mu + torch.exp(0.5 * test.logvar) * noise).cpu())
-    metrics["mi_sampled"] = mutual_information(torch.cat(draws))
+        draws.append(_class_logits(model, test.mu + torch.exp(0.5 * test.logvar) * noise))
+    few = len(test.mu) <= PART  # then all at once, as ever
+    metrics["mi_sampled"] = mutual_information(*([torch.cat(draws)] if few else draws))
     metrics["classes_used"] = float(len(np.unique(cluster)))
     names: list[str] | None = None
     for index, column in enumerate(_columns(packed, config)):
@@ -340,7 +359,7 @@ def _wanted(
         return {}, {}, ""
     names = packed.meta["labels"][columns[0]]
     label = np.asarray(test.split.labels(columns[0]))
-    cluster = model.prior.class_logits(test.mu).argmax(-1).cpu().numpy()
+    cluster = _class_logits(model, test.mu).argmax(-1).numpy()
     wanted, shares = {}, {}
     for k in np.unique(cluster[label >= 0]).tolist():
         common = Counter(label[(cluster == k) & (label >= 0)].tolist())

@@ -95,12 +95,16 @@ def encode_rows(
     """Posterior means and log-variances of ``rows`` in their order, each (N, D)."""
     backbone.eval()
     order, batches = row_batches(split, rows, 512, device)
-    tables = getattr(backbone, "tables", contextlib.nullcontext)
-    with tables():
-        parts = [backbone.encode(batch) for batch in batches]
-    position = np.empty(len(rows), dtype=np.int64)
-    ranks = {int(row): index for index, row in enumerate(order)}
-    position[:] = [ranks[int(row)] for row in rows]
-    index = torch.from_numpy(position).to(device)
-    mu = torch.cat([part[0] for part in parts])[index]
-    return mu, torch.cat([part[1] for part in parts])[index]
+    rising = np.argsort(rows, kind="stable")
+    place = torch.from_numpy(rising[np.searchsorted(rows[rising], order)]).to(device)
+    found: list[Tensor] = []
+    done = 0
+    with getattr(backbone, "tables", contextlib.nullcontext)():
+        for batch in batches:
+            parts = backbone.encode(batch)
+            size = len(parts[0])
+            found = found or [part.new_empty(len(rows), *part.shape[1:]) for part in parts[:2]]
+            for values, part in zip(found, parts, strict=False):
+                values[place[done : done + size]] = part
+            done += size
+    return found[0], found[1]
