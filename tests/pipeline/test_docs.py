@@ -32,6 +32,7 @@ LEFT_OUT = {
         "git diff A B -- FILE": "A, B and FILE are the reader's",
     },
     "docs/data.md": {
+        "ldebm new": SAME,
         "ldebm new NAME *": "is typed in README.md",
         "ldebm score MODEL *": "MODEL and FILE are the reader's; typed in docs/tutorial.md",
         "ldebm export-embeddings MODEL *": "as above",
