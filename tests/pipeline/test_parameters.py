@@ -90,42 +90,17 @@ def alone(name: str, folder: Path) -> tuple[Path, list[tuple[str, Any]]]:
     return path, [item for item in leaves(explicit(params)) if item[1] != {}]
 
 
-def distinct() -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Every section of every experiment and data set once, though many have the same.
-
-    Returns:
-        What params.yaml has besides, and files of at most 30 experiments with sections that no
-        earlier one has.
-    """
-    run = RunConfig(datasets=[], experiments=list(LIBRARY.experiments), seeds=[0])
-    content = explicit(LIBRARY.params(run))
-    seen: set[str] = set()
-    files: list[dict[str, Any]] = []
-    for number, (name, experiment) in enumerate(content.pop("experiments").items()):
-        if number % 30 == 0:
-            files.append({"experiments": {}})
-        own = {
-            key: value for key, value in experiment.items() if json.dumps([key, value]) not in seen
-        }
-        seen |= {json.dumps(item) for item in own.items()}
-        files[-1]["experiments"][name] = own
-    return content, files
-
-
+@pytest.mark.parametrize("name", LIBRARY.experiments)
 def test_every_parameter_of_every_experiment_is_set_by_dvc_and_no_other_line_changes(
-    tmp_path: Path,
+    name: str, tmp_path: Path
 ):
     """Half of the leaves, then the other half: a value that two keys shared would show."""
-    rest, files = distinct()
-    assert {name for file in files for name in file["experiments"]} == {*LIBRARY.experiments}
-    path = tmp_path / "params.yaml"
-    for content in (rest, *files):
-        text = f"# as `ldebm select` writes it\n{format_yaml(content)}"
-        assert alias_line(text) is None
-        found = [item for item in leaves(content) if item[1] != {}]
-        for half in (found[::2], found[1::2]):
-            path.write_text(text)
-            set_and_compare(path, half)
+    path, found = alone(name, tmp_path)
+    text = path.read_text()
+    assert alias_line(text) is None
+    for half in (found[::2], found[1::2]):
+        path.write_text(text)
+        set_and_compare(path, half)
 
 
 @pytest.mark.long
