@@ -17,10 +17,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from types import FrameType
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+PAUSE = 0.02  # seconds between two looks at a command's processes
 STRAY_GRACE = 2.0  # seconds for what a command that has ended left running
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -55,7 +57,7 @@ def send(number: int) -> None:
             continue
 
 
-def reap(main: int) -> tuple[int | None, bool]:
+def _reap(main: int) -> tuple[int | None, bool]:
     """The command's exit status if it has ended now, and whether any child is left."""
     status = None
     while True:
@@ -67,6 +69,34 @@ def reap(main: int) -> tuple[int | None, bool]:
             return status, True
         if pid == main:
             status = os.waitstatus_to_exitcode(code)
+
+
+def outlast(main: int, pause: Callable[[], float | None]) -> int | None:
+    """Waits until nothing below this process is left; what outlives the command is ended.
+
+    Args:
+        main: the command.
+        pause: waits a moment; once all was told to stop, it says by when that has to be done.
+
+    Returns:
+        The command's exit status.
+    """
+    code: int | None = None
+    deadline = float("inf")
+    while True:
+        status, left = _reap(main)
+        code = status if status is not None else code
+        if not left:
+            return code
+        told = pause()
+        if deadline == float("inf"):
+            if told is not None:
+                deadline = told
+            elif code is not None:
+                send(signal.SIGTERM)
+                deadline = time.monotonic() + STRAY_GRACE
+        if time.monotonic() > deadline:
+            send(signal.SIGKILL)
 
 
 def main() -> int:
@@ -91,22 +121,12 @@ def main() -> int:
 
     inherited = [int(fd) for fd in os.environ.pop("LDEBM_HELD_FDS", "").split(",") if fd]
     child = subprocess.Popen(sys.argv[3:], preexec_fn=in_child, pass_fds=inherited)
-    code: int | None = None
-    deadline = float("inf")
-    while True:
-        status, left = reap(child.pid)
-        code = status if status is not None else code
-        if not left:
-            break
-        now = time.monotonic()
-        if stopped_at and deadline == float("inf"):
-            deadline = stopped_at[0] + grace
-        elif code is not None and deadline == float("inf"):
-            send(signal.SIGTERM)
-            deadline = now + STRAY_GRACE
-        if now > deadline:
-            send(signal.SIGKILL)
-        time.sleep(0.02)
+
+    def pause() -> float | None:
+        time.sleep(PAUSE)
+        return stopped_at[0] + grace if stopped_at else None
+
+    code = outlast(child.pid, pause)
     child.returncode = code
     if code is None:
         return 1

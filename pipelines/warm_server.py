@@ -15,6 +15,7 @@ import ctypes
 import gc
 import importlib
 import json
+import math
 import os
 import runpy
 import select
@@ -23,17 +24,16 @@ import socket
 import sys
 import tempfile
 import threading
-import time
 import traceback
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from supervise import (  # type: ignore[import-not-found]  # as a file: the project is not loaded
+    PAUSE,
     PR_SET_CHILD_SUBREAPER,
     PR_SET_PDEATHSIG,
-    STRAY_GRACE,
-    reap,
+    outlast,
     send,
 )
 
@@ -68,7 +68,6 @@ LIBRARIES = (  # none of this project, and none that cannot be forked (polars)
     "matplotlib.figure",
     "matplotlib.backends.backend_agg",
 )
-PAUSE = 0.02  # seconds between two looks at a command's processes
 
 
 def serve(path: str, parent: int) -> None:
@@ -113,23 +112,19 @@ def attend(connection: socket.socket) -> None:
         become(**json.loads(message))
     for stream in streams:
         os.close(stream)
-    code, stopped, deadline = None, False, float("inf")
-    while True:
-        status, left = reap(child)
-        code = status if status is not None else code
-        if not left:
-            break
-        if code is not None and not stopped and deadline == float("inf"):
-            send(signal.SIGTERM)  # to what the command left running
-            deadline = time.monotonic() + STRAY_GRACE
-        if time.monotonic() > deadline:
-            send(signal.SIGKILL)
+    stopped = False
+
+    def pause() -> float | None:
+        nonlocal stopped
         if select.select([connection], [], [], PAUSE)[0]:
             told = connection.recv(1)
             send(told[0] if told else signal.SIGKILL)
             if not told:
                 os._exit(0)
-            stopped = True  # how long that may take is the client's business
+            stopped = True
+        return math.inf if stopped else None  # how long it may take is the client's business
+
+    code = outlast(child, pause)
     connection.sendall(f"{code}\n".encode())
     os._exit(0)
 

@@ -94,7 +94,7 @@ class _Check:
         self.objects = Objects(root)
         self.current_params = _params(root)
         self.library = Library(root)
-        self.composed: dict[tuple[str, str], dict[str, Any]] = {}
+        self.unselected: dict[str, dict[str, Any]] = {}  # sections as params.yaml would have them
         self.md5s: dict[str, str | None] = {}
         self.sha256s: dict[Path, str] = {}
         self.committed: dict[str, dict[str, str | None] | None] = {}
@@ -177,19 +177,20 @@ class _Check:
 
     def current(self, key: str) -> tuple[str, Any]:
         """Where a parameter stands now, and its value: conf/ has what is not selected."""
-        section, name, *rest = [*key.split("."), ""]
-        if section in ("experiments", "data") and name not in self.current_params.get(section, {}):
-            names = self.library.experiments if section == "experiments" else self.library.data
-            if name in names:
-                return f"{CONF}/", _lookup(self.unselected(section, name), ".".join(rest[:-1]))
+        section, _, rest = key.partition(".")
+        name = rest.partition(".")[0]
+        library = {
+            "experiments": (self.library.experiments, self.library.experiment),
+            "data": (self.library.data, self.library.dataset),
+        }
+        if section in library and name not in self.current_params.get(section, {}):
+            known, read = library[section]
+            if name in known:
+                composed = self.unselected.setdefault(section, {})
+                if name not in composed:
+                    composed[name] = explicit(read(name))
+                return f"{CONF}/", _lookup(self.unselected, key)
         return "params.yaml", _lookup(self.current_params, key)
-
-    def unselected(self, section: str, name: str) -> dict[str, Any]:
-        """An experiment or a data set as conf/ has it."""
-        if (section, name) not in self.composed:
-            read = self.library.experiment if section == "experiments" else self.library.dataset
-            self.composed[section, name] = explicit(read(name))
-        return self.composed[section, name]
 
     def record(self, step: Step) -> Iterator[Problem]:
         def problem(name: str, message: str) -> Problem:
@@ -368,7 +369,7 @@ def _params(root: Path) -> Any:
 
 
 def _lookup(params: Any, key: str) -> Any:
-    for part in key.split(".") if key else ():
+    for part in key.split("."):
         if not isinstance(params, Mapping) or part not in params:
             return None
         params = params[part]
