@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import runpy
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +18,7 @@ from ldebm.seeding import generator
 from ldebm.training.first_stage import build_backbone_stage, load_backbone
 from ldebm.training.image_first_stage import ImageTask, balanced_kl, hierarchical_terms
 from ldebm.training.trainer import train
+from tests.unit.two_processes import train_by_one_and_by_two
 
 HVAE = {"layers": [{"dense": 4}, {"conv": [1, 4]}], "widths": [8, 8], "hidden": 16}
 NVAE = {"channels": 4, "groups": [2], "latents": 2, "flows": 1, "cells_per_group": 1}
@@ -180,20 +177,6 @@ def test_free_nats_need_one_number_per_layer():
         )
 
 
-SCRIPT = """
-import json, sys
-from pathlib import Path
-from ldebm.config import ExperimentConfig
-from ldebm.data.packed import open_packed
-from ldebm.training.first_stage import build_backbone_stage
-from ldebm.training.parallel import parallel
-folder = Path(sys.argv[1])
-config = ExperimentConfig.model_validate(json.loads((folder / "config.json").read_text()))
-with parallel():
-    build_backbone_stage(config, open_packed(folder / "packed"), 0, folder / sys.argv[2])
-"""
-
-
 @pytest.mark.slow
 def test_two_processes_take_the_step_of_one_with_batch_norm_over_both(tmp_path, monkeypatch):
     packed = pack_images(tmp_path / "packed")
@@ -201,25 +184,7 @@ def test_two_processes_take_the_step_of_one_with_batch_norm_over_both(tmp_path, 
     optimiser = {"name": "adamax", "lr": 1e-3, "eps": 1e-3}
     training = {"updates": 4, "validate_every": None, "optimiser": optimiser}
     config = experiment({**NVAE, "checkpointing": True}, training)
-    (tmp_path / "config.json").write_text(config.model_dump_json())
-    script = tmp_path / "run.py"
-    script.write_text(SCRIPT)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LDEBM_NO_REUSE", "1")
-    monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path), "one"])
-    runpy.run_path(str(script))
-    environment = os.environ | {
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-        "OMP_NUM_THREADS": "1",
-    }
-    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29741"]
-    subprocess.run(
-        [sys.executable, *torchrun, str(script), str(tmp_path), "two"],
-        check=True,
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-    )
+    train_by_one_and_by_two(tmp_path, config, 29741, monkeypatch)
     one = load_backbone(tmp_path / "one", config, packed).state_dict()
     two = load_backbone(tmp_path / "two", config, packed).state_dict()
     for name, value in one.items():

@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ldebm.training.parallel import is_main, row_weight, share
-
-SCRIPT = """
-import sys
-import torch
-from pathlib import Path
 from ldebm.config import ExperimentConfig
-from ldebm.training.parallel import is_main, parallel
-from ldebm.training.first_stage import build_backbone_stage
-from ldebm.data.packed import open_packed
-folder = Path(sys.argv[1])
-training = {"updates": 12, "batch": 15, "validate_every": None, "optimiser": {"lr": 1e-2}}
-config = ExperimentConfig.model_validate({
-    "data": "points",
-    "backbone": {"arch": "mlp", "latent": 2, "hidden": 8, "training": training},
-    "prior": {"kind": "gaussian", "training": {"updates": 1}},
-})
-with parallel():
-    build_backbone_stage(config, open_packed(folder / "packed"), 0, folder / sys.argv[2])
-"""
+from ldebm.files import read_model
+from ldebm.training.parallel import is_main, row_weight, share
+from tests.unit.two_processes import train_by_one_and_by_two
 
 
 def packed_points(folder: Path) -> None:
@@ -44,26 +24,15 @@ def packed_points(folder: Path) -> None:
 
 def test_two_gloo_processes_equal_one(tmp_path: Path, monkeypatch) -> None:
     packed_points(tmp_path / "packed")
-    script = tmp_path / "run.py"
-    script.write_text(SCRIPT)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LDEBM_NO_REUSE", "1")
-    monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path), "one"])
-    runpy.run_path(str(script))
-    environment = os.environ | {
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-        "OMP_NUM_THREADS": "1",
-    }
-    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29731"]
-    subprocess.run(
-        [sys.executable, *torchrun, str(script), str(tmp_path), "two"],
-        check=True,
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
+    training = {"updates": 12, "batch": 15, "validate_every": None, "optimiser": {"lr": 1e-2}}
+    config = ExperimentConfig.model_validate(
+        {
+            "data": "points",
+            "backbone": {"arch": "mlp", "latent": 2, "hidden": 8, "training": training},
+            "prior": {"kind": "gaussian", "training": {"updates": 1}},
+        }
     )
-    from ldebm.files import read_model
-
+    train_by_one_and_by_two(tmp_path, config, 29731, monkeypatch)
     one, _ = read_model(tmp_path / "one" / "model.safetensors")
     two, _ = read_model(tmp_path / "two" / "model.safetensors")
     for name, value in one.items():
