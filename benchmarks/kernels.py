@@ -22,9 +22,9 @@ from benchmarks.timing import Record, record
 from ldebm import kernels
 from ldebm.config.library import Library
 from ldebm.nn.backbone import build_backbone
+from ldebm.optimisers import apply_gradients, make_optimiser
 from ldebm.seeding import generator
 from ldebm.training.first_stage import BackboneTask
-from ldebm.training.optimisers import apply_gradients, make_optimiser
 
 __all__ = ["alternating", "first_stage"]
 

@@ -31,6 +31,7 @@ from ldebm.langevin import Conditional
 from ldebm.model import Model
 from ldebm.nn.filling import fill
 from ldebm.nn.text import TextVAE
+from ldebm.optimisers import untraced
 from ldebm.priors import DiffusionPrior, EnergyPrior, Prior
 from ldebm.seeding import generator, numpy_generator
 
@@ -173,7 +174,7 @@ def train_completer(
         )
     completer = Completer(latent, config.hidden, observed, generator(seed, "completer"))
     completer = completer.to(model.device)
-    optimiser = torch.optim.Adam(completer.parameters(), lr=config.lr)
+    optimiser = untraced(torch.optim.Adam)(completer.parameters(), lr=config.lr)
     frozen = [(p, p.requires_grad) for p in (*text.parameters(), *prior.parameters())]
     for parameter, _ in frozen:
         parameter.requires_grad_(False)

@@ -53,7 +53,6 @@ LIBRARIES = (  # none of this project, and none that cannot be forked (polars)
     "pyarrow.parquet",
     "great_expectations",
     "torch",
-    "torch._dynamo",  # the first optimiser of a process imports it: over a second
     "torch.nn.utils.rnn",
     "torch.utils.checkpoint",
     "safetensors.torch",

@@ -24,7 +24,6 @@ PRELOADED = [
     "pyarrow.parquet",
     "sklearn.cluster",
     "sklearn.metrics",
-    "torch._dynamo",  # the first optimiser of a process imports it: over a second
     "ldebm.data.fetch",
     "ldebm.data.packing",
     "ldebm.evaluate.run",

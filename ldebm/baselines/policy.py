@@ -24,8 +24,8 @@ from ldebm.config import PriorConfig
 from ldebm.data.batches import batch_rows, steps_per_epoch
 from ldebm.nn.energy import rows_of
 from ldebm.nn.linear import draw_linear
+from ldebm.optimisers import Group
 from ldebm.training.objectives import Terms
-from ldebm.training.optimisers import Group
 from ldebm.training.parallel import row_weight, share
 
 __all__ = ["PolicyPrior", "PolicyTask"]

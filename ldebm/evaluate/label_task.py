@@ -16,8 +16,8 @@ from torch.nn import functional
 from ldebm.config import JudgeConfig, OptimiserConfig, TextJudgeConfig
 from ldebm.data.batches import batch_rows, steps_per_epoch
 from ldebm.data.packed import Split
+from ldebm.optimisers import Group
 from ldebm.training.objectives import Terms
-from ldebm.training.optimisers import Group
 
 __all__ = ["LabelTask", "column_labels"]
 

@@ -28,6 +28,7 @@ from ldebm.data.batches import batch_rows, collate_ids, epoch_order, steps_per_e
 from ldebm.errors import UsageError
 from ldebm.nn.gru import PackedGRU
 from ldebm.nn.softmax import linear_nll
+from ldebm.optimisers import untraced
 from ldebm.seeding import generator, numpy_generator
 
 __all__ = [
@@ -297,7 +298,7 @@ def _train_gru(
     valid: Sequence[Sequence[int]] | None,
 ) -> None:
     config, best = model.config, _Best(model, valid)
-    optimiser = torch.optim.Adam(model.parameters(), lr=config.lr, fused=True)
+    optimiser = untraced(torch.optim.Adam)(model.parameters(), lr=config.lr, fused=True)
     per_epoch = steps_per_epoch(len(sentences), config.batch)
     for step in range(epochs * per_epoch):
         optimiser.param_groups[0]["lr"] = config.lr * (1 - 0.95 * step / (epochs * per_epoch))
@@ -322,7 +323,9 @@ def _train_awd(
 ) -> None:
     config, best = model.config, _Best(model, valid)
     device = model.embedding.device
-    optimiser = torch.optim.SGD(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    optimiser = untraced(torch.optim.SGD)(
+        model.parameters(), lr=config.lr, weight_decay=config.weight_decay
+    )
     averages: list[Tensor] | None = None
     count = 0
     for epoch in range(epochs):

@@ -22,11 +22,11 @@ from ldebm.data.packed import Split
 from ldebm.errors import UsageError
 from ldebm.nn.backbone import Backbone
 from ldebm.nn.linear import draw_linear
+from ldebm.optimisers import Group
 from ldebm.priors import GaussianPrior
 from ldebm.seeding import generator, numpy_generator
 from ldebm.training.latents import encode_split, make_batch
 from ldebm.training.objectives import Terms
-from ldebm.training.optimisers import Group
 
 __all__ = ["ClassifierPrior", "ClassifierTask", "pool_rows"]
 

@@ -30,11 +30,11 @@ from ldebm.lineage.records import note, running_stage
 from ldebm.nn.backbone import Backbone, architecture, build_backbone
 from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.nn.linear import draw_linear
+from ldebm.optimisers import Group
 from ldebm.seeding import configure, generator
 from ldebm.training.image_first_stage import ImageTask
 from ldebm.training.latents import batch_noise, make_batch
 from ldebm.training.objectives import Terms, backbone_terms, gaussian_kl, sample_posterior
-from ldebm.training.optimisers import Group
 from ldebm.training.parallel import is_main, row_weight, share
 from ldebm.training.runs import CHECKPOINTS, run_key, with_length, write_curves
 from ldebm.training.trainer import train

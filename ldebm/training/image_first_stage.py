@@ -21,10 +21,10 @@ from ldebm.config import BackboneConfig, ExperimentConfig
 from ldebm.data.batches import batch_rows, steps_per_epoch
 from ldebm.data.packed import Split
 from ldebm.nn.hierarchy import HierarchicalBackbone
+from ldebm.optimisers import Group
 from ldebm.seeding import generator
 from ldebm.training.latents import batch_noise, make_batch
 from ldebm.training.objectives import Terms
-from ldebm.training.optimisers import Group
 from ldebm.training.parallel import average, row_weight, share
 
 __all__ = ["ImageTask", "balanced_kl", "hierarchical_terms"]

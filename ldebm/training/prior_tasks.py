@@ -19,13 +19,13 @@ from ldebm.data.packed import Split
 from ldebm.errors import DivergenceError
 from ldebm.langevin import Chain
 from ldebm.nn.backbone import Backbone
+from ldebm.optimisers import Group
 from ldebm.priors import DiffusionPrior, EnergyPrior, Pairs
 from ldebm.seeding import generator
 from ldebm.training.classifier import pool_rows
 from ldebm.training.clustering import epoch_rows, geometric_clusters, stability
 from ldebm.training.latents import batch_noise, encode_split, make_batch
 from ldebm.training.objectives import Terms, sample_posterior
-from ldebm.training.optimisers import Group
 from ldebm.training.parallel import is_main, rank, share
 from ldebm.training.prior_objectives import (
     joint_terms,

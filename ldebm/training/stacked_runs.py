@@ -24,10 +24,10 @@ from ldebm.draws import Streams
 from ldebm.errors import DivergenceError
 from ldebm.langevin import Chain
 from ldebm.nn.stacked_energy import StackedEnergies
+from ldebm.optimisers import untraced
 from ldebm.priors import DiffusionPrior, Pairs
 from ldebm.priors.stacked import stack
 from ldebm.training.objectives import Terms
-from ldebm.training.optimisers import untraced
 from ldebm.training.prior_objectives import Contrast, Weights, contrast_rows, contrast_terms
 from ldebm.training.prior_tasks import PriorTask
 from ldebm.training.score_matching import Matching, matching_rows, matching_terms, standardised

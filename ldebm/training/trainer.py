@@ -25,14 +25,14 @@ from ldebm.config import TrainingConfig
 from ldebm.errors import DivergenceError, UsageError
 from ldebm.files import atomic_path
 from ldebm.lineage.records import note
-from ldebm.training.memory import give_back_memory
-from ldebm.training.objectives import Terms
-from ldebm.training.optimisers import (
+from ldebm.optimisers import (
     Group,
     apply_gradients,
     learning_rate_factor,
     make_optimiser,
 )
+from ldebm.training.memory import give_back_memory
+from ldebm.training.objectives import Terms
 from ldebm.training.parallel import average_gradients, is_main
 from ldebm.training.progress import Progress
 

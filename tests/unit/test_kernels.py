@@ -28,9 +28,9 @@ from ldebm.nn.frozen_gru import FrozenGRU
 from ldebm.nn.gru import Gates, PackedGRU, run_gates
 from ldebm.nn.lstm import run_lstm
 from ldebm.nn.softmax import linear_nll
+from ldebm.optimisers import Group, apply_gradients, make_optimiser
 from ldebm.seeding import generator, numerics
 from ldebm.training.first_stage import BackboneTask
-from ldebm.training.optimisers import Group, apply_gradients, make_optimiser
 from ldebm.training.trainer import train
 from stages.code import closure
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,13 +14,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import ldebm
 from ldebm.config import OptimiserConfig, TrainingConfig
 from ldebm.errors import DivergenceError, UsageError
 from ldebm.lineage.records import code_hashes
+from ldebm.optimisers import Group, learning_rate_factor, untraced
 from ldebm.seeding import generator
 from ldebm.training import runs
 from ldebm.training.objectives import Terms
-from ldebm.training.optimisers import Group, learning_rate_factor, untraced
 from ldebm.training.trainer import train
 
 
@@ -253,6 +255,11 @@ def test_optimisers_that_load_no_compiler_take_torchs_own_steps_to_the_bit(kind,
 
 
 def test_a_training_loads_no_compiler() -> None:
+    sources = [p for p in Path(ldebm.__file__).parent.rglob("*.py") if p.name != "optimisers.py"]
+    calls = [
+        p.name for p in sources if re.search(r"(?<!untraced\()torch\.optim\.\w+\(", p.read_text())
+    ]
+    assert not calls, f"optimisers that import one: {calls}"
     script = (
         "import sys\nfrom tests.unit.test_trainer import CONFIG, Regression, train\n"
         "train(Regression(), CONFIG, None, title='fit')\n"
