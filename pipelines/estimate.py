@@ -25,7 +25,7 @@ from pipelines.dag import Dag, Stage
 
 __all__ = ["Estimate", "Kin", "Past", "estimate", "past_runs", "words"]
 
-OVERHEAD = 4.0  # seconds that dvc, Python and its imports take for a stage
+OVERHEAD = 1.5  # seconds that dvc and the start of a stage take
 RECORDED = "recorded"
 SEED = "recorded for another seed"
 SCALED = "scaled from other settings"
@@ -180,6 +180,14 @@ def estimate(
     guesses = {name: _guess(dag.stages[name], past, kin or {}) for name in names}
     seconds = {name: guess[0] for name, guess in guesses.items()}
     basis = {name: guess[1] for name, guess in guesses.items() if guess[0] is not None}
+    trained = {}  # the first stage of equal ones is trained, the others take its checkpoint
+    for name in names:
+        kind, subject, seed = _parts(name)
+        if kind == "backbone" and kin and subject in kin:
+            settings = json.dumps(_settings(dag.stages[name].params), sort_keys=True, default=str)
+            first = trained.setdefault((kin[subject], seed, settings), name)
+            if first != name and seconds[name] is not None:
+                seconds[name] = 0.0
     cost = {name: OVERHEAD + (value or 0.0) for name, value in seconds.items()}
     total = sum(cost.values())
     chains = dag.depth({name: cost.get(name, 0.0) for name in dag.stages})

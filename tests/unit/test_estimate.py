@@ -125,3 +125,21 @@ def test_nothing_is_promised_where_nothing_is_known():
         "at most 2 stages to run, more than 1.1 min (1.1 min of work, as recorded here); "
         "not known for 1: b"
     )
+
+
+def test_a_first_stage_that_two_experiments_share_is_counted_once():
+    section = {"arch": "gru", "training": {"updates": 100, "epochs": None}}
+    stages = {}
+    for name in ("one-0", "two-0", "far-0", "two-1"):
+        params = {f"experiments.{name[:-2]}.backbone": section}
+        stages[f"backbone@{name}"] = Stage(f"backbone@{name}", "cmd", (), params, (), ())
+    settings: dict[str, Any] = {"backbone.arch": "gru", "backbone.training.updates": 100}
+    settings["backbone.training.epochs"] = None
+    found = [Past("backbone", "one", "0", settings, 60.0, here=True)]
+    found.append(Past("backbone", "far", "0", settings, 90.0, here=True))
+    result = estimate(Dag(stages), list(stages), found, 1, KIN)
+    assert result.seconds["backbone@one-0"] == 60
+    assert result.seconds["backbone@two-0"] == 0
+    assert result.seconds["backbone@far-0"] == 90  # of another data set
+    assert result.seconds["backbone@two-1"] == 60  # of another seed
+    assert result.total == 210 + 4 * OVERHEAD
