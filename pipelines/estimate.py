@@ -180,7 +180,7 @@ def estimate(
     guesses = {name: _guess(dag.stages[name], past, kin or {}) for name in names}
     seconds = {name: guess[0] for name, guess in guesses.items()}
     basis = {name: guess[1] for name, guess in guesses.items() if guess[0] is not None}
-    trained: dict[Any, str] = {}  # the first stage of equal ones is trained, the others take its checkpoint
+    trained: dict[Any, str] = {}  # one of equal first stages; the others take its checkpoint
     for name in names:
         kind, subject, seed = _parts(name)
         if kind == "backbone" and kin and subject in kin:
