@@ -5,7 +5,7 @@
 
 Reads the models and metrics of a group of experiments that are built here, times the sampling of
 every model (prior and decoder, after a first draw that is not counted), and writes
-results/ablation-GROUP.json, of which ``make results`` makes a table (004 Table 3).
+results/ablation-GROUP.json, of which ``make results`` makes a table (Cui and Han (2024), table 3).
 """
 
 from __future__ import annotations

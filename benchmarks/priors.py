@@ -29,7 +29,7 @@ __all__ = ["priors_together"]
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = 20_000
-PUBLISHED: dict[str, Any] = {"energy": {}}  # the sizes of Table A1: the defaults of the section
+PUBLISHED: dict[str, Any] = {"energy": {}}  # Yu et al. (2022), table A1: the defaults
 CASES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "points": ("gaussians16-ldebm", {}, ("matching", "contrast")),
     "chatter": ("chatter-ldebm", {}, ("matching", "contrast")),

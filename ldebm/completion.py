@@ -1,4 +1,6 @@
-"""Sentence completion with a frozen model (LDEBM B.3; MR 3.2, 10.17).
+"""Sentence completion with a frozen model.
+
+Yu et al. (2022), appendix B.3; docs/method.md, section 5.9.
 
 A shallow network maps the latent of a sentence with gaps to (u_obs, u_unk), trained so that the
 decoder, reading both, writes the words that are there. To complete a sentence, u_obs is kept and

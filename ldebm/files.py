@@ -1,6 +1,6 @@
 """Reading and writing files: atomic, and with the same bytes for the same content.
 
-DVC hashes bytes, so every writer here is byte-stable (C34-C37, C42): JSON with sorted keys,
+DVC hashes bytes, so every writer here is byte-stable: JSON with sorted keys,
 safetensors with a single metadata key, parquet with fixed compression and row groups. A writer
 either leaves the complete new file or the old one: it writes beside the target and renames.
 """
@@ -277,7 +277,7 @@ def _numpy(array: pa.Array) -> np.ndarray:
 def write_model(
     target: str | Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]
 ) -> None:
-    """Writes tensors as safetensors with ``header`` as one sorted JSON metadata key (C36)."""
+    """Writes tensors as safetensors with ``header`` as one sorted JSON metadata key."""
     from safetensors.torch import save_file  # imports torch, which the data stages do without
 
     stored = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}

@@ -1,9 +1,10 @@
 """Langevin dynamics as pure functions with an explicit generator.
 
-``ula`` is the unadjusted chain of the papers (LDEBM eq. A2; MR 2.4); ``mala`` and ``pcnl`` accept
-or reject each move by Metropolis-Hastings, so that the chain's stationary density is exactly the
-one given. ``pcnl`` knows the Gaussian factor of the density and leaves that exactly invariant: its
-step is limited by the energy alone, not by the number of dimensions.
+``ula`` is the unadjusted chain of the papers (Pang and Wu (2021), eq. 7; Cui and Han (2024), eq. 3;
+docs/method.md, section 3.1); ``mala`` and ``pcnl`` accept or reject each move by
+Metropolis-Hastings, so that the chain's stationary density is exactly the one given. ``pcnl`` knows
+the Gaussian factor of the density and leaves that exactly invariant: its step is limited by the
+energy alone, not by the number of dimensions.
 
 Shapes: B chains, D dimensions.
 """
@@ -42,6 +43,8 @@ Evaluate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 class Conditional:
     """Chains of p(x) proportional to exp(cold F(x, t)) N(x; mean, variance I), one per row.
 
+    The conditional EBMs of Yu et al. (2022), eq. A2, and Cui and Han (2024), eq. 9.
+
     Attributes:
         start_BD: initial states.
         mean_BD: of the Gaussian factor.
@@ -65,6 +68,7 @@ class Conditional:
             value, gradient = evaluate(x_BD, self.t_B)
             away = (x_BD - self.mean_BD) / self.variance_B1
             log_kernel = -0.5 * ((x_BD - self.mean_BD) * away).sum(-1)
+            # the score: Pang and Wu (2021), eq. 8; Cui and Han (2024), eq. 13
             return value * self.cold_B1.squeeze(-1) + log_kernel, gradient * self.cold_B1 - away
 
         return log_density
@@ -144,6 +148,7 @@ def ula(
     for step in range(steps):
         _, gradient = target(x)
         drawn = _normal(x, generator) if noise is None else noise.normal_SBD[step]
+        # Pang and Wu (2021), eq. 7, with s^2 / 2 for the paper's step
         x = x + 0.5 * step2 * gradient + size * drawn
     return Chain(x, torch.ones(len(x), device=x.device, dtype=x.dtype))
 

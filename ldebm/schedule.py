@@ -1,4 +1,6 @@
-"""The noise schedule and the forward process of the latent diffusion (LDEBM appendix A; MR 2.1).
+"""The noise schedule and the forward process of the latent diffusion.
+
+Yu et al. (2022), eq. 4 and A20; Cui and Han (2024), eq. 6; docs/method.md, section 2.2.
 
 Levels k = 0..T. Level 0 is already one tiny noising step on top of the encoder's sample z:
 
@@ -48,19 +50,24 @@ class Schedule:
         return len(self.a) - 1
 
     def published_step(self, delta: float) -> np.ndarray:
-        """Squared step sizes s_t^2 = (sbar_t / sbar_0) delta sigma_{t+1}^2, t = 0..T-1 (MR 2.4)."""
+        """Squared step sizes s_t^2 = (sbar_t / sbar_0) delta sigma_{t+1}^2, t = 0..T-1.
+
+        Of the public code: docs/method.md, section 3.2.
+        """
         return np.asarray(self.sbar[:-1] / self.sbar[0] * delta * self.sigma[1:] ** 2)
 
     def published_weight(self) -> np.ndarray:
-        """Loss weights w_t = sigma_1 / sigma_{t+1}, t = 0..T-1 (MR 2.4)."""
+        """Loss weights w_t = sigma_1 / sigma_{t+1}, t = 0..T-1, of the public code."""
         return np.asarray(self.sigma[1] / self.sigma[1:])
 
     def marginal(self, z_BD: Tensor, level_B: Tensor, noise_BD: Tensor) -> Tensor:
         """u_k for per-row levels k: ``abar_k z + sbar_k noise``, shape (B, D)."""
+        # q(u_k | z): Yu et al. (2022), eq. A20
         return _rows(self.abar, level_B, z_BD) * z_BD + _rows(self.sbar, level_B, z_BD) * noise_BD
 
     def step(self, u_BD: Tensor, level_B: Tensor, noise_BD: Tensor) -> Tensor:
         """One forward step into per-row levels k >= 1: ``a_k u_{k-1} + sigma_k noise``."""
+        # q(u_k | u_{k-1}): Yu et al. (2022), eq. 4; Cui and Han (2024), eq. 6
         return _rows(self.a, level_B, u_BD) * u_BD + _rows(self.sigma, level_B, u_BD) * noise_BD
 
 

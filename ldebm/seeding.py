@@ -1,7 +1,7 @@
 """Random streams as pure functions of integers, and the numeric settings of a run.
 
 Every draw of the project comes from a generator made here from ``(seed, *path)``. Nothing depends
-on how many numbers were drawn before, so that a resumed run continues with the same noise (C37).
+on how many numbers were drawn before, so that a resumed run continues with the same noise.
 torch is imported where it is used: the data stages need numpy alone and start in half the time.
 """
 
@@ -74,7 +74,7 @@ def configure(threads: int) -> None:
 
     from ldebm.training.memory import reuse_memory
 
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts (C33)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts
     torch.set_num_threads(threads)
     torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms loads a compiler
     torch.backends.cudnn.benchmark = False

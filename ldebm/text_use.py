@@ -39,7 +39,7 @@ class TextScores:
     """How probable texts are to a model.
 
     Attributes:
-        bound: importance-weighted lower bound of log p(x), nats (N,) (MR 5.1).
+        bound: importance-weighted lower bound of log p(x), nats (N,).
         tokens: what was predicted of each text: its tokens with EOS (N,).
         ess: effective number of the trajectories of the bound (N,): near 1, it is loose.
         energy: -F(z, 0) at the posterior mean (N,); None where the prior has no energies.

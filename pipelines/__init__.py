@@ -2,7 +2,7 @@
 
 Without a server of Prefect's they run in threads of one process; with one, as its flows. Prefect
 reads its settings when it is imported; here are those that make it work on one machine: no
-telemetry (C22), no temporary server, which could outlive what started it, and no proxy on the way
+telemetry, no temporary server, which could outlive what started it, and no proxy on the way
 to this machine itself.
 """
 

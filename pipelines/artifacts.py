@@ -61,7 +61,7 @@ class ProgressBar:
         self.lines.pop(name, None)
 
     def update(self, force: bool = False) -> None:
-        """Has the artifact written by a thread, at most every two seconds (C18).
+        """Has the artifact written by a thread, at most every two seconds.
 
         Args:
             force: this is the last state: write it in any case, and wait a little for it.

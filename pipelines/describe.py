@@ -1,7 +1,7 @@
 """Asks DVC for its DAG and prints it as JSON; ``pipelines.dag`` runs this file as a process.
 
 The templates of dvc.yaml are resolved, targets expanded, stages ordered and compared with the
-workspace by DVC itself (C1), in a process of its own because a ``Repo`` belongs to one thread.
+workspace by DVC itself, in a process of its own because a ``Repo`` belongs to one thread.
 With ``--set`` it writes parameters instead, with ``--grid`` it lists the points of a sweep: both
 with the grammar and the code of ``dvc exp run -S``. With ``--places`` it says where DVC keeps data.
 """

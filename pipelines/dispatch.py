@@ -1,6 +1,6 @@
 """Runs the stages of a DAG that are out of date, as many at a time as there are slots for.
 
-Each is one ``dvc repro -s STAGE`` in a process (C1); DVC decides whether its command runs, comes
+Each is one ``dvc repro -s STAGE`` in a process; DVC decides whether its command runs, comes
 from the run cache, or is not needed. This module knows nothing of Prefect: flows hand in how a
 stage is submitted, tests hand in a thread pool.
 """

@@ -1,6 +1,6 @@
 """Slots: one lock file per GPU and per CPU share of this machine.
 
-A slot is an ``flock`` (C19): the kernel releases it when the last process that holds it dies, so
+A slot is an ``flock``: the kernel releases it when the last process that holds it dies, so
 nothing leaks and no server is needed. All projects and users' flows of one machine share the
 folder, so they do not overload it together. The flow takes a slot before it starts a stage and
 hands the open file to the stage's process.
@@ -163,7 +163,7 @@ def _cpu_count() -> int:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA numbers them (no CUDA is loaded: C23)."""
+    """The GPUs that this process may use, as CUDA numbers them (no CUDA is loaded)."""
     text = os.environ.get(GPU_VARIABLE)
     if text is None:
         text = os.environ.get("CUDA_VISIBLE_DEVICES")

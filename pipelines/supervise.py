@@ -1,7 +1,7 @@
 """Runs one command so that nothing of it outlives the process that started this.
 
 ``runner`` starts this file with ``python -IS``, as the leader of a new session. It asks the kernel
-for SIGTERM when its parent dies, and adopts whatever its children leave behind (C3: killing dvc
+for SIGTERM when its parent dies, and adopts whatever its children leave behind (killing dvc
 leaves the training that dvc started). On SIGTERM it passes the signal on, so that a training can
 write its checkpoint, and after a grace it kills what is left. It loads nothing but the standard
 library: a stage must not wait for it.

@@ -1,8 +1,8 @@
 """What prepared data must be like, as Great Expectations suites per kind of data.
 
 Two sorts of frames are checked: ``profile`` has one row per split with shares computed while
-preparing (what is too large or too structured for the engine, C27), and each split has its own
-rows. Importing this module takes seconds, so only the validate stage does it (C28).
+preparing (what is too large or too structured for the engine), and each split has its own
+rows. Importing this module takes seconds, so only the validate stage does it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CONSTANT = 0.01  # of images, with one value everywhere
 
 
 def validate(prepared: str | Path, config: DataConfig) -> dict[str, Any]:
-    """Checks ``data/prepared/<name>``: the report, free of times and identifiers (C32)."""
+    """Checks ``data/prepared/<name>``: the report, free of times and identifiers."""
     prepared = Path(prepared)
     profile = read_json(prepared / "profile.json")
     kind, labels = profile["kind"], list(profile["labels"])

@@ -1,6 +1,6 @@
 """Stage validate: checks data/prepared/NAME and writes reports/validation/NAME.
 
-Always exits 0, so that DVC keeps the report of failing data (C20); whoever reads the data asks
+Always exits 0, so that DVC keeps the report of failing data; whoever reads the data asks
 the report first. ``docs/index.html`` shows the same results to people.
 """
 

@@ -38,7 +38,8 @@ def of_variables(flat: Tensor, variables: int, values: int) -> Tensor:
 def code_divergence(log_q_BMK: Tensor, log_p_BMK: Tensor | None = None) -> Tensor:
     """KL(q(c|x) || p) per row, summed over the variables, shape (B,).
 
-    The published code divides by the number of variables and multiplies by k/M (MR 9.13).
+    The published code divides by the number of variables and multiplies by k/M
+    (docs/method.md, section 7).
 
     Args:
         log_q_BMK: q(c|x).
@@ -55,7 +56,8 @@ def average_divergence(log_q_BMK: Tensor) -> Tensor:
 
 
 def code_information(log_q_BMK: Tensor) -> Tensor:
-    """I(x, c) = H(mean q) - mean H(q), summed over the variables, a scalar (MR 7).
+    """I(x, c) = H(mean q) - mean H(q), summed over the variables, a scalar
+    (docs/method.md, section 7).
 
     With :func:`average_divergence` it adds up to the mean of :func:`code_divergence`.
     """
@@ -108,7 +110,9 @@ def kl_gaussians(mean: Tensor, logvar: Tensor, other_mean: Tensor, other_logvar:
 def averaged_gaussian(
     log_q_BMK: Tensor, mean_MKD: Tensor, logvar_MKD: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The Gaussian of the averaged natural parameters, and what the average loses (MR 7).
+    """The Gaussian of the averaged natural parameters, and what the average loses.
+
+    Shi et al. (2020); docs/method.md, section 7.
 
     With eta_1 = mean / var, eta_2 = -1 / (2 var) and A the log-normaliser:
 

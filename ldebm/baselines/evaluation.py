@@ -1,4 +1,7 @@
-"""What the evaluation says of a baseline beside the metrics of all text models (MR 5.4, 7)."""
+"""What the evaluation says of a baseline beside the metrics of all text models.
+
+docs/method.md, sections 5.4 and 7.
+"""
 
 from __future__ import annotations
 

@@ -45,7 +45,9 @@ class Posterior:
 
 
 class Baseline(SentenceVAE):
-    """What makes a baseline of MR 7 of a model of sentences: mixed in before its class.
+    """What makes a baseline (docs/method.md, section 7) of a model of sentences.
+
+    Mixed in before its class.
 
     Args:
         config: the model's, with a section ``baseline``.
@@ -164,7 +166,9 @@ class TextBaseline(Baseline, TextVAE):
 
 
 class DialogueBaseline(Baseline, DialogueVAE):
-    """A baseline of responses: encoder and decoder of the other models of responses (MR 3.4).
+    """A baseline of responses: encoder and decoder of the other models of responses.
+
+    docs/method.md, sections 6.4 and 7.
 
     Code and vector are of the response and its context, and the decoder reads both and the context.
     """

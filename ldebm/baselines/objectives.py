@@ -1,4 +1,4 @@
-"""What the baselines minimise (MR 7, with the corrections of MR 9.13).
+"""What the baselines minimise (docs/method.md, section 7, with the corrections told there).
 
     RNN-LM, AE        nll
     DAE               nll + (1 - w) ACKL

@@ -1,4 +1,6 @@
-"""The prior of a baseline given the context: a policy p(c | context) for its code (MR 7).
+"""The prior of a baseline given the context: a policy p(c | context) for its code.
+
+docs/method.md, section 7.
 
 The policy is a network with one hidden layer of the context's size, and a softmax for each variable
 of the code. It learns by cross-entropy what the frozen first stage says of the training rows,

@@ -72,7 +72,7 @@ class BaselineTask(BackboneTask):
                 code = torch.nn.functional.one_hot(code.argmax(-1), baseline.values).float()
             parts.append(code.flatten(1))
         if found.mu_BD is not None and found.logvar_BD is not None:
-            encoder_only = baseline.kind == "ae"  # the published one adds noise (MR 9.13)
+            encoder_only = baseline.kind == "ae"  # the published one adds noise here
             parts.append(
                 found.mu_BD
                 if encoder_only

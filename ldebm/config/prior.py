@@ -49,7 +49,7 @@ class ClusterConfig(Section):
 
 
 class EnergyConfig(Section):
-    """The network f(z, t) of Table A1, or the plain MLP of SVEBM."""
+    """The network f(z, t) of Yu et al. (2022), table A1, or the plain MLP of SVEBM."""
 
     arch: Literal["residual", "mlp"] = "residual"
     """Residual network of Yu et al. (2022), table A1, or a plain MLP as in the public code of

@@ -1,7 +1,7 @@
 """Batches as pure functions of (seed, step), and the packed form in which text is trained.
 
-A resumed run needs no state of a data loader: the rows of global step ``step`` follow from the seed
-(C37). A :class:`TextBatch` holds real tokens only, so padding cannot leak into a result.
+A resumed run needs no state of a data loader: the rows of global step ``step`` follow from the
+seed. A :class:`TextBatch` holds real tokens only, so padding cannot leak into a result.
 
 Shapes: B rows of the batch, L tokens of its longest row, N tokens of all its rows, n rows of the
 data set.

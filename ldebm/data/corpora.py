@@ -1,4 +1,6 @@
-"""The published text corpora, read from their own files: dialogues, descriptions, news (MR 3).
+"""The published text corpora, read from their own files: dialogues, descriptions, news.
+
+docs/method.md, section 6.
 
 Sentences with a sentiment are in :mod:`ldebm.data.reviews`.
 """
@@ -125,7 +127,7 @@ def _jericho(_: DataConfig, raw: Path) -> pl.DataFrame:
     """``loc_desc`` of state and next_state, each text once a split; games are not divided.
 
     The published test games are the test split; by ``group``, the number of the game,
-    validation rows are taken from the training games (MR 10.17).
+    validation rows are taken from the training games.
     """
     rows: list[dict[str, Any]] = []
     games: dict[str, int] = {}

@@ -1,8 +1,10 @@
-"""Documents as bags of words (MR 3.6): which words count, and how often each is there.
+"""Documents as bags of words: which words count, and how often each is there.
 
-Words are as in VAMPIRE (Gururangan et al. 2019), whose files the SVEBM paper uses: runs of 3 to 30
-letters, in lower case, without English stop words. They are numbered by a word tokenizer, so that
-ids below :data:`FIRST_WORD` are control tokens, which no document holds.
+docs/method.md, section 6.6.
+
+Words are as in VAMPIRE (Gururangan et al. 2019), whose files Pang and Wu (2021) use: runs of 3 to
+30 letters, in lower case, without English stop words. They are numbered by a word tokenizer, so
+that ids below :data:`FIRST_WORD` are control tokens, which no document holds.
 
 Shapes: V vocabulary.
 """
@@ -22,7 +24,7 @@ from ldebm.errors import UsageError
 __all__ = ["FIRST_WORD", "bag", "bags", "document_words", "log_frequencies", "train_vocabulary"]
 
 FIRST_WORD = 4  # ids of words start here, after pad, unk, bos and eos
-ABSENT = 1e-12  # frequency of what training documents do not hold (MR 3.6)
+ABSENT = 1e-12  # frequency of what training documents do not hold
 WORD = re.compile(r"\b[^\d\W]{3,30}\b")
 
 

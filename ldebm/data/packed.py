@@ -163,7 +163,8 @@ class Packed:
 
     @cached_property
     def background(self) -> np.ndarray:
-        """Documents: log frequency of every word in training, float32 (V) (MR 3.6).
+        """Documents: log frequency of every word in training, float32 (V)
+        (docs/method.md, section 6.6).
 
         Raises:
             UsageError: the data are no documents, or the file is missing or damaged.
@@ -242,7 +243,7 @@ def open_measure(path: str | Path) -> Measure:
 
 
 def require_valid(report_path: str | Path) -> None:
-    """Stops a consumer of data that failed validation (C20).
+    """Stops a consumer of data that failed validation.
 
     Raises:
         UsageError: the report is missing, or an expectation failed; the message lists which.

@@ -216,7 +216,7 @@ def _contexts(config: DataConfig, tokenizer: Tokenizer, rows: list[list[str]]) -
 
 
 def _cut(row: list[int], length: int) -> list[int]:
-    """The first ``length`` - 1 tokens and EOS of a row that is longer (MR 3.2)."""
+    """The first ``length`` - 1 tokens and EOS of a row that is longer."""
     return row if len(row) <= length else [*row[: length - 1], row[-1]]
 
 

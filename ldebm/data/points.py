@@ -1,4 +1,6 @@
-"""The two-dimensional data of the papers with their exact densities (MR 3.1).
+"""The two-dimensional data of the papers with their exact densities.
+
+docs/method.md, section 6.1.
 
 ``gaussians16`` is a 4 x 4 grid of Gaussians. ``pinwheel10`` bends ten Gaussian arms: a point (r, t)
 of an arm, radial and tangential, is turned clockwise by the arm's angle plus ``rate * exp(r)``.

@@ -38,7 +38,7 @@ BASE_COLUMNS = {
     "documents": ["text", "known"],
     "images": ["number", "digest"],
 }
-# A word, a tag such as <unk>, or a run of marks (MR 3.3); control characters are none of these.
+# A word, a tag such as <unk>, or a run of marks; control characters are none of these.
 WORDS = r"<\w+>|\w+|[^\w\s\x00-\x1f\x7f]+"
 CONTENT = {"points": "x", "images": "digest"}  # what makes rows equal; text where not named
 

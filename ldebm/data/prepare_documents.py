@@ -1,4 +1,4 @@
-"""Preparing documents: those without a word of the vocabulary are left out (MR 3.6)."""
+"""Preparing documents: those without a word of the vocabulary are left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Sentences with a sentiment: Yelp, movie reviews, the Stanford Sentiment Treebank (MR 3.5).
+"""Sentences with a sentiment: Yelp, movie reviews, the Stanford Sentiment Treebank.
+
+docs/method.md, section 6.5.
 
 Every frame has ``split`` (null where the source has none), ``line``, ``text``, ``sentiment`` and,
 where rows are left out, ``fault``.

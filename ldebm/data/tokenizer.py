@@ -25,7 +25,7 @@ PAD_ID, UNK_ID, BOS_ID, EOS_ID = 0, 1, 2, 3
 
 
 class Tokenizer:
-    """A sentencepiece model whose control tokens are pad 0, unk 1, bos 2 and eos 3 (C41).
+    """A sentencepiece model whose control tokens are pad 0, unk 1, bos 2 and eos 3.
 
     A literal ``<unk>`` in text, as the Penn Treebank has it, is the unknown token; decoding writes
     it back. Bos and eos are added by id and never come from text.
@@ -158,7 +158,7 @@ def sample(texts: Iterable[str], rows: int) -> Iterator[str]:
 def train_tokenizer(
     texts: Iterable[str], kind: Literal["word", "unigram", "bpe"], vocab_size: int
 ) -> Tokenizer:
-    """Trains a tokenizer whose bytes depend on the set of texts and the arguments only (C40).
+    """Trains a tokenizer whose bytes depend on the set of texts and the arguments only.
 
     Literal ``<unk>`` words are taken out first, so that they never become a word of their own.
 

@@ -1,4 +1,7 @@
-"""Dialogues as one row a turn, with the turns before it as its context (MR 3.4)."""
+"""Dialogues as one row a turn, with the turns before it as its context.
+
+docs/method.md, section 6.4.
+"""
 
 from __future__ import annotations
 

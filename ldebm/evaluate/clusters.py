@@ -1,7 +1,7 @@
-"""Do discovered classes mean anything? (LDEBM 4.3; MR 1.2, 5.4; eq. A22)
+"""Do discovered classes mean anything? (docs/method.md, section 5.4)
 
 Every score is computed once over the whole test set, with a shuffled control: homogeneity rises
-with the number of clusters even when they are random (0.7 per batch of 128 in MR 5.4).
+with the number of clusters even when they are random (0.7 per batch of 128 with 125 classes).
 
 Shapes: N rows, K classes, D latent dimension, T levels.
 """
@@ -120,7 +120,8 @@ def label_agreement(
 
 
 def homogeneity_legacy(cluster_N: np.ndarray, label_N: np.ndarray, batch: int = 128) -> float:
-    """The published homogeneity: the mean over full batches, mostly chance (MR 5.4).
+    """The published homogeneity: the mean over full batches, mostly chance
+    (docs/method.md, section 5.4).
 
     NaN without a full batch, and where all rows have one label.
     """
@@ -136,7 +137,9 @@ def homogeneity_legacy(cluster_N: np.ndarray, label_N: np.ndarray, batch: int = 
 
 
 def mutual_information(*logits_NK: Tensor) -> float:
-    """I(z; y) = H(mean_n p(y|z_n)) - mean_n H(p(y|z_n)) in nats (MR 1.2), over all rows given.
+    """I(z; y) = H(mean_n p(y|z_n)) - mean_n H(p(y|z_n)) in nats, over all rows given.
+
+    Yu et al. (2022), eq. A10; Pang and Wu (2021), eq. 21.
 
     Args:
         logits_NK: rows in one part or several; float64 copies are of a part.
@@ -164,12 +167,12 @@ def _weighted(means: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
 def label_information(
     prior: Prior, n: int, draws: int = 32, seed: int = 0
 ) -> list[dict[str, float]]:
-    """p(y|z_t) over t by draws of p(z_0|z_t) (eq. A22).
+    """p(y|z_t) over t by draws of p(z_0|z_t) (Yu et al. (2022), eq. A22).
 
     Args:
         prior: the diffusion prior (others have level 0 only).
         n: states z_t of each level, from the model itself.
-        draws: M of eq. A22.
+        draws: M of that equation.
         seed: of all draws.
 
     Returns:
@@ -287,7 +290,7 @@ def distinctive_words(
     inside: Counter[str], corpus: Counter[str], count: int
 ) -> list[tuple[str, float]]:
     """Words by the z-score of their log-odds, inside against the rest, with the corpus as Dirichlet
-    prior (Monroe et al. 2008, eq. 15-22).
+    prior (Monroe et al. (2008), eq. 15 to 22).
     """
     outside = corpus - inside
     n_in, n_out, n_all = inside.total(), outside.total(), corpus.total()

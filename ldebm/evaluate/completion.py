@@ -1,4 +1,6 @@
-"""Sentence completion, scored: words at masked places against the simplest guesses (MR 10.17).
+"""Sentence completion, scored: words at masked places against the simplest guesses.
+
+docs/method.md, section 5.9.
 
 Half of the known words of test rows are masked. A place counts as right when the word is the one
 that stood there; intervals are Wilson's over all places.

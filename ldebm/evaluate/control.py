@@ -1,4 +1,7 @@
-"""Does a sample asked for a label have it? (MR 5.6: pooled counts, every class, an interval.)"""
+"""Does a sample asked for a label have it? Pooled counts, every class, an interval.
+
+docs/method.md, section 5.6.
+"""
 
 from __future__ import annotations
 

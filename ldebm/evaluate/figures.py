@@ -1,4 +1,4 @@
-"""The papers' figures: densities of points and latents (LDEBM Figures 2, 3, A2) and p(y|z_t) (A1).
+"""The figures of Yu et al. (2022): densities of points and latents (2, 3, A2), p(y|z_t) (A1).
 
 matplotlib is loaded when a figure is drawn. The files hold no time and no version, so that equal
 panels give equal bytes.

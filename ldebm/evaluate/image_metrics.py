@@ -4,7 +4,8 @@ The formulas take any features. With those of Inception, whose weights the user 
 they are the published metrics; with those of the pipeline's own judge they are reported as
 ``fid_classifier``, ``kid_classifier`` and ``is_classifier``, since the numbers do not compare.
 
-Sources: Heusel et al. 2017 (FID), Binkowski et al. 2018 (KID), Salimans et al. 2016 (IS); MR 6.6.
+Sources: Heusel et al. 2017 (FID), Binkowski et al. 2018 (KID), Salimans et al. 2016 (IS);
+docs/method.md, section 5.8.
 
 Shapes: N and M images, F features, K classes, C channels, H height, W width.
 """

@@ -119,7 +119,10 @@ def add_image_views(
 def _hierarchical_sampling(
     report: Report, model: Model, judge: Judge | None, mode: str
 ) -> dict[str, Grid]:
-    """Samples whose top, or bottom, third of the groups is drawn anew (004 figure 2)."""
+    """Samples with the top, or bottom, third of the groups drawn anew.
+
+    Cui and Han (2024), figure 2.
+    """
     backbone = model.backbone
     assert isinstance(backbone, HierarchicalBackbone)
     count = len(backbone.groups)

@@ -1,4 +1,6 @@
-"""Text metrics: BLEU, unigram divergence, reverse perplexity, diversity (MR 5.2, 5.3).
+"""Text metrics: BLEU, unigram divergence, reverse perplexity, diversity.
+
+docs/method.md, section 5.3.
 
 Texts are tokens joined by single spaces.
 """
@@ -161,7 +163,7 @@ def reverse_perplexity(
     seed: int,
     threads: int,
 ) -> dict[str, float]:
-    """Perplexity on real test text of a language model trained on generated text (MR 5.3).
+    """Perplexity on real test text of a language model trained on generated text.
 
     Args:
         generated: token ids of generated sentences without BOS and EOS. The last 3 of 43 validate

@@ -1,4 +1,6 @@
-"""The estimators behind the published NLL columns: to be compared with, not a likelihood (MR 5.1).
+"""The estimators behind the published NLL columns: to be compared with, not a likelihood.
+
+docs/method.md, section 5.2.
 
 SVEBM normalises its importance weights by themselves, so the divergence of the encoder from the
 prior cancels: the result lies between the smallest and largest -log p(x|z_i) whatever the prior is.
@@ -80,7 +82,7 @@ def _block(
         u_SBD = prior.to_standard(z_SBD)
         energy = conditionals(prior).value(u_SBD.reshape(-1, u_SBD.shape[-1]), 0)
         zero = torch.zeros_like(mu_BD)
-        # The published code wrote the Gaussian with a misplaced parenthesis (MR 9.1).
+        # The published code wrote the Gaussian with a misplaced parenthesis.
         weight_SB = energy.reshape(log_x_SB.shape).double() + _misplaced(u_SBD, zero, zero)
         weight_SB = weight_SB - _misplaced(z_SBD, mu_BD, logvar_BD)
         return _log_mean(log_x_SB + weight_SB) - _log_mean(weight_SB)

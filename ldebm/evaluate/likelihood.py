@@ -1,4 +1,6 @@
-"""Importance-weighted likelihood over latent trajectories (MR 5.1; LDEBM eq. A4-A6).
+"""Importance-weighted likelihood over latent trajectories.
+
+The bound of Yu et al. (2022), eq. A4 to A6, with many draws; docs/method.md, section 5.1.
 
 For rows x the proposal draws the level-0 variable from the encoder and the other levels by the
 forward process, in standardised coordinates u = scale^-1 (z - shift):
@@ -206,9 +208,10 @@ def likelihood(
         u_SBD, log_q_SB = posterior_draws(prior, mu, logvar, settings.trajectories, noise, stream)
         z_SBD = prior.from_standard(u_SBD)
         recon_SB = reconstruction(backbone, batch, z_SBD)
-        base_SB = -recon_SB - log_q_SB
+        base_SB = -recon_SB - log_q_SB  # Yu et al. (2022), eq. A4, first line
         shape, flat = u_SBD.shape[:2], u_SBD.reshape(-1, u_SBD.shape[-1])
         if scorer is not None:
+            # the prior's terms: Yu et al. (2022), eq. A6
             own, fresh, half = (part.reshape(shape) for part in scorer(flat, stream))
             collect(columns, "prior", recon_SB, base_SB + own, base_SB + fresh, base_SB + half)
         for name, log_density in others.items():

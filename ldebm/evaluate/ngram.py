@@ -1,4 +1,4 @@
-"""Interpolated Kneser-Ney trigrams (Chen and Goodman 1999, eq. 2.25), and filling gaps with them.
+"""Interpolated Kneser-Ney trigrams (Chen and Goodman 1999), and filling gaps with them.
 
 Sentences are token ids from BOS to EOS; V is the vocabulary.
 """

@@ -1,4 +1,6 @@
-"""Normalising constants of the conditional energies (MR 5.1; AIS: Neal 2001).
+"""Normalising constants of the conditional energies, Z_t of Yu et al. (2022), eq. A2.
+
+docs/method.md, section 5.1; annealed importance sampling: Neal (2001).
 
 Every conditional of a prior has the form exp(F(v, t)) N(v; m, s^2 I) / Z_t(u_{t+1}) with
 m = factor_t u_{t+1}, so Z_t is the mean of exp F under a Gaussian. Drawing from that Gaussian is
@@ -94,7 +96,8 @@ def conditionals(prior: EnergyPrior, *, of_sampler: bool = True) -> Conditionals
 
     Args:
         prior: SVEBM (one level) or LDEBM.
-        of_sampler: take the temperature that is sampled, else the stated one (MR 10.1).
+        of_sampler: take the temperature that is sampled, else the stated one
+            (docs/method.md, section 3.2).
     """
     folded = prior.net.fold()
     cold = [1.0 / float(t) for t in prior.temperature_T(of_sampler=of_sampler)]

@@ -1,4 +1,6 @@
-"""What is measured of documents beside their likelihood: classification and topics (MR 5.7).
+"""What is measured of documents beside their likelihood: classification and topics.
+
+docs/method.md, section 5.7.
 
 Shapes: N test rows, K classes, D latent dimension.
 """

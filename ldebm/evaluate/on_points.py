@@ -1,4 +1,4 @@
-"""The evaluation of models of the plane: exact likelihood, modes, sampler, panels (design 3.2).
+"""The evaluation of models of the plane: exact likelihood, modes, sampler, panels.
 
 Shapes: N rows or samples, D latent dimension, K classes.
 """
@@ -184,7 +184,7 @@ def _classes(
 def _scatter(
     model: Model, x_N2: Tensor, mu: Tensor, x_prior: Tensor, z_prior: Tensor
 ) -> dict[str, Any]:
-    """Figure 3: data and latents coloured by discovered class."""
+    """Figure 3 of Yu et al. (2022): data and latents coloured by discovered class."""
     of_data = model.prior.class_logits(mu).argmax(-1).cpu().numpy()
     of_samples = model.prior.class_logits(z_prior).argmax(-1).cpu().numpy()
     return {
@@ -198,7 +198,7 @@ def _scatter(
 def _panels(
     reach: tuple[float, float], x: Mapping[str, Tensor], z: Mapping[str, Tensor]
 ) -> dict[str, np.ndarray]:
-    """Densities of points and of latents on fixed axes, as in a row of Figure 2."""
+    """Densities of points and of latents on fixed axes, as in a row of figure 2."""
     panels = {
         f"{name} x": density_panel(value[:PANEL_ROWS].cpu(), reach[0]) for name, value in x.items()
     }
@@ -214,7 +214,7 @@ def _evolution(
     final: Mapping[str, np.ndarray],
     reach: tuple[float, float],
 ) -> dict[int, dict[str, np.ndarray]]:
-    """The row of Figure 2 at several training times (Figure A2).
+    """The row of figure 2 at several training times (figure A2).
 
     The backbone does not change in the second stage, so neither do data and posterior.
     """

@@ -1,4 +1,6 @@
-"""The evaluation of text models: likelihood, language, classes, control (MR 5; design 3.2, 3.3).
+"""The evaluation of text models: likelihood, language, classes, control.
+
+docs/method.md, section 5.
 
 Shapes: N rows or samples, D latent dimension, K classes.
 """

@@ -1,6 +1,8 @@
-"""Telling images of other kinds from those of the training, by energies (004 section 5.2).
+"""Telling images of other kinds from those of the training, by energies.
 
-An image's score is the sum of F_g over the top m groups (MR 6.7); a familiar image scores high.
+Cui and Han (2024), section 5.2; docs/method.md, section 5.8.
+
+An image's score is the sum of F_g over the top m groups; a familiar image scores high.
 Schemes:
 
     inference   F_g at t = 0 of a posterior draw
@@ -10,7 +12,7 @@ Schemes:
     likelihood  the evidence lower bound of the backbone with its Gaussian prior, without energies
 
 Scheme and number of groups are chosen on validation rows, for all data sets together, and reported
-on test rows; every AUROC is the mean over several draws of all noise (MR 10.24).
+on test rows; every AUROC is the mean over several draws of all noise.
 
 Shapes: B batch, D latents, G groups, M numbers of top groups.
 """

@@ -1,4 +1,4 @@
-"""Sample quality of models of the plane (findings-2d; MMD: Gretton et al. 2012).
+"""Sample quality of models of the plane (MMD: Gretton et al. 2012).
 
 Shapes: N samples, M reference points, K modes.
 """
@@ -88,7 +88,7 @@ def nll_true(name: str, x_N2: Tensor) -> float | None:
 
 
 def density_panel(x_N2: Tensor, limit: float) -> np.ndarray:
-    """A kernel density estimate as in the papers' Figures 2 and A2.
+    """A kernel density estimate as in figures 2 and A2 of Yu et al. (2022).
 
     Args:
         x_N2: samples.

@@ -1,4 +1,6 @@
-"""Fitted Gaussians and mixtures as priors of the same backbone (design 3.1, findings-latents).
+"""Fitted Gaussians and mixtures as priors of the same backbone.
+
+What an energy-based prior has to beat (docs/method.md, section 5.1).
 
 An energy-based prior is worth its cost only where it beats these, so every table of a text model
 has the N(0, I) of the VAE, the full Gaussian and a mixture, scored with the same draws.

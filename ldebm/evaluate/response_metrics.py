@@ -1,4 +1,6 @@
-"""How near a response is to the true one in the space of word vectors (MR 5.5).
+"""How near a response is to the true one in the space of word vectors.
+
+docs/method.md, section 5.5.
 
 Average, extrema and greedy matching (Liu et al., How NOT To Evaluate Your Dialogue System, 2016)
 as the public code computes them: tags and unknown words are dropped, pairs where either side is

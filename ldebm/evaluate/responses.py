@@ -1,4 +1,6 @@
-"""How good responses are: against the true ones, and against those to other contexts (MR 5.2, 5.5).
+"""How good responses are: against the true ones, and against those to other contexts.
+
+docs/method.md, section 5.5.
 
 Every score stands beside a control: the same model's responses to the contexts of other rows. What
 a model gains over that, it gains by reading the context.

@@ -16,7 +16,7 @@ PATCHES = 4  # a side is cut into so many for shuffling
 
 
 def shift(kind: str, images_NCHW: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Changes images, or replaces them by noise (MR 6.7; the names of ``OOD_TRANSFORMS``).
+    """Changes images, or replaces them by noise (the names of ``OOD_TRANSFORMS``).
 
     Args:
         kind: ``rotated`` by 90 degrees, ``inverted`` (white for black), ``shuffled`` (4 x 4 patches

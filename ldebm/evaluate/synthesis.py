@@ -1,4 +1,6 @@
-"""Changing some groups of latent variables and keeping the others (004 sections 5.2, 5.3; MR 6.8).
+"""Changing some groups of latent variables and keeping the others.
+
+Cui and Han (2024), sections 5.2 and 5.3; docs/method.md, sections 3.3 and 5.8.
 
 A group is kept in the prior's standardised coordinates: with ``standardise: full`` that is what it
 adds to the groups above it. With diffusion priors the kept groups are noised to every level and the
@@ -155,7 +157,7 @@ class Controlled:
 def by_class(
     model: Model, judge: Judge, column: str, per_label: int, mode: str = "sample"
 ) -> Controlled:
-    """Draws images of every class and asks the judge (MR 5.6: pooled counts).
+    """Draws images of every class and asks the judge: pooled counts.
 
     Args:
         model: whose prior has the classes of ``column``.
@@ -293,7 +295,9 @@ def _values(columns: Sequence[str], number: int) -> dict[str, int]:
 def step_by_step(
     model: Model, wanted: Mapping[str, int], n: int, stream: torch.Generator
 ) -> list[Tensor]:
-    """Adds attributes one after the other from the top, keeping what was drawn before (004 fig. 4).
+    """Adds attributes one after the other from the top, keeping what was drawn before.
+
+    Cui and Han (2024), figure 4.
 
     The first attribute is drawn with all groups. Each further one draws its own groups and those
     below them anew and keeps the groups above.

@@ -1,4 +1,6 @@
-"""Control over a label, scored by the judge of a data set (MR 5.6), and diversity beside it.
+"""Control over a label, scored by the judge of a data set, and diversity beside it.
+
+docs/method.md, section 5.6.
 
 As many samples of every class are asked for, classified, and counted together. A model that writes
 the same few sentences would score well, so that diversity stands beside it, of real text as well.

@@ -1,4 +1,6 @@
-"""The judge of a text data set: the independent classifier that scores control (MR 5.6).
+"""The judge of a text data set: the independent classifier that scores control.
+
+docs/method.md, section 5.6.
 
 Embedding, a bidirectional GRU, a linear map of its last states to 40 features, and for every label
 column an MLP 40-200-200-K with GELU, as published; the sizes before the features are parameters.

@@ -44,7 +44,8 @@ class LikelihoodSettings:
         anneal_particles: particles of that annealing.
         anneal_steps: its temperatures.
         anneal_share: at most this share of a level's normalisers is annealed.
-        of_sampler: the temperature that is sampled, else the stated one (MR 10.1).
+        of_sampler: the temperature that is sampled, else the stated one
+            (docs/method.md, section 3.2).
         sandwich: the top normaliser is estimated in three ways, and every other with ``inner``
             draws; else once, with as many draws as each level needs (``known``).
         seed: of all draws.
@@ -130,19 +131,25 @@ class Trajectories:
         self.log_z, self.tops = found.log_z, [*self.tops, found]
 
     def __call__(self, u0_ND: Tensor, stream: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """(own draws counted, fresh draws only, half of the inner draws), each (N,)."""
+        """(own draws counted, fresh draws only, half of the inner draws), each (N,).
+
+        The log of one term of Yu et al. (2022), eq. A6, by levels; docs/method.md, section 5.1.
+        """
         energies = self.energies
         levels = energies.forward(u0_ND, stream)
         top, latent = energies.levels - 1, u0_ND.shape[1]
+        # log p(v_{T-1}) + D log c_T: Yu et al. (2022), eq. A1
         v = energies.scale[top] * levels[top]
         common = energies.value(v, top).double() + _gaussian(v, 0.0, energies.variance[top])
         common += latent * math.log(energies.scale[top]) - self.log_z
         own, fresh, half = (torch.zeros_like(common) for _ in range(3))
         for t in range(top):
+            # log p(v_t | u_{t+1}) + D log c_{t+1}: Yu et al. (2022), eq. A2
             v, u_next = energies.scale[t] * levels[t], levels[t + 1]
             common += energies.value(v, t).double()
             common += _gaussian(v, energies.factor[t] * u_next, energies.variance[t])
             common += latent * math.log(energies.scale[t])
+            # - log q(u_{t+1} | u_t): Yu et al. (2022), eq. 4
             common -= _gaussian(u_next, energies.keep[t] * levels[t], energies.noise[t] ** 2)
             z = importance(energies, t, u_next, self.inner[t], stream, v, self.shift[t])
             self.ess[t].append(z.ess_N)

@@ -1,9 +1,9 @@
 """Langevin transitions: what the sampler does to energy and images, in short and in long runs.
 
-At every level chains are followed for their usual number of moves and for ten times as many (004
-figures 6 and 7). Energies that grow ever better while images saturate (Nijkamp et al. 2020) would
-show as a larger share of saturated pixels than test images have that are decoded in the same way:
-``oversaturation`` is the difference.
+At every level chains are followed for their usual number of moves and for ten times as many (Cui
+and Han (2024), figures 6 and 7). Energies that grow ever better while images saturate (Nijkamp et
+al. 2020) would show as a larger share of saturated pixels than test images have that are decoded in
+the same way: ``oversaturation`` is the difference.
 
 Shapes: B chains, D latents, T levels.
 """

@@ -1,4 +1,6 @@
-"""The VAE of documents as bags of words (SVEBM section 4.5, MR 3.6).
+"""The VAE of documents as bags of words.
+
+Pang and Wu (2021), section 3.5; docs/method.md, section 6.6.
 
 Encoder: an MLP with ReLU and dropout on the counts. Decoder: an MLP with LeakyReLU(0.2) to one
 logit a word, batch normalisation of these with its scale frozen at 1, plus the log background

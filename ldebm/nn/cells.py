@@ -1,7 +1,7 @@
 """Recurrent layers on packed, time-major rows by torch's own kernels: LSTM and GRU alike.
 
 :mod:`ldebm.nn.gru` is the faster GRU of the sentence models; here the cell is a parameter, as the
-dialogue models need it (MR 3.3, 3.4), and a layer can also be taken one step at a time.
+dialogue models need it, and a layer can also be taken one step at a time.
 
 Shapes: B rows, N tokens of all rows in time-major order, I input size, H hidden size.
 """

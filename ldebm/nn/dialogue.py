@@ -1,4 +1,6 @@
-"""The VAE of a response given the turns before it (LDEBM section 4.3, MR 3.4).
+"""The VAE of a response given the turns before it.
+
+Yu et al. (2022), appendix B.2; docs/method.md, section 6.4.
 
 Context encoder: a bidirectional GRU over the words of every turn, additive attention over its real
 tokens, a GRU over the turns from a learnt first state; its last state is c. With r the state of the

@@ -1,4 +1,6 @@
-"""The network f(z, t) whose logits give the energies (LDEBM Table A1; SVEBM section 2; MR 2.3, 4).
+"""The network f(z, t) whose logits give the energies.
+
+Yu et al. (2022), table A1; Pang and Wu (2021), section 2.1; docs/method.md, section 2.5.
 
 F(z, t) = logsumexp_k f_k(z, t) is the negative energy. The spectral norm is computed once per
 update (:meth:`EnergyNet.power_iterate`) and the weights are folded once (:meth:`EnergyNet.fold`)
@@ -111,7 +113,7 @@ class Energies(nn.Module, ABC):
 
     @abstractmethod
     def power_iterate(self, rounds: int = 1) -> None:
-        """Updates the spectral norms; called once before every training step (MR 9.10)."""
+        """Updates the spectral norms; called once before every training step."""
 
     @abstractmethod
     def fold(self) -> Folded:
@@ -235,8 +237,8 @@ class FoldedEnergy(Folded):
 class EnergyNet(Energies):
     """f(z, t): logits over K classes for every level t.
 
-    ``residual`` is Table A1 (time embedding, input MLP, merge, residual blocks); ``mlp`` the
-    time-free network of SVEBM, with ``blocks`` hidden layers.
+    ``residual`` is Yu et al. (2022), table A1 (time embedding, input MLP, merge, residual blocks);
+    ``mlp`` the time-free network of SVEBM, with ``blocks`` hidden layers.
 
     Args:
         latent: D.
@@ -308,7 +310,7 @@ class EnergyNet(Energies):
                     vector.div_(vector.norm())
 
     def power_iterate(self, rounds: int = 1) -> None:
-        """Updates the spectral norms; called once before every training step (MR 9.10)."""
+        """Updates the spectral norms; called once before every training step."""
         for module in self.modules():
             if isinstance(module, SpectralLinear):
                 module.power_iterate(rounds)

@@ -1,7 +1,7 @@
 """Energies of the groups of a hierarchical model, F(u, t) = sum_g F_g(z_g, t) with z = T(u).
 
 Dense (and small) groups have the network of :mod:`ldebm.nn.energy`, convolutional ones that of the
-public code (004 section 3; MR 6.4). With ``inputs: context`` F_g also sees what is above its
+public code (docs/method.md, section 2.5). With ``inputs: context`` F_g also sees what is above its
 group: a dense group all z_<=g, a convolutional one z_g and u_g, which tells where z_g lies in
 p(z_g | z_<g). With ``inputs: u`` it sees u_<=g, a convolutional group u_g, and chains need no T.
 
@@ -30,7 +30,7 @@ from ldebm.nn.hierarchy import Group
 
 __all__ = ["ConvEnergy", "FoldedGroups", "GroupEnergies", "Place", "Placed"]
 
-TIME = 128  # size of the time embedding, MR 6.4
+TIME = 128  # size of the time embedding
 SMALLEST = 3  # side up to which the maps are halved: a group of powers of two ends at 2 x 2
 
 
@@ -67,7 +67,7 @@ class _Plain(SpectralLinear):
 
 
 class ConvEnergy(Energies):
-    """f_g(z_g, t) of a convolutional group (MR 6.4): halved until 2 x 2, then residual layers.
+    """f_g(z_g, t) of a convolutional group: halved until 2 x 2, then residual layers.
 
     Args:
         shape: (C, H, W) of its input.
@@ -381,7 +381,7 @@ def _maps(value_C: Tensor) -> Tensor:
 
 
 def _cosines(levels: int, size: int) -> Tensor:
-    """The time embedding of MR 6.4: cosines, then sines, of t 10000^(-2i/size), shape (T, size)."""
+    """The time embedding: cosines, then sines, of t 10000^(-2i/size), shape (T, size)."""
     half = size // 2
     frequency = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float64) / half)
     angle = torch.arange(levels, dtype=torch.float64).unsqueeze(1) * frequency

@@ -1,9 +1,11 @@
-"""Hierarchical VAEs in coordinates u, in which their Gaussian prior is N(0, I) (004 section 3.1).
+"""Hierarchical VAEs in coordinates u, in which their Gaussian prior is N(0, I).
+
+Cui and Han (2024), section 3.1; docs/method.md, section 2.6.
 
 Groups g = 0..G-1 stand top first. The prior is z_g ~ N(mu_g(z_<g), sigma_g(z_<g)^2), so that
-z = T(u) with z_g = mu_g + sigma_g u_g is an invertible map with a triangular Jacobian (004 eq. 15;
-MR 6.2). **The latent of these models is u**, the flattened groups one after the other: p(u) =
-N(0, I), and a learned prior on u needs no Jacobian.
+z = T(u) with z_g = mu_g + sigma_g u_g is an invertible map with a triangular Jacobian (Cui and Han
+(2024), eq. 15). **The latent of these models is u**, the flattened groups one after the other:
+p(u) = N(0, I), and a learned prior on u needs no Jacobian.
 
 Shapes: B batch, D all latent variables, G groups; x_BCHW pixels in [-1, 1].
 """
@@ -236,7 +238,7 @@ class HierarchicalBackbone(Backbone):
 
         Args:
             u_BD: latents.
-            temperature: factor of every sigma_g (004 Figure 10).
+            temperature: factor of every sigma_g (Cui and Han (2024), figure 10).
         """
         placing = self._placing(u_BD, [], temperature)
         return self.pixels(self.descend(placing, len(u_BD), finish=True))

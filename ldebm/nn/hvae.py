@@ -1,4 +1,6 @@
-"""A hierarchical VAE of a few groups, dense or convolutional (004 Table 2; MR 6.9, 10.23).
+"""A hierarchical VAE of a few groups, dense or convolutional.
+
+The 3-layer backbone of Cui and Han (2024), figure 8, of which no architecture is given.
 
 The encoder halves the image and keeps its features at every size. The decoder goes back from the
 smallest size to half the image, takes in a group of latent variables where the configuration has

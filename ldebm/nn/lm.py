@@ -1,7 +1,7 @@
 """Language models for reverse perplexity: trained on generated sentences, scored on real ones.
 
 ``gru`` is a small model for quick comparisons; ``awd_lstm`` the one behind the published numbers
-(Merity et al. 2018, "Regularizing and Optimizing LSTM Language Models"; MR 5.3): three LSTM layers,
+(Merity et al. 2018, "Regularizing and Optimizing LSTM Language Models"): three LSTM layers,
 dropped recurrent weights, locked and embedding dropout, SGD that turns into averaged SGD once the
 validation loss stops falling.
 
@@ -57,7 +57,7 @@ class GRUConfig:
 
 @dataclass(frozen=True)
 class AWDConfig:
-    """The published configuration for generated text (MR 5.3)."""
+    """The published configuration for generated text (docs/method.md, section 5.3)."""
 
     embed: int = 400
     hidden: int = 1150

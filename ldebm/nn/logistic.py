@@ -1,6 +1,6 @@
 """Likelihoods of pixels: Bernoulli intensities, discretised logistic mixtures, a plain Gaussian.
 
-The mixtures are PixelCNN++'s (Salimans et al. 2017, eq. 1-3) as NVAE uses them: the value of a
+The mixtures are PixelCNN++'s (Salimans et al. (2017), eq. 1 to 3) as NVAE uses them: the value of a
 pixel is the bin of a logistic variable, and the green and blue means of a colour shift with the
 values of the channels before it.
 
@@ -99,7 +99,9 @@ class BernoulliPixels(PixelLikelihood):
 
 
 class GaussianPixels(PixelLikelihood):
-    """A density of real-valued pixels, as VAEBM's NVAE has it (one component, MR 6.5).
+    """A density of real-valued pixels, as the NVAE of Xiao et al. (2020) has it.
+
+    One component.
 
     Parameters are means and log standard deviations, softly clamped to [-5, 5] as its latents'.
     """

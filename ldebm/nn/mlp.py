@@ -1,4 +1,4 @@
-"""The VAE of points in the plane (LDEBM section 4.1, MR 3.1).
+"""The VAE of points in the plane (docs/method.md, section 6.1).
 
 Shapes: B batch, D latent dimension, X data dimension (2).
 """

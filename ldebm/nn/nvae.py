@@ -1,4 +1,6 @@
-"""NVAE: a deep hierarchical VAE with convolutional groups (Vahdat and Kautz 2020; MR 6.2, 6.5).
+"""NVAE: a deep hierarchical VAE with convolutional groups (Vahdat and Kautz 2020).
+
+docs/method.md, sections 2.6 and 6.7.
 
 The encoder runs bottom-up through residual cells and keeps its features at every group. The
 decoder starts from a learned map and runs top-down: cells, prior of the group from its state, group
@@ -30,7 +32,7 @@ from ldebm.nn.spectral import SpectralPenalty
 __all__ = ["NVAE"]
 
 CLAMP = 5.0
-MIN_SIGMA = 1e-2  # added to every sigma: that of the top group's prior is 1.01 (MR 9.24)
+MIN_SIGMA = 1e-2  # added to every sigma: that of the top group's prior is 1.01
 DECODER_EXPANSION, LAST_EXPANSION = 6, 3
 
 
@@ -257,7 +259,7 @@ class NVAE(HierarchicalBackbone):
     def settle(self, batch: Callable[[int], Tensor], noise: Callable[[int], Tensor]) -> None:
         """Estimates the statistics of batch norms anew, with the weights that are kept.
 
-        The published way runs the prior only (``bn_readjust: prior``; MR 6.5, 9.23): it settles
+        The published way runs the prior only (``bn_readjust: prior``): it settles
         the decoder. ``data`` runs encoder and decoder on training images.
         """
         way = self.section.bn_readjust

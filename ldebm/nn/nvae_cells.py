@@ -1,4 +1,4 @@
-"""The layers of NVAE (Vahdat and Kautz 2020, sections 3.1 and 3.2, Figure 3; MR 6.5).
+"""The layers of NVAE (Vahdat and Kautz 2020, sections 3.1 and 3.2, figure 3).
 
 Convolutions have their weights normalised, with the logarithm of the norm as a parameter. A cell
 adds a tenth of its branch to its input: two convolutions with batch norm and swish in the encoder,

@@ -1,4 +1,4 @@
-"""The autoregressive flows of NVAE's posterior (section 3.4; MR 6.2, 9.25).
+"""The autoregressive flows of NVAE's posterior (Vahdat and Kautz 2020, section 3.4).
 
 A cell moves every variable by a function of those before it, z' = z - m(z_before), so that its
 Jacobian is triangular with ones on the diagonal: volumes stay. A pair reads the map once from the

@@ -1,4 +1,6 @@
-"""F(z, t) and its gradient for chains: the residual network of Table A1 as few, large operations.
+"""F(z, t) and its gradient for chains: the residual network as few, large operations.
+
+Yu et al. (2022), table A1.
 
 A chain evaluates the network hundreds of times at fixed weights, so its cost should be that of the
 matrix products. Here the biases are a row of the products, the residual sum is the product's own
@@ -20,7 +22,7 @@ from torch import Tensor
 
 __all__ = ["SLOPE", "PackedEnergy"]
 
-SLOPE = 0.2  # of LeakyReLU, Table A1
+SLOPE = 0.2  # of LeakyReLU, table A1
 ROWS_AT_ONCE = 1024  # more would only leave the cache
 # Values of the activations at 1, the input that carries the biases.
 AT_ONE = {"leaky_relu": 1.0, "silu": 1 / (1 + math.exp(-1)), "gelu": 0.5 + 0.5 * math.erf(0.5**0.5)}

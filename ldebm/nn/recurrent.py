@@ -1,4 +1,6 @@
-"""The VAE of sentences with the cell and sizes of the dialogue experiments (MR 3.3).
+"""The VAE of sentences with the cell and sizes of the dialogue experiments.
+
+docs/method.md, section 6.3.
 
 Encoder: embedding, one LSTM or GRU layer (one or both directions), the states after the last token
 and before the first, two linear heads. Decoder: its own embedding, a layer that reads [word; z]

@@ -77,7 +77,7 @@ class SentenceVAE(Backbone):
         return x * _keep_mask(x, keep, self.dropout_noise()).mul_(1 / keep)
 
     def _drop_words(self, tokens_N: Tensor) -> Tensor:
-        """Replaces words of the decoder's input by the unknown word (MR 1.4)."""
+        """Replaces words of the decoder's input by the unknown word."""
         if not (self.training and self.word_dropout):
             return tokens_N
         chosen = torch.empty(tokens_N.shape, device=tokens_N.device, dtype=torch.bool)

@@ -1,4 +1,6 @@
-"""The VAE of sentences (LDEBM section 4.2, MR 3.2): GRU encoder and decoder on real tokens only.
+"""The VAE of sentences: GRU encoder and decoder on real tokens only.
+
+Pang and Wu (2021), eq. 6; Yu et al. (2022), appendix B.1; docs/method.md, section 6.2.
 
 Encoder: embedding, one bidirectional GRU layer, its last states, LeakyReLU, two linear heads.
 Decoder: its own embedding, a GRU that reads [word; z] from h_0 = W z, and logits by the same

@@ -1,4 +1,6 @@
-"""The diffusion EBM (LDEBM, A1): a chain of conditional energy-based models.
+"""The diffusion EBM of Yu et al. (2022): a chain of conditional energy-based models.
+
+docs/method.md, sections 2.2 to 2.4.
 
 Shapes: B batch, D latent dimension, T levels.
 """
@@ -20,7 +22,10 @@ __all__ = ["DiffusionPrior"]
 
 
 class DiffusionPrior(EnergyPrior):
-    """LDEBM: a chain of T conditional EBMs (A1), sampled from the top level down."""
+    """LDEBM: a chain of T conditional EBMs, sampled from the top level down.
+
+    Yu et al. (2022), eq. A2; at the top level the marginal, Yu et al. (2022), eq. A1.
+    """
 
     def __init__(
         self,
@@ -37,12 +42,13 @@ class DiffusionPrior(EnergyPrior):
 
     def kernel_tables(self) -> tuple[Tensor, Tensor]:
         a, sigma = self.schedule.a[1:], self.schedule.sigma[1:]
-        if self.config.base:
+        if self.config.base:  # Cui and Han (2024), eq. 9, in v = a u: a reference at every level
             factor, variance = a**2, a**2 * sigma**2
             top_variance = 1.0
-        else:
+        else:  # Yu et al. (2022), eq. A2: N(v_t; u_{t+1}, sigma_{t+1}^2 I)
             factor, variance = a * 0 + 1, sigma**2
             top_variance = float(sigma[-1] ** 2)
+        # the top level is a marginal with a Gaussian reference: Yu et al. (2022), eq. A1
         factor[-1], variance[-1] = 0.0, top_variance
         return self._tensor(factor), self._tensor(variance)
 
@@ -77,7 +83,8 @@ class DiffusionPrior(EnergyPrior):
             t_B = torch.cat([t_B, torch.full_like(t_B, top)])
             u0_BD = torch.cat([u0_BD, u0_BD])
         schedule = self.schedule
-        # From level 0 to level t: signal abar_t / abar_0, so that the level-0 noise is shared.
+        # q(u_t | u_0), Yu et al. (2022), eq. A20: signal abar_t / abar_0, so that the level-0 noise
+        # is shared. Then one step, q(u_{t+1} | u_t), Yu et al. (2022), eq. 4.
         keep = schedule.abar[:-1] / schedule.abar[0]
         keep_B = self._tensor(keep)[t_B].unsqueeze(-1)
         u_t = keep_B * u0_BD + (1 - keep_B.square()).clamp(min=0).sqrt() * _noise_like(
@@ -122,6 +129,7 @@ class DiffusionPrior(EnergyPrior):
         states: list[Tensor] = []
         for t in reversed(range(self.levels)):
             t_B = torch.full((n,), t, dtype=torch.long, device=device)
+            # v_t ~ p(v_t | u_{t+1}), Yu et al. (2022), eq. A2; then u_t = v_t / c_{t+1}
             v = self.chain(u, t_B, generator, folded_T[t], steps=moves_T[t]).x_BD
             u = v / float(self.schedule.scale[t + 1])
             states.append(u)

@@ -124,7 +124,10 @@ class EnergyPrior(Prior):
         raise TypeError(f"{type(self).__name__} must define its kernel")
 
     def temperature_T(self, *, of_sampler: bool) -> Tensor:
-        """What F is divided by at each level, in the sampler or in the stated density (MR 10.1)."""
+        """What F is divided by at each level, in the sampler or in the stated density.
+
+        docs/method.md, section 3.2.
+        """
         del of_sampler
         return torch.ones(self.levels, device=self.shift_D.device)
 
@@ -165,10 +168,11 @@ class EnergyPrior(Prior):
         return [self.scale_zero() * u0_BD], [zero_B]
 
     def negative_energy(self, v_BD: Tensor, t_B: Tensor | int) -> Tensor:
-        """F(v, t), shape (B,)."""
+        """F(v, t), shape (B,): Pang and Wu (2021), eq. 5."""
         return torch.logsumexp(self.net(v_BD, t_B), -1)
 
     def class_logits(self, z_BD: Tensor) -> Tensor:
+        # f(v_0, 0): Pang and Wu (2021), eq. 3; Yu et al. (2022), eq. A9
         logits: Tensor = self.net(self.scale_zero() * self.to_standard(z_BD), 0)
         return logits
 

@@ -1,4 +1,6 @@
-"""Priors of the latents u of a hierarchical model; their energies see z = T(u) (004 section 3).
+"""Priors of the latents u of a hierarchical model; their energies see z = T(u).
+
+Cui and Han (2024), eq. 9 (diffusion) and eq. 8 (the joint EBM); docs/method.md, section 2.6.
 
     diffusion  p(u_t|u_{t+1}) = exp(sum_g F_g(z_g, t)) N(u_t; 0, I) N(u_{t+1}; a u_t, sigma^2 I) / Z
     svebm      p(u)           = exp(sum_g F_g(z_g)) N(u; 0, I) / Z       the paper's joint EBM
@@ -6,7 +8,7 @@
     gaussian   N(0, I), or the Gaussian fitted to the aggregate posterior
 
 The reference N(0, I) stands at every level, as :mod:`ldebm.priors` has it with ``base``; with
-``energy_scale: code`` and the published rule the chain is the public code's (MR 6.3). In
+``energy_scale: code`` and the published rule the chain is the public code's. In
 standardised coordinates the reference is the fitted Gaussian. The backbone is held frozen and is
 no part of the prior's tensors.
 
@@ -172,9 +174,9 @@ class _WithEnergies(OnGroups, EnergyPrior):
         return super().class_rows(pairs, u0_BD, unlabelled=unlabelled)
 
     def sample_class(self, n: int, labels: list[int], generator: torch.Generator) -> Tensor:
-        """Draws of p(u|y) as ``hierarchy.label_sampling`` says.
+        """Draws of p(u|y) as ``hierarchy.label_sampling`` says (docs/method.md, section 3.3).
 
-        "rejection" from p(u), exact; "langevin", chains of the classes' logits (MR 6.8); or
+        "rejection" from p(u), exact; "langevin", chains of the classes' logits; or
         "filtered", such draws kept with probability p(y|u): surer of the class, less varied.
         """
         if self.section.label_sampling == "langevin":
@@ -198,7 +200,10 @@ class _WithEnergies(OnGroups, EnergyPrior):
 
 
 class GroupSymbolPrior(_WithEnergies, SymbolPrior):
-    """The joint EBM on all groups, one level: exp(sum_g F_g(z_g)) N(u; 0, I) / Z."""
+    """The joint EBM on all groups, one level: exp(sum_g F_g(z_g)) N(u; 0, I) / Z.
+
+    Cui and Han (2024), eq. 8.
+    """
 
     @torch.no_grad()
     def _sample_part(self, n: int, generator: torch.Generator, labels: list[int] | None) -> Tensor:
@@ -209,7 +214,7 @@ class GroupSymbolPrior(_WithEnergies, SymbolPrior):
 
 
 class GroupDiffusionPrior(_WithEnergies, DiffusionPrior):
-    """Conditional EBMs on all groups, one per noise level of u (004 eq. 11 to 14)."""
+    """Conditional EBMs on all groups, one per noise level of u: Cui and Han (2024), eq. 9."""
 
     def level_scale_T(self) -> Tensor:
         return self._tensor(self.schedule.scale[1:])

@@ -1,4 +1,6 @@
-"""The symbol-vector EBM (001), the one-step predecessor.
+"""The symbol-vector EBM of Pang and Wu (2021), the one-step predecessor.
+
+docs/method.md, section 2.1.
 
 Shapes: B batch, D latent dimension.
 """
@@ -16,7 +18,10 @@ __all__ = ["SymbolPrior"]
 
 
 class SymbolPrior(EnergyPrior):
-    """SVEBM (001): p(u) proportional to exp(F(u)) N(u; 0, I), one level and no noise."""
+    """p(u) proportional to exp(F(u)) N(u; 0, I), one level and no noise.
+
+    Pang and Wu (2021), eq. 4.
+    """
 
     def __init__(
         self,

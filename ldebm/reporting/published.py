@@ -1,10 +1,9 @@
-"""The papers' tables (MR section 11), each system with the experiment of params.yaml that is ours.
+"""The papers' tables, each system with the experiment of params.yaml that is ours.
 
-LDEBM: Yu et al., Latent diffusion energy-based model for interpretable text modelling, 2022; SVEBM:
-Pang and Wu, Latent space energy-based model of symbol-vector coupling, 2021, with their baselines.
-Images: Cui and Han, hierarchical EBM priors learnt by diffusion (004), Tables 1 to 3. Of LDEBM's
-own tables that of the Penn Treebank and some rows of that of DailyDialog are at hand; its other
-systems stand here without published numbers.
+LDEBM: Yu et al. (2022); SVEBM: Pang and Wu (2021), with their baselines, tables 1 to 8. Images: Cui
+and Han (2024), tables 1 to 3. docs/equations.md has them all. Of LDEBM's own tables that of the
+Penn Treebank and some rows of that of DailyDialog are at hand; its other systems stand here without
+published numbers.
 """
 
 from __future__ import annotations
@@ -94,7 +93,7 @@ class PublishedTable:
 _VALID = ("rppl", "bleu", "wkl", "nll")  # the baselines' published NLL is a valid estimate
 
 _PTB = PublishedTable(
-    "Language generation on the Penn Treebank (SVEBM Table 1; LDEBM)",
+    "Language generation on the Penn Treebank (Pang and Wu 2021, table 1; Yu et al. 2022)",
     (
         Column("rPPL", "rppl"),
         Column("BLEU", "bleu"),
@@ -135,7 +134,7 @@ _WHOLE = ("homogeneity_action", "homogeneity_emotion", "ami_action", "ami_emotio
 _CODE = ("mi_code", "bleu", *_WHOLE)
 
 _DD = PublishedTable(
-    "Unsupervised attributes of DailyDialog (SVEBM Table 2; LDEBM)",
+    "Unsupervised attributes of DailyDialog (Pang and Wu 2021, table 2; Yu et al. 2022)",
     (
         Column("MI", "mi"),
         Column("BLEU", "bleu"),
@@ -190,7 +189,7 @@ _VECTORS = (
 )
 
 _SMD = PublishedTable(
-    "Responses on the Stanford multi-domain dialogues (SVEBM Table 3)",
+    "Responses on the Stanford multi-domain dialogues (Pang and Wu 2021, table 3)",
     _RESPONSES,
     (
         System("DI-VAE", "smd-divae", (7.06, 76.17, 43.98, 60.92)),
@@ -204,7 +203,7 @@ _SMD = PublishedTable(
 )
 
 _DD_GEN = PublishedTable(
-    "Responses on DailyDialog (LDEBM; its table is not at hand)",
+    "Responses on DailyDialog (Yu et al. 2022; its table is not at hand)",
     _RESPONSES,
     (
         System("DI-VAE", "dd-gen-divae"),
@@ -218,7 +217,7 @@ _DD_GEN = PublishedTable(
 )
 
 _YELP = PublishedTable(
-    "Sentiment control on Yelp (SVEBM Table 6), per cent",
+    "Sentiment control on Yelp (Pang and Wu 2021, table 6), per cent",
     (
         Column("overall", "judged_accuracy", 100.0),
         Column("positive", "judged_positive", 100.0),
@@ -242,7 +241,7 @@ _YELP = PublishedTable(
 )
 
 _AGNEWS = PublishedTable(
-    "Accuracy on AG News with few labels (SVEBM Table 8), per cent",
+    "Accuracy on AG News with few labels (Pang and Wu 2021, table 8), per cent",
     tuple(Column(f"{n} labels", "accuracy", 100.0, n) for n in ("200", "500", "2500", "10000")),
     (
         System("supervised", "agnews-{}-supervised", (68.8, 77.3, 84.4, 87.5)),
@@ -261,7 +260,7 @@ _AGNEWS = PublishedTable(
 )
 
 _JERICHO = PublishedTable(
-    "Language generation on JerichoWorld (LDEBM; its table is not at hand)",
+    "Language generation on JerichoWorld (Yu et al. 2022; its table is not at hand)",
     (Column("rPPL", "rppl"), Column("BLEU", "bleu"), Column("wKL", "wkl"), Column("NLL", "nll")),
     (
         System("SVEBM-IB with GC", "jericho-svebm-ib-gc"),
@@ -281,7 +280,7 @@ _OF_GAUSSIAN = ("fid_gaussian", "fid_classifier_gaussian")
 _OF_RECONSTRUCTION = ("fid_reconstruction", "fid_classifier_reconstruction")
 
 _CIFAR10 = PublishedTable(
-    "CIFAR-10 (004 Tables 1 and 3)",
+    "CIFAR-10 (Cui and Han 2024, tables 1 and 3)",
     (*_IMAGES, Column("IS", "is")),
     (
         System("diffusion EBM prior on NVAE, T = 3", "cifar10-nvae", (8.93, _N, 9.03)),
@@ -315,7 +314,7 @@ _CIFAR10 = PublishedTable(
 )  # fmt: skip
 
 _CELEBAHQ256 = PublishedTable(
-    "CelebA-HQ-256 (004 Table 2)",
+    "CelebA-HQ-256 (Cui and Han 2024, table 2)",
     _IMAGES,
     (
         System("diffusion EBM prior on NVAE, T = 3", "celebahq256-nvae", (8.78,)),
@@ -328,7 +327,7 @@ _CELEBAHQ256 = PublishedTable(
 )
 
 _LSUN_CHURCH = PublishedTable(
-    "LSUN-Church-64 (004 Table 2)",
+    "LSUN-Church-64 (Cui and Han 2024, table 2)",
     _IMAGES,
     (
         System("diffusion EBM prior on NVAE, T = 3", "church64-nvae", (7.34,)),

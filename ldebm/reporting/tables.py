@@ -268,9 +268,9 @@ def _ablation(content: Mapping[str, Any]) -> str:
     columns = ["model", "T", "K", "seeds", *metrics, "sampling, s", "training, s", "device"]
     lines = [
         f"## {content['group']}\n",
-        "Diffusion steps T and Langevin moves K of each (004 Table 3). Sampling: seconds for 1,000"
-        " images, prior and decoder; training: of the second stage alone, by the clock when it ran,"
-        " perhaps beside other work.\n",
+        "Diffusion steps T and Langevin moves K of each (Cui and Han 2024, table 3). Sampling:"
+        " seconds for 1,000 images, prior and decoder; training: of the second stage alone, by the"
+        " clock when it ran, perhaps beside other work.\n",
         *_head(columns),
     ]
     for name in dict.fromkeys(row["experiment"] for row in rows):

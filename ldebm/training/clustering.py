@@ -1,4 +1,6 @@
-"""Geometric clustering: pseudo-labels from the geometry of the latents (LDEBM section 3.3; MR 2.8).
+"""Geometric clustering: pseudo-labels from the geometry of the latents.
+
+Yu et al. (2022), section 3.3 and appendix B.3; docs/method.md, section 4.7.
 
 Posterior means -> PCA with whitening -> unit sphere -> k-means. Labels are put in a canonical order
 and matched to the previous round, so that a class keeps its number.
@@ -68,7 +70,7 @@ def geometric_clusters(
 
 
 def _canonical(labels_N: np.ndarray, classes: int) -> np.ndarray:
-    """Numbers clusters by falling size, then by their first member (C44)."""
+    """Numbers clusters by falling size, then by their first member."""
     size = np.bincount(labels_N, minlength=classes)
     first = np.full(classes, len(labels_N))
     present, index = np.unique(labels_N, return_index=True)
@@ -105,7 +107,7 @@ def epoch_rows(labels_N: np.ndarray, sampler: str, seed: int, epoch: int) -> np.
 
     ``natural`` is a permutation; ``balanced`` draws every cluster equally often; ``legacy`` repeats
     the published sampler, which draws balanced positions but reads them in a data set that is
-    stored in cluster order (MR 9.2).
+    stored in cluster order (docs/method.md, section 4.7).
     """
     stream = numpy_generator(seed, "rows", epoch)
     n = len(labels_N)

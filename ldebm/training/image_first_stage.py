@@ -36,7 +36,7 @@ BALANCE_OFFSET = 0.01  # nats
 def balanced_kl(kl_BG: Tensor, share_G: Tensor) -> Tensor:
     """sum_g gamma_g KL_g per row, shape (B,), with gamma_g in proportion to mean |KL_g| / share_g.
 
-    The gammas have mean 1 and no gradient (NVAE eq. 11; MR 6.5).
+    The gammas have mean 1 and no gradient: the KL balancing of Vahdat and Kautz (2020).
 
     Args:
         kl_BG: KL of every row and group.

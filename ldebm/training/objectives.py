@@ -1,6 +1,6 @@
 """Loss terms of the first stage, and what the terms of both stages are made of.
 
-Named as in the papers (LDEBM A15-A21; SVEBM eq. 9-14; MR 2.6, 4).
+Named as in the papers; docs/method.md, sections 4.1, 4.2 and 4.5.
 
 Each function returns :class:`Terms`: the total that is minimised and its parts, so that curves
 need no second computation. All values are means over the batch, in nats.
@@ -26,7 +26,7 @@ __all__ = [
     "sample_posterior",
 ]
 
-MI_EPSILON = 1e-15  # MR 1.2
+MI_EPSILON = 1e-15  # in the logarithm of the mean, as in the public code
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ def gaussian_kl(mu_BD: Tensor, logvar_BD: Tensor) -> Tensor:
 def masked_entropy(logvar_BD: Tensor, threshold: float | None) -> Tensor:
     """Minus the posterior entropy up to a constant, shape (B,), of dimensions above ``threshold``.
 
-    MR 2.6 (ii): e = -(1 + l)/2 counts only where e > threshold (``None``: everywhere).
+    Of the public code (docs/method.md, section 4.5): e = -(1 + l)/2 counts only where
+    e > threshold (``None``: everywhere).
     """
     e = -0.5 * (1 + logvar_BD)
     if threshold is None:
@@ -66,20 +67,22 @@ def masked_entropy(logvar_BD: Tensor, threshold: float | None) -> Tensor:
 
 
 def mutual_information(logits_BK: Tensor) -> Tensor:
-    """I(z; y) estimated on the batch, H(mean p(y|z)) - mean H(p(y|z)) (SVEBM eq. 13; MR 1.2).
+    """I(z; y) estimated on the batch, H(mean p(y|z)) - mean H(p(y|z)).
 
-    With leading axes, of several runs, as many estimates.
+    Pang and Wu (2021), eq. 21; Yu et al. (2022), eq. A10; docs/method.md, section 4.2. With leading
+    axes, of several runs, as many estimates.
     """
     log_p = torch.log_softmax(logits_BK, -1)
     p = log_p.exp()
     mean_log_p = torch.log(p.mean(-2) + MI_EPSILON)
+    # H(y) and H(y|z) of Pang and Wu (2021), eq. 21
     marginal_entropy = -(mean_log_p.exp() * mean_log_p).sum(-1)
     conditional_entropy = -(p * log_p).sum(-1).mean(-1)
     return marginal_entropy - conditional_entropy
 
 
 def sample_posterior(mu_BD: Tensor, logvar_BD: Tensor, noise_BD: Tensor) -> Tensor:
-    """z = mu + exp(l/2) e (MR 1.3)."""
+    """z = mu + exp(l/2) e."""
     return mu_BD + (0.5 * logvar_BD).exp() * noise_BD
 
 
@@ -102,5 +105,6 @@ def backbone_terms(
     else:
         rate = masked_entropy(logvar_BD, config.entropy_mask).mean()
     weight = config.kl_weight * min(1.0, (update + 1) / max(config.kl_warmup, 1))
+    # minus Pang and Wu (2021), eq. 10, with N(0, I) for the prior
     total = reconstruction + weight * rate
     return Terms(total, {"reconstruction": reconstruction.detach(), "kl": kl.detach()})

@@ -1,4 +1,6 @@
-"""Loss terms of the second stage: contrastive, class and information terms (MR 2.6, 2.7).
+"""Loss terms of the second stage: contrastive, class and information terms.
+
+docs/method.md, sections 4.2 to 4.6.
 
 ``prior_terms`` trains the energies on a frozen encoder, ``joint_terms`` everything together;
 :mod:`ldebm.training.score_matching` warms the energies up.
@@ -140,11 +142,14 @@ def contrast_terms(
     rows, logits = found.pairs.weight_B.shape[-1], found.logits_NK
     own = None if own_B is None else torch.cat([own_B, own_B])
     energy = energy_of(logits[..., : 2 * rows, :], own)
+    # F(v-) - F(v+), whose gradient is minus Yu et al. (2022), eq. A19 (Pang and Wu (2021), eq. 11;
+    # Cui and Han (2024), eq. 12)
     gap_B = energy[..., rows:] - energy[..., :rows]
     contrastive = _batch_mean(found.pairs.weight_B * gap_B, batch)
     asked = logits.shape[-2] > 2 * rows
     known = logits[..., 2 * rows :, :] if asked else logits[..., :rows, :]
     information, classes = class_terms(known, label_B)
+    # - lambda_2 I(z; y): Pang and Wu (2021), eq. 17; Yu et al. (2022), eq. 9
     total = contrastive - weights.information * information + weights.classes * classes
     parts = _energy_parts(contrastive, information, classes, energy, found.chain)
     return Terms(total, parts)
@@ -174,7 +179,10 @@ def _batch_mean(value_R: Tensor, rows: int) -> Tensor:
 
 
 def class_terms(logits_BK: Tensor, label_B: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Mutual information and the cross-entropy of the labelled rows."""
+    """Mutual information and the cross-entropy of the labelled rows.
+
+    Pang and Wu (2021), eq. 21 and algorithm 1, step 6; Cui and Han (2024), eq. 20.
+    """
     information = mutual_information(logits_BK)
     if label_B is None:
         return information, torch.zeros_like(information)
@@ -192,7 +200,9 @@ def with_labelled(
     label_B: Tensor,
     generator: torch.Generator,
 ) -> Terms:
-    """``terms`` with the cross-entropy of labelled rows of their own (MR 3.6) for their class term.
+    """``terms`` with the cross-entropy of labelled rows of their own for their class term.
+
+    docs/method.md, section 4.8.
 
     Args:
         prior: the energies.
@@ -220,12 +230,16 @@ def joint_terms(
     rate_factor: float = 1.0,
     kl_floor: float = 0.0,
 ) -> tuple[Terms, Chain, Pairs]:
-    """All parameters together: nll + lambda_1 (rate - F(v+)) + contrastive - MI + CE (MR 2.6).
+    """All parameters together: nll + lambda_1 (rate - F(v+)) + contrastive - MI + CE.
+
+    Minus the bound of Yu et al. (2022), eq. A4 to A6, whose gradients are Yu et al. (2022), eq. A19
+    (prior) and eq. A21 (encoder and decoder); docs/method.md, section 4.5.
 
     One forward pass of the energy network serves the encoder's prior term and the contrastive term:
     the gradient that reaches the latent through v+ is scaled by what the encoder's term weighs
     more. With ``log_normaliser`` the gradient of -log Z_t(u_{t+1}), which the published code omits,
-    is added by the surrogate <m_t(u_{t+1}), [(v- - m_t) / s_t^2]_sg> (MR 2.7).
+    is added by the surrogate <m_t(u_{t+1}), [(v- - m_t) / s_t^2]_sg> (docs/method.md,
+    section 4.6).
 
     Args:
         prior: the energies, in coordinates without standardisation.
@@ -251,7 +265,7 @@ def joint_terms(
     chain = prior.chain(pairs.u_next_BD.detach(), pairs.t_B, generator, frozen)
     published = config.t_sampling == "published"
     pull = config.kl_weight * rate_factor
-    # Uniform t estimates the sum over all T levels only when multiplied by T.
+    # Uniform t estimates the sum of Yu et al. (2022), eq. A21, only when multiplied by T.
     encoder_factor = pull * (1.0 if published else prior.levels)
     prior_factor = config.kl_weight if published else 1.0
     temperature_B = prior.temperature_T(of_sampler=False)[pairs.t_B]
@@ -263,11 +277,13 @@ def joint_terms(
         torch.cat([pairs.t_B, pairs.t_B, zero_B]),
     )
     energy = torch.logsumexp(logits[: 2 * rows], -1)
+    # by the network's weights: minus Yu et al. (2022), eq. A19; by v+: minus the F of eq. A21
     gap_B = (energy[rows:] - energy[:rows]) / temperature_B
     contrastive = _batch_mean(pairs.weight_B * gap_B, len(z_BD))
     information, classes = class_terms(logits[2 * rows :], label_B)
     reconstruction = nll_B.mean()
     rate = _rate(prior, mu_BD, logvar_BD, pairs, entropy_mask)
+    # minus Yu et al. (2022), eq. A6 (Pang and Wu (2021), eq. 12): entropy and kernels are the rate
     total = reconstruction + pull * rate + prior_factor * contrastive
     if config.log_normaliser:
         total = total + encoder_factor * _log_normaliser_surrogate(prior, pairs, chain)
@@ -305,6 +321,7 @@ def _rate(
 
 
 def _log_normaliser_surrogate(prior: EnergyPrior, pairs: Pairs, chain: Chain) -> Tensor:
+    # d log Z_t / d m_t = E[(v - m_t) / s_t^2] under p(v_t | u_{t+1}): Yu et al. (2022), eq. A21
     mean, variance = prior.base_kernel(pairs.u_next_BD, pairs.t_B)
     direction = ((chain.x_BD - mean) / variance).detach()
     return _batch_mean(pairs.weight_B * (mean * direction).sum(-1), len(mean))

@@ -1,5 +1,7 @@
 """What the second stage trains: a prior on stored latents, or a prior and a backbone together.
 
+Pang and Wu (2021), algorithm 1; Cui and Han (2024), algorithm 1; docs/method.md, section 4.
+
 Shapes: B batch, D latent dimension, n rows of the training split.
 """
 
@@ -40,7 +42,7 @@ MAX_ROLLBACKS = 200
 
 
 class _AcceptanceGuard:
-    """Keeps Metropolis-adjusted training alive (findings: acceptance falls before losses do).
+    """Keeps Metropolis-adjusted training alive (acceptance falls before losses do).
 
     Below ``rollback_acceptance`` the averaged weights are restored; a run that stays below
     ``minimum_acceptance`` is stopped.
@@ -187,7 +189,10 @@ class FrozenTask(ABC):
         return terms
 
     def _persistent_start(self, rows: int, stream: torch.Generator) -> Tensor | None:
-        """States of the persistent chains (001, Algorithm 1); ``None`` for short-run chains."""
+        """States of the persistent chains; ``None`` for short-run chains.
+
+        Pang and Wu (2021), algorithm 1, step 2.
+        """
         if not self.config.sampler.persistent:
             return None
         if self.persistent is None:
@@ -345,7 +350,7 @@ class JointTask:
             labels = torch.from_numpy(self.labels[rows]).to(self.device)
         factor = min(1.0, (step + 1) / max(config.backbone.kl_warmup, 1))
         prior = self.prior
-        if prior.contextual:  # the context encoder learns from the responses alone (MR 3.4)
+        if prior.contextual:  # the context encoder learns from the responses alone
             prior = prior.given(self.backbone.context(batch).detach())
         first = config.backbone
         terms, chain, pairs = joint_terms(

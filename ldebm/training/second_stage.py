@@ -31,7 +31,7 @@ from ldebm.training.trainer import TrainResult, train
 
 __all__ = ["Opened", "open_prior", "prior_stage", "snapshot_shares"]
 
-SNAPSHOT_SHARES = (0.02, 0.1, 0.3, 1.0)  # training times of the papers' Figures 2, 3 and A2
+SNAPSHOT_SHARES = (0.02, 0.1, 0.3, 1.0)  # of Yu et al. (2022), figure A2
 
 
 @dataclass(frozen=True)

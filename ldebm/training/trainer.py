@@ -3,7 +3,7 @@
 A :class:`Task` says what a step's loss is; the trainer does the rest: learning rate, clipping,
 averaged weights, curves, validation, checkpoints, exact resume, SIGTERM, divergence guard, progress
 and data-parallel gradients. Everything that a step draws is a function of (seed, step), so that a
-run killed anywhere and started again ends with the same bytes (C37).
+run killed anywhere and started again ends with the same bytes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The mathematics of the baselines against enumeration, and what each of them minimises (MR 7)."""
+"""The mathematics of the baselines against enumeration, and what each of them minimises."""
 
 from __future__ import annotations
 

@@ -289,7 +289,7 @@ def test_a_source_has_its_own_kind(tmp_path: Path) -> None:
         _prepare(NEWS.model_copy(update={"kind": "sentences"}), tmp_path)
 
 
-COUNTS = {  # of the mirror (MR 3.3, 3.4, its READMEs)
+COUNTS = {  # of the mirror, as its READMEs say
     "dd": ([87170, 8069, 7740], [11118, 1000, 1000]),
     "smd": ([12732, 1567, 1629], [2425, 302, 304]),
     "sst2": ([6920, 872, 1821], None),

@@ -131,7 +131,10 @@ def test_mutual_information_of_rows_in_parts_is_that_of_all() -> None:
 
 @pytest.mark.parametrize("levels", [3])
 def test_label_information_does_not_rise_with_the_level(levels: int) -> None:
-    """y depends on z_t only through z_0 (eq. A22), so information can only be lost on the way."""
+    """y depends on z_t only through z_0, so information can only be lost on the way.
+
+    Yu et al. (2022), eq. A22.
+    """
     prior = wavy_energy(DiffusionPrior(4, config(levels=levels), generator(0)), 3.0)
     rows = label_information(prior, 300, 32)
     values = [row["information"] for row in rows]

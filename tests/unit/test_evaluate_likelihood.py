@@ -206,7 +206,7 @@ def test_metrics_hold_the_interval_and_the_diagnostics() -> None:
 
 
 def test_published_svebm_estimator_loses_the_divergence_term() -> None:
-    """With F = 0 the exact NLL is known; the published estimate is nats too low (MR 5.1)."""
+    """With F = 0 the exact NLL is known; the published estimate is nats too low."""
     model = LinearGaussian(40, noise=0.5)
     x = model.data(10)
     prior = constant_energy(SymbolPrior(40, config("svebm")), 0.0)
@@ -215,7 +215,7 @@ def test_published_svebm_estimator_loses_the_divergence_term() -> None:
 
 
 def test_published_ldebm_estimator_is_tens_of_nats_off_where_the_answer_is_known() -> None:
-    """With F constant, d = 40: MR 5.1 measured 54 to 69 nats too high."""
+    """With F constant and D = 40 it is 54 to 69 nats too high (docs/method.md, section 5.2)."""
     model = LinearGaussian(40, noise=0.5)
     x = model.data(10)
     prior = constant_energy(DiffusionPrior(40, config(base=False)), 0.0)

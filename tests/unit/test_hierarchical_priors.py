@@ -79,7 +79,10 @@ def test_a_constant_network_samples_the_reference() -> None:
 
 
 def test_the_published_step_is_the_public_codes_update_of_u() -> None:
-    """MR 6.3: u <- u + grad F / 2 - s^2 (u + r a (a u - u_{t+1}) / sigma^2) / 2 + s e."""
+    """u <- u + grad F / 2 - s^2 (u + r a (a u - u_{t+1}) / sigma^2) / 2 + s e.
+
+    docs/method.md, section 3.2.
+    """
     sampler = {
         "method": "ula",
         "steps": 1,

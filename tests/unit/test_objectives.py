@@ -176,7 +176,10 @@ def test_score_matching_is_smallest_at_the_true_energy(base: bool) -> None:
 
 
 def test_persistent_chains_continue_where_they_were() -> None:
-    """001, Algorithm 1: the negative samples of an update start from those of the one before."""
+    """The negative samples of an update start from those of the one before.
+
+    Pang and Wu (2021), algorithm 1.
+    """
     experiment = ExperimentConfig.model_validate(
         {
             "data": "points",

@@ -65,7 +65,7 @@ def test_published_sampling_has_the_variance_of_its_recursion() -> None:
         start = variance if t < 5 else variance * keep**2
         variance = (start + noise) / schedule.scale[t + 1] ** 2
     assert float(u.var()) == pytest.approx(variance, rel=0.05)
-    assert float(u.std()) == pytest.approx(5.0, rel=0.1)  # findings-ptb: rms 5.06 at the start
+    assert float(u.std()) == pytest.approx(5.0, rel=0.1)  # measured: rms 5.06 at the start
 
 
 def test_forward_pairs_of_gaussian_data_are_what_the_chain_returns() -> None:

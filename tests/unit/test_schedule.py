@@ -9,7 +9,7 @@ import torch
 from ldebm.schedule import make_schedule
 from ldebm.seeding import generator
 
-# method reference, section 2.1
+# docs/method.md, section 2.2
 A_6 = [0.999950, 0.946167, 0.856290, 0.774796, 0.700918, 0.633956, 0.022776]
 SIGMA_6 = [0.010000, 0.323680, 0.516495, 0.632211, 0.713242, 0.773369, 0.999741]
 ABAR_6 = [0.999950, 0.946119, 0.810152, 0.627703, 0.439968, 0.278921, 0.006353]
