@@ -178,6 +178,18 @@ class HierarchicalBackbone(Backbone):
             noise_BD: standard normal noise of the draw; ``None``: every group at its mean.
         """
         features = self.features(self.likelihood.quantise(x_BCHW))
+        return self._draw(features, len(x_BCHW), noise_BD, finish=True)
+
+    def draws(self, x_BCHW: Tensor, noises_BD: Sequence[Tensor]) -> list[Tensor]:
+        """Draws of q(u|x), (B, D) for each noise: the encoder's work once, no pixel decoder's."""
+        features = self.features(self.likelihood.quantise(x_BCHW))
+        rows = len(x_BCHW)
+        return [self._draw(features, rows, noise, finish=False).u_BD for noise in noises_BD]
+
+    def _draw(
+        self, features: list[Tensor], rows: int, noise_BD: Tensor | None, *, finish: bool
+    ) -> Posterior:
+        """A draw, given the encoder's features; without ``finish`` its state means nothing."""
         noise = None if noise_BD is None else self.split(noise_BD)
         z, u, kl, log_q, logvar = [], [], [], [], []
 
@@ -193,13 +205,14 @@ class HierarchicalBackbone(Backbone):
             logvar.append(2 * (q.sigma / prior.sigma).log())
             return drawn
 
-        state = self.descend(pick, len(x_BCHW), finish=True)
+        state = self.descend(pick, rows, finish=finish)
         log_q_B = torch.stack(log_q, 1).sum(1)
         return Posterior(join(u), z, torch.stack(kl, 1), log_q_B, join(logvar), state)
 
     def encode(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """The mean path in u, and the log-variance of q along it, each (B, D)."""
-        found = self.posterior(batch, None)
+        features = self.features(self.likelihood.quantise(batch))
+        found = self._draw(features, len(batch), None, finish=False)
         return found.u_BD, found.logvar_BD
 
     def to_z(self, u_BD: Tensor, temperature: float = 1.0) -> list[Tensor]:

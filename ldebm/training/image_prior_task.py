@@ -8,6 +8,8 @@ Shapes: B batch, D latent dimension, n training images, R draws of each.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -41,7 +43,7 @@ def posterior_draws(
 ) -> Tensor:
     """One draw of q(u|x) for each row, shape (len(rows), D)."""
     noise = torch.randn(len(rows), backbone.latent, generator=stream, device=device)
-    return backbone.posterior(make_batch(split, rows, device), noise).u_BD
+    return backbone.draws(make_batch(split, rows, device), [noise])[0]
 
 
 def draws_to_fit(
@@ -51,25 +53,32 @@ def draws_to_fit(
     count = min(split.n, FIT_ROWS, max(64, FIT_VALUES // backbone.latent))
     stream = generator(seed, "fit-draws")
     rows = torch.randperm(split.n, generator=stream)[:count].sort().values.numpy()
-    return _all_draws(backbone, split, rows, seed, 0, device)
+    return _all_draws(backbone, split, rows, seed, [0], device)[0]
 
 
+@torch.no_grad()
 def _all_draws(
     backbone: HierarchicalBackbone,
     split: Split,
     rows: np.ndarray,
     seed: int,
-    number: int,
+    numbers: Sequence[int],
     device: torch.device,
-) -> Tensor:
-    """One draw of every row, encoded in parts."""
+) -> list[Tensor]:
+    """For each of ``numbers`` one draw of every row, (rows, D); images are encoded in parts."""
     backbone.eval()
-    parts = []
+    parts: list[list[Tensor]] = [[] for _ in numbers]
     for start in range(0, len(rows), ENCODE_ROWS):
-        stream = generator(seed, "posterior-draws", number, start, device=device)
         part = rows[start : start + ENCODE_ROWS]
-        parts.append(posterior_draws(backbone, split, part, stream, device))
-    return torch.cat(parts)
+        noises = []
+        for number in numbers:
+            stream = generator(seed, "posterior-draws", number, start, device=device)
+            shape = len(part), backbone.latent
+            noises.append(torch.randn(shape, generator=stream, device=device))
+        images = make_batch(split, part, device)
+        for found, u_BD in zip(parts, backbone.draws(images, noises), strict=True):
+            found.append(u_BD)
+    return [torch.cat(found) for found in parts]
 
 
 class ImagePriorTask(FrozenTask):
@@ -99,11 +108,10 @@ class ImagePriorTask(FrozenTask):
         self.split, self.backbone = split, prior.backbone
         self.section = config.prior.hierarchy or HierarchyConfig()
         prior.fit_draws(draws_to_fit(self.backbone, split, seed, device))
-        every = np.arange(split.n)
-        self.cached_RnD = [
-            _all_draws(self.backbone, split, every, seed, number, device)
-            for number in range(1, self.section.cached_draws + 1)
-        ]
+        every, kept = np.arange(split.n), range(1, self.section.cached_draws + 1)
+        self.cached_RnD: list[Tensor] = []
+        if kept:
+            self.cached_RnD = _all_draws(self.backbone, split, every, seed, kept, device)
 
     def _latents(self, rows: np.ndarray, stream: torch.Generator) -> Tensor:
         """Draws in the backbone's coordinates."""

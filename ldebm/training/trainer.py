@@ -236,7 +236,9 @@ class Loop:
         """Loss, gradients and optimiser of an update that has begun."""
         terms = self.task.loss(self.step)
         self.guard(terms)
-        (terms.total * terms.row_weight).backward()  # type: ignore[no-untyped-call]
+        # Nothing but the parameters: double gradients would also go back to what is given.
+        trained = [value for group in self.groups for value in group.parameters]
+        torch.autograd.backward(terms.total * terms.row_weight, inputs=trained)
         for group in self.groups:
             average_gradients(group.parameters)
         for group, optimiser in zip(self.groups, self.optimisers, strict=True):

@@ -149,6 +149,15 @@ def test_encoding_follows_the_mean_path(name):
 
 
 @pytest.mark.parametrize("name", TINY)
+def test_several_draws_of_one_encoding_are_those_of_the_posterior_to_the_bit(name):
+    backbone = make(name)
+    x, noises = images(3), [noise(backbone, 3, str(number)) for number in range(2)]
+    with torch.no_grad():
+        for e, u_BD in zip(noises, backbone.draws(x, noises), strict=True):
+            assert torch.equal(u_BD, backbone.posterior(x, e).u_BD)
+
+
+@pytest.mark.parametrize("name", TINY)
 def test_one_pass_gives_what_drawing_and_decoding_give(name):
     backbone = make(name)
     x, e = images(3), noise(backbone, 3)

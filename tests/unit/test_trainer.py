@@ -95,6 +95,19 @@ def test_resuming_at_random_steps_changes_nothing(tmp_path: Path, ema: float | N
         assert float(task.extra) == sum(range(100))
 
 
+def test_gradients_go_back_to_the_parameters_and_no_further() -> None:
+    class Asked(Regression):
+        def loss(self, step: int) -> Terms:
+            self.x = torch.ones(4, 1, requires_grad=True)
+            loss = self.module(self.x).square().mean()
+            return Terms(loss, {"error": loss.detach()})
+
+    task = Asked()
+    train(task, CONFIG.model_copy(update={"updates": 2}), None, title="asked")
+    assert task.module.weight.grad is not None
+    assert task.x.grad is None
+
+
 def test_the_averaged_weights_are_kept_when_asked_for() -> None:
     last = train(Regression(), CONFIG, None, title="last").state["weight"]
     averaged = train(Regression(ema=0.99), CONFIG, None, title="ema").state["weight"]
