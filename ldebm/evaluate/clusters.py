@@ -200,6 +200,7 @@ def label_information(
                 chain = level_prior.chain(ends, t_B, stream, folded)
                 ends = chain.x_BD / float(level_prior.schedule.scale[level + 1])
         p = torch.softmax(level_prior.class_logits(prior.from_standard(ends)).double(), -1)
+        # the mean over M draws: Yu et al. (2022), eq. A22
         p = p.reshape(n, -1, p.shape[-1]).mean(1)
         rows.append(
             {

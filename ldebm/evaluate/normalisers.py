@@ -207,6 +207,7 @@ def _importance(
     total_N = torch.logsumexp(weight, 1)
     half_N = torch.logsumexp(weight[:, : draws // 2], 1)
     ess_N = torch.exp(2 * total_N - torch.logsumexp(2 * weight, 1))
+    # Z_t of Yu et al. (2022), eq. A2, over the kernel's: the mean of exp F under the kernel
     fresh_N = total_N - math.log(draws)
     if own_ND is None:
         return Normaliser(fresh_N, fresh_N, half_N - math.log(draws // 2), ess_N)

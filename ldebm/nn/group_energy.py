@@ -339,7 +339,10 @@ class FoldedGroups(Folded):
         return logits if self.allowed_K is None else logits[:, self.allowed_K.to(z_BD.device)]
 
     def coupled(self, outputs: list[Tensor]) -> Tensor:
-        """The logits of all classes from the outputs of all groups."""
+        """The logits of all classes from the outputs of all groups.
+
+        Cui and Han (2024), eq. 14 and 19.
+        """
         energies = self.energies
         labelled = {g for on, _ in energies.labels for g in on}
         total = torch.stack(
@@ -366,7 +369,7 @@ def _by_autograd(
     keep = torch.is_grad_enabled()
     with torch.enable_grad():
         x = z_BD if keep and z_BD.requires_grad else z_BD.detach().requires_grad_()
-        value = torch.logsumexp(logits(x, t_B), -1)
+        value = torch.logsumexp(logits(x, t_B), -1)  # F-hat of Cui and Han (2024), eq. 18
         (gradient,) = torch.autograd.grad(value.sum(), x, create_graph=keep)
     return (value if keep else value.detach()), gradient
 

@@ -216,7 +216,10 @@ class HierarchicalBackbone(Backbone):
         return found.u_BD, found.logvar_BD
 
     def to_z(self, u_BD: Tensor, temperature: float = 1.0) -> list[Tensor]:
-        """z = T(u) by group; differentiable, and without the pixel decoder's work."""
+        """z = T(u) by group; differentiable, and without the pixel decoder's work.
+
+        Cui and Han (2024), eq. 15.
+        """
         z: list[Tensor] = []
         self.descend(self._placing(u_BD, z, temperature), len(u_BD), finish=False)
         return z
@@ -234,7 +237,10 @@ class HierarchicalBackbone(Backbone):
         return join(u)
 
     def log_det(self, u_BD: Tensor) -> Tensor:
-        """log |det dz/du|, shape (B,): log p(z) = log p(u) - log_det(u)."""
+        """log |det dz/du|, shape (B,): log p(z) = log p(u) - log_det(u).
+
+        Cui and Han (2024), eq. 16, with the sign that it should have.
+        """
         logs: list[Tensor] = []
         units = self.split(u_BD)
 
@@ -262,6 +268,7 @@ class HierarchicalBackbone(Backbone):
 
         def pick(g: int, prior: Gaussian, state: Tensor) -> Tensor:
             del state
+            # Cui and Han (2024), eq. 15
             z.append(prior.mu + temperature * prior.sigma * units[g])
             return z[-1]
 

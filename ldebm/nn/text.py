@@ -175,6 +175,7 @@ class TextVAE(SentenceVAE):
         z_sorted = z_BD.index_select(0, batch.order_B)[: sizes[0]]
         h_NH, _ = self._decode_states(inputs_N, sizes, z_sorted)
         h_NE = self._to_output(self._drop(h_NH))
+        # - log p(x^(t) | x^(<t), z): a factor of Pang and Wu (2021), eq. 6
         nll_N = linear_nll(h_NE, self.decoder_embedding, targets_N, bfloat16=self._rounded())
         return nll_N, row_of_token(sizes, nll_N.device)
 

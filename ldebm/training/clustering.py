@@ -57,6 +57,7 @@ def geometric_clusters(
     """
     from sklearn.cluster import KMeans  # a second to load, and most runs do not cluster
 
+    # whitened principal directions on the unit sphere, then k-means: docs/method.md, section 4.7
     points = whiten_to_sphere(features_ND, config.dims)
     with threadpool_limits(1):
         fit = KMeans(

@@ -82,7 +82,7 @@ def _all_draws(
 
 
 class ImagePriorTask(FrozenTask):
-    """Second stage of a hierarchical image model.
+    """Second stage of a hierarchical image model: Cui and Han (2024), algorithm 1.
 
     Args:
         prior: the energies, of :mod:`ldebm.priors.hierarchical`; their standardisation is fitted

@@ -179,6 +179,7 @@ class FrozenTask(ABC):
 
     def contrast(self, rows: np.ndarray, labels: Tensor | None, stream: torch.Generator) -> Terms:
         """Loss of an update against samples of the prior itself."""
+        # Pang and Wu (2021), algorithm 1, steps 2 to 4; Cui and Han (2024), algorithm 1, lines 3-7
         u0 = self.prior.level_zero(self.draw(rows, stream), stream)
         start = self._persistent_start(len(u0), stream)
         terms, chain, pairs = prior_terms(self.given(rows), u0, labels, stream, start)
@@ -281,7 +282,10 @@ def _rank_path() -> tuple[str, ...]:
 
 
 class JointTask:
-    """All parameters together, with labels clustered anew every ``cluster.refresh`` epochs."""
+    """All parameters together, with labels clustered anew every ``cluster.refresh`` epochs.
+
+    docs/method.md, sections 4.5 and 4.7.
+    """
 
     def __init__(
         self,

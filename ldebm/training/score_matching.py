@@ -91,6 +91,7 @@ def matching_rows(
     v = mean_v + variance_v.sqrt() * noise
     folded = prior.net.fold()
     value, gradient = folded.value_and_gradient(v, t_B)
+    # what F has to add to the kernels' score: docs/method.md, section 4.4
     score = -noise / variance_v.sqrt()
     top = (t_B == prior.levels - 1).unsqueeze(-1)
     if config.base:
