@@ -1,5 +1,10 @@
 """The diffusion EBM of Yu et al. (2022): a chain of conditional energy-based models.
 
+    p(v_t | u_{t+1}) = exp(F(v_t, t)) N(v_t; m_t, s_t^2 I) / Z_t(u_{t+1}),    v_t = c_{t+1} u_t
+
+u_t is the paper's z_t in standardised coordinates, v_t its z-tilde. With ``base: false`` this is
+Yu et al. (2022), eq. A2: m_t = u_{t+1}, s_t = sigma_{t+1}, and at the top eq. A1, m = 0. With
+``base: true`` it is Cui and Han (2024), eq. 9: m_t = a_{t+1}^2 u_{t+1}, s_t = a_{t+1} sigma_{t+1}.
 docs/method.md, sections 2.2 to 2.4.
 
 Shapes: B batch, D latent dimension, T levels.
