@@ -20,11 +20,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.problems import ptb_split
 from benchmarks.timing import Record, record
 from ldebm import kernels
+from ldebm.assembly import build_backbone
 from ldebm.config.library import Library
-from ldebm.nn.backbone import build_backbone
 from ldebm.optimisers import apply_gradients, make_optimiser
 from ldebm.seeding import generator
-from ldebm.training.first_stage import BackboneTask
+from ldebm.training.backbone_task import BackboneTask
 
 __all__ = ["alternating", "first_stage"]
 

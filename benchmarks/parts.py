@@ -26,9 +26,10 @@ from benchmarks.problems import (
     writer,
 )
 from benchmarks.timing import Record, record, timed
+from ldebm.assembly import build_prior
 from ldebm.data.batches import batch_rows, collate
 from ldebm.nn.text import TextVAE
-from ldebm.priors import DiffusionPrior, build_prior
+from ldebm.priors import DiffusionPrior
 from ldebm.seeding import generator
 from ldebm.training.clustering import geometric_clusters, match_labels, stability
 from ldebm.training.latents import encode_split

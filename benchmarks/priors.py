@@ -18,8 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.kernels import alternating
 from benchmarks.timing import Record, record
+from ldebm.assembly import build_prior
 from ldebm.config.library import Library
-from ldebm.priors import EnergyPrior, build_prior
+from ldebm.priors import EnergyPrior
 from ldebm.seeding import generator, numpy_generator
 from ldebm.training.prior_tasks import PriorTask
 from ldebm.training.stacked_runs import StackedRuns

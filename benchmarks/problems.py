@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from ldebm.assembly import build_backbone, build_prior
 from ldebm.config import ExperimentConfig
 from ldebm.data.packed import Split, open_packed
-from ldebm.nn.backbone import Backbone, build_backbone
+from ldebm.nn.backbone import Backbone
 from ldebm.nn.text import TextVAE
-from ldebm.priors import DiffusionPrior, build_prior
+from ldebm.priors import DiffusionPrior
 from ldebm.seeding import generator, numpy_generator
 from ldebm.training.prior_tasks import JointTask
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from ldebm.errors import UsageError
-from ldebm.lineage.records import note_device
+from ldebm.notes import note_device
 
 __all__ = ["choose_device", "one_thread"]
 

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldebm.assembly import build_backbone, build_prior
 from ldebm.config import ExperimentConfig, parse
 from ldebm.data.batches import DialogueBatch, TextBatch, collate_bags, collate_ids, with_turns
 from ldebm.data.tokenizer import Tokenizer
@@ -30,10 +31,10 @@ from ldebm.data.user_texts import as_texts
 from ldebm.devices import choose_device
 from ldebm.errors import UsageError
 from ldebm.files import hash_path, read_model, write_model
-from ldebm.nn.backbone import Backbone, build_backbone
+from ldebm.nn.backbone import Backbone
 from ldebm.nn.energy import rows_of
 from ldebm.nn.hierarchy import HierarchicalBackbone
-from ldebm.priors import EnergyPrior, Prior, build_prior
+from ldebm.priors import EnergyPrior, Prior
 from ldebm.seeding import generator, start_vector_functions
 
 if TYPE_CHECKING:

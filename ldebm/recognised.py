@@ -11,12 +11,15 @@ Shapes: N sentences, K classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ldebm.errors import UsageError
-from ldebm.model import Model
 from ldebm.seeding import derive_seed
+
+if TYPE_CHECKING:
+    from ldebm.model import Model
 
 __all__ = ["Recognised", "recognised"]
 

@@ -18,7 +18,6 @@ from prefect.runtime import flow_run
 from ldebm.errors import LdebmError
 from pipelines import signals
 from pipelines.artifacts import ProgressBar, publish, write
-from pipelines.engine import Bar
 from pipelines.runner import end_with_parent
 
 __all__ = ["Tasks"]
@@ -90,7 +89,7 @@ class Tasks:
         future.wrapped_future.add_done_callback(finished)
         return answer
 
-    def bar(self, key: str, weights: Mapping[str, float | None]) -> Bar:
+    def bar(self, key: str, weights: Mapping[str, float | None]) -> ProgressBar:
         """A progress artifact."""
         return ProgressBar(key, weights)
 

@@ -27,6 +27,7 @@ from ldebm.data.batches import batch_rows, steps_per_epoch
 from ldebm.nn.energy import rows_of
 from ldebm.nn.linear import draw_linear
 from ldebm.optimisers import Group
+from ldebm.training.inputs import PriorInputs
 from ldebm.training.objectives import Terms
 from ldebm.training.parallel import row_weight, share
 
@@ -104,6 +105,8 @@ class PolicyTask:
         device: where to train.
     """
 
+    title = "policy"
+
     def __init__(
         self,
         prior: PolicyPrior,
@@ -119,6 +122,15 @@ class PolicyTask:
         self.valid = [torch.from_numpy(part).to(device) for part in valid]
         self.count = len(train[0])
         self.steps_per_epoch = steps_per_epoch(self.count, config.training.batch)
+
+    @classmethod
+    def of(cls, inputs: PriorInputs) -> Self:
+        """The task of a second stage."""
+        assert isinstance(inputs.prior, PolicyPrior)
+        train, valid = (
+            (inputs.column("mu", split), inputs.column("context", split)) for split in (0, 1)
+        )
+        return cls(inputs.prior, train, valid, inputs.config.prior, inputs.seed, inputs.device)
 
     def groups(self) -> list[Group]:
         """The policy alone; the mixture stays that of the first stage."""

@@ -18,7 +18,7 @@ from ldebm.config import ExperimentConfig
 from ldebm.data.batches import batch_rows
 from ldebm.data.packed import Split
 from ldebm.seeding import generator
-from ldebm.training.first_stage import VALID_ROWS, BackboneTask
+from ldebm.training.backbone_task import VALID_ROWS, BackboneTask
 from ldebm.training.latents import make_batch
 from ldebm.training.objectives import Terms, sample_posterior
 from ldebm.training.parallel import row_weight, share
@@ -27,7 +27,7 @@ __all__ = ["BaselineTask"]
 
 
 class BaselineTask(BackboneTask):
-    """Trains a baseline; arguments as of :class:`ldebm.training.first_stage.BackboneTask`."""
+    """Trains a baseline; arguments as of :class:`ldebm.training.backbone_task.BackboneTask`."""
 
     def __init__(
         self,

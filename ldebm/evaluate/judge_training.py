@@ -114,7 +114,8 @@ def build_judge(config: JudgeConfig, packed: Packed, out: Path) -> dict[str, Any
     torch.manual_seed(derive_seed(config.seed, "judge-init"))
     judge = Judge(config, packed.meta).to(device)
     task = JudgeTask(judge, packed.split("train"), packed.split("valid"), config, device)
-    key = run_key("judge", config.model_dump(mode="json"), hash_path(packed.path), device.type)
+    dumped, data = config.model_dump(mode="json"), hash_path(packed.path)
+    key = run_key("judge", dumped, data, device.type, code=[__name__])
     checkpoint = CHECKPOINTS / f"judge-{key}.pt"
     training = TrainingConfig(
         epochs=config.epochs, batch=config.batch, threads=config.threads, validate_every=None

@@ -78,7 +78,7 @@ def build_text_judge(config: TextJudgeConfig, packed: Packed, out: Path) -> dict
     judge = TextJudge(config, packed.meta).to(device)
     task = TextJudgeTask(judge, packed.split("train"), packed.split("valid"), config, device)
     dumped = config.model_dump(mode="json")
-    key = run_key("text-judge", dumped, hash_path(packed.path), device.type)
+    key = run_key("text-judge", dumped, hash_path(packed.path), device.type, code=[__name__])
     checkpoint = CHECKPOINTS / f"judge-{key}.pt"
     training = TrainingConfig(
         epochs=config.epochs, batch=config.batch, threads=config.threads, validate_every=1

@@ -12,27 +12,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ldebm.lineage.revisions import file_at, git
+from ldebm.sources import CODE
 
 __all__ = [
-    "CODE",
     "code_list",
     "is_code",
     "is_code_list",
     "listed_code",
-    "native_sources",
     "parse_code_list",
 ]
 
-CODE = ("ldebm", "stages")  # the packages whose files stages run
 FOLDER = "data/code"
 _SEARCHED = 50  # commits that changed a list, of which the newest are looked through
-
-
-def native_sources(module: Path) -> list[Path]:
-    """The C++ files beside a package's ``__init__``: they are code as it is."""
-    if module.name != "__init__.py":
-        return []
-    return sorted(path for path in module.parent.iterdir() if path.suffix in (".cpp", ".h"))
 
 
 def code_list(stage: str) -> str:

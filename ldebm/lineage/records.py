@@ -29,30 +29,26 @@ from typing import TYPE_CHECKING, Any
 from ldebm.errors import UsageError
 from ldebm.files import hash_json, hash_path, read_json, write_json
 from ldebm.git import git_or_none
-from ldebm.lineage.code_lists import CODE, native_sources
+from ldebm.notes import Recording, recording_of, running
 from ldebm.seeding import numerics
+from ldebm.sources import CODE, native_sources
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "Recording",
     "code_hashes",
     "digest",
     "dvc_md5",
     "git_state",
-    "note",
-    "note_device",
     "read_records",
     "record_name",
     "recorded",
     "records",
-    "running_stage",
     "seal",
 ]
 
 FOLDER = "lineage"
-_active: list[Recording] = []
 _VERSIONS = (
     "torch",
     "numpy",
@@ -78,32 +74,6 @@ _PARTS = {  # what every record has, and of which kind
     "started": str,
     "seconds": int | float,
 }
-
-
-class Recording:
-    """What a running stage may add to its record: its device, and facts of its own."""
-
-    def __init__(self, stage: str = "") -> None:
-        self.stage = stage
-        self.device: torch.device | None = None
-        self.facts: dict[str, Any] = {}
-
-
-def note_device(device: torch.device) -> None:
-    """Says in the record of the running stage, if there is one, where it computes."""
-    if _active:
-        _active[-1].device = device
-
-
-def note(**facts: Any) -> None:
-    """Adds facts to the record of the running stage, if there is one."""
-    if _active:
-        _active[-1].facts |= facts
-
-
-def running_stage() -> str | None:
-    """The name of the stage that is being recorded, if there is one."""
-    return _active[-1].stage if _active else None
 
 
 def dvc_md5(path: Path) -> str:
@@ -229,20 +199,16 @@ def recorded(
     Yields:
         A :class:`Recording`, where the stage sets its device.
     """
-    if _active:
-        yield _active[-1]
+    if (outer := running()) is not None:
+        yield outer
         return
     started = datetime.now(UTC)
     clock = time.perf_counter()
     before = [digest(path, root) for path in inputs if (root / path).exists()]
     state = git_state(project or root) if git is None else dict(git)
     flow_run = next((os.environ[name] for name in _FLOW_RUN if os.environ.get(name)), None)
-    recording = Recording(stage)
-    _active.append(recording)
-    try:
+    with recording_of(stage) as recording:
         yield recording
-    finally:
-        _active.pop()
     device = recording.device
     after = [digest(path, root) for path in outputs if (root / path).exists()]
     code = code_hashes(project or root)

@@ -6,17 +6,13 @@ Shapes: B batch, D latent dimension.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ldebm.config import BackboneConfig
-from ldebm.errors import UsageError
-
-__all__ = ["Backbone", "architecture", "build_backbone"]
+__all__ = ["Backbone"]
 
 
 class Backbone(nn.Module, ABC):
@@ -25,11 +21,13 @@ class Backbone(nn.Module, ABC):
     Attributes:
         latent: D.
         context_size: C of the context that the decoder and the prior read; 0: none.
+        hierarchical: whether its latents are those of several groups (``nn.hierarchy``).
         stream: source of dropout noise while training; set by the trainer before each update.
     """
 
     latent: int
     context_size: int = 0
+    hierarchical: bool = False
     stream: torch.Generator | None = None
 
     @abstractmethod
@@ -71,68 +69,3 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def reconstruction_nll(self, batch: Any, z_BD: Tensor) -> Tensor:
         """-log p(x|z) in nats per row, shape (B,)."""
-
-
-def architecture(config: BackboneConfig, kind: str) -> Callable[..., Backbone]:
-    """Makes a backbone of (config, a packed set's meta, generator) for data of ``kind``.
-
-    Only the module that is asked for is imported.
-
-    Raises:
-        UsageError: the architecture cannot model this kind of data.
-    """
-    if config.arch == "mlp" and kind == "points":
-        from ldebm.nn.mlp import PointVAE
-
-        return lambda config, meta, generator: PointVAE(
-            config, generator, meta.get("shift", 0.0), meta.get("scale")
-        )
-    if config.arch == "gru" and kind in ("sentences", "dialogues"):
-        if config.baseline is not None:
-            from ldebm.baselines.model import TextBaseline
-
-            return TextBaseline
-        from ldebm.nn.text import TextVAE
-
-        return TextVAE
-    if config.arch == "rnn" and kind in ("sentences", "dialogues"):
-        from ldebm.nn.recurrent import RecurrentVAE
-
-        return RecurrentVAE
-    if config.arch == "dialogue" and kind == "dialogues":
-        if config.baseline is not None:
-            from ldebm.baselines.model import DialogueBaseline
-
-            return DialogueBaseline
-        from ldebm.nn.dialogue import DialogueVAE
-
-        return DialogueVAE
-    if config.arch == "bow" and kind == "documents":
-        from ldebm.nn.bow import BagVAE
-
-        return BagVAE
-    if config.arch == "hvae" and kind == "images":
-        from ldebm.nn.hvae import HVAE
-
-        return HVAE
-    if config.arch == "nvae" and kind == "images":
-        from ldebm.nn.nvae import NVAE
-
-        return NVAE
-    wanted = {"points": "'mlp'", "images": "'hvae' or 'nvae'", "documents": "'bow'"}.get(
-        kind, "'gru' or 'rnn'"
-    )
-    if kind == "dialogues":
-        wanted += " (or 'dialogue')"
-    raise UsageError(f"backbone.arch {config.arch!r} does not model {kind}: set it to {wanted}")
-
-
-def build_backbone(
-    config: BackboneConfig, meta: Mapping[str, Any], generator: torch.Generator | None = None
-) -> Backbone:
-    """The backbone that ``config.arch`` names, for data described by a packed set's ``meta``.
-
-    Raises:
-        UsageError: the architecture cannot model this kind of data.
-    """
-    return architecture(config, str(meta["kind"]))(config, meta, generator)

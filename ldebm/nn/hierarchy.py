@@ -108,6 +108,7 @@ class HierarchicalBackbone(Backbone):
 
     groups: tuple[Group, ...]
     likelihood: PixelLikelihood
+    hierarchical = True
     has_flows: bool = False
     kl_start: float = 0.0
     kl_free: Tensor | None = None

@@ -6,8 +6,9 @@ Shapes: B batch, D latent dimension, X data dimension (2).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,17 +29,16 @@ class PointVAE(Backbone):
 
     Args:
         config: ``hidden``, ``layers`` (hidden layers of either side), ``latent``, ``noise``.
+        meta: of the packed data: ``shift``, where their centre is, and ``scale``, their standard
+            deviation, each one number or one per coordinate; by default those of the papers' data.
         generator: initial weights.
-        shift: where the data's centre is, one number or one per coordinate.
-        scale: the data's standard deviation, likewise; ``None`` for the papers' data.
     """
 
     def __init__(
         self,
         config: BackboneConfig,
+        meta: Mapping[str, Any],
         generator: torch.Generator | None = None,
-        shift: float | Sequence[float] = 0.0,
-        scale: float | Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.latent, self.noise = config.latent, config.noise
@@ -48,8 +48,9 @@ class PointVAE(Backbone):
         self.logvar = nn.Linear(config.hidden, config.latent)
         self.decoder = _mlp([config.latent, *hidden, POINT_DIM])
         # Unit scale lets the first layers learn at once.
+        scale = meta.get("scale")
         self.register_buffer("data_scale", torch.tensor(PAPERS_SCALE if scale is None else scale))
-        self.register_buffer("data_shift", torch.tensor(shift), persistent=False)
+        self.register_buffer("data_shift", torch.tensor(meta.get("shift", 0.0)), persistent=False)
         self.data_scale: Tensor
         self.data_shift: Tensor
         for module in self.modules():

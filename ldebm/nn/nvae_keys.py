@@ -13,7 +13,7 @@ import pickle
 from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from ldebm.config import NVAEConfig, PublishedConfig
 from ldebm.errors import UsageError
 from ldebm.files import hash_path
-from ldebm.nn.nvae import NVAE
 from ldebm.nn.nvae_cells import BatchNorm, Cell
+
+if TYPE_CHECKING:
+    from ldebm.nn.nvae import NVAE
 
 __all__ = ["key_map", "load_published", "published_section", "rename"]
 

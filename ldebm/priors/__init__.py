@@ -20,7 +20,6 @@ Shapes: B batch, D latent dimension, K classes, T levels.
 """
 
 from ldebm.priors.base import GaussianPrior, Prior
-from ldebm.priors.build import build_prior
 from ldebm.priors.diffusion import DiffusionPrior
 from ldebm.priors.energy import EnergyPrior, Pairs
 from ldebm.priors.svebm import SymbolPrior
@@ -32,5 +31,4 @@ __all__ = [
     "Pairs",
     "Prior",
     "SymbolPrior",
-    "build_prior",
 ]

@@ -16,7 +16,6 @@ Shapes: B batch, D latent dimension, M candidates.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ldebm.config import PriorConfig
@@ -24,7 +23,6 @@ from ldebm.errors import UsageError
 from ldebm.nn.group_energy import FoldedGroups, Placed
 from ldebm.nn.hierarchy import Gaussian, HierarchicalBackbone
 from ldebm.priors.hierarchical import GroupSymbolPrior
-from ldebm.training.objectives import Terms
 
 __all__ = ["ContrastivePrior"]
 
@@ -51,53 +49,9 @@ class ContrastivePrior(GroupSymbolPrior):
             )
         super().__init__(backbone, config, generator)
 
-    def _reference(self, noise_BD: Tensor) -> list[Tensor]:
+    def reference(self, noise_BD: Tensor) -> list[Tensor]:
         """Draws of the reference by group, in u."""
         return self.backbone.split(self.from_standard(noise_BD))
-
-    def terms(self, u_BD: Tensor, label_B: Tensor | None, generator: torch.Generator) -> Terms:
-        """Sum over the groups of the classifiers' loss, and the cross-entropy of the labels.
-
-        Args:
-            u_BD: draws of the aggregate posterior, in the backbone's coordinates.
-            label_B: class of each row, -1 for none.
-            generator: of the reference's draws.
-        """
-        folded, backbone = self.net.fold(), self.backbone
-        noise = torch.randn(u_BD.shape, generator=generator, device=u_BD.device)
-        own, other = backbone.split(u_BD), self._reference(noise)
-        z: list[Tensor] = []
-        z_other: list[Tensor] = []
-
-        def pick(g: int, prior: Gaussian, state: Tensor) -> Tensor:
-            del state
-            z.append(prior.mu + prior.sigma * own[g])
-            z_other.append(prior.mu + prior.sigma * other[g])
-            return z[-1]
-
-        with torch.no_grad():
-            backbone.descend(pick, len(u_BD), finish=False)
-        positive = folded.each(Placed(z, own), 0)
-        loss = u_BD.new_zeros(())
-        right = u_BD.new_zeros(())
-        for g in range(len(z)):
-            mixed = Placed([*z[:g], z_other[g]], [*own[:g], other[g]])
-            f_plus = torch.logsumexp(positive[g], 1)
-            f_minus = torch.logsumexp(folded.of_group(g, mixed, 0), 1)
-            loss = loss + F.softplus(-f_plus).mean() + F.softplus(f_minus).mean()
-            right = right + 0.5 * ((f_plus > 0).float().mean() + (f_minus <= 0).float().mean())
-        classes = u_BD.new_zeros(())
-        if label_B is not None and self.net.labels:
-            logits, safe = folded.coupled(positive), label_B.clamp(min=0)
-            known = label_B >= 0
-            entropy = F.cross_entropy(logits, safe, reduction="none") * known
-            classes = entropy.sum() / known.sum().clamp(min=1)
-        parts = {
-            "contrastive": loss.detach(),
-            "class": classes.detach(),
-            "told_apart": (right / len(z)).detach(),
-        }
-        return Terms(loss + self.config.class_weight * classes, parts)
 
     @torch.no_grad()
     def _sample_part(self, n: int, generator: torch.Generator, labels: list[int] | None) -> Tensor:
@@ -127,7 +81,7 @@ class ContrastivePrior(GroupSymbolPrior):
         def pick(g: int, prior: Gaussian, state: Tensor) -> Tensor:
             del state
             noise = torch.randn(n * count, self.latent, generator=generator, device=device)
-            drawn = self._reference(noise)[g]
+            drawn = self.reference(noise)[g]
             mu, sigma = (x.repeat_interleave(count, 0) for x in (prior.mu, prior.sigma))
             above = Placed(
                 [x.repeat_interleave(count, 0) for x in z],

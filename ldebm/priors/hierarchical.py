@@ -35,7 +35,6 @@ __all__ = [
     "GroupGaussianPrior",
     "GroupSymbolPrior",
     "OnGroups",
-    "build_hierarchical",
 ]
 
 LARGEST_FULL = 4096  # latents of which a full covariance is fitted
@@ -239,18 +238,3 @@ class GroupDiffusionPrior(_WithEnergies, DiffusionPrior):
             known = self.levels if self.section.label_levels == "all" else 1
             folded_T[:known] = [free.among(labels)] * known
         return self.sample_levels(n, generator, folded_T)[0]
-
-
-def build_hierarchical(
-    backbone: HierarchicalBackbone, config: PriorConfig, generator: torch.Generator | None
-) -> Prior:
-    """The prior that ``config.kind`` names, on the latents of ``backbone``."""
-    if config.kind == "gaussian":
-        return GroupGaussianPrior(backbone, config)
-    if config.kind == "svebm":
-        return GroupSymbolPrior(backbone, config, generator)
-    if config.kind == "nce":
-        from ldebm.priors.contrastive import ContrastivePrior
-
-        return ContrastivePrior(backbone, config, generator)
-    return GroupDiffusionPrior(backbone, config, generator)

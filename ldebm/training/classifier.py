@@ -10,54 +10,25 @@ Shapes: B batch, D latent dimension, K classes, n rows of the training split.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ldebm.config import ClassifierConfig, ExperimentConfig, PriorConfig
+from ldebm.config import ClassifierConfig, ExperimentConfig
 from ldebm.data.packed import Split
 from ldebm.errors import UsageError
 from ldebm.nn.backbone import Backbone
-from ldebm.nn.linear import draw_linear
 from ldebm.optimisers import Group
-from ldebm.priors import GaussianPrior
+from ldebm.priors.classifier import ClassifierPrior
 from ldebm.seeding import generator, numpy_generator
+from ldebm.training.inputs import PriorInputs
 from ldebm.training.latents import encode_split, make_batch
 from ldebm.training.objectives import Terms
 
-__all__ = ["ClassifierPrior", "ClassifierTask", "pool_rows"]
-
-
-class ClassifierPrior(GaussianPrior):
-    """N(0, I) with a classifier of z beside it.
-
-    Args:
-        latent: D.
-        config: the experiment's prior section.
-        generator: initial weights.
-    """
-
-    def __init__(
-        self, latent: int, config: PriorConfig, generator: torch.Generator | None = None
-    ) -> None:
-        super().__init__(latent, config)
-        hidden = (config.classifier or ClassifierConfig()).hidden
-        self.head = nn.Sequential(
-            nn.Linear(latent, hidden), nn.ReLU(), nn.Linear(hidden, config.classes)
-        )
-        for layer in self.head:
-            draw_linear(layer, generator)
-
-    @property
-    def has_classes(self) -> bool:
-        return True
-
-    def class_logits(self, z_BD: Tensor) -> Tensor:
-        logits: Tensor = self.head(z_BD)
-        return logits
+__all__ = ["ClassifierTask", "pool_rows"]
 
 
 def pool_rows(label: np.ndarray, size: int, seed: int, step: int) -> np.ndarray:
@@ -91,6 +62,8 @@ class ClassifierTask:
         device: where to train.
     """
 
+    title = "classifier"
+
     def __init__(
         self,
         backbone: Backbone,
@@ -112,6 +85,14 @@ class ClassifierTask:
         )
         # An "epoch" of the trainer is one round here: it begins with labelling anew.
         self.steps_per_epoch = max(1, updates // (self.section.rounds + 1))
+
+    @classmethod
+    def of(cls, inputs: PriorInputs) -> Self:
+        """The task of a second stage."""
+        assert isinstance(inputs.prior, ClassifierPrior)
+        assert inputs.labels is not None
+        stages = inputs.backbone, inputs.prior, inputs.train
+        return cls(*stages, inputs.labels, inputs.config, inputs.seed, inputs.device)
 
     def groups(self) -> list[Group]:
         """The encoder and the classifier; the decoder gets no gradient."""

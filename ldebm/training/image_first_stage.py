@@ -103,6 +103,7 @@ class ImageTask:
         seed: int,
         device: torch.device,
     ) -> None:
+        backbone.load_initial()
         self.module: nn.Module = backbone
         self.backbone, self.train_split, self.valid_split = backbone, train, valid
         self.config, self.seed, self.device = config.backbone, seed, device

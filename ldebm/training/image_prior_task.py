@@ -9,6 +9,7 @@ Shapes: B batch, D latent dimension, n training images, R draws of each.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 import torch
@@ -18,9 +19,9 @@ from ldebm.config import ExperimentConfig, HierarchyConfig
 from ldebm.data.packed import Split
 from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.priors import DiffusionPrior, EnergyPrior
-from ldebm.priors.contrastive import ContrastivePrior
 from ldebm.priors.hierarchical import OnGroups
 from ldebm.seeding import generator
+from ldebm.training.inputs import PriorInputs
 from ldebm.training.latents import make_batch
 from ldebm.training.objectives import Terms
 from ldebm.training.prior_tasks import FrozenTask
@@ -113,7 +114,14 @@ class ImagePriorTask(FrozenTask):
         if kept:
             self.cached_RnD = _all_draws(self.backbone, split, every, seed, kept, device)
 
-    def _latents(self, rows: np.ndarray, stream: torch.Generator) -> Tensor:
+    @classmethod
+    def of(cls, inputs: PriorInputs) -> Self:
+        """The task of a second stage."""
+        assert isinstance(inputs.prior, EnergyPrior)
+        common = inputs.labels, inputs.config, inputs.seed, inputs.device
+        return cls(inputs.prior, inputs.train, *common)
+
+    def latents(self, rows: np.ndarray, stream: torch.Generator) -> Tensor:
         """Draws in the backbone's coordinates."""
         if not self.cached_RnD:
             return posterior_draws(self.backbone, self.split, rows, stream, self.device)
@@ -122,14 +130,9 @@ class ImagePriorTask(FrozenTask):
         return self.cached_RnD[which][torch.from_numpy(rows).to(self.device)]
 
     def draw(self, rows: np.ndarray, stream: torch.Generator) -> Tensor:
-        return self.prior.to_standard(self._latents(rows, stream))
+        return self.prior.to_standard(self.latents(rows, stream))
 
     def warm_up(self, rows: np.ndarray, labels: Tensor | None, stream: torch.Generator) -> Terms:
         assert isinstance(self.prior, DiffusionPrior)
         u = self.draw(rows, stream)
         return noised_score_terms(self.prior, u, labels, self.section.score_noise, stream)
-
-    def contrast(self, rows: np.ndarray, labels: Tensor | None, stream: torch.Generator) -> Terms:
-        if isinstance(self.prior, ContrastivePrior):
-            return self.prior.terms(self._latents(rows, stream), labels, stream)
-        return super().contrast(rows, labels, stream)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from ldebm.priors import DiffusionPrior, EnergyPrior, Pairs
 from ldebm.seeding import generator
 from ldebm.training.classifier import pool_rows
 from ldebm.training.clustering import epoch_rows, geometric_clusters, stability
+from ldebm.training.inputs import PriorInputs
 from ldebm.training.latents import batch_noise, encode_split, make_batch
 from ldebm.training.objectives import Terms, sample_posterior
 from ldebm.training.parallel import is_main, rank, share
@@ -89,6 +90,8 @@ class FrozenTask(ABC):
         seed: of the run.
         device: where to train.
     """
+
+    title = "prior"
 
     def __init__(
         self,
@@ -256,6 +259,22 @@ class PriorTask(FrozenTask):
         self.contexts = None if contexts is None else torch.from_numpy(contexts).to(device)
         prior.fit_standardisation(self.mu, self.logvar)
 
+    @classmethod
+    def of(cls, inputs: PriorInputs) -> Self:
+        """The task of a second stage."""
+        assert isinstance(inputs.prior, EnergyPrior)
+        contexts = inputs.column("context") if "context" in inputs.latents else None
+        return cls(
+            inputs.prior,
+            inputs.column("mu"),
+            inputs.column("logvar"),
+            inputs.labels,
+            inputs.config,
+            inputs.seed,
+            inputs.device,
+            contexts,
+        )
+
     def given(self, rows: np.ndarray) -> EnergyPrior:
         if self.contexts is None:
             return self.prior
@@ -286,6 +305,15 @@ class JointTask:
 
     docs/method.md, sections 4.5 and 4.7.
     """
+
+    title = "joint"
+
+    @classmethod
+    def of(cls, inputs: PriorInputs) -> Self:
+        """The task of a second stage."""
+        assert isinstance(inputs.prior, EnergyPrior)
+        stages = inputs.backbone, inputs.prior, inputs.train
+        return cls(*stages, inputs.labels, inputs.config, inputs.seed, inputs.device, log=print)
 
     def __init__(
         self,

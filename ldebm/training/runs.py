@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ldebm.config import TrainingConfig
-from ldebm.files import hash_json, write_csv
-from ldebm.lineage.records import code_hashes
+from ldebm.files import hash_json, hash_path, write_csv
+from ldebm.sources import closure
 from ldebm.training.trainer import TrainResult
 
 __all__ = ["CHECKPOINTS", "run_key", "with_length", "write_curves"]
 
 CHECKPOINTS = Path(".ckpt")
-APART = {
-    "ldebm/config/alike.py",
-    "ldebm/training/together.py",
-    "ldebm/training/stacked_runs.py",
-    "ldebm/nn/stacked_energy.py",
-    "ldebm/priors/stacked.py",
-}
-"""Code that only trains several runs at once: each has the numbers that it has alone."""
 
 
 def with_length(config: TrainingConfig, epochs: float | None) -> TrainingConfig:
@@ -30,11 +23,17 @@ def with_length(config: TrainingConfig, epochs: float | None) -> TrainingConfig:
     return config.model_copy(update={"epochs": epochs, "updates": None})
 
 
-def run_key(*parts: Any) -> str:
-    """What identifies a training: parameters, inputs, and the code that this process imported."""
+def run_key(*parts: Any, code: Iterable[str]) -> str:
+    """What identifies a training: parameters, inputs, and the code that it runs.
+
+    Args:
+        parts: parameters and hashes of inputs.
+        code: names of the modules that the training begins with; all that they import counts.
+    """
     root = Path(__file__).parents[2]
-    code = {name: value for name, value in code_hashes(root).items() if name not in APART}
-    return hash_json([*parts, code])[:32]
+    names = {"ldebm.training.trainer", *code}
+    files = sorted({path for name in names for path in closure(name, root)})
+    return hash_json([*parts, {path: hash_path(root / path) for path in files}])[:32]
 
 
 def write_curves(out: Path, result: TrainResult | None) -> None:

@@ -18,6 +18,7 @@ from ldebm.config.alike import alike
 from ldebm.data.packed import Packed
 from ldebm.training.memory import give_back_memory
 from ldebm.training.parallel import world
+from ldebm.training.prior_tasks import PriorTask
 from ldebm.training.progress import Progress
 from ldebm.training.second_stage import open_prior, snapshot_shares
 from ldebm.training.stacked_runs import StackedRuns
@@ -76,7 +77,7 @@ def prepare(runs: Sequence[Run], epochs: float | None) -> list[str]:
     ]
     loops: dict[str, Loop] = {}
     for run, stage in opened:
-        task, training = stage.task(run.packed), stage.config.prior.training
+        task, training = PriorTask.of(stage), stage.config.prior.training
         shares = list(snapshot_shares(run.packed))
         loop = Loop(task, training, stage.checkpoint, "prior", shares)
         loop.resume()

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ldebm.config import TrainingConfig
 from ldebm.errors import DivergenceError, UsageError
 from ldebm.files import atomic_path
-from ldebm.lineage.records import note
+from ldebm.notes import note
 from ldebm.optimisers import (
     Group,
     apply_gradients,

@@ -12,7 +12,8 @@ from ldebm.errors import UsageError
 from ldebm.files import read_json
 from ldebm.lineage.code_lists import code_list
 from ldebm.lineage.records import dvc_md5
-from stages.code import closure, main, stage_names, write_lists
+from ldebm.sources import closure
+from stages.code import main, stage_names, write_lists
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ("dvc", "prefect", "great_expectations", "polars", "matplotlib", "yaml", "ruamel", "jinja2")

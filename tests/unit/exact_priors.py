@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from ldebm.assembly import build_prior
 from ldebm.config import ExperimentConfig
 from ldebm.evaluate.quadrature import prior_grid
-from ldebm.priors import build_prior
 from ldebm.seeding import generator
 from ldebm.training.image_prior_task import ImagePriorTask
 from ldebm.training.trainer import train

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ldebm.assembly import build_prior
 from ldebm.config import ExperimentConfig
 from ldebm.model import Model
 from ldebm.nn.hierarchy import HierarchicalBackbone
-from ldebm.priors.hierarchical import build_hierarchical
 from ldebm.seeding import generator, numpy_generator
 from tests.unit.image_worlds import HVAE, tiny_hvae
 
@@ -46,7 +46,7 @@ def image_model(
     }
     config = ExperimentConfig.model_validate(content)
     backbone = backbone or tiny_hvae(LAYERS)
-    built = build_hierarchical(backbone, config.prior, generator(2, "prior"))
+    built = build_prior(backbone, config.prior, generator(2, "prior"))
     return Model(config, META, backbone, built, None, "pictures-hvae", 0)
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldebm.assembly import build_backbone
 from ldebm.config import BackboneConfig, HVAEConfig
 from ldebm.data.packed import Packed, open_packed
-from ldebm.nn.backbone import build_backbone
 from ldebm.nn.hierarchy import Gaussian, Group, HierarchicalBackbone, Pick
 from ldebm.nn.logistic import build_likelihood
 from ldebm.seeding import generator

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
+from ldebm.assembly import build_prior
 from ldebm.baselines.codes import log_one_hot
 from ldebm.baselines.likelihood import own_likelihood
 from ldebm.baselines.model import TextBaseline
@@ -23,7 +24,6 @@ from ldebm.errors import UsageError
 from ldebm.evaluate.run import evaluate
 from ldebm.files import read_json
 from ldebm.model import Model, load
-from ldebm.priors import build_prior
 from ldebm.seeding import generator
 from ldebm.text_use import score_texts
 from ldebm.training.first_stage import build_backbone_stage

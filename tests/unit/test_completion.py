@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from ldebm.assembly import build_prior
 from ldebm.cli import completing, models
 from ldebm.completion import (
     Completer,
@@ -28,7 +29,7 @@ from ldebm.evaluate.run import evaluate
 from ldebm.files import write_model
 from ldebm.nn.filling import fill
 from ldebm.nn.text import TextVAE
-from ldebm.priors import DiffusionPrior, build_prior
+from ldebm.priors import DiffusionPrior
 from ldebm.seeding import generator, numpy_generator
 from tests.unit.baseline_models import META, section
 from tests.unit.evaluate_models import config, constant_energy

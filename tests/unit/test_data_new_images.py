@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ldebm.assembly import build_backbone
 from ldebm.config import ExperimentConfig
 from ldebm.config.library import Library
 from ldebm.data.duration import expected_minutes
@@ -21,7 +22,6 @@ from ldebm.data.packing import pack
 from ldebm.data.prepare import prepare
 from ldebm.errors import UsageError
 from ldebm.files import read_json
-from ldebm.nn.backbone import build_backbone
 from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.training.latents import make_batch
 from ldebm.yaml_text import format_yaml

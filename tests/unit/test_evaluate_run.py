@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from ldebm.assembly import build_backbone, build_prior
 from ldebm.config import BackboneConfig, EvaluateConfig, ExperimentConfig, TrainingConfig
 from ldebm.data import chatter, points
 from ldebm.data.packed import Packed, open_packed
@@ -18,8 +19,6 @@ from ldebm.evaluate.figures import draw_figures
 from ldebm.evaluate.run import classifiers_for, evaluate
 from ldebm.files import write_model
 from ldebm.model import Model
-from ldebm.nn.backbone import build_backbone
-from ldebm.priors import build_prior
 from ldebm.reporting.compare import class_words
 from ldebm.seeding import generator
 from tests.unit.evaluate_models import config

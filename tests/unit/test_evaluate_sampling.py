@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from ldebm.assembly import build_prior
 from ldebm.config import PriorConfig
 from ldebm.evaluate.sampling import sampler_acceptance, sampler_convergence
-from ldebm.priors import build_prior
 from ldebm.seeding import generator
 
 ENERGY = {"hidden": 16, "blocks": 1, "activation": "silu", "spectral_norm": False}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ldebm.assembly import build_prior
 from ldebm.evaluate.synthesis import (
     _of_every_class,
     by_attributes,
@@ -17,7 +18,6 @@ from ldebm.evaluate.synthesis import (
 from ldebm.evaluate.transitions import HEADER, follow
 from ldebm.model import Model
 from ldebm.nn.group_energy import FoldedGroups
-from ldebm.priors.hierarchical import build_hierarchical
 from ldebm.seeding import generator
 from tests.unit.image_models import Brightness, image_model
 from tests.unit.image_worlds import LinearGaussian
@@ -55,7 +55,7 @@ def test_a_free_group_follows_its_conditional_density(monkeypatch: pytest.Monkey
     world = LinearGaussian()
     sampler = {"steps": 60, "step": 0.3}
     base = image_model("svebm", sampler=sampler)
-    prior = build_hierarchical(world, base.config.prior, generator(0))
+    prior = build_prior(world, base.config.prior, generator(0))
     world.register_parameter("anchor", torch.nn.Parameter(torch.zeros(1)))
     model = Model(base.config, base.meta, world, prior, None, "e", 0)
     u = torch.tensor([[9.0, 1.2]]).repeat(4000, 1)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ldebm.assembly import build_backbone, build_prior
 from ldebm.config import EvaluateConfig, ExperimentConfig, TextJudgeConfig, load_params, parse
 from ldebm.data.packed import Measure, Packed
 from ldebm.errors import UsageError
@@ -14,8 +15,6 @@ from ldebm.evaluate.run import evaluate
 from ldebm.evaluate.text_judge import TextJudge, load_text_judge, text_classifier
 from ldebm.evaluate.text_judge_training import build_text_judge
 from ldebm.model import Model
-from ldebm.nn.backbone import build_backbone
-from ldebm.priors import build_prior
 from ldebm.seeding import generator
 from tests.unit.text_worlds import packed_dialogues
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from ldebm.assembly import build_backbone
 from ldebm.config import BackboneConfig, ExperimentConfig
 from ldebm.data.packed import Packed, open_packed
-from ldebm.nn.backbone import build_backbone
 from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.seeding import generator
 from ldebm.training.first_stage import build_backbone_stage, load_backbone

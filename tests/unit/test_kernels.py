@@ -17,22 +17,21 @@ import torch
 from torch import Tensor, nn
 
 from ldebm import kernels
+from ldebm.assembly import build_backbone
 from ldebm.config import ExperimentConfig, OptimiserConfig, parse
 from ldebm.data.packed import Packed, open_packed
 from ldebm.kernels import build as kernels_build
 from ldebm.kernels import functions
 from ldebm.kernels.build import build
-from ldebm.lineage.code_lists import native_sources
-from ldebm.nn.backbone import build_backbone
 from ldebm.nn.frozen_gru import FrozenGRU
 from ldebm.nn.gru import Gates, PackedGRU, run_gates
 from ldebm.nn.lstm import run_lstm
 from ldebm.nn.softmax import linear_nll
 from ldebm.optimisers import Group, apply_gradients, make_optimiser
 from ldebm.seeding import generator, numerics
-from ldebm.training.first_stage import BackboneTask
+from ldebm.sources import closure, native_sources
+from ldebm.training.backbone_task import BackboneTask
 from ldebm.training.trainer import train
-from stages.code import closure
 
 compiled = pytest.mark.skipif(
     kernels.state().startswith("plain"), reason=f"kernels: {kernels.state()}"

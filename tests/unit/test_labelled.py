@@ -16,8 +16,9 @@ from ldebm.errors import UsageError
 from ldebm.evaluate.run import evaluate
 from ldebm.files import read_parquet
 from ldebm.model import Model, load
+from ldebm.priors.classifier import ClassifierPrior
 from ldebm.text_use import score_texts
-from ldebm.training.classifier import ClassifierPrior, pool_rows
+from ldebm.training.classifier import pool_rows
 from ldebm.training.first_stage import build_backbone_stage
 from ldebm.training.labelling import cluster_stage
 from ldebm.training.second_stage import prior_stage

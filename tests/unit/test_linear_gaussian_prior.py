@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from ldebm.assembly import build_prior
 from ldebm.config import PriorConfig
-from ldebm.priors import build_prior
 from ldebm.seeding import generator
 from ldebm.training.image_prior_task import ImagePriorTask
 from ldebm.training.trainer import train

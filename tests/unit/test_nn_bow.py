@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from ldebm.assembly import build_backbone
 from ldebm.config import BackboneConfig
 from ldebm.data.batches import BagBatch, collate_bags, collate_documents
 from ldebm.errors import UsageError
-from ldebm.nn.backbone import build_backbone
 from ldebm.nn.bow import BagVAE
 from ldebm.seeding import generator
 from ldebm.training.latents import make_batch

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ldebm.assembly import build_backbone
 from ldebm.config import BackboneConfig
 from ldebm.errors import UsageError
-from ldebm.nn.backbone import build_backbone
 from ldebm.nn.hierarchy import Gaussian, HierarchicalBackbone
 from ldebm.seeding import generator
 

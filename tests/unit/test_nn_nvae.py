@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from ldebm.assembly import build_backbone
 from ldebm.config import BackboneConfig
 from ldebm.errors import UsageError
 from ldebm.files import hash_path
-from ldebm.nn.backbone import build_backbone
 from ldebm.nn.nvae import NVAE
 from ldebm.nn.nvae_cells import BatchNorm, NormConv, _ShrinkingSkip
 from ldebm.nn.nvae_flow import FlowPair

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from ldebm.assembly import build_prior
 from ldebm.config import BackboneConfig, ExperimentConfig, PriorConfig
-from ldebm.priors import DiffusionPrior, SymbolPrior, build_prior
+from ldebm.priors import DiffusionPrior, SymbolPrior
 from ldebm.seeding import generator
 from ldebm.training.objectives import (
     backbone_terms,

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from ldebm.assembly import build_prior
 from ldebm.config import PriorConfig
 from ldebm.errors import UsageError
-from ldebm.priors import DiffusionPrior, EnergyPrior, GaussianPrior, SymbolPrior, build_prior
+from ldebm.priors import DiffusionPrior, EnergyPrior, GaussianPrior, SymbolPrior
 from ldebm.seeding import generator
 
 

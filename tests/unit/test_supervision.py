@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from ldebm.assembly import build_backbone
 from ldebm.config import BackboneConfig, ExperimentConfig, parse
 from ldebm.errors import UsageError
 from ldebm.files import hash_path
-from ldebm.nn.backbone import build_backbone
 from ldebm.seeding import generator
-from ldebm.training.first_stage import BackboneTask, build_backbone_stage
+from ldebm.training.backbone_task import BackboneTask
+from ldebm.training.first_stage import build_backbone_stage
 from ldebm.training.trainer import train
 from tests.unit.text_worlds import packed_documents
 

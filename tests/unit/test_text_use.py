@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import ldebm
+from ldebm.assembly import build_backbone, build_prior
 from ldebm.cli import main, models
 from ldebm.config import ExperimentConfig
 from ldebm.data.chatter import generate
@@ -18,8 +19,7 @@ from ldebm.data.user_texts import read_texts
 from ldebm.errors import UsageError
 from ldebm.files import read_parquet, write_parquet
 from ldebm.model import Model, save
-from ldebm.nn.backbone import build_backbone
-from ldebm.priors import EnergyPrior, build_prior
+from ldebm.priors import EnergyPrior
 from ldebm.seeding import generator
 from ldebm.text_use import (
     class_probabilities,

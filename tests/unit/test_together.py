@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -13,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+from ldebm.assembly import build_prior
 from ldebm.config import ExperimentConfig, Params, parse
 from ldebm.config.alike import alike
 from ldebm.data.packed import Packed
 from ldebm.draws import Streams, integers, normal, uniform
 from ldebm.errors import UsageError
 from ldebm.lineage.records import recorded, records
-from ldebm.priors import EnergyPrior, build_prior
+from ldebm.priors import EnergyPrior
 from ldebm.seeding import configure, generator
 from ldebm.training.first_stage import build_backbone_stage
 from ldebm.training.labelling import cluster_stage
@@ -194,14 +193,6 @@ def test_stages_take_up_what_was_trained_beside_another_and_say_so(
     assert all(found[name]["resumed_at"] == 24 for name in names)
     assert all(found[name]["trained_seconds"] > 0 for name in names)
     assert not list(Path(".ckpt").glob("prior-*.pt"))
-
-
-def test_the_key_of_a_checkpoint_is_that_of_a_stage_that_trains_nothing_beside() -> None:
-    code = (
-        "import stages.prior, ldebm.training.runs as runs; alone = runs.run_key('x');"
-        "import ldebm.training.together; assert runs.run_key('x') == alone"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
 def test_what_is_not_alike_is_left_to_its_own_stage(world: Packed, tmp_path: Path) -> None:

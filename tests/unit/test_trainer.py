@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,6 @@ from torch import Tensor, nn
 import ldebm
 from ldebm.config import OptimiserConfig, TrainingConfig
 from ldebm.errors import DivergenceError, UsageError
-from ldebm.lineage.records import code_hashes
 from ldebm.optimisers import Group, learning_rate_factor, untraced
 from ldebm.seeding import generator
 from ldebm.training import runs
@@ -126,18 +126,22 @@ def test_a_corrupt_checkpoint_is_one_clear_error(tmp_path: Path) -> None:
         train(Regression(), CONFIG, file, title="broken")
 
 
-def test_a_checkpoint_belongs_to_the_code_that_was_imported(monkeypatch) -> None:
-    asked: list[dict[str, str]] = []
+def test_a_checkpoint_belongs_to_the_code_that_it_imports(tmp_path: Path, monkeypatch) -> None:
+    def key(module: str) -> str:
+        return runs.run_key("parameters", code=[f"ldebm.{module}"])
 
-    def listed(root: Path) -> dict[str, str]:
-        asked.append(code_hashes(root))
-        return {}
-
-    monkeypatch.setattr(runs, "code_hashes", listed)
-    without = runs.run_key("parameters")
-    assert {"ldebm/training/runs.py", "ldebm/training/trainer.py"} <= asked[0].keys()
-    monkeypatch.setattr(runs, "code_hashes", lambda root: asked[0])
-    assert runs.run_key("parameters") != without
+    root, copy = Path(runs.__file__).parents[2], tmp_path / "project"
+    shutil.copytree(root / "ldebm", copy / "ldebm")
+    monkeypatch.setattr(runs, "__file__", str(copy / "ldebm/training/runs.py"))
+    before = [key("priors.svebm"), key("nn.mlp")]
+    energy = copy / "ldebm/priors/energy.py"  # which the first imports, and the second does not
+    energy.write_text(energy.read_text() + "# changed\n")
+    after = [key("priors.svebm"), key("nn.mlp")]
+    assert after[0] != before[0]
+    assert after[1] == before[1]
+    trainer = copy / "ldebm/training/trainer.py"
+    trainer.write_text(trainer.read_text() + "# changed\n")
+    assert key("nn.mlp") != after[1]
 
 
 def test_schedules_start_and_end_where_they_should() -> None:

@@ -1,0 +1,196 @@
+"""Which class models what: the one file that knows all kinds of backbones, priors and tasks.
+
+Whoever adds a kind writes it where its like are and names it here; nothing else asks what kind of
+thing it holds. Only what is asked for is imported.
+
+Shapes: D latent dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ldebm.config import BackboneConfig, ExperimentConfig, PriorConfig
+from ldebm.errors import UsageError
+from ldebm.nn.backbone import Backbone
+from ldebm.priors.base import Prior
+
+__all__ = ["architecture", "build_backbone", "build_prior", "first_stage_task", "prior_task"]
+
+
+def architecture(config: BackboneConfig, kind: str) -> type[Backbone]:
+    """The class of backbones of (config, a packed set's meta, generator) for data of ``kind``.
+
+    Only the module that is asked for is imported.
+
+    Raises:
+        UsageError: the architecture cannot model this kind of data.
+    """
+    if config.arch == "mlp" and kind == "points":
+        from ldebm.nn.mlp import PointVAE
+
+        return PointVAE
+    if config.arch == "gru" and kind in ("sentences", "dialogues"):
+        if config.baseline is not None:
+            from ldebm.baselines.model import TextBaseline
+
+            return TextBaseline
+        from ldebm.nn.text import TextVAE
+
+        return TextVAE
+    if config.arch == "rnn" and kind in ("sentences", "dialogues"):
+        from ldebm.nn.recurrent import RecurrentVAE
+
+        return RecurrentVAE
+    if config.arch == "dialogue" and kind == "dialogues":
+        if config.baseline is not None:
+            from ldebm.baselines.model import DialogueBaseline
+
+            return DialogueBaseline
+        from ldebm.nn.dialogue import DialogueVAE
+
+        return DialogueVAE
+    if config.arch == "bow" and kind == "documents":
+        from ldebm.nn.bow import BagVAE
+
+        return BagVAE
+    if config.arch == "hvae" and kind == "images":
+        from ldebm.nn.hvae import HVAE
+
+        return HVAE
+    if config.arch == "nvae" and kind == "images":
+        from ldebm.nn.nvae import NVAE
+
+        return NVAE
+    wanted = {"points": "'mlp'", "images": "'hvae' or 'nvae'", "documents": "'bow'"}.get(
+        kind, "'gru' or 'rnn'"
+    )
+    if kind == "dialogues":
+        wanted += " (or 'dialogue')"
+    raise UsageError(f"backbone.arch {config.arch!r} does not model {kind}: set it to {wanted}")
+
+
+def build_backbone(
+    config: BackboneConfig, meta: Mapping[str, Any], generator: torch.Generator | None = None
+) -> Backbone:
+    """The backbone that ``config.arch`` names, for data described by a packed set's ``meta``.
+
+    Raises:
+        UsageError: the architecture cannot model this kind of data.
+    """
+    return architecture(config, str(meta["kind"]))(config, meta, generator)
+
+
+def build_prior(
+    backbone: Backbone | int, config: PriorConfig, generator: torch.Generator | None = None
+) -> Prior:
+    """The prior that ``config.kind`` names, with initial weights from ``generator``.
+
+    Args:
+        backbone: whose latents they are, or only their dimension D. A hierarchical one is held by
+            its prior, frozen.
+        config: the experiment's prior section.
+        generator: initial weights.
+    """
+    if not isinstance(backbone, int) and backbone.hierarchical:
+        return _on_groups(backbone, config, generator)
+    if config.kind == "own":
+        return _of_baseline(backbone, config, generator)
+    latent, context = backbone, 0
+    if not isinstance(backbone, int):
+        latent, context = backbone.latent, backbone.context_size
+    assert isinstance(latent, int)
+    if config.kind == "gaussian":
+        from ldebm.priors.base import GaussianPrior
+
+        return GaussianPrior(latent, config)
+    if config.kind == "classifier":
+        from ldebm.priors.classifier import ClassifierPrior
+
+        return ClassifierPrior(latent, config, generator)
+    if config.kind == "svebm":
+        from ldebm.priors.svebm import SymbolPrior
+
+        return SymbolPrior(latent, config, generator, context)
+    from ldebm.priors.diffusion import DiffusionPrior
+
+    return DiffusionPrior(latent, config, generator, context)
+
+
+def _of_baseline(
+    backbone: Backbone | int, config: PriorConfig, generator: torch.Generator | None
+) -> Prior:
+    from ldebm.baselines.model import Baseline
+    from ldebm.baselines.policy import PolicyPrior
+    from ldebm.baselines.prior import OwnPrior
+
+    if not isinstance(backbone, Baseline):
+        raise UsageError("prior.kind 'own': the backbone is no baseline; use another prior")
+    if backbone.context_size and backbone.baseline.coded:
+        return PolicyPrior(backbone, config, generator)
+    return OwnPrior(backbone, config)
+
+
+def _on_groups(backbone: Backbone, config: PriorConfig, generator: torch.Generator | None) -> Prior:
+    """The prior on the latents of a hierarchical backbone."""
+    from ldebm.nn.hierarchy import HierarchicalBackbone
+    from ldebm.priors import hierarchical
+
+    assert isinstance(backbone, HierarchicalBackbone)
+    if config.kind == "gaussian":
+        return hierarchical.GroupGaussianPrior(backbone, config)
+    if config.kind == "nce":
+        from ldebm.priors.contrastive import ContrastivePrior
+
+        return ContrastivePrior(backbone, config, generator)
+    if config.kind == "svebm":
+        return hierarchical.GroupSymbolPrior(backbone, config, generator)
+    return hierarchical.GroupDiffusionPrior(backbone, config, generator)
+
+
+def first_stage_task(config: ExperimentConfig, backbone: type[Backbone]) -> Any:
+    """The class of the task that trains backbones of a class."""
+    if backbone.hierarchical:
+        from ldebm.training.image_first_stage import ImageTask
+
+        return ImageTask
+    if config.backbone.baseline is not None:
+        from ldebm.baselines.training import BaselineTask
+
+        return BaselineTask
+    from ldebm.training.backbone_task import BackboneTask
+
+    return BackboneTask
+
+
+def prior_task(config: ExperimentConfig, prior: Prior, backbone: Backbone) -> Any:
+    """What trains a prior: the class of its task, whose ``of`` takes the stage's inputs.
+
+    None: it is only fitted to the aggregate posterior.
+    """
+    if config.prior.kind == "own" and prior.contextual:
+        from ldebm.baselines.policy import PolicyTask
+
+        return PolicyTask
+    if config.prior.kind == "classifier":
+        from ldebm.training.classifier import ClassifierTask
+
+        return ClassifierTask
+    if config.prior.kind in ("gaussian", "own"):
+        return None
+    from ldebm.training.prior_tasks import JointTask, PriorTask
+
+    if config.prior.scheme != "two_stage":
+        return JointTask
+    if backbone.hierarchical:
+        if config.prior.kind == "nce":
+            from ldebm.training.contrastive import ContrastiveTask
+
+            return ContrastiveTask
+        from ldebm.training.image_prior_task import ImagePriorTask
+
+        return ImagePriorTask
+    return PriorTask
