@@ -34,7 +34,7 @@ from ldebm.model import Model
 from ldebm.nn.filling import fill
 from ldebm.nn.text import TextVAE
 from ldebm.optimisers import untraced
-from ldebm.priors import DiffusionPrior, EnergyPrior, Prior
+from ldebm.priors import Prior
 from ldebm.seeding import generator, numpy_generator
 
 __all__ = [
@@ -204,26 +204,24 @@ def train_completer(
 
 
 @torch.no_grad()
-def given_observed(prior: Prior, u_BO: Tensor, steps: int, stream: torch.Generator) -> Tensor:
+def given_observed(density: Prior, u_BO: Tensor, steps: int, stream: torch.Generator) -> Tensor:
     """Draws of u whose first O coordinates are given, (B, D).
 
     Args:
-        prior: Gaussian or of energies.
+        density: Gaussian or of energies.
         u_BO: the observed coordinates.
         steps: moves of every level's chain.
         stream: source of all noise.
     """
     rows, observed = u_BO.shape
-    device, rest = u_BO.device, prior.latent - observed
-    if not isinstance(prior, EnergyPrior):
+    device, rest = u_BO.device, density.latent - observed
+    if (prior := density.energies) is None:
         return torch.cat([u_BO, torch.randn(rows, rest, generator=stream, device=device)], -1)
-    path, scale = [u_BO], [1.0] * prior.levels
-    if isinstance(prior, DiffusionPrior):
-        scale = [float(value) for value in prior.schedule.scale[1:]]
-        for level in range(1, prior.levels):
-            noise = torch.randn(u_BO.shape, generator=stream, device=device)
-            level_B = torch.full((rows,), level, dtype=torch.long, device=device)
-            path.append(prior.schedule.step(path[-1], level_B, noise))
+    path, scale = [u_BO], [float(value) for value in prior.schedule.scale[1:]]
+    for level in range(1, prior.levels):
+        noise = torch.randn(u_BO.shape, generator=stream, device=device)
+        level_B = torch.full((rows,), level, dtype=torch.long, device=device)
+        path.append(prior.schedule.step(path[-1], level_B, noise))
     folded, sampler = prior.net.fold(), prior.config.sampler
     cold_T = 1 / prior.temperature_T(of_sampler=True)
     u_BD = torch.randn(rows, prior.latent, generator=stream, device=device)

@@ -143,7 +143,6 @@ def score(model: Model, pixels: np.ndarray, seed: int = 0) -> Scores:
     from ldebm.evaluate.image_rows import parts
     from ldebm.nn.group_energy import GroupEnergies
     from ldebm.nn.hierarchy import HierarchicalBackbone
-    from ldebm.priors import EnergyPrior
     from ldebm.seeding import generator
 
     backbone, prior = model.backbone, model.prior
@@ -159,10 +158,10 @@ def score(model: Model, pixels: np.ndarray, seed: int = 0) -> Scores:
             for draw_D in noise:
                 drawn, nll_B = backbone.draw_and_nll(x_BCHW, draw_D.expand(len(x_BCHW), -1))
                 bound -= (nll_B + drawn.kl_BG.sum(1)) / DRAWS
-                if isinstance(prior, EnergyPrior):
-                    assert isinstance(prior.net, GroupEnergies)
-                    v_BD = prior.scale_zero() * prior.to_standard(drawn.u_BD)
-                    value_BG = prior.net.fold().group_energies(v_BD, 0) / DRAWS
+                if (ebm := prior.energies) is not None:
+                    assert isinstance(ebm.net, GroupEnergies)
+                    v_BD = ebm.scale_zero() * prior.to_standard(drawn.u_BD)
+                    value_BG = ebm.net.fold().group_energies(v_BD, 0) / DRAWS
                     energy = -value_BG if energy is None else energy - value_BG
             bounds.append(bound.double().cpu().numpy())
             if energy is not None:

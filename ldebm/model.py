@@ -34,7 +34,7 @@ from ldebm.files import hash_path, read_model, write_model
 from ldebm.nn.backbone import Backbone
 from ldebm.nn.energy import rows_of
 from ldebm.nn.hierarchy import HierarchicalBackbone
-from ldebm.priors import EnergyPrior, Prior
+from ldebm.priors import Prior
 from ldebm.seeding import generator, start_vector_functions
 
 if TYPE_CHECKING:
@@ -384,7 +384,7 @@ class Model:
         ``at_mean``, p(y | z) at the posterior mean, which is surer than it should be of rows unlike
         the training rows.
         """
-        if self.is_text and not at_mean and isinstance(self.prior, EnergyPrior):
+        if self.is_text and not at_mean and self.prior.levels:
             from ldebm.text_use import class_probabilities
 
             return class_probabilities(self, as_texts(rows))

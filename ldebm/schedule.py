@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Schedule", "make_schedule"]
+__all__ = ["Schedule", "make_schedule", "one_level"]
 
 FINE_STEPS = 1000
 BETA_FIRST, BETA_LAST = 1e-4, 2e-2
@@ -98,3 +98,9 @@ def make_schedule(levels: int) -> Schedule:
     scale = a.copy()
     scale[-1] = 1.0
     return Schedule(a, sigma, abar, sbar, scale)
+
+
+def one_level() -> Schedule:
+    """The case T = 1 without noise: u_0 is z, and the only energy is not conditioned."""
+    one = np.ones(2)
+    return Schedule(a=one, sigma=one, abar=one, sbar=np.array([0.0, 1.0]), scale=one)

@@ -94,7 +94,6 @@ def score_texts(
     """
     from ldebm.devices import one_thread
     from ldebm.evaluate.likelihood import LikelihoodSettings
-    from ldebm.priors import EnergyPrior
 
     texts = as_texts(texts)
     settings = LikelihoodSettings(importance, inner, anneal_share=0, sandwich=False, seed=seed)
@@ -103,7 +102,7 @@ def score_texts(
     with one_thread():
         found = _estimate(model, batches, settings)
         energy = None
-        if isinstance(model.prior, EnergyPrior):
+        if model.prior.levels:
             _, logits = encode_texts(model, texts, turns)
             if logits is not None:
                 energy = -np.logaddexp.reduce(logits.astype(np.float64), axis=1)
@@ -137,11 +136,10 @@ def known_of(model: Model) -> tuple[Known | None, str]:
         estimated now, a sentence on where it is kept.
     """
     from ldebm.evaluate import known
-    from ldebm.priors import EnergyPrior
     from ldebm.user_cache import kept
 
-    prior, said = model.prior, ""
-    if model.known is None and isinstance(prior, EnergyPrior) and not prior.contextual:
+    prior, said = model.prior.energies, ""
+    if model.known is None and prior is not None and not prior.contextual:
         if model.fingerprint is None:
             model.known = known.find_known(prior)
         else:

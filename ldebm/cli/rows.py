@@ -107,14 +107,13 @@ def _read_texts(
     """Columns of the texts, their posterior means and p(y|x)."""
     import numpy as np
 
-    from ldebm.priors import EnergyPrior
     from ldebm.text_use import class_probabilities, encode_texts
 
     if resize:
         raise UsageError(f"{model.experiment}: a model of text; leave --resize out")
     found = file_texts(source, text, context)
     z, logits = encode_texts(model, found.texts, found.turns)
-    if isinstance(model.prior, EnergyPrior):
+    if model.prior.levels:
         logits = class_probabilities(model, found.texts, found.turns)
     elif logits is not None:
         logits = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ldebm.evaluate.report import Report
 from ldebm.nn.energy import rows_of
-from ldebm.priors import DiffusionPrior, EnergyPrior, Prior
+from ldebm.priors import Prior
 from ldebm.seeding import generator as make_generator
 from ldebm.seeding import numpy_generator
 
@@ -181,24 +181,22 @@ def label_information(
     """
     device = prior.shift_D.device
     stream = make_generator(seed, "label-information", device=device)
-    if not isinstance(prior, DiffusionPrior):
-        states = [prior.sample_standard(n, stream)]
-    else:
-        states = prior.sample_levels(n, stream)
+    states = prior.sample_levels(n, stream)
     rows = []
     for t, u in enumerate(states):
         ends, level_prior = u, prior
         if t:
             ends = u.repeat_interleave(draws, 0)
-            if isinstance(prior, EnergyPrior) and prior.contexts_BC is not None:
-                of_states = rows_of(prior.contexts_BC, n)
-                level_prior = prior.given(of_states.repeat_interleave(draws, 0))
-        if isinstance(level_prior, DiffusionPrior):
-            folded = level_prior.net.fold()
+            assert level_prior.energies is not None
+            ebm = level_prior.energies
+            if ebm.contexts_BC is not None:
+                of_states = rows_of(ebm.contexts_BC, n)
+                level_prior = ebm = ebm.given(of_states.repeat_interleave(draws, 0))
+            folded = ebm.net.fold()
             for level in reversed(range(t)):
                 t_B = torch.full((len(ends),), level, dtype=torch.long, device=device)
-                chain = level_prior.chain(ends, t_B, stream, folded)
-                ends = chain.x_BD / float(level_prior.schedule.scale[level + 1])
+                chain = ebm.chain(ends, t_B, stream, folded)
+                ends = chain.x_BD / float(ebm.schedule.scale[level + 1])
         p = torch.softmax(level_prior.class_logits(prior.from_standard(ends)).double(), -1)
         # the mean over M draws: Yu et al. (2022), eq. A22
         p = p.reshape(n, -1, p.shape[-1]).mean(1)

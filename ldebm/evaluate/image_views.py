@@ -18,11 +18,10 @@ from ldebm.evaluate.judge import Judge, judge_images
 from ldebm.evaluate.report import Report
 from ldebm.evaluate.synthesis import redraw
 from ldebm.evaluate.transitions import HEADER, follow, saturated
-from ldebm.evaluate.views import energy_histograms, latent_map, levels_of
+from ldebm.evaluate.views import energy_histograms, latent_map
 from ldebm.grids import cells
 from ldebm.model import Model
 from ldebm.nn.hierarchy import HierarchicalBackbone
-from ldebm.priors import EnergyPrior
 from ldebm.seeding import generator
 
 __all__ = ["Grid", "Material", "add_image_views"]
@@ -107,7 +106,7 @@ def add_image_views(
     grids |= _hierarchical_sampling(report, model, judge, config.decode)
     few = min(len(rows), rows_at_once(model.prior.latent))
     _latents(report, model, packed, rows[:few], material.test[:few])
-    if config.chains and isinstance(model.prior, EnergyPrior):
+    if config.chains and model.prior.levels:
         grids |= _transitions(report, model, judge, config, material)
     report.panels["grids"] = grids
     report.details["grids"] = {
@@ -169,7 +168,7 @@ def _latents(
     assert isinstance(backbone, HierarchicalBackbone)
     stream = generator(model.seed, "views", device=model.device)
     u_posterior, _, kl_NG = posterior_draw(backbone, images, stream)
-    levels = levels_of(prior, len(rows), stream)
+    levels = prior.sample_levels(len(rows), stream)
     u_prior = prior.from_standard(levels[0])
     small = [g for g, group in enumerate(backbone.groups) if group.size <= LARGEST_MAP]
     if small:
@@ -180,15 +179,15 @@ def _latents(
         here = slice(start, start + backbone.groups[shown].size)
         latent_map(report, packed, model.seed, rows, (mu[:, here], u_prior[:, here]), clusters)
         report.details["latent_map"]["group"] = shown
-    if isinstance(prior, EnergyPrior):
+    if prior.energies is not None:
         header = ["t", "low", "high", "data", "samples"]
-        histograms = energy_histograms(prior, u_posterior, levels, stream)
+        histograms = energy_histograms(prior.energies, u_posterior, levels, stream)
         report.tables["energies"] = (header, histograms)
 
 
 def _classes(model: Model, u_ND: torch.Tensor) -> list[str]:
     """The most likely class of every row; nothing where the prior has none."""
-    if isinstance(model.prior, EnergyPrior):
+    if model.prior.levels:
         logits = model.prior.class_logits(u_ND)
         if logits.shape[1] > 1:
             return [str(k) for k in logits.argmax(1).tolist()]

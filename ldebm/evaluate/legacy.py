@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ldebm.evaluate.likelihood import reconstruction
 from ldebm.evaluate.normalisers import Conditionals, conditionals
-from ldebm.priors import DiffusionPrior, EnergyPrior, Prior
+from ldebm.priors import Prior
 from ldebm.schedule import Schedule
 from ldebm.seeding import generator as make_generator
 
@@ -72,21 +72,19 @@ def _block(
 ) -> Tensor:
     """log of the published estimate of p(x), shape (B,)."""
     log_q_SB = _normal(z_SBD, mu_BD, logvar_BD)
-    if isinstance(prior, DiffusionPrior):
-        u_SBD = prior.to_standard(z_SBD)
-        energies = conditionals(prior, of_sampler=False)
-        log_p_SB = _published_bound(prior.schedule, energies, u_SBD, stream, base=prior.config.base)
+    ebm, u_SBD = prior.energies, prior.to_standard(z_SBD)
+    if ebm is not None and ebm.levels > 1:
+        energies = conditionals(ebm, of_sampler=False)
+        log_p_SB = _published_bound(ebm.schedule, energies, u_SBD, stream, base=ebm.config.base)
         log_p_SB = log_p_SB - prior.log_det().double()
         return _log_mean(log_x_SB + log_p_SB - log_q_SB)
-    if isinstance(prior, EnergyPrior):
-        u_SBD = prior.to_standard(z_SBD)
-        energy = conditionals(prior).value(u_SBD.reshape(-1, u_SBD.shape[-1]), 0)
+    if ebm is not None:
+        energy = conditionals(ebm).value(u_SBD.reshape(-1, u_SBD.shape[-1]), 0)
         zero = torch.zeros_like(mu_BD)
         # The published code wrote the Gaussian with a misplaced parenthesis.
         weight_SB = energy.reshape(log_x_SB.shape).double() + _misplaced(u_SBD, zero, zero)
         weight_SB = weight_SB - _misplaced(z_SBD, mu_BD, logvar_BD)
         return _log_mean(log_x_SB + weight_SB) - _log_mean(weight_SB)
-    u_SBD = prior.to_standard(z_SBD)
     zero = torch.zeros_like(mu_BD)
     log_p_SB = _normal(u_SBD, zero, zero) - prior.log_det().double()
     return _log_mean(log_x_SB + log_p_SB - log_q_SB)

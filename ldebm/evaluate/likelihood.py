@@ -37,7 +37,7 @@ from torch import Tensor
 from ldebm.evaluate.known import Known
 from ldebm.evaluate.normalisers import Sandwich, conditionals
 from ldebm.evaluate.trajectories import LikelihoodSettings, Trajectories
-from ldebm.priors import EnergyPrior, GaussianPrior, Prior
+from ldebm.priors import Prior
 from ldebm.seeding import generator as make_generator
 
 __all__ = [
@@ -184,20 +184,20 @@ def likelihood(
     """
     backbone.eval()
     others = dict(others or {})
-    if isinstance(prior, GaussianPrior):
-        others["prior"] = prior.log_prob
+    if (exact := getattr(prior, "log_prob", None)) is not None:
+        others["prior"] = exact
     noise = (1.0, 0.0)
     scorer: Trajectories | None = None
     columns: dict[str, list[np.ndarray]] = {}
     for index, batch in enumerate(batches):
         mu, logvar = backbone.encode(batch)
         stream = make_generator(settings.seed, "nll", index, device=mu.device)
-        if isinstance(prior, EnergyPrior) and (scorer is None or prior.contextual):
-            given = prior
+        if prior.energies is not None and (scorer is None or prior.contextual):
+            given = prior.energies
             if prior.contextual:
                 if len(mu) > 1:
                     raise ValueError("the likelihood given contexts needs batches of one row")
-                given, settings = prior.given(backbone.context(batch)), settings.of_context()
+                given, settings = given.given(backbone.context(batch)), settings.of_context()
             table = conditionals(given)
             noise = (table.abar0, table.sbar0)
             pilot, _ = posterior_draws(

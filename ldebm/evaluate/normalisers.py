@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ldebm.langevin import Target, mala
-from ldebm.priors import DiffusionPrior, EnergyPrior
+from ldebm.priors import EnergyPrior
 
 __all__ = [
     "Conditionals",
@@ -102,14 +102,10 @@ def conditionals(prior: EnergyPrior, *, of_sampler: bool = True) -> Conditionals
     folded = prior.net.fold()
     cold = [1.0 / float(t) for t in prior.temperature_T(of_sampler=of_sampler)]
     factor, variance = (tuple(map(float, table)) for table in prior.kernel_tables())
-    keep = noise = scale = (1.0,) * prior.levels
-    abar0, sbar0 = 1.0, 0.0
-    if isinstance(prior, DiffusionPrior):
-        table = prior.schedule
-        keep, noise = tuple(map(float, table.a[1:])), tuple(map(float, table.sigma[1:]))
-        scale = tuple(map(float, table.scale[1:]))
-        if prior.config.level_noise:
-            abar0, sbar0 = float(table.abar[0]), float(table.sbar[0])
+    table, abar0, sbar0 = prior.schedule, 1.0, 0.0
+    keep, noise, scale = (tuple(map(float, x[1:])) for x in (table.a, table.sigma, table.scale))
+    if prior.config.level_noise:
+        abar0, sbar0 = float(table.abar[0]), float(table.sbar[0])
 
     @torch.no_grad()
     def value(v_ND: Tensor, t: int) -> Tensor:

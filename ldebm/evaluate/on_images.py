@@ -36,7 +36,6 @@ from ldebm.evaluate.shifted import fit, shift
 from ldebm.evaluate.synthesis import by_attributes, by_class, of_images
 from ldebm.model import Model
 from ldebm.nn.hierarchy import HierarchicalBackbone
-from ldebm.priors import EnergyPrior
 from ldebm.seeding import derive_seed, generator
 
 __all__ = ["evaluate_images", "fitted_gaussian", "sample_images"]
@@ -234,7 +233,7 @@ def _classes(
 ) -> None:
     """What the prior's classes have to do with the labels of test images."""
     prior = model.prior
-    if not isinstance(prior, EnergyPrior):
+    if not prior.levels:
         return
     logits = []
     for part in parts(len(images), prior.latent):
@@ -270,7 +269,7 @@ def _control(
     """
     hierarchy = model.config.prior.hierarchy
     cluster = model.config.cluster
-    if not isinstance(model.prior, EnergyPrior) or cluster.labels != "given" or hierarchy is None:
+    if not model.prior.levels or cluster.labels != "given" or hierarchy is None:
         return
     columns = [*hierarchy.attributes]
     if columns:

@@ -23,7 +23,6 @@ from ldebm.evaluate.quadrature import Grid, nll_by_quadrature, prior_grid, total
 from ldebm.evaluate.report import Report, encode_rows, make_batch, row_batches, subset
 from ldebm.evaluate.sampling import sampler_acceptance
 from ldebm.model import Model
-from ldebm.priors import EnergyPrior
 from ldebm.seeding import generator
 
 __all__ = ["evaluate_points"]
@@ -120,7 +119,7 @@ def _likelihood(
         metrics["nll_gap"] = mean - metrics["nll_true"]
     metrics["nll_weighted_error"] = float(estimate.nll_B.mean() - nll_N[: len(check)].mean())
     metrics |= {"grid_border": grid.border, "grid_finest": grid.finest}
-    if isinstance(prior, EnergyPrior) and prior.config.energy_scale == "code":
+    if prior.levels and prior.config.energy_scale == "code":
         stated = prior_grid(prior, torch.cat([posterior, z_prior]).cpu(), of_sampler=False)
         metrics["nll_stated"] = float(nll_by_quadrature(backbone, prior, stated, x_N2.cpu()).mean())
     _sampler(metrics, grid, z_prior.cpu(), posterior.cpu(), seed)
@@ -167,7 +166,7 @@ def _classes(
     mu: Tensor,
 ) -> None:
     """Agreement of discovered classes with the data's modes."""
-    if not isinstance(model.prior, EnergyPrior):
+    if not model.prior.levels:
         return
     logits = model.prior.class_logits(mu).cpu()
     report.metrics["mi"] = mutual_information(logits)

@@ -40,7 +40,6 @@ from ldebm.evaluate.responses import evaluate_responses
 from ldebm.evaluate.sampling import DRAWS, sampler_acceptance, sampler_convergence
 from ldebm.evaluate.text_control import evaluate_control
 from ldebm.model import Model
-from ldebm.priors import EnergyPrior
 from ldebm.seeding import generator
 
 __all__ = ["EXACT", "Classifier", "evaluate_text"]
@@ -168,7 +167,7 @@ def _likelihood(
     _, batches = row_batches(test.split, rows[few], LIKELIHOOD_BATCH, model.device)
     metrics["nll_legacy"] = float(nll_legacy(model.backbone, model.prior, batches, seed).mean())
     metrics["nll_legacy_rows"] = float(len(few))
-    if isinstance(model.prior, EnergyPrior) and model.prior.config.energy_scale == "code":
+    if model.prior.levels and model.prior.config.energy_scale == "code":
         _, batches = row_batches(test.split, rows[few], LIKELIHOOD_BATCH, model.device)
         stated = LikelihoodSettings(config.importance, config.inner, of_sampler=False, seed=seed)
         estimate = likelihood(model.backbone, model.prior, batches, stated)["prior"]

@@ -32,7 +32,7 @@ from ldebm.evaluate.image_rows import rows_at_once, to_unit
 from ldebm.model import Model
 from ldebm.nn.group_energy import GroupEnergies
 from ldebm.nn.hierarchy import HierarchicalBackbone
-from ldebm.priors import DiffusionPrior, EnergyPrior
+from ldebm.priors import EnergyPrior
 from ldebm.seeding import generator
 
 __all__ = [
@@ -104,9 +104,9 @@ def score_images(
         noise = torch.randn(len(x_BCHW), prior.latent, generator=stream, device=model.device)
         drawn, nll_B = backbone.draw_and_nll(x_BCHW, noise)
         parts = {(LIKELIHOOD, len(backbone.groups)): -(nll_B + drawn.kl_BG.sum(1))}
-        if isinstance(prior, EnergyPrior):
+        if prior.energies is not None:
             at_one = None if of_prior_ND is None else of_prior_ND[start : start + size]
-            parts |= _energy_scores(prior, backbone, drawn.u_BD, at_one, stream)
+            parts |= _energy_scores(prior.energies, backbone, drawn.u_BD, at_one, stream)
         for key, value in parts.items():
             found.setdefault(key, []).append(value)
     return {key: torch.cat(parts).double().cpu().numpy() for key, parts in found.items()}
@@ -132,7 +132,7 @@ def _energy_scores(
     for name, value_BG in (("inference", energy_BG), ("density", energy_BG + reference_BG)):
         sums = value_BG.cumsum(1)
         found |= {(name, count): sums[:, count - 1] for count in counts}
-    if isinstance(prior, DiffusionPrior) and of_prior_BD is not None:
+    if of_prior_BD is not None:
         keep = float(prior.schedule.abar[1] / prior.schedule.abar[0])
         noise = torch.randn(u0.shape, generator=stream, device=u0.device)
         of_image = keep * u0 + (1 - keep**2) ** 0.5 * noise
@@ -148,7 +148,7 @@ def _energy_scores(
 @torch.no_grad()
 def states_at_one(model: Model, n: int, seed: int, *path: int | str) -> Tensor | None:
     """n standardised states of the prior at t = 1, (n, D); None where it has no such level."""
-    if not isinstance(model.prior, DiffusionPrior):
+    if model.prior.levels < 2:
         return None
     stream = generator(seed, "ood-prior", *path, device=model.device)
     size = rows_at_once(model.prior.latent)

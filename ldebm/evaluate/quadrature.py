@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ldebm.evaluate.normalisers import Conditionals, conditionals
-from ldebm.priors import EnergyPrior, Prior
+from ldebm.priors import Prior
 from ldebm.seeding import generator as make_generator
 
 __all__ = ["Grid", "Variation", "nll_by_quadrature", "prior_grid", "total_variation"]
@@ -118,11 +118,11 @@ def _grid_at(prior: Prior, extent: float, points: int, of_sampler: bool) -> Grid
     half = extent * (1 - 1 / points)  # centres of cells that fill [-extent, extent]
     axis = torch.linspace(-half, half, points, dtype=torch.float64)
     cell = float(axis[1] - axis[0])
-    if not isinstance(prior, EnergyPrior):
+    if (ebm := prior.energies) is None:
         log_p = -0.5 * (axis[:, None] ** 2 + axis[None] ** 2)
         mass = torch.softmax(log_p.flatten(), 0).reshape(points, points)
         return Grid(axis, mass, _border(mass), 1 / cell)
-    energies = conditionals(prior, of_sampler=of_sampler)
+    energies = conditionals(ebm, of_sampler=of_sampler)
     mass, worst, finest = torch.zeros(()), 0.0, math.inf
     for t in reversed(range(energies.levels)):
         mass = _level(energies, t, axis, mass)

@@ -13,10 +13,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ldebm.evaluate.ood import auroc
-from ldebm.priors import DiffusionPrior, EnergyPrior, Prior
+from ldebm.priors import Prior
 from ldebm.seeding import generator
 
 __all__ = ["DRAWS", "TIMES", "distinguishability", "sampler_acceptance", "sampler_convergence"]
@@ -26,15 +25,15 @@ DRAWS = 2000
 
 
 @torch.no_grad()
-def sampler_acceptance(prior: Prior, n: int, seed: int) -> dict[str, float]:
+def sampler_acceptance(density: Prior, n: int, seed: int) -> dict[str, float]:
     """Metropolis acceptance of the sampler's chains, mean and per level; 1 without chains."""
-    if not isinstance(prior, EnergyPrior):
+    if (prior := density.energies) is None:
         return {"acceptance": 1.0, "acceptance_min": 1.0}
     device = prior.shift_D.device
     stream = generator(seed, "acceptance", device=device)
     top = torch.randn(n, prior.latent, generator=stream, device=device)
     states = [top]
-    if isinstance(prior, DiffusionPrior):
+    if prior.levels > 1:
         states = [*prior.sample_levels(n, stream)[1:], top]
     means = []
     for t, u_next in enumerate(states):
@@ -46,7 +45,7 @@ def sampler_acceptance(prior: Prior, n: int, seed: int) -> dict[str, float]:
 
 @torch.no_grad()
 def sampler_convergence(
-    prior: Prior,
+    density: Prior,
     seed: int,
     moves_T: Sequence[int] | None = None,
     draws: int = DRAWS,
@@ -55,7 +54,7 @@ def sampler_convergence(
     """Draws of the sampler against those of chains ``times`` as long as its own.
 
     Args:
-        prior: any; nothing is reported of one without chains.
+        density: any; nothing is reported of one without chains.
         seed: of both samples.
         moves_T: of every level, of the draws that are judged; by default the sampler's own.
         draws: of each.
@@ -65,19 +64,17 @@ def sampler_convergence(
         ``sampler_auc`` (0.5: cannot be told apart) and ``sampler_energy_gap``, the difference of
         the means of F at the lowest level in standard deviations.
     """
-    if not isinstance(prior, EnergyPrior):
+    if (prior := density.energies) is None:
         return {}
-    own_T = prior.config.sampler.moves(prior.levels)
+    own_T, device = prior.config.sampler.moves(prior.levels), prior.shift_D.device
     usual, longer = (
-        _draw(prior, draws, generator(seed, name, device=prior.shift_D.device), moves)
+        prior.sample_levels(draws, generator(seed, name, device=device), moves_T=moves)[0]
         for name, moves in (
             ("chains", moves_T or own_T),
             ("long-chains", [times * moves for moves in own_T]),
         )
     )
-    folded, scale = prior.net.fold(), 1.0
-    if isinstance(prior, DiffusionPrior):
-        scale = float(prior.schedule.scale[1])
+    folded, scale = prior.net.fold(), prior.scale_zero()
     energies = [folded.value(scale * u, 0).cpu().numpy() for u in (usual, longer)]
     spread = max(float(np.std(energies[1])), 1e-12)
     sides = [
@@ -88,15 +85,6 @@ def sampler_convergence(
         "sampler_auc": distinguishability(*sides),
         "sampler_energy_gap": float(energies[0].mean() - energies[1].mean()) / spread,
     }
-
-
-def _draw(prior: EnergyPrior, n: int, stream: torch.Generator, moves_T: Sequence[int]) -> Tensor:
-    """Standardised latents u_0, (N, D)."""
-    if isinstance(prior, DiffusionPrior):
-        return prior.sample_levels(n, stream, moves_T=moves_T)[0]
-    zeros = torch.zeros(n, prior.latent, device=prior.shift_D.device)
-    t_B = torch.zeros(n, dtype=torch.long, device=zeros.device)
-    return prior.chain(zeros, t_B, stream, steps=moves_T[0]).x_BD
 
 
 def distinguishability(one: np.ndarray, other: np.ndarray) -> float:

@@ -27,7 +27,7 @@ from ldebm.langevin import Conditional
 from ldebm.model import Model
 from ldebm.nn.group_energy import FoldedGroups, GroupEnergies
 from ldebm.nn.hierarchy import HierarchicalBackbone
-from ldebm.priors import DiffusionPrior, EnergyPrior, Prior
+from ldebm.priors import EnergyPrior, Prior
 from ldebm.seeding import generator
 
 __all__ = ["Controlled", "by_attributes", "by_class", "of_images", "redraw", "step_by_step"]
@@ -72,20 +72,19 @@ def _redraw_part(
 ) -> Tensor:
     kept = prior.to_standard(u_BD)
     u = torch.where(is_free, _noise(kept, stream), kept)
-    if not isinstance(prior, EnergyPrior):
+    ebm = prior.energies
+    if ebm is None:
         return prior.from_standard(u)
-    assert isinstance(prior.net, GroupEnergies)
-    kept_T, folded = _kept_levels(prior, kept, stream), prior.net.fold()
-    for t in reversed(range(prior.levels)):
+    assert isinstance(ebm.net, GroupEnergies)
+    kept_T, folded = _kept_levels(ebm, kept, stream), ebm.net.fold()
+    for t in reversed(range(ebm.levels)):
         t_B = torch.full((len(u),), t, dtype=torch.long, device=u.device)
-        scale = 1.0
-        if isinstance(prior, DiffusionPrior):
-            scale = float(prior.schedule.scale[t + 1])
-        else:
-            u = torch.zeros_like(u)  # one level, conditioned on nothing
+        scale = float(ebm.schedule.scale[t + 1])
+        if ebm.levels == 1:
+            u = torch.zeros_like(u)  # conditioned on nothing
         led = labels is not None and (t == 0 or _label_levels(prior) == "all")
         at_level = folded.among(labels or ()) if led else folded
-        v = _restricted_chain(prior, u, scale * kept_T[t], is_free, t_B, at_level, stream)
+        v = _restricted_chain(ebm, u, scale * kept_T[t], is_free, t_B, at_level, stream)
         u = v / scale
     return prior.from_standard(torch.where(is_free, u, kept))
 
@@ -98,7 +97,6 @@ def _kept_levels(prior: EnergyPrior, kept_BD: Tensor, stream: torch.Generator) -
     """The kept latents at every level, by the forward process."""
     levels = [kept_BD]
     for t in range(1, prior.levels):
-        assert isinstance(prior, DiffusionPrior)
         t_B = torch.full((len(kept_BD),), t, dtype=torch.long, device=kept_BD.device)
         levels.append(prior.schedule.step(levels[-1], t_B, _noise(kept_BD, stream)))
     return levels

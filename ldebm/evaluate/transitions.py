@@ -20,7 +20,6 @@ from ldebm.evaluate.image_metrics import frechet_distance
 from ldebm.evaluate.judge import Judge, judge_images
 from ldebm.evaluate.views import chain_energy
 from ldebm.model import Model
-from ldebm.priors import DiffusionPrior, EnergyPrior
 from ldebm.seeding import generator
 
 __all__ = ["Transitions", "follow", "saturated"]
@@ -105,17 +104,15 @@ def _moments(
     model: Model, chains: int, factor: int, mode: str
 ) -> list[tuple[int, int, float, np.ndarray]]:
     """Level, number of moves, mean energy and images of all moments of one run."""
-    prior = model.prior
-    assert isinstance(prior, EnergyPrior)
+    prior = model.prior.energies
+    assert prior is not None
     stream = generator(model.seed, "image-transitions", device=model.device)
     folded, sampler = prior.net.fold(), prior.config.sampler
     u = torch.randn(chains, prior.latent, generator=stream, device=model.device)
     found = []
     for t in reversed(range(prior.levels)):
         t_B = torch.full((chains,), t, dtype=torch.long, device=u.device)
-        scale = 1.0
-        if isinstance(prior, DiffusionPrior):
-            scale = float(prior.schedule.scale[t + 1])
+        scale = float(prior.schedule.scale[t + 1])
         moves = factor * sampler.moves(prior.levels)[t]
         v, done = prior.chain_start(u, t_B, stream), 0
         for mark in sorted({round(moves * i / (MOMENTS - 1)) for i in range(MOMENTS)}):

@@ -17,7 +17,7 @@ from torch import Tensor
 from ldebm.data.packed import Packed
 from ldebm.evaluate.report import Report, context_rows, encode_rows, subset
 from ldebm.model import Model
-from ldebm.priors import DiffusionPrior, EnergyPrior, Prior
+from ldebm.priors import EnergyPrior, Prior
 from ldebm.seeding import generator
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "chain_energy",
     "energy_histograms",
     "latent_map",
-    "levels_of",
     "principal_axes",
     "transitions",
 ]
@@ -54,22 +53,15 @@ def add_views(report: Report, model: Model, packed: Packed) -> None:
     stream = generator(model.seed, "views", device=model.device)
     noise = torch.randn(mu.shape, generator=stream, device=mu.device)
     z_posterior = mu + torch.exp(0.5 * logvar) * noise
-    u_levels = levels_of(model.prior, len(rows), stream)
+    u_levels = model.prior.sample_levels(len(rows), stream)
     z_prior = model.prior.from_standard(u_levels[0])
     clusters = [_clusters(model.prior, z) for z in (mu, z_prior)]
     latent_map(report, packed, model.seed, rows, (mu, z_prior), clusters)
-    if isinstance(model.prior, EnergyPrior):
+    if model.prior.energies is not None:
         header = ["t", "low", "high", "data", "samples"]
-        histograms = energy_histograms(model.prior, z_posterior, u_levels, stream)
+        histograms = energy_histograms(model.prior.energies, z_posterior, u_levels, stream)
         report.tables["energies"] = (header, histograms)
         report.details["transitions"] = transitions(model, CHAINS)
-
-
-def levels_of(prior: Prior, n: int, stream: torch.Generator) -> list[Tensor]:
-    """[u_0, ..., u_{T-1}] of n draws."""
-    if isinstance(prior, DiffusionPrior):
-        return prior.sample_levels(n, stream)
-    return [prior.sample_standard(n, stream)]
 
 
 def principal_axes(x_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -162,12 +154,10 @@ def energy_histograms(
     u0 = prior.level_zero(prior.to_standard(z_ND), stream)
     rows: list[list[float]] = []
     for t, u_samples in enumerate(u_levels):
-        u_data, scale = u0, 1.0
-        if isinstance(prior, DiffusionPrior):
-            keep = float(prior.schedule.abar[t] / prior.schedule.abar[0])
-            noise = torch.randn(u0.shape, generator=stream, device=u0.device)
-            u_data = keep * u0 + max(1 - keep**2, 0.0) ** 0.5 * noise
-            scale = float(prior.schedule.scale[t + 1])
+        keep = float(prior.schedule.abar[t] / prior.schedule.abar[0])
+        noise = torch.randn(u0.shape, generator=stream, device=u0.device)
+        u_data = keep * u0 + max(1 - keep**2, 0.0) ** 0.5 * noise
+        scale = float(prior.schedule.scale[t + 1])
         data, samples = (
             -prior.negative_energy(scale * u, t).double().cpu().numpy() for u in (u_data, u_samples)
         )
@@ -192,8 +182,8 @@ def transitions(model: Model, chains: int) -> list[list[dict[str, Any]]]:
     -F(v, t) / temperature - log N(v; m, s^2) up to a constant of the level (what the chain lowers),
     the class of largest p(y|z_t) with its probability, and the sample decoded from u_t.
     """
-    prior = model.prior
-    assert isinstance(prior, EnergyPrior)
+    prior = model.prior.energies
+    assert prior is not None
     stream = generator(model.seed, "transitions", device=model.device)
     folded = prior.net.fold()
     u = torch.randn(chains, prior.latent, generator=stream, device=model.device)
@@ -203,9 +193,7 @@ def transitions(model: Model, chains: int) -> list[list[dict[str, Any]]]:
     followed: list[list[dict[str, Any]]] = [[] for _ in range(chains)]
     for t in reversed(range(prior.levels)):
         t_B = torch.full((chains,), t, dtype=torch.long, device=u.device)
-        scale = 1.0
-        if isinstance(prior, DiffusionPrior):
-            scale = float(prior.schedule.scale[t + 1])
+        scale = float(prior.schedule.scale[t + 1])
         v, done = prior.chain_start(u, t_B, stream), 0
         for mark in marks:
             if mark > done:
@@ -221,8 +209,8 @@ def _moment(
     model: Model, v: Tensor, u_next: Tensor, t_B: Tensor, scale: float
 ) -> list[dict[str, Any]]:
     """Energy, class and decoded sample of every chain."""
-    prior = model.prior
-    assert isinstance(prior, EnergyPrior)
+    prior = model.prior.energies
+    assert prior is not None
     logits = prior.net(v, t_B)
     energy = chain_energy(prior, v, u_next, t_B, torch.logsumexp(logits, -1))
     probability, cluster = torch.softmax(logits, -1).max(-1)

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
 
 from ldebm.config import PriorConfig
 from ldebm.errors import UsageError
+
+if TYPE_CHECKING:
+    from ldebm.priors.energy import EnergyPrior
 
 __all__ = ["GaussianPrior", "Prior"]
 
@@ -69,6 +72,16 @@ class Prior(nn.Module):
         return self.scale_DD.diagonal().log().sum()
 
     @property
+    def levels(self) -> int:
+        """T, the number of conditional energies; 0: the density is exact."""
+        return 0
+
+    @property
+    def energies(self) -> EnergyPrior | None:
+        """The prior itself where it has energies."""
+        return None
+
+    @property
     def has_classes(self) -> bool:
         """Whether p(y|z) says anything."""
         return False
@@ -119,6 +132,10 @@ class Prior(nn.Module):
         """n draws of u, shape (n, D)."""
         device = self.shift_D.device
         return torch.randn(n, self.latent, generator=generator, device=device)
+
+    def sample_levels(self, n: int, generator: torch.Generator) -> list[Tensor]:
+        """[u_0, ..., u_{T-1}] of n trajectories, each (n, D); of an exact density only u_0."""
+        return [self.sample_standard(n, generator)]
 
     def sample_class(self, n: int, labels: list[int], generator: torch.Generator) -> Tensor:
         """Exact draws from p(z|y) by rejection: a draw of p(z) is kept with probability p(y|z)."""

@@ -12,16 +12,13 @@ Shapes: B batch, D latent dimension, T levels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from ldebm.config import PriorConfig
 from ldebm.draws import Stream, integers, normal
-from ldebm.nn.energy import Folded
 from ldebm.priors.energy import EnergyPrior, Pairs
-from ldebm.schedule import Schedule, make_schedule
+from ldebm.schedule import make_schedule
 
 __all__ = ["DiffusionPrior"]
 
@@ -39,8 +36,10 @@ class DiffusionPrior(EnergyPrior):
         generator: torch.Generator | None = None,
         context: int = 0,
     ) -> None:
-        super().__init__(latent, config, config.levels, generator, context)
-        self.schedule: Schedule = make_schedule(config.levels)
+        super().__init__(latent, config, make_schedule(config.levels), generator, context)
+
+    def top_state(self, n: int, generator: torch.Generator) -> Tensor:
+        return torch.randn(n, self.latent, generator=generator, device=self.shift_D.device)
 
     def _tensor(self, table: object) -> Tensor:
         return torch.as_tensor(table, dtype=self.shift_D.dtype, device=self.shift_D.device)
@@ -68,9 +67,6 @@ class DiffusionPrior(EnergyPrior):
         if scale == "consistent" or (scale == "code" and of_sampler):
             return self._tensor(self.schedule.published_step(self.config.sampler.delta))
         return torch.ones(self.levels, device=self.shift_D.device)
-
-    def scale_zero(self) -> float:
-        return float(self.schedule.scale[1])
 
     def level_zero(self, u_BD: Tensor, generator: Stream) -> Tensor:
         if not self.config.level_noise:
@@ -106,39 +102,6 @@ class DiffusionPrior(EnergyPrior):
         if self.config.t_weight == "step":
             return self._tensor(1 / self.schedule.published_step(self.config.sampler.delta))
         return torch.ones(self.levels, device=self.shift_D.device)
-
-    @torch.no_grad()
-    def sample_standard(self, n: int, generator: torch.Generator) -> Tensor:
-        return self.sample_levels(n, generator)[0]
-
-    @torch.no_grad()
-    def sample_levels(
-        self,
-        n: int,
-        generator: torch.Generator,
-        folded_T: Sequence[Folded] | None = None,
-        moves_T: Sequence[int] | None = None,
-    ) -> list[Tensor]:
-        """[u_0, ..., u_{T-1}] of n reverse trajectories, each (n, D).
-
-        Args:
-            n: how many.
-            generator: source of all noise.
-            folded_T: the energies of every level; by default those of p(z).
-            moves_T: of every level; by default the sampler's.
-        """
-        folded_T = folded_T or [self.net.fold()] * self.levels
-        moves_T = moves_T or self.config.sampler.moves(self.levels)
-        device = self.shift_D.device
-        u = torch.randn(n, self.latent, generator=generator, device=device)
-        states: list[Tensor] = []
-        for t in reversed(range(self.levels)):
-            t_B = torch.full((n,), t, dtype=torch.long, device=device)
-            # v_t ~ p(v_t | u_{t+1}), Yu et al. (2022), eq. A2; then u_t = v_t / c_{t+1}
-            v = self.chain(u, t_B, generator, folded_T[t], steps=moves_T[t]).x_BD
-            u = v / float(self.schedule.scale[t + 1])
-            states.append(u)
-        return states[::-1]
 
 
 def _noise_like(x: Tensor, generator: Stream) -> Tensor:

@@ -21,6 +21,7 @@ from ldebm.graphs import replay_chain
 from ldebm.langevin import Chain, Conditional
 from ldebm.nn.energy import Energies, EnergyNet, Folded, FoldedEnergy, GivenEnergy, rows_of
 from ldebm.priors.base import Prior
+from ldebm.schedule import Schedule
 
 __all__ = ["EnergyPrior", "Pairs"]
 
@@ -46,23 +47,29 @@ class Pairs:
 
 
 class EnergyPrior(Prior):
-    """What SVEBM and LDEBM share: energies F(v, t), chains and positive pairs."""
+    """Conditional energies F(v, t) of T levels, their chains and positive pairs.
 
-    levels: int
+    Args:
+        latent: D.
+        config: the experiment's prior section.
+        schedule: of the noise; its levels are those of the prior.
+        generator: initial weights.
+        context: C of the contexts that the energies read; 0: none.
+    """
 
     def __init__(
         self,
         latent: int,
         config: PriorConfig,
-        levels: int,
+        schedule: Schedule,
         generator: torch.Generator | None,
         context: int = 0,
     ) -> None:
         super().__init__(latent, config)
-        self.levels, self.context = levels, context
+        self.schedule, self.context = schedule, context
         self.net = self._make_net(generator)
-        self.register_buffer("step_T", torch.full((levels,), config.sampler.step))
-        self.register_buffer("acceptance_T", torch.ones(levels))
+        self.register_buffer("step_T", torch.full((self.levels,), config.sampler.step))
+        self.register_buffer("acceptance_T", torch.ones(self.levels))
         self.step_T: Tensor
         self.acceptance_T: Tensor
 
@@ -71,6 +78,14 @@ class EnergyPrior(Prior):
         return EnergyNet(
             self.latent, config.classes, self.levels, config.energy, generator, context
         )
+
+    @property
+    def levels(self) -> int:
+        return self.schedule.levels
+
+    @property
+    def energies(self) -> Self:
+        return self
 
     @property
     def has_classes(self) -> bool:
@@ -142,7 +157,7 @@ class EnergyPrior(Prior):
 
     def scale_zero(self) -> float:
         """c_1, between u_0 and the argument v_0 of the class logits."""
-        return 1.0
+        return float(self.schedule.scale[1])
 
     @property
     def labels_at_zero(self) -> bool:
@@ -239,6 +254,43 @@ class EnergyPrior(Prior):
             return noise
         mean, variance = self.base_kernel(u_next_BD, t_B)
         return mean + variance.sqrt() * noise
+
+    @torch.no_grad()
+    def sample_standard(self, n: int, generator: torch.Generator) -> Tensor:
+        return self.sample_levels(n, generator)[0]
+
+    @torch.no_grad()
+    def sample_levels(
+        self,
+        n: int,
+        generator: torch.Generator,
+        folded_T: Sequence[Folded] | None = None,
+        moves_T: Sequence[int] | None = None,
+    ) -> list[Tensor]:
+        """[u_0, ..., u_{T-1}] of n reverse trajectories, each (n, D).
+
+        Args:
+            n: how many.
+            generator: source of all noise.
+            folded_T: the energies of every level; by default those of p(z).
+            moves_T: of every level; by default the sampler's.
+        """
+        folded_T = folded_T or [self.net.fold()] * self.levels
+        moves_T = moves_T or self.config.sampler.moves(self.levels)
+        device = self.shift_D.device
+        u = self.top_state(n, generator)
+        states: list[Tensor] = []
+        for t in reversed(range(self.levels)):
+            t_B = torch.full((n,), t, dtype=torch.long, device=device)
+            # v_t ~ p(v_t | u_{t+1}), Yu et al. (2022), eq. A2; then u_t = v_t / c_{t+1}
+            v = self.chain(u, t_B, generator, folded_T[t], steps=moves_T[t]).x_BD
+            u = v / float(self.schedule.scale[t + 1])
+            states.append(u)
+        return states[::-1]
+
+    def top_state(self, n: int, generator: torch.Generator) -> Tensor:
+        """What the top level is conditioned on, (n, D); its kernel does not depend on it."""
+        raise TypeError(f"{type(self).__name__} must define its top level")
 
     @torch.no_grad()
     def observe_acceptance(self, chain: Chain, t_B: Tensor, update: int) -> None:

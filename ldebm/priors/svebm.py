@@ -13,6 +13,7 @@ from torch import Tensor
 from ldebm.config import PriorConfig
 from ldebm.draws import Stream
 from ldebm.priors.energy import EnergyPrior, Pairs
+from ldebm.schedule import one_level
 
 __all__ = ["SymbolPrior"]
 
@@ -30,7 +31,7 @@ class SymbolPrior(EnergyPrior):
         generator: torch.Generator | None = None,
         context: int = 0,
     ) -> None:
-        super().__init__(latent, config, 1, generator, context)
+        super().__init__(latent, config, one_level(), generator, context)
 
     def kernel_tables(self) -> tuple[Tensor, Tensor]:
         one = torch.ones(1, device=self.shift_D.device)
@@ -40,8 +41,6 @@ class SymbolPrior(EnergyPrior):
         t_B = torch.zeros(len(u0_BD), dtype=torch.long, device=u0_BD.device)
         return Pairs(u0_BD, t_B, torch.zeros_like(u0_BD), torch.ones_like(u0_BD[:, 0]))
 
-    @torch.no_grad()
-    def sample_standard(self, n: int, generator: torch.Generator) -> Tensor:
-        zeros = torch.zeros(n, self.latent, device=self.shift_D.device)
-        t_B = torch.zeros(n, dtype=torch.long, device=zeros.device)
-        return self.chain(zeros, t_B, generator).x_BD
+    def top_state(self, n: int, generator: torch.Generator) -> Tensor:
+        del generator
+        return torch.zeros(n, self.latent, device=self.shift_D.device)

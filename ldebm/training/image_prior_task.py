@@ -18,7 +18,7 @@ from torch import Tensor
 from ldebm.config import ExperimentConfig, HierarchyConfig
 from ldebm.data.packed import Split
 from ldebm.nn.hierarchy import HierarchicalBackbone
-from ldebm.priors import DiffusionPrior, EnergyPrior
+from ldebm.priors import EnergyPrior
 from ldebm.priors.hierarchical import OnGroups
 from ldebm.seeding import generator
 from ldebm.training.inputs import PriorInputs
@@ -117,9 +117,9 @@ class ImagePriorTask(FrozenTask):
     @classmethod
     def of(cls, inputs: PriorInputs) -> Self:
         """The task of a second stage."""
-        assert isinstance(inputs.prior, EnergyPrior)
+        assert inputs.prior.energies is not None
         common = inputs.labels, inputs.config, inputs.seed, inputs.device
-        return cls(inputs.prior, inputs.train, *common)
+        return cls(inputs.prior.energies, inputs.train, *common)
 
     def latents(self, rows: np.ndarray, stream: torch.Generator) -> Tensor:
         """Draws in the backbone's coordinates."""
@@ -133,6 +133,5 @@ class ImagePriorTask(FrozenTask):
         return self.prior.to_standard(self.latents(rows, stream))
 
     def warm_up(self, rows: np.ndarray, labels: Tensor | None, stream: torch.Generator) -> Terms:
-        assert isinstance(self.prior, DiffusionPrior)
         u = self.draw(rows, stream)
         return noised_score_terms(self.prior, u, labels, self.section.score_noise, stream)

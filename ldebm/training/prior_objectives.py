@@ -20,7 +20,7 @@ from ldebm.config import PriorConfig
 from ldebm.draws import Stream
 from ldebm.langevin import Chain
 from ldebm.nn.energy import value_given
-from ldebm.priors import DiffusionPrior, EnergyPrior, Pairs
+from ldebm.priors import EnergyPrior, Pairs
 from ldebm.training.objectives import Terms, gaussian_kl, masked_entropy, mutual_information
 
 __all__ = [
@@ -309,7 +309,7 @@ def _rate(
     With ``base`` (or one level) the kernels' Gaussian parts telescope to N(0, I): the exact KL.
     As published: the masked entropy and the top level's pull w_{T-1} |z_{T-1}|^2 / 2.
     """
-    if prior.config.base or not isinstance(prior, DiffusionPrior):
+    if prior.config.base or prior.levels == 1:
         return gaussian_kl(mu_BD, logvar_BD).mean()
     rate = masked_entropy(logvar_BD, mask).mean()
     top = pairs.t_B == prior.levels - 1

@@ -22,7 +22,7 @@ from ldebm.errors import DivergenceError
 from ldebm.langevin import Chain
 from ldebm.nn.backbone import Backbone
 from ldebm.optimisers import Group
-from ldebm.priors import DiffusionPrior, EnergyPrior, Pairs
+from ldebm.priors import EnergyPrior, Pairs
 from ldebm.seeding import generator
 from ldebm.training.classifier import pool_rows
 from ldebm.training.clustering import epoch_rows, geometric_clusters, stability
@@ -168,7 +168,7 @@ class FrozenTask(ABC):
         rows = batch[share(len(batch))]
         apart = self.config.labelled_batch
         labels = None if apart else self.labels_of(rows)
-        if step < self.warm_updates and isinstance(self.prior, DiffusionPrior):
+        if step < self.warm_updates and self.prior.levels > 1:
             self.chain = None
             terms = self.warm_up(rows, labels, stream)
         else:
@@ -262,10 +262,10 @@ class PriorTask(FrozenTask):
     @classmethod
     def of(cls, inputs: PriorInputs) -> Self:
         """The task of a second stage."""
-        assert isinstance(inputs.prior, EnergyPrior)
+        assert inputs.prior.energies is not None
         contexts = inputs.column("context") if "context" in inputs.latents else None
         return cls(
-            inputs.prior,
+            inputs.prior.energies,
             inputs.column("mu"),
             inputs.column("logvar"),
             inputs.labels,
@@ -291,9 +291,7 @@ class PriorTask(FrozenTask):
         return self.prior.to_standard(sample_posterior(mu, logvar, noise))
 
     def warm_up(self, rows: np.ndarray, labels: Tensor | None, stream: torch.Generator) -> Terms:
-        prior = self.given(rows)
-        assert isinstance(prior, DiffusionPrior)
-        return score_matching_terms(prior, *self.latents(rows), labels, stream)
+        return score_matching_terms(self.given(rows), *self.latents(rows), labels, stream)
 
 
 def _rank_path() -> tuple[str, ...]:
@@ -311,8 +309,8 @@ class JointTask:
     @classmethod
     def of(cls, inputs: PriorInputs) -> Self:
         """The task of a second stage."""
-        assert isinstance(inputs.prior, EnergyPrior)
-        stages = inputs.backbone, inputs.prior, inputs.train
+        assert inputs.prior.energies is not None
+        stages = inputs.backbone, inputs.prior.energies, inputs.train
         return cls(*stages, inputs.labels, inputs.config, inputs.seed, inputs.device, log=print)
 
     def __init__(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ldebm.draws import Stream, integers, normal
-from ldebm.priors import DiffusionPrior
+from ldebm.priors import EnergyPrior
 from ldebm.training.objectives import Terms
 from ldebm.training.prior_objectives import Weights, class_terms, energy_of
 
@@ -41,7 +41,7 @@ class Matching:
 
 
 def score_matching_terms(
-    prior: DiffusionPrior,
+    prior: EnergyPrior,
     mu_BD: Tensor,
     logvar_BD: Tensor,
     label_B: Tensor | None,
@@ -63,14 +63,14 @@ def score_matching_terms(
     return matching_terms(Weights.of(prior.config), found, label_B)
 
 
-def standardised(prior: DiffusionPrior, mu_BD: Tensor, logvar_BD: Tensor) -> tuple[Tensor, Tensor]:
+def standardised(prior: EnergyPrior, mu_BD: Tensor, logvar_BD: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of the posterior in the prior's coordinates, (B, D) each."""
     scale_D = prior.scale_DD.diagonal()
     return (mu_BD - prior.shift_D) / scale_D, logvar_BD.exp() / scale_D.square()
 
 
 def matching_rows(
-    prior: DiffusionPrior, mean: Tensor, variance: Tensor, generator: Stream
+    prior: EnergyPrior, mean: Tensor, variance: Tensor, generator: Stream
 ) -> Matching:
     """The rows of :func:`score_matching_terms`.
 
@@ -106,7 +106,7 @@ def matching_rows(
 
 
 def noised_score_terms(
-    prior: DiffusionPrior,
+    prior: EnergyPrior,
     u_BD: Tensor,
     label_B: Tensor | None,
     noise_zero: float,

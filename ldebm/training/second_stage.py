@@ -17,7 +17,7 @@ from ldebm.devices import choose_device
 from ldebm.files import hash_path, read_parquet, write_json, write_model
 from ldebm.model import save
 from ldebm.nn.backbone import Backbone
-from ldebm.priors import EnergyPrior, Prior
+from ldebm.priors import Prior
 from ldebm.priors.hierarchical import OnGroups
 from ldebm.seeding import configure, generator
 from ldebm.training.first_stage import load_backbone
@@ -118,9 +118,9 @@ def _write_prior(
     save(out / "model.safetensors", state, header, tokenizer)
     write_json(out / "config.json", header)
     metrics: dict[str, Any] = {"updates": result.updates if result else 0}
-    if isinstance(prior, EnergyPrior):
-        metrics["acceptance"] = float(prior.acceptance_T.mean())
-        metrics["acceptance_min"] = float(prior.acceptance_T.min())
+    if prior.energies is not None:
+        metrics["acceptance"] = float(prior.energies.acceptance_T.mean())
+        metrics["acceptance_min"] = float(prior.energies.acceptance_T.min())
     write_json(out / "metrics.json", metrics)
     write_curves(out, result)
     snapshots = result.snapshots if result else {}

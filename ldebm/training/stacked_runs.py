@@ -25,7 +25,7 @@ from ldebm.errors import DivergenceError
 from ldebm.langevin import Chain
 from ldebm.nn.stacked_energy import StackedEnergies
 from ldebm.optimisers import untraced
-from ldebm.priors import DiffusionPrior, Pairs
+from ldebm.priors import EnergyPrior, Pairs
 from ldebm.priors.stacked import stack
 from ldebm.training.objectives import Terms
 from ldebm.training.prior_objectives import Contrast, Weights, contrast_rows, contrast_terms
@@ -231,7 +231,7 @@ class StackedRuns:
         nobody = torch.full((size,), -1)
         known = [task.labels_of(part) for task, part in zip(self.tasks, rows, strict=True)]
         label_MB = torch.stack([nobody if labels is None else labels for labels in known])
-        if step < self.tasks[0].warm_updates and isinstance(self.prior, DiffusionPrior):
+        if step < self.tasks[0].warm_updates and self.prior.levels > 1:
             terms = self._matching(self.prior, rows, label_MB, streams)
         else:
             terms = self._contrast(rows, label_MB, streams)
@@ -242,11 +242,10 @@ class StackedRuns:
         ]
 
     def _matching(
-        self, prior: DiffusionPrior, rows: list[np.ndarray], label_MB: Tensor, streams: Streams
+        self, prior: EnergyPrior, rows: list[np.ndarray], label_MB: Tensor, streams: Streams
     ) -> Terms:
         latents = []
         for task, part in zip(self.tasks, rows, strict=True):
-            assert isinstance(task.prior, DiffusionPrior)
             latents.append(standardised(task.prior, *task.latents(part)))
             task.chain = None
         mean, variance = (torch.cat(parts) for parts in zip(*latents, strict=True))

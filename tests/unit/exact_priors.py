@@ -11,11 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldebm.assembly import build_prior
+from ldebm.assembly import build_prior, prior_task
 from ldebm.config import ExperimentConfig
 from ldebm.evaluate.quadrature import prior_grid
 from ldebm.seeding import generator
-from ldebm.training.image_prior_task import ImagePriorTask
 from ldebm.training.trainer import train
 from tests.unit.image_worlds import ENERGY, LinearGaussian, packed_images
 
@@ -79,7 +78,8 @@ def trained(
     split = packed_images(tmp_path / "packed", images, {"heap": heap}).split("train")
     config = experiment(updates, **prior)
     learnt: Any = build_prior(LinearGaussian(), config.prior, generator(seed, "prior-init"))
-    task = ImagePriorTask(learnt, split, heap.astype(np.int64), config, seed, torch.device("cpu"))
+    kind = prior_task(config, learnt, learnt.backbone)
+    task = kind(learnt, split, heap.astype(np.int64), config, seed, torch.device("cpu"))
     result = train(task, config.prior.training, None, title="test")
     learnt.load_state_dict(result.state)
     return learnt.eval(), images
