@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 import ldebm
-from benchmarks.timing import timed
+from benchmarks.timing import alternating
 from ldebm.config import nearest
 from ldebm.config.library import Library
 from ldebm.errors import LdebmError, UsageError
@@ -68,7 +68,7 @@ def measure(experiment: str, seed: int, samples: int, root: Path = Path()) -> di
         if model.device.type == "cuda":
             torch.cuda.synchronize()
 
-    seconds = timed(work, REPEATS)["median"]
+    seconds = alternating({"sample": work}, REPEATS)["sample"].summary()["median"]
     stage = f"prior@{experiment}-{seed}"
     training = [record["seconds"] for record in records(root) if record["stage"] == stage]
     return {

@@ -1,37 +1,41 @@
 """What is measured, one function a part; each returns lines of ``reports/bench.json``.
 
-A line says what it used: ``data``, ``batch`` and ``sizes``. Names that end in ``_same_steps`` run
-the public code's sampler and number of steps; ``max_difference`` compares with
-:mod:`benchmarks.eager`.
+The rows of the table are the published procedure's work at its sizes, beside the same work here:
+``eager`` is :mod:`benchmarks.eager`. Names that end in ``same_steps`` make as many Langevin moves
+as that; the others those that suffice here.
+
+Shapes: B batch, D latent dimension, S samples.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.eager import EagerVAE, langevin
-from benchmarks.kernels import first_stage
+from benchmarks.eager import EagerLDEBM, EagerVAE
+from benchmarks.kernels import first_stage, nll_samples, rounding
 from benchmarks.priors import priors_together
 from benchmarks.problems import (
+    every,
     experiment,
     joint_task,
-    points_split,
     ptb_split,
+    text_batch,
     text_model,
     writer,
 )
-from benchmarks.timing import Record, record, timed
+from benchmarks.timing import Record, Work, alternating, compare, count_flops, rates
 from ldebm.assembly import build_prior
+from ldebm.config import ExperimentConfig
 from ldebm.data.batches import batch_rows, collate
 from ldebm.nn.text import TextVAE
+from ldebm.optimisers import apply_gradients, make_optimiser
 from ldebm.priors import DiffusionPrior
 from ldebm.seeding import generator
-from ldebm.training.clustering import geometric_clusters, match_labels, stability
 from ldebm.training.latents import encode_split
 from ldebm.training.prior_tasks import JointTask
 
@@ -39,26 +43,57 @@ __all__ = ["PARTS"]
 
 TEXT = "V=10,001, hidden and embedding 512, D=40"
 ENERGY = "200 wide, 12 blocks, T=6, K=20, D=40"
-SMALL = "128 wide, 3 blocks, T=6, K=20, D=40"
-INITIAL = "initial weights"
+CPU = torch.device("cpu")
+SHARE = 8  # one row of so many is encoded by the fast code: the vocabulary's table is once a pass
+BATCHES = 4  # of 128 rows that are encoded by the padded code: all take the same time
+SENTENCES = 4
 
 
 def matmul(repeats: int) -> list[Record]:
     """Rates of square products of 2,048, and the error of the float32 one."""
+    del repeats
     a = torch.randn(2048, 2048, generator=generator(0, "bench-matmul"))
     exact = a.double() @ a.double()
     error = float(((a @ a).double() - exact).norm() / exact.norm())
-    rates = {}
-    for name, x in (("float32", a), ("bfloat16", a.bfloat16())):
-        rates[name] = 2 * 2048**3 / timed(partial(torch.mm, x, x), repeats)["least"] / 1e9
-    more: Record = {"bfloat16": rates["bfloat16"], "relative_error": error}
-    return [record("matmul", rates["float32"], "GFLOP/s of float32", **more)]
+    threads = torch.get_num_threads()
+    rate = {kind: value / 1e9 for kind, value in rates(threads).items()}
+    line = {"name": "matmul", "threads": threads, "value": rate["float32"]}
+    line |= {"unit": "GFLOP/s of float32", "bfloat16": rate["bfloat16"], "relative_error": error}
+    return [line]
 
 
-def _train_step(task: JointTask) -> Callable[[], None]:
+def _ratios(
+    name: str,
+    eager: Work,
+    own: dict[str, Work],
+    repeats: int,
+    scale: dict[str, float] | None = None,
+    **more: Any,
+) -> list[Record]:
+    flops = {work: count_flops(run) for work, run in own.items()}
+    turns = alternating({"eager": _as_it_comes(eager), **own}, max(repeats, 5), scale)
+    return compare(name, turns, flops, **more)
+
+
+def _as_it_comes(work: Work) -> Work:
+    """With PyTorch's own choice of float32 products; the project's is one of its speed-ups."""
+
+    def run() -> Any:
+        chosen = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            return work()
+        finally:
+            torch.set_float32_matmul_precision(chosen)
+
+    return run
+
+
+def _update(task: JointTask, config: ExperimentConfig) -> Work:
     """One whole update, from the choice of rows to the optimiser."""
     groups = task.groups()
-    optimisers = [torch.optim.Adam(group.parameters, lr=1e-4, fused=True) for group in groups]
+    optimisers = [make_optimiser(group) for group in groups]
+    compiled = config.backbone.training.precision == "bfloat16"
     steps = iter(range(10**9))
 
     def step() -> None:
@@ -68,242 +103,159 @@ def _train_step(task: JointTask) -> Callable[[], None]:
             optimiser.zero_grad()
         torch.autograd.backward(total)
         for group, optimiser in zip(groups, optimisers, strict=True):
-            torch.nn.utils.clip_grad_norm_(group.parameters, 1.0)
-            optimiser.step()
+            apply_gradients(group, optimiser, compiled=compiled)
         task.after_update(index, None)
 
     return step
 
 
-def ptb_iteration(repeats: int) -> list[Record]:
-    """A joint update at batch 128: default sampler, published sampler (50 steps), float32."""
+def _eager_update(split: Any) -> Work:
+    """The same in plain PyTorch: Adam as it comes, and gradients clipped by group."""
+    config = experiment("float32", published=True)
+    task = joint_task(config, split)
+    assert isinstance(task.backbone, TextVAE)
+    assert isinstance(task.prior, DiffusionPrior)
+    assert task.labels is not None
+    labels = torch.from_numpy(task.labels)
+    eager = EagerLDEBM(task.backbone, task.prior, config.backbone.entropy_mask)
+    eager.vae.train()
+    eager.energy.train()
+    groups = [(list(eager.vae.parameters()), 0.5), (list(eager.energy.parameters()), 10.0)]
+    optimisers = [torch.optim.Adam(parameters, lr=1e-4) for parameters, _ in groups]
+    steps, stream = iter(range(10**9)), generator(0, "bench-eager")
+
+    def step() -> None:
+        rows = batch_rows(split.n, 128, 0, next(steps))
+        noise = torch.randn(len(rows), 40, generator=stream)
+        tokens = eager.vae.padded(collate(split, rows))
+        total = eager.loss(tokens, labels[torch.from_numpy(rows)], noise, stream)
+        for optimiser in optimisers:
+            optimiser.zero_grad()
+        torch.autograd.backward(total)
+        for (parameters, clip), optimiser in zip(groups, optimisers, strict=True):
+            torch.nn.utils.clip_grad_norm_(parameters, clip)
+            optimiser.step()
+
+    return step
+
+
+def joint_update(repeats: int) -> list[Record]:
+    """A joint update of the Penn Treebank at batch 128, in bfloat16 and in float32."""
     split, source = ptb_split()
-    tokens = float(split.lengths.mean() - 1) * 128
-    records = []
-    variants: list[tuple[str, Record]] = [
-        ("ptb_iteration", {}),
-        ("ptb_iteration_same_steps", {"published": True}),
-        ("ptb_iteration_float32", {"precision": "float32"}),
-    ]
-    for name, options in variants:
-        config = experiment(**options)
-        times = timed(_train_step(joint_task(config, split)), repeats)
-        more = {"seconds": times, "tokens_per_second": tokens / times["median"], "data": source}
-        more |= {"precision": config.backbone.training.precision, "batch": 128}
-        more |= {"steps": config.prior.sampler.steps, "sizes": f"{TEXT}; {ENERGY}"}
-        records.append(record(name, times["median"], "s", "ptb_iteration", **more))
-    return records
+    own: dict[str, Work] = {}
+    for name, precision, published in (
+        ("own", "bfloat16", False),
+        ("float32", "float32", False),
+        ("same_steps", "bfloat16", True),
+        ("float32_same_steps", "float32", True),
+    ):
+        config = experiment(precision, published=published)
+        own[name] = _update(joint_task(config, split), config)
+    sizes = f"{TEXT}; {ENERGY}"
+    more: Record = {"data": source, "batch": 128, "sizes": sizes}
+    return _ratios("joint_update", _eager_update(split), own, repeats, **more)
 
 
-def ptb_eager(repeats: int) -> list[Record]:
-    """Forward and backward of the VAE, beside plain PyTorch with the same weights."""
-    split, source = ptb_split()
-    model = joint_task(experiment(precision="float32"), split).backbone.eval()
-    assert isinstance(model, TextVAE)
-    eager = EagerVAE(model)
-    batch = collate(split, batch_rows(split.n, 128, 0, 0))
-
-    def update(of: TextVAE | EagerVAE) -> tuple[torch.Tensor, torch.Tensor]:
-        for parameter in eager.parameters():
-            parameter.grad = None
-        mu, _ = of.encode(batch)
-        nll_B = of.reconstruction_nll(batch, mu)
-        torch.autograd.backward(nll_B.mean())
-        words = of.decoder_words if isinstance(of, EagerVAE) else of.decoder_embedding
-        assert words.grad is not None
-        return nll_B.detach(), words.grad.clone()
-
-    (own, own_gradient), (plain, plain_gradient) = update(model), update(eager)
-    more: Record = {
-        "max_difference": float((own - plain).abs().max()),
-        "max_relative_difference": float(((own - plain) / plain).abs().max()),
-        "gradient_difference": float(
-            (own_gradient - plain_gradient).norm() / plain_gradient.norm()
-        ),
-        "data": source,
-        "batch": 128,
-        "sizes": TEXT,
-        "precision": "float32",
-    }
-    ours, theirs = timed(lambda: update(model), repeats), timed(lambda: update(eager), repeats)
-    return [
-        record("ptb_vae", ours["median"], "s", seconds=ours, **more),
-        record(
-            "ptb_vae_eager",
-            theirs["median"],
-            "s",
-            seconds=theirs,
-            data=source,
-            batch=128,
-            sizes=TEXT,
-        ),
-    ]
-
-
-def ptb_cluster_features(repeats: int) -> list[Record]:
-    """Posterior means of the whole training split, and their clusters; once, as it takes long.
-
-    As the joint scheme does it, and with bfloat16 products, which move a latent by under a percent
-    of the spread but k-means on an untrained encoder as much as another seed does.
-    """
-    del repeats
-    split, source = ptb_split()
-    model, config = text_model(split), experiment()
-    classes, cpu, records = config.prior.classes, torch.device("cpu"), []
-    exact: tuple[np.ndarray, np.ndarray] | None = None
-    for name, rounded in (("ptb_cluster_features", False), ("ptb_cluster_features_bfloat16", True)):
-        start = time.perf_counter()
-        features, _ = encode_split(model, split, cpu, bfloat16=rounded)
-        encoded = time.perf_counter() - start
-        labels = geometric_clusters(features, classes, config.cluster, 0)
-        seconds = time.perf_counter() - start
-        more: Record = {"encoder_seconds": encoded, "batch": 256, "data": source}
-        more |= {"sizes": f"{split.n} sentences; {TEXT}; K=20", "weights": INITIAL}
-        more |= {"precision": "bfloat16" if rounded else "float32"}
-        if exact is None:
-            exact = features, labels
-        else:
-            spread = exact[0].std(0).mean()
-            more["difference_of_spread"] = float(np.abs(features - exact[0]).mean() / spread)
-            matched = match_labels(labels, exact[1], classes)
-            more["labels_kept"] = stability(matched, exact[1])
-        records.append(record(name, seconds, "s", "ptb_cluster_features", **more))
-    return records
-
-
-def _prior(published: bool, small: bool = False) -> DiffusionPrior:
-    config = experiment(published=published, small=small, sampling=True)
+def _prior(*, published: bool) -> DiffusionPrior:
+    config = experiment(published=published, sampling=True)
     prior = build_prior(40, config.prior, generator(0, "bench-prior"))
     assert isinstance(prior, DiffusionPrior)
     return prior.eval()
 
 
-def _sample(prior: DiffusionPrior, count: int) -> torch.Tensor:
+def _eager_model(model: TextVAE) -> EagerLDEBM:
+    eager = EagerLDEBM(model, _prior(published=True))
+    eager.vae.eval()
+    eager.energy.eval()
+    return eager
+
+
+def _latents(prior: DiffusionPrior, count: int) -> torch.Tensor:
     return prior.sample(count, generator(0, "bench-sample"))
 
 
+def _moves(*priors: DiffusionPrior) -> list[int]:
+    return [sum(prior.config.sampler.moves(prior.levels)) for prior in priors]
+
+
 def prior_samples(repeats: int) -> list[Record]:
-    """1,000 latents: default sampler, published number of steps, the project's own network."""
-    records = []
-    for name, published, small in (
-        ("prior_samples", False, False),
-        ("prior_samples_same_steps", True, False),
-        ("prior_samples_project_network", False, True),
-    ):
-        prior = _prior(published, small)
-        times = timed(partial(_sample, prior, 1000), max(1, repeats // 2))
-        sampler = prior.config.sampler
-        more: Record = {
-            "steps": sum(sampler.moves(prior.levels)),
-            "method": sampler.method,
-            "batch": 1000,
-        }
-        more |= {"sizes": SMALL if small else ENERGY, "data": "none", "weights": INITIAL}
-        records.append(record(name, times["median"], "s", "prior_samples", seconds=times, **more))
-    return records
-
-
-def langevin_eager(repeats: int) -> list[Record]:
-    """The chains of one published iteration (256 rows, 50 steps), beside autograd."""
-    prior = _prior(published=True)
-    u = torch.randn(256, 40, generator=generator(0, "bench-u"))
-    t_B = torch.arange(256) % prior.levels
-
-    def own() -> torch.Tensor:
-        return prior.chain(u, t_B, generator(0, "bench-noise")).x_BD
-
-    def plain() -> torch.Tensor:
-        return langevin(prior, u, t_B, generator(0, "bench-noise"))
-
-    difference = float((own() - plain()).abs().max())
-    more: Record = {"batch": 256, "steps": 50, "sizes": ENERGY, "data": "none", "weights": INITIAL}
-    ours, theirs = timed(own, repeats), timed(plain, max(1, repeats // 3))
-    more["times_faster"] = theirs["median"] / ours["median"]
-    return [
-        record("langevin", ours["median"], "s", seconds=ours, max_difference=difference, **more),
-        record("langevin_eager", theirs["median"], "s", seconds=theirs, **more),
-    ]
-
-
-def _write(model: TextVAE, prior: DiffusionPrior, count: int) -> list[list[int]]:
-    return model.decode(_sample(prior, count))
+    """1,000 latents."""
+    split, _ = ptb_split()
+    eager, fast = _eager_model(text_model(split)), _prior(published=False)
+    slow = _prior(published=True)
+    own: dict[str, Work] = {
+        "own": partial(_latents, fast, 1000),
+        "same_steps": partial(_latents, slow, 1000),
+    }
+    more: Record = {"batch": 1000, "sizes": ENERGY, "moves": _moves(fast, slow)}
+    work = partial(eager.sample, 1000, generator(0, "bench-sample"))
+    return _ratios("prior_samples", work, own, repeats, **more)
 
 
 def generation(repeats: int) -> list[Record]:
-    """Latents from the prior and greedy sentences, 100 and 1,000 at a time.
-
-    Tables of the model's fixed weights are made before, as when a loaded model serves requests.
-    """
+    """Latents and greedy sentences, 100 at a time; tables of fixed weights are made before."""
     split, _ = ptb_split()
-    model, records = writer(split), []
-    for name, published, count in (
-        ("generation", False, 100),
-        ("generation_same_steps", True, 100),
-        ("generation_1000", False, 1000),
-    ):
-        prior = _prior(published)
-        work = partial(_write, model, prior, count)
-        with model.tables():
-            times = timed(work, max(1, repeats // (count // 100)))
-            latents = timed(partial(_sample, prior, count), 1)
-            words = sum(map(len, work())) / count
-        more = {"seconds": times, "seconds_of_latents": latents["median"], "batch": count}
-        more |= {"steps": sum(prior.config.sampler.moves(prior.levels))}
-        more |= {"words_per_sentence": words, "sizes": f"{TEXT}; {ENERGY}", "data": "none"}
-        more |= {"weights": "initial, with an end of sentence as on the Penn Treebank"}
-        records.append(record(name, count / times["median"], "sentences/s", "generation", **more))
-    return records
+    model = writer(split)
+    eager, fast, slow = _eager_model(model), _prior(published=False), _prior(published=True)
+
+    def written(prior: DiffusionPrior) -> list[list[int]]:
+        return model.decode(_latents(prior, 100))
+
+    def plain() -> list[list[int]]:
+        return eager.vae.write(eager.sample(100, generator(0, "bench-sample")))
+
+    with model.tables():
+        words = sum(map(len, written(fast))) / 100
+        own: dict[str, Work] = {"own": partial(written, fast), "same_steps": partial(written, slow)}
+        more: Record = {"batch": 100, "sizes": f"{TEXT}; {ENERGY}", "moves": _moves(fast, slow)}
+        more |= {"words": words, "weights": "an end of sentence as on the Penn Treebank"}
+        return _ratios("generation", plain, own, repeats, **more)
 
 
 def nll500(repeats: int) -> list[Record]:
-    """Decoder part of the likelihood with 500 samples, per sentence, with its encoding."""
+    """-log p(x|z) of a sentence at 500 samples, with its encoding."""
     split, source = ptb_split()
     model = text_model(split)
-    order = np.argsort(np.abs(split.lengths - np.round(split.lengths.mean())), kind="stable")
-    batch = collate(split, np.sort(order[:4]))
-    noise = torch.randn(500, 4, 40, generator=generator(0, "bench-z"))
-
-    def work(rounded: bool) -> torch.Tensor:
-        with torch.no_grad():
-            mu, logvar = model.encode(batch)
-        return model.nll_matrix(batch, mu + (0.5 * logvar).exp() * noise, bfloat16=rounded)
-
-    exact, records = work(False).double(), []
-    for name, rounded in (("nll500", False), ("nll500_bfloat16", True)):
-        times = timed(partial(work, rounded), max(1, repeats // 4))
-        difference = work(rounded).double() - exact
-        more: Record = {"data": source, "words": float(batch.lengths_B.double().mean()) - 1}
-        more |= {"batch": 4, "samples": 500, "sizes": TEXT, "weights": INITIAL}
-        more |= {"precision": "bfloat16" if rounded else "float32", "part": "encoder and decoder"}
-        more |= {"bias_nats": float(difference.mean()), "deviation_nats": float(difference.std())}
-        records.append(
-            record(name, times["median"] / 4, "s/sentence", "nll500", seconds=times, **more)
-        )
-    return records
+    batch = text_batch(split, SENTENCES)
+    noise = torch.randn(500, SENTENCES, 40, generator=generator(0, "bench-z"))
+    eager = EagerVAE(model).eval()
+    own: dict[str, Work] = {
+        "own": partial(nll_samples, model, batch, noise, bfloat16=False),
+        "bfloat16": partial(nll_samples, model, batch, noise, bfloat16=True),
+    }
+    tokens = eager.padded(batch)[: int(batch.lengths_B[0]), 0]
+    plain = partial(eager.nll_samples, tokens, noise[:, 0])
+    more: Record = {"data": source, "sizes": TEXT, "words": len(tokens) - 1}
+    scale = {name: 1 / SENTENCES for name in own}
+    return _ratios("nll500", plain, own, repeats, scale, **more)
 
 
-def points_iteration(repeats: int) -> list[Record]:
-    """A joint update on sixteen Gaussians at batch 1,000."""
-    split, records = points_split(), []
-    for name, published in (("points_iteration", False), ("points_iteration_same_steps", True)):
-        config = experiment("points", precision="float32", published=published)
-        times = timed(_train_step(joint_task(config, split)), repeats)
-        more = {"seconds": times, "steps": config.prior.sampler.steps, "batch": 1000}
-        more |= {"data": "sixteen Gaussians", "sizes": "200 wide, 12 blocks, T=6, K=16, D=2"}
-        records.append(record(name, times["median"], "s", "points_iteration", **more))
-    return records
+def cluster_features(repeats: int) -> list[Record]:
+    """Posterior means of an epoch: of a share of it, and scaled by rows."""
+    split, source = ptb_split()
+    model, few = text_model(split), every(split, SHARE)
+    eager = EagerVAE(model).eval()
+    batches = [
+        eager.padded(collate(few, np.arange(128 * i, 128 * (i + 1)))) for i in range(BATCHES)
+    ]
+    own: dict[str, Work] = {
+        "own": partial(encode_split, model, few, CPU),
+        "bfloat16": partial(encode_split, model, few, CPU, bfloat16=True),
+    }
+    scale = {"eager": split.n / (128 * BATCHES)} | dict.fromkeys(own, split.n / few.n)
+    more: Record = {"data": source, "sizes": f"{split.n} sentences; {TEXT}", "batch": 256}
+    work = partial(eager.features, batches)
+    return _ratios("cluster_features", work, own, repeats, scale, **more)
 
 
 PARTS: dict[str, Callable[[int], list[Record]]] = {
     "matmul": matmul,
-    "ptb_iteration": ptb_iteration,
-    "ptb_first_stage": first_stage,
-    "ptb_vae": ptb_eager,
-    "ptb_cluster_features": ptb_cluster_features,
+    "joint_update": joint_update,
     "prior_samples": prior_samples,
-    "priors_together": priors_together,
-    "langevin": langevin_eager,
     "generation": generation,
     "nll500": nll500,
-    "points_iteration": points_iteration,
+    "cluster_features": cluster_features,
+    "rounding": rounding,
+    "first_stage": first_stage,
+    "priors_together": priors_together,
 }

@@ -14,10 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.kernels import alternating
-from benchmarks.timing import Record, record
+from benchmarks.timing import Record, alternating, count_flops
 from ldebm.assembly import build_prior
 from ldebm.config.library import Library
 from ldebm.priors import EnergyPrior
@@ -94,14 +92,17 @@ def _measure(
     same = groups[2].agrees()
     works: dict[str, Callable[[], Any]] = {"1": partial(_alone, one)}
     works |= {str(count): partial(_together, runs) for count, runs in groups.items()}
-    times = alternating(works, max(5, repeats))
-    with FlopCounterMode(display=False) as counter:
-        _alone(one)
-    flops = counter.get_total_flops()
+    turns = alternating(works, max(5, repeats))
+    times = {count: mine.summary() for count, mine in turns.items()}
+    flops = sum(count_flops(works["1"]).values())
     energy = one.task.prior.net.config  # type: ignore[attr-defined]
     rows, hidden = one.config.batch, energy.hidden
     rate, cpu = _rate(rows, hidden), times["1"]["cpu"]
-    more: Record = {
+    return {
+        "name": f"priors_{name}",
+        "threads": torch.get_num_threads(),
+        "value": times["5"]["cpu"] / cpu,
+        "unit": "times one, for 5",
         "seconds": times,
         "two_over_one": times["2"]["cpu"] / cpu,
         "same_bits": same,
@@ -112,5 +113,3 @@ def _measure(
         "sizes": f"{hidden} wide, {energy.blocks} blocks, {energy.activation}, batch {rows}",
         "data": "random latents",
     }
-    five = times["5"]["cpu"] / cpu
-    return record(f"priors_{name}", five, "times one, for 5", **more)

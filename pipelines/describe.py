@@ -23,14 +23,15 @@ def describe(targets: list[str]) -> dict[str, Any]:
     """
     from dvc.dependency import ParamsDependency
     from dvc.repo import Repo
-    from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
+    from dvc.repo.reproduce import get_active_graph, plan_repro
 
-    _parse_once()
+    _read_once()
     repo = Repo(_wait_for_lock=True)
     with repo.lock:
         graph = get_active_graph(repo.index.graph)
         wanted = [stage for target in targets for stage in _named(repo, target)]
-        planned = plan_repro(graph, wanted or collect_stages(repo, ["dvc.yaml"]))
+        everything = [stage for stage in repo.index.stages if stage.path_in_repo == "dvc.yaml"]
+        planned = plan_repro(graph, wanted if targets else everything)
         # What `repo.status` does, which for every target reads dvc.yaml and dvc.lock again.
         changed = {name: what for stage in planned for name, what in stage.status(True).items()}
     stages = []
@@ -54,18 +55,32 @@ def describe(targets: list[str]) -> dict[str, Any]:
     return {"stages": stages}
 
 
-def _parse_once() -> None:
-    """Lets DVC parse every file of parameters once in this process, not twice for every stage."""
+def _read_once() -> None:
+    """Lets DVC look parameters up once in this process, not twice for every stage.
+
+    Every file is parsed once, and the same keys, which all seeds of an experiment have, are looked
+    for once.
+    """
     from dvc.dependency import param
 
-    load, contents = param.load_path, {}
+    load, read = param.load_path, param.read_param_file
+    contents: dict[str, Any] = {}
+    known: dict[tuple[Any, ...], Any] = {}
 
-    def once(path: str, fs: Any, **options: Any) -> Any:
+    def load_once(path: str, fs: Any, **options: Any) -> Any:
         if path not in contents:
             contents[path] = load(path, fs, **options)
         return contents[path]
 
-    param.load_path = once
+    def read_once(
+        fs: Any, path: str, keys: list[str] | None = None, flatten: bool = False, **options: Any
+    ) -> Any:
+        asked = (path, tuple(keys or ()), flatten, *options.items())
+        if asked not in known:
+            known[asked] = read(fs, path, keys, flatten, **options)
+        return dict(known[asked])
+
+    param.load_path, param.read_param_file = load_once, read_once
 
 
 def _named(repo: Any, target: str) -> list[Any]:

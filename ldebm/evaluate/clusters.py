@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -136,18 +136,18 @@ def homogeneity_legacy(cluster_N: np.ndarray, label_N: np.ndarray, batch: int = 
     return float(np.mean(values)) if values else math.nan
 
 
-def mutual_information(*logits_NK: Tensor) -> float:
+def mutual_information(logits_NK: Tensor | Iterable[Tensor]) -> float:
     """I(z; y) = H(mean_n p(y|z_n)) - mean_n H(p(y|z_n)) in nats, over all rows given.
 
     Yu et al. (2022), eq. A10; Pang and Wu (2021), eq. 21.
 
     Args:
-        logits_NK: rows in one part or several; float64 copies are of a part.
+        logits_NK: rows in one part, or in several of which none is kept.
     """
-    sizes = [len(part) for part in logits_NK]
-    means, conditionals = [], []
-    for part in logits_NK:
+    sizes, means, conditionals = [], [], []
+    for part in [logits_NK] if isinstance(logits_NK, Tensor) else logits_NK:
         log_p = torch.log_softmax(part.double(), -1)
+        sizes.append(len(part))
         means.append(log_p.exp().mean(0))
         conditionals.append(-(log_p.exp() * log_p).sum(-1).mean())
     log_mean_K = (_weighted(means, sizes) + TINY).log()

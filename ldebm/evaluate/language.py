@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
+import numpy as np
+
 __all__ = [
     "bleu",
     "bleu_moses",
@@ -24,6 +26,9 @@ __all__ = [
     "unigrams",
 ]
 
+ORDER = 4  # of BLEU
+PART = 4096  # sentences that are compared at a time
+
 
 def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> tuple[float, str]:
     """Corpus BLEU by sacrebleu and its signature; the texts are tokenised already.
@@ -35,11 +40,19 @@ def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> tuple[float, s
 
     _check(hypotheses, references)
     metric = BLEU(tokenize="none", force=True)
-    score = metric.corpus_score(list(hypotheses), [list(references)])
+    counts, totals, lengths = np.zeros(ORDER, int), np.zeros(ORDER, int), np.zeros(2, int)
+    for start in range(0, len(hypotheses), PART):  # it keeps a list for every sentence it is given
+        rows = slice(start, start + PART)
+        part = metric.corpus_score(list(hypotheses[rows]), [list(references[rows])])
+        counts, totals = counts + part.counts, totals + part.totals
+        lengths += (part.sys_len, part.ref_len)
+    score = metric.compute_bleu(
+        counts.tolist(), totals.tolist(), int(lengths[0]), int(lengths[1]), metric.smooth_method
+    )
     return float(score.score), str(metric.get_signature())
 
 
-def bleu_moses(hypotheses: Sequence[str], references: Sequence[str], order: int = 4) -> float:
+def bleu_moses(hypotheses: Sequence[str], references: Sequence[str], order: int = ORDER) -> float:
     """BLEU as multi-bleu.perl defines it: no smoothing, 0 if an order has no match, x 100.
 
     Counts are clipped per sentence and pooled; one reference; the brevity penalty is exp(1 - r/c)

@@ -8,7 +8,7 @@ Shapes: N rows or samples, D latent dimension, K classes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -259,6 +259,23 @@ def _generation(
     return generated
 
 
+def _sampled_logits(model: Model, test: _Test, first: list[np.ndarray]) -> Iterator[Tensor]:
+    """log p(y|z) of all test rows at one posterior sample after the other, (N, K).
+
+    Args:
+        model: trained.
+        test: the rows.
+        first: takes the classes of the first draw.
+    """
+    stream = generator(model.seed, "mi", device=test.mu.device)
+    for draw in range(MI_SAMPLES):
+        noise = torch.randn(test.mu.shape, generator=stream, device=test.mu.device)
+        logits = _class_logits(model, test.mu + torch.exp(0.5 * test.logvar) * noise)
+        if not draw:
+            first.append(logits.argmax(-1).numpy())
+        yield logits
+
+
 def _columns(packed: Packed, config: EvaluateConfig) -> list[str]:
     known = list(packed.meta.get("labels", {}))
     return [name for name in known if not config.label_column or name in config.label_column]
@@ -272,13 +289,10 @@ def _classes(
     logits = _class_logits(model, test.mu)
     cluster = logits.argmax(-1).numpy()
     metrics["mi"] = mutual_information(logits)
-    stream = generator(model.seed, "mi", device=test.mu.device)
-    draws = []
-    for _ in range(MI_SAMPLES):
-        noise = torch.randn(test.mu.shape, generator=stream, device=test.mu.device)
-        draws.append(_class_logits(model, test.mu + torch.exp(0.5 * test.logvar) * noise))
+    first: list[np.ndarray] = []  # classes of the first draw
+    draws = _sampled_logits(model, test, first)
     few = len(test.mu) <= PART  # then all at once, as ever
-    metrics["mi_sampled"] = mutual_information(*([torch.cat(draws)] if few else draws))
+    metrics["mi_sampled"] = mutual_information(torch.cat(list(draws)) if few else draws)
     metrics["classes_used"] = float(len(np.unique(cluster)))
     names: list[str] | None = None
     for index, column in enumerate(_columns(packed, config)):
@@ -289,9 +303,7 @@ def _classes(
             metrics["ami_shuffled"] = found[f"shuffled_{column}"]
             known = packed.meta["labels"][column]
             names = [str(known[i]) if i >= 0 else "" for i in label]
-        metrics[f"homogeneity_legacy_{column}"] = homogeneity_legacy(
-            draws[0].argmax(-1).numpy(), label
-        )
+        metrics[f"homogeneity_legacy_{column}"] = homogeneity_legacy(first[0], label)
     described = describe_clusters(logits, test.texts, names)
     report.details["clusters"] = [asdict(item) for item in described]
     for row in add_label_information(report, prior, config.samples, 16, model.seed):

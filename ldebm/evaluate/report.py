@@ -24,6 +24,8 @@ from ldebm.training.latents import make_batch
 
 __all__ = ["Report", "context_rows", "encode_rows", "make_batch", "row_batches", "subset"]
 
+AT_ONCE = 512  # rows that are encoded
+
 
 @dataclass
 class Report:
@@ -84,7 +86,7 @@ def context_rows(
 ) -> Tensor:
     """Contexts of ``rows`` in their order, (N, C)."""
     backbone.eval()
-    parts = (rows[i : i + 512] for i in range(0, len(rows), 512))
+    parts = (rows[i : i + AT_ONCE] for i in range(0, len(rows), AT_ONCE))
     return torch.cat([backbone.context(make_batch(split, part, device)) for part in parts])
 
 
@@ -94,7 +96,7 @@ def encode_rows(
 ) -> tuple[Tensor, Tensor]:
     """Posterior means and log-variances of ``rows`` in their order, each (N, D)."""
     backbone.eval()
-    order, batches = row_batches(split, rows, 512, device)
+    order, batches = row_batches(split, rows, AT_ONCE, device)
     rising = np.argsort(rows, kind="stable")
     place = torch.from_numpy(rising[np.searchsorted(rows[rising], order)]).to(device)
     found: list[Tensor] = []

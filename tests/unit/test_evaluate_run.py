@@ -15,7 +15,10 @@ from ldebm.config import BackboneConfig, EvaluateConfig, ExperimentConfig, Train
 from ldebm.data import chatter, points
 from ldebm.data.packed import Packed, open_packed
 from ldebm.data.tokenizer import train_tokenizer
+from ldebm.evaluate import language, on_text
+from ldebm.evaluate import report as rows_of_split
 from ldebm.evaluate.figures import draw_figures
+from ldebm.evaluate.report import encode_rows, make_batch
 from ldebm.evaluate.run import classifiers_for, evaluate
 from ldebm.files import write_model
 from ldebm.model import Model
@@ -23,6 +26,7 @@ from ldebm.reporting.compare import class_words
 from ldebm.seeding import generator
 from tests.unit.evaluate_models import config
 
+CPU = torch.device("cpu")
 POINT_METRICS = {
     "nll", "nll_true", "modes_covered", "mode_share_min", "share_within_2_sigma", "mmd2",
     "mmd2_data", "tv_sampler", "tv_floor", "acceptance", "ami",
@@ -131,6 +135,49 @@ def test_text_report_has_the_promised_metrics(tmp_path: Path, kind: str) -> None
     assert header[:2] == ["row", "nll"]
     assert len(rows) == 8
     assert report.samples[0]["kind"] == "sample"
+
+
+def test_an_evaluation_in_parts_is_that_of_all_rows_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = packed_text(tmp_path)
+    model = untrained(packed, "diffusion", 4)
+    settings = EvaluateConfig(
+        samples=20, rows=4, importance=8, inner=8, reverse_lm="none", per_label=5
+    )
+    whole = evaluate(model, packed, settings)
+    for module, name in ((on_text, "PART"), (language, "PART"), (rows_of_split, "AT_ONCE")):
+        monkeypatch.setattr(module, name, 7)  # of 60 rows
+    parts = evaluate(model, packed, settings)
+    assert parts.metrics == pytest.approx(whole.metrics, rel=1e-4, abs=1e-5, nan_ok=True)
+    assert parts.metrics["bleu_sacrebleu"] == whole.metrics["bleu_sacrebleu"]
+    assert parts.samples == whole.samples
+    assert parts.details == whole.details
+
+
+def test_encoded_rows_are_in_the_order_asked_for_whatever_the_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = packed_text(tmp_path)
+    backbone, split = untrained(packed, "gaussian", 4).backbone, packed.split("test")
+    rows = np.random.default_rng(0).permutation(split.n)[:40]
+    with torch.no_grad():
+        alone = [backbone.encode(make_batch(split, rows[i : i + 1], CPU)) for i in range(40)]
+    for size in (512, 7, 1):
+        monkeypatch.setattr(rows_of_split, "AT_ONCE", size)
+        for place, found in enumerate(encode_rows(backbone, split, rows, CPU)):
+            torch.testing.assert_close(found, torch.cat([item[place] for item in alone]))
+
+
+def test_texts_and_class_logits_of_parts_are_those_of_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = untrained(packed_text(tmp_path), "diffusion", 4)
+    z = torch.randn(40, 4, generator=generator(0, "z"))
+    texts, logits = on_text._decoded(model, z), on_text._class_logits(model, z)
+    monkeypatch.setattr(on_text, "PART", 7)
+    assert on_text._decoded(model, z) == texts
+    torch.testing.assert_close(on_text._class_logits(model, z), logits)
 
 
 def test_samples_of_discovered_classes_do_not_have_the_label_that_most_rows_have(

@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
 
+from benchmarks import timing
 from benchmarks.chains import parse_moves
 from benchmarks.full_size import PARTS, UPDATES, record, shortened
 from benchmarks.recorded import ROOT, Rounds
+from benchmarks.run import fallen
 from benchmarks.sweeps import Built, differences
 from ldebm.config.library import Library
 from ldebm.errors import UsageError
@@ -143,16 +146,40 @@ def test_the_table_of_chains_has_a_row_for_every_measurement(tmp_path: Path):
     assert chains_table(tmp_path / "none.json") == ""
 
 
-def test_speeds_of_two_machines_stand_side_by_side(tmp_path: Path):
+def test_a_ratio_that_fell_is_named_and_times_are_not_compared():
+    recorded = [{"name": "matmul", "threads": 1}, {"name": "a", "threads": 1, "ratio": 6.0}]
+    now = {"name": "a", "threads": 1, "ratio": 3.1, "value": 100.0}
+    assert fallen([now, {"name": "b", "threads": 1, "ratio": 0.1}], recorded) == []
+    (line,) = fallen([now | {"ratio": 2.9}], recorded)
+    assert line == "a: 2.9 times as fast as plain PyTorch, recorded 6.0"
+
+
+def test_a_ratio_is_of_the_same_turn_and_a_roofline_of_the_products(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(timing, "rates", lambda _: {"float32": 2e9, "bfloat16": 4e9})
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    turns = {
+        "eager": timing.Turns([9.0] * 3, [2.0, 4.0, 8.0], scale=10.0),  # a tenth was timed
+        "own": timing.Turns([9.0] * 3, [1.0, 2.0, 4.0]),
+        "rounded": timing.Turns([9.0] * 3, [1.0, 1.0, 1.0]),
+    }
+    flops = {"own": {"float32": 10**9}, "rounded": {"float32": 10**9, "bfloat16": 2 * 10**9}}
+    own, rounded = timing.compare("work", turns, flops)
+    assert (own["name"], rounded["name"]) == ("work", "work_rounded")
+    assert own["ratio"] == 20.0
+    assert own["ratio_quartiles"] == [20.0, 20.0]
+    assert own["roofline"] == 2.0 / 0.5
+    assert rounded["roofline"] == 1.0
+
+
+def test_the_table_of_speeds_has_the_ratios(tmp_path: Path):
     assert speed_table(tmp_path) == ""
-    line = {"name": "generation", "unit": "sentences/s", "reference": 76.0}
     (tmp_path / "results").mkdir()
-    for number, value in enumerate((76.0, 152.0), start=1):
-        more = {"name": f"only_{number}", "unit": "s", "reference": None, "ratio": None}
-        lines = [line | {"value": value, "ratio": value / 76}, more | {"value": 1.5}]
-        lines[-1] |= {"note": "a slow day"} if number == 2 else {}
-        write_json(tmp_path / f"results/bench-{number}.json", lines)
+    line = {"name": "nll500", "threads": 1, "value": 0.5, "eager": 2.0, "ratio": 4.0}
+    line |= {"ratio_quartiles": [3.5, 4.5], "roofline": 1.25, "public_elsewhere": 1.685}
+    rate = {"name": "matmul", "threads": 1, "value": 100.0, "bfloat16": 200.0}
+    write_json(tmp_path / "results/bench.json", [rate, line])
     rows = speed_table(tmp_path).splitlines()
-    assert "| generation | sentences/s | 76 | 76 | 1 | 152 | 2 |" in rows
-    assert "| only_2 | s |  |  |  | 1.5 |  |" in rows
-    assert rows[2].endswith("worth. Machine 2: a slow day.")
+    assert "| nll500 | 1 | 0.5 | 2 | 4.0 | 3.5 to 4.5 | 1.2 | 1.685 |" in rows
+    assert "(100 GFLOP/s in float32, 200 in bfloat16)" in rows[2]
