@@ -21,11 +21,11 @@ import torch
 import ldebm
 from benchmarks.timing import alternating
 from ldebm.config import nearest
-from ldebm.config.library import Library
 from ldebm.errors import LdebmError, UsageError
 from ldebm.files import read_json, write_json
-from ldebm.lineage.records import records
 from ldebm.seeding import configure, numerics
+from pipelines.library import Library
+from pipelines.lineage.records import records
 
 __all__ = ["measure", "rows_of"]
 

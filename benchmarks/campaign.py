@@ -74,7 +74,7 @@ def prepare(folder: Path, runs: Sequence[str], seeds: Sequence[int]) -> list[Job
     from ldebm.data.packed import open_packed
     from ldebm.errors import UsageError
     from ldebm.files import write_json
-    from ldebm.selection import params_of
+    from pipelines.selection import params_of
 
     params = params_of("params.yaml", runs, seeds)
     experiments = params.run.experiments
@@ -103,7 +103,7 @@ def _validation(data: str) -> Path:
 
 
 def _commit() -> dict[str, Any]:
-    from ldebm.lineage.records import git_state
+    from pipelines.lineage.records import git_state
 
     return git_state()
 
@@ -227,7 +227,7 @@ def _recorded(
 ) -> contextlib.AbstractContextManager[Any]:
     """The lineage record of one stage of a job, in ``folder/lineage``, as DVC's stages leave it."""
     from ldebm.files import read_json
-    from ldebm.lineage.records import recorded
+    from pipelines.lineage.records import recorded
 
     assert job.experiment is not None
     mine = place.relative_to(folder)

@@ -41,8 +41,8 @@ from benchmarks.builds import (
     working,
 )
 from benchmarks.recorded import ROOT, Rounds
-from ldebm.reporting.tables import faults_table
 from pipelines.lockfile import lock_blocks
+from pipelines.results.tables import faults_table
 from pipelines.supervise import descendants
 from tests.pipeline.tiny_project import Tiny
 

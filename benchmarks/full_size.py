@@ -32,7 +32,6 @@ import torch
 import ldebm
 from benchmarks.recorded import ROOT, Rounds
 from ldebm.config import ExperimentConfig
-from ldebm.config.library import Library
 from ldebm.data.packed import Packed, open_packed
 from ldebm.devices import choose_device
 from ldebm.errors import LdebmError
@@ -44,6 +43,7 @@ from ldebm.training.labelling import cluster_stage
 from ldebm.training.runs import CHECKPOINTS
 from ldebm.training.second_stage import prior_stage
 from ldebm.training.trainer import EXIT_INTERRUPTED
+from pipelines.library import Library
 
 __all__ = ["PARTS", "main", "measure", "shortened"]
 

@@ -16,7 +16,6 @@ from benchmarks.problems import ptb_split, text_batch
 from benchmarks.timing import Record, alternating, compare, count_flops
 from ldebm import kernels
 from ldebm.assembly import build_backbone
-from ldebm.config.library import Library
 from ldebm.data.batches import TextBatch
 from ldebm.nn.text import TextVAE
 from ldebm.optimisers import apply_gradients, make_optimiser
@@ -24,6 +23,7 @@ from ldebm.seeding import generator
 from ldebm.training.backbone_task import BackboneTask
 from ldebm.training.clustering import geometric_clusters, whiten_to_sphere
 from ldebm.training.latents import encode_split
+from pipelines.library import Library
 
 __all__ = ["estimate", "first_stage", "nll_samples", "rounding"]
 

@@ -17,12 +17,12 @@ import torch
 
 from benchmarks.timing import Record, alternating, count_flops
 from ldebm.assembly import build_prior
-from ldebm.config.library import Library
 from ldebm.priors import EnergyPrior
 from ldebm.seeding import generator, numpy_generator
 from ldebm.training.prior_tasks import PriorTask
 from ldebm.training.stacked_runs import StackedRuns
 from ldebm.training.trainer import Loop
+from pipelines.library import Library
 
 __all__ = ["priors_together"]
 

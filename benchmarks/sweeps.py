@@ -29,10 +29,10 @@ from typing import Any
 from benchmarks.builds import outputs
 from benchmarks.recorded import ROOT, Rounds
 from ldebm.files import read_json
-from ldebm.reporting.tables import sweeps_table
 from pipelines.building import select
 from pipelines.dag import ask_dvc
 from pipelines.failures import LOCK
+from pipelines.results.tables import sweeps_table
 from pipelines.types import Selection
 from tests.pipeline.numbers_project import NumbersProject
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 __all__ = ["CODE", "closure", "native_sources"]
 
-CODE = ("ldebm", "stages")  # the packages whose files stages run
+CODE = ("ldebm", "pipelines", "stages")  # the packages whose files stages run
 
 
 def closure(module: str, root: Path = Path()) -> list[str]:

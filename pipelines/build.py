@@ -11,13 +11,13 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from ldebm.errors import LdebmError
+from pipelines.build_report import report_lines, report_page, stage_rows
 from pipelines.building import Job, opened, run_jobs
 from pipelines.dag import Stage
 from pipelines.dispatch import Landed, Options, Submit, run_stage
 from pipelines.engine import Bar, Engine, current
 from pipelines.estimate import words
 from pipelines.failures import dvc_said
-from pipelines.reporting import report_lines, report_page, stage_rows
 from pipelines.slots import Held, Slots, shares
 from pipelines.types import BuildReport, Selection, StageOutcome
 from pipelines.worktree import Workspace

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from ldebm.errors import UsageError
-from ldebm.selection import Edits
 from pipelines import signals
 from pipelines.copies import mirror
 from pipelines.dag import Dag, ask_dvc, environment, read_dag
 from pipelines.dispatch import POLL, Dispatcher, Landed, Options, Place, Submit
 from pipelines.estimate import Estimate, Kin, estimate, past_runs
 from pipelines.lockfile import lock_blocks, whole
+from pipelines.selection import Edits
 from pipelines.slots import Need, Slots, need_of
 from pipelines.types import BuildReport, Selection, StageOutcome
 from pipelines.warm import warmed
@@ -176,12 +176,12 @@ def select(path: Path, selection: Selection, edits: Edits = "keep") -> None:
         path: params.yaml, of the workspace or of a worktree.
         selection: what was asked for.
         edits: what becomes of values of the file that conf/ does not give: "keep" or "copy", as
-            ``ldebm.selection.select_run`` has them.
+            ``pipelines.selection.select_run`` has them.
 
     Raises:
         UsageError: an unknown experiment or parameter, or a value that is none.
     """
-    from ldebm.selection import select_run
+    from pipelines.selection import select_run
 
     if selection.experiments or selection.seeds or selection.epochs is not None:
         seeds = ",".join(str(seed) for seed in selection.seeds) or None

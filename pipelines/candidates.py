@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ldebm.errors import UsageError
-from ldebm.git import git
-from ldebm.lineage import snapshots
-from ldebm.reporting.results import flatten
 from ldebm.yaml_text import parse_yaml
 from pipelines.dag import environment
+from pipelines.git import git
+from pipelines.lineage import snapshots
+from pipelines.results.recorded import flatten
 
 __all__ = ["Candidate", "Folder", "Revision", "Tree", "load_candidate", "lock", "stand_in"]
 

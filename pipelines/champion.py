@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from ldebm.config import RuleConfig
-from ldebm.reporting.significance import half_width, mean_error, welch_error
 from pipelines.candidates import Candidate
+from pipelines.compare.significance import half_width, mean_error, welch_error
 
 __all__ = ["Difference", "Verdict", "decide", "improvement", "incomparable"]
 

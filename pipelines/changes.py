@@ -20,10 +20,10 @@ from ldebm.data.folders import as_file
 from ldebm.data.registry import Source, SourceFile, find_source
 from ldebm.errors import UsageError
 from ldebm.files import hash_path
-from ldebm.git import git
-from ldebm.lineage.records import dvc_md5
 from ldebm.yaml_text import parse_yaml
 from pipelines.candidates import Folder, lock
+from pipelines.git import git
+from pipelines.lineage.records import dvc_md5
 
 __all__ = ["MIRROR_VARIABLE", "Finding", "find_changes"]
 

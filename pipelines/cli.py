@@ -23,10 +23,10 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from ldebm.config.library import CONF
 from ldebm.errors import LdebmError, UsageError, disk_fault
 from pipelines import model_commands, signals
 from pipelines.engine import flow_or_function, server_lost
+from pipelines.library import CONF
 from pipelines.types import BuildReport, Selection, StageOutcome
 
 __all__ = ["app", "main"]
@@ -123,7 +123,7 @@ def build_command(
     if as_json:
         typer.echo(json.dumps(report.to_json(), indent=1))
     else:
-        from pipelines.reporting import report_lines
+        from pipelines.build_report import report_lines
 
         typer.echo("\n".join(report_lines(report)))
     if not report.ok:
@@ -132,7 +132,7 @@ def build_command(
 
 def _say_edits() -> None:
     """Names what params.yaml says otherwise than conf/, and a length of its own: a line each."""
-    from ldebm.selection import length_line, status
+    from pipelines.selection import length_line, status
 
     path = Path("params.yaml")
     if path.is_file() and (Path() / CONF).is_dir():

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldebm import git
 from ldebm.errors import UsageError
-from ldebm.lineage.records import dvc_md5
+from pipelines import git
+from pipelines.lineage.records import dvc_md5
 from pipelines.lockfile import read_outs
 
 __all__ = [

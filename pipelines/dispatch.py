@@ -18,9 +18,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ldebm.errors import LdebmError, UsageError
-from ldebm.lineage.trace import restored_by_chance
 from pipelines.dag import Dag, Stage, environment, work_key
 from pipelines.failures import explain
+from pipelines.lineage.trace import restored_by_chance
 from pipelines.lockfile import lock_blocks, read_outs, whole
 from pipelines.runner import GRACE, MARK, Finished, run
 from pipelines.slots import Held, Need, Slots, lock_file
@@ -31,7 +31,7 @@ __all__ = ["POLL", "Dispatcher", "Landed", "Options", "Place", "Submit", "run_st
 
 POLL = 0.05
 LOCK_SECONDS = 10.0  # in which dvc.lock is written
-FLOW_RUN = ("PREFECT__FLOW_RUN_ID", "PREFECT_FLOW_RUN_ID")  # as ldebm.lineage.records reads it
+FLOW_RUN = ("PREFECT__FLOW_RUN_ID", "PREFECT_FLOW_RUN_ID")  # as pipelines.lineage.records reads it
 RAN = "Running stage '"
 RESTORED = "is cached - skipping run, checking out outputs"
 
@@ -132,7 +132,7 @@ def run_stage(
 
 
 def _restored_by_chance(stage: Stage, project: Path) -> bool:
-    """The same of ``ldebm.lineage.trace``, while the DVC of another stage may write dvc.lock.
+    """The same of ``pipelines.lineage.trace``, while the DVC of another stage may write dvc.lock.
 
     DVC empties the file before it writes it: for a moment it is not whole.
     """

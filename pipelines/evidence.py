@@ -17,11 +17,11 @@ from typing import Any
 
 from ldebm.errors import UsageError
 from ldebm.files import read_json, write_json, write_text
-from ldebm.git import git
-from ldebm.lineage.checkout import WHOLE
 from pipelines.candidates import stand_in
 from pipelines.champion import Difference, Verdict
 from pipelines.changes import Finding
+from pipelines.git import git
+from pipelines.lineage.checkout import WHOLE
 from pipelines.promotion import Promotion
 
 __all__ = ["Retraining", "commit_build", "handled", "keep", "markdown", "new_folder", "save"]

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from ldebm.config import load_params
-from ldebm.config.library import Library
 from ldebm.errors import LdebmError, UsageError
 from ldebm.yaml_text import parse_yaml
 from pipelines.engine import flow_or_function
+from pipelines.library import Library
 
 __all__ = ["COMMANDS"]
 

@@ -17,8 +17,8 @@ import yaml
 
 from ldebm.errors import UsageError
 from ldebm.files import write_text
-from ldebm.git import git
 from pipelines.candidates import Revision, load_candidate, lock, stand_in
+from pipelines.git import git
 
 __all__ = ["Promotion", "Registered", "artifact_path", "declare_artifact", "promote", "registered"]
 

@@ -15,9 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from ldebm.errors import UsageError
-from ldebm.reporting.results import flatten
 from pipelines.building import read_params
 from pipelines.candidates import Candidate, Tree
+from pipelines.results.recorded import flatten
 from pipelines.runner import MARK, run
 from pipelines.slots import Held, Slots, need_of
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ldebm.config import RetrainConfig, load_params
-from ldebm.config.library import Library
 from ldebm.errors import UsageError
 from pipelines.build import build
 from pipelines.champion import Verdict
@@ -29,6 +28,7 @@ from pipelines.evidence import (
     save,
 )
 from pipelines.judging import failures, judge
+from pipelines.library import Library
 from pipelines.promotion import Promotion, artifact_path, declare_artifact, promote
 from pipelines.types import Selection
 

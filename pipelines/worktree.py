@@ -26,11 +26,11 @@ from typing import Any
 
 from ldebm.errors import LdebmError, UsageError
 from ldebm.files import write_text
-from ldebm.git import git, git_or_none, run_git, said
-from ldebm.lineage.checkout import Checkout, fingerprint, make_room, prefix, project_files
 from pipelines.copies import add_ignored, copy_if_different
 from pipelines.dag import ask_dvc, environment
 from pipelines.failures import dvc_said
+from pipelines.git import git, git_or_none, run_git, said
+from pipelines.lineage.checkout import Checkout, fingerprint, make_room, prefix, project_files
 from pipelines.lockfile import lock_blocks, merge_lock, read_outs
 from pipelines.runner import GRACE, strays
 from pipelines.slots import lock_file

@@ -58,7 +58,7 @@ def parameters(options: argparse.Namespace) -> Params:
     if data in (None, *params.data) and experiment in (None, *params.experiments):
         return params
     # By its name: DVC runs selected stages only, and need not run them again when this changes.
-    selection = importlib.import_module("ldebm.selection")
+    selection = importlib.import_module("pipelines.selection")
     extended: Params = selection.extended(params, Path(options.params).parent, data, experiment)
     return extended
 

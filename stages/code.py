@@ -16,9 +16,9 @@ from pathlib import Path
 
 from ldebm.config import load_params
 from ldebm.files import write_json
-from ldebm.lineage.code_lists import code_list
-from ldebm.lineage.records import dvc_md5
 from ldebm.sources import closure
+from pipelines.lineage.code_lists import code_list
+from pipelines.lineage.records import dvc_md5
 from stages._entry import arguments, run
 
 __all__ = ["stage_names", "write_lists"]

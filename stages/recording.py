@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldebm.lineage.code_lists import is_code
-from ldebm.lineage.records import recorded
 from ldebm.yaml_text import parse_yaml
+from pipelines.lineage.code_lists import is_code
+from pipelines.lineage.records import recorded
 
 __all__ = ["Plan", "plan", "this_stage"]
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from ldebm.errors import LdebmError
 from ldebm.files import write_text
-from ldebm.reporting.charts import scatter_chart
-from ldebm.reporting.results import RESULTS, load_results, record_runs
-from ldebm.reporting.tables import (
+from pipelines.charts import scatter_chart
+from pipelines.results.recorded import RESULTS, load_results, record_runs
+from pipelines.results.tables import (
     ablation_tables,
     chains_table,
     faults_table,

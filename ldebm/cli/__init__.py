@@ -1,8 +1,8 @@
-"""The ``ldebm`` command.
+"""The ``ldebm`` command: what it does with a trained model, and what the pipeline adds.
 
-Modules by subject: ``project`` (params.yaml and data), ``configuring`` (what its keys mean),
-``models`` (using a trained model), ``rows`` (a model and every row of a file), ``completing``
-(gaps), ``comparing``, and ``lineage`` (the way back, checked and run again).
+Modules by subject: ``models`` (using a trained model), ``rows`` (a model and every row of a file),
+``completing`` (gaps), ``about`` (versions). The commands on a project, its data and its lineage,
+are those of :mod:`pipelines.commands`; they are loaded when one of them is asked for, or the list.
 Heavy imports stay inside the commands: ``ldebm --help`` is quick.
 """
 
@@ -10,29 +10,78 @@ from __future__ import annotations
 
 import atexit
 import gc
+import importlib
 import os
 import sys
 import traceback
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
-from ldebm.cli import comparing, completing, configuring, lineage, models, project, rows
-from ldebm.errors import LdebmError, disk_fault
+from ldebm.cli import about, completing, models, rows
+from ldebm.errors import LdebmError, UsageError, disk_fault
 
 __all__ = ["app", "main"]
 
 INTERRUPTED = 130
+PROJECT = {  # command -> where it is; by name, for models can be used without the pipeline
+    "data": "pipelines.commands.project",
+    "new": "pipelines.commands.project",
+    "select": "pipelines.commands.project",
+    "config": "pipelines.commands.configuring",
+    "compare": "pipelines.commands.comparing",
+    "experiments": "pipelines.commands.comparing",
+    "lineage": "pipelines.commands.lineage",
+    "audit": "pipelines.commands.lineage",
+}
+
+
+class _Commands(TyperGroup):
+    """The commands of models, and those of a project as soon as they are asked for."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        wanted = (cmd_name,) if cmd_name in PROJECT else PROJECT  # all, to suggest a name
+        if cmd_name not in self.commands:
+            for name in wanted:
+                self._load(name)
+            if cmd_name in PROJECT and cmd_name not in self.commands:
+                raise UsageError(
+                    f"`ldebm {cmd_name}` belongs to the pipeline, which is not installed here: "
+                    "expected the package `pipelines`; install the project, not only its models"
+                )
+        return self.commands.get(cmd_name)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        for name in PROJECT:
+            self._load(name)
+        own = [name for name in self.commands if name not in PROJECT]
+        return [*(name for name in PROJECT if name in self.commands), *own]
+
+    def _load(self, name: str) -> None:
+        """Adds a command of the pipeline, if it is installed."""
+        try:
+            found = getattr(importlib.import_module(PROJECT[name]), name)
+        except ModuleNotFoundError as error:
+            if (error.name or "").split(".")[0] != "pipelines":
+                raise
+            return
+        if not isinstance(found, typer.Typer):
+            function, found = found, typer.Typer(add_completion=False, rich_markup_mode=None)
+            found.command(name)(function)
+        self.add_command(typer.main.get_command(found), name)
+
 
 app = typer.Typer(
     name="ldebm",
+    cls=_Commands,
     help="Latent-space energy-based models: data, models, results and their lineage.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.add_typer(project.data, name="data")
-for module in (project, configuring, models, completing, rows, comparing, lineage):
+for module in (models, completing, rows, about):
     for command in module.COMMANDS:
         app.command()(command)
 

@@ -22,7 +22,7 @@ __all__ = ["Section", "Seeds", "explicit"]
 class Section(BaseModel):
     """A frozen group of parameters in which an unknown key is an error.
 
-    The string under a field describes it: :mod:`ldebm.config.reference` reads it.
+    The string under a field describes it: :mod:`pipelines.reference` reads it.
 
     Attributes:
         added: keys that came after the first model files were written.

@@ -16,7 +16,7 @@ from tests.warm import warm_python
 
 ROOT = Path(__file__).parents[2]
 IDENTITY = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
-CODE = ("ldebm", "stages", "dvc.yaml", ".dvcignore", ".gitignore")
+CODE = ("ldebm", "pipelines", "stages", "dvc.yaml", ".dvcignore", ".gitignore")
 SMALL = """\
 # A problem of seconds.
 run:

@@ -13,10 +13,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from ldebm.config.library import Library
 from ldebm.data.chatter import generate
-from ldebm.selection import select_run
 from ldebm.yaml_text import format_yaml, parse_yaml
+from pipelines.library import Library
+from pipelines.selection import select_run
 from tests.pipeline.guides import shown
 from tests.pipeline.numbers_project import PARAMS, NumbersProject
 from tests.pipeline.prefect_server import FINAL, Server, started, until

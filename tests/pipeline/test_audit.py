@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ldebm.lineage.code_lists import code_list
-from ldebm.lineage.records import dvc_md5
+from pipelines.lineage.code_lists import code_list
+from pipelines.lineage.records import dvc_md5
 from tests.pipeline.project_copy import ProjectCopy
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]

@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from ldebm.errors import UsageError
-from ldebm.selection import params_of
 from pipelines.candidates import Candidate, Folder
 from pipelines.reevaluation import FILES, reevaluate
+from pipelines.selection import params_of
 from pipelines.slots import Need, Slots, need_of, visible_gpus
 
 ROOT = Path(__file__).parents[2]

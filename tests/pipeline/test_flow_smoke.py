@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from ldebm.lineage.audit import Audit, Output
-from ldebm.lineage.differences import Difference
 from pipelines.audit import AuditReport, Verdict
+from pipelines.lineage.audit import Audit, Output
+from pipelines.lineage.differences import Difference
 from tests.pipeline.project_copy import CODE, ProjectCopy
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]

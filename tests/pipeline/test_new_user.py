@@ -11,16 +11,16 @@ import pytest
 import torch
 
 import ldebm
-from ldebm.config.library import Library
 from ldebm.data.chatter import classify_soft, generate
 from ldebm.data.fetch import fetch
 from ldebm.data.packed import open_packed
 from ldebm.data.packing import pack
 from ldebm.data.prepare import prepare
 from ldebm.errors import UsageError
-from ldebm.selection import status
 from ldebm.training.first_stage import build_backbone_stage, load_backbone
 from ldebm.yaml_text import format_yaml, parse_yaml
+from pipelines.library import Library
+from pipelines.selection import status
 from tests.pipeline.project_copy import ProjectCopy
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]

@@ -15,12 +15,12 @@ import pytest
 from dvc.utils.hydra import apply_overrides
 
 from ldebm.config import Params, RunConfig, load_params
-from ldebm.config.library import Library
 from ldebm.config.sections import explicit
 from ldebm.errors import UsageError
-from ldebm.selection import select_run, status, write_params
 from ldebm.yaml_text import alias_line, format_yaml, parse_yaml
 from pipelines.building import select
+from pipelines.library import Library
+from pipelines.selection import select_run, status, write_params
 from pipelines.types import Selection
 from tests.pipeline.guides import PAGES, shown
 from tests.pipeline.project_copy import ProjectCopy

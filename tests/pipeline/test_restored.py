@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from ldebm.cli import main
-from ldebm.lineage.audit import audit_stage
-from ldebm.lineage.divergence import compare_traces
-from ldebm.lineage.records import dvc_md5
-from ldebm.lineage.trace import Trace, restored_by_chance, trace
-from ldebm.lineage.verify import Problem, verify
+from pipelines.lineage.audit import audit_stage
+from pipelines.lineage.divergence import compare_traces
+from pipelines.lineage.records import dvc_md5
+from pipelines.lineage.trace import Trace, restored_by_chance, trace
+from pipelines.lineage.verify import Problem, verify
 from tests.pipeline.tiny_project import ROOT, Tiny
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]

@@ -10,8 +10,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from ldebm.data.chatter import generate
-from ldebm.reporting.compare import compare
-from ldebm.site.comparing import comparison_data
+from pipelines.compare.compare import compare
+from pipelines.site.comparing import comparison_data
 from tests.pipeline.project_copy import ProjectCopy
 from tests.yaml_params import written_out
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from ldebm.config import RunConfig, load_params
-from ldebm.config.library import Library
 from ldebm.files import hash_path, read_json
-from ldebm.selection import write_params
+from pipelines.library import Library
+from pipelines.selection import write_params
 from tests.unit.text_worlds import documents
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ import ldebm.cli
 
 __all__ = ["imported"]
 
-HEAVY = ("dvc", "numpy", "pandas", "polars", "prefect", "pyarrow", "pydantic", "scipy",
+HEAVY = ("dvc", "numpy", "pandas", "pipelines", "polars", "prefect", "pyarrow", "pydantic", "scipy",
          "sentencepiece", "sklearn", "torch")  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from ldebm.files import hash_path, read_json, write_json
-from ldebm.lineage.records import dvc_md5, record_name, recorded, records, seal
+from pipelines.lineage.records import dvc_md5, record_name, recorded, records, seal
 
 MODEL = "models/e/0/prior/model.safetensors"
 CODE = ["ldebm/__init__.py", "ldebm/files.py", "stages/prior.py"]

@@ -10,9 +10,9 @@ import pytest
 from benchmarks import campaign
 from ldebm.errors import DivergenceError, UsageError
 from ldebm.files import read_json, write_array, write_json
-from ldebm.lineage.records import read_records, seal
-from ldebm.lineage.trace import trace
-from ldebm.lineage.verify import verify
+from pipelines.lineage.records import read_records, seal
+from pipelines.lineage.trace import trace
+from pipelines.lineage.verify import verify
 from tests.yaml_params import written_out
 
 PARAMS = written_out("""\
@@ -153,7 +153,7 @@ def test_a_job_leaves_the_records_of_its_stages_without_dvc(project: Path, monke
     for record in records.values():
         assert record["ran_by"] == "campaign"
         assert record["validation"] == {"data": "d", "success": True}
-        assert record["code"]["ldebm/lineage/records.py"]
+        assert record["code"]["pipelines/lineage/records.py"]
         assert record["seal"] == seal(record)
     prior = records["prior@small-0"]
     assert prior["params"]["experiments.small.prior"]["levels"] == 2

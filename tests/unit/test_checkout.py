@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from ldebm.errors import UsageError
-from ldebm.git import environment, git, git_or_none
-from ldebm.lineage.checkout import Checkout, fingerprint, project_files
-from ldebm.lineage.records import git_state
-from ldebm.lineage.scratch import worktree
+from pipelines.git import environment, git, git_or_none
+from pipelines.lineage.checkout import Checkout, fingerprint, project_files
+from pipelines.lineage.records import git_state
+from pipelines.lineage.scratch import worktree
 
 FILES = {"params.yaml": "a: 1\n", "ldebm/x.py": "x = 1\n", "gone.txt": "gone\n"}
 ROOT = Path(__file__).parents[2]

@@ -1,6 +1,7 @@
 """The ``ldebm`` command: what it prints, and one line with exit code 2 for a mistake."""
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -247,9 +248,23 @@ def test_what_is_here_of_each_data_set_is_listed_with_its_verdict(run, project: 
 
 
 def test_commands_import_no_more_than_they_need(project: Path):
-    assert imported(project, "--help") == set()
-    assert imported(project, "data", "list") <= {"pydantic"}
-    light = {"numpy", "pyarrow", "pydantic"}
+    assert imported(project, "--help") == {"pipelines"}
+    assert imported(project, "data", "list") <= {"pipelines", "pydantic"}
+    light = {"numpy", "pipelines", "pyarrow", "pydantic"}
     assert imported(project, "config", "prior") <= light
     assert imported(project, "data", "check") <= light
     assert ldebm.cli.app.registered_commands
+
+
+def test_commands_on_models_do_not_load_the_pipeline(project: Path):
+    assert "pipelines" not in imported(project, "generate", "--help")
+    assert "pipelines" in imported(project, "select", "--help")
+
+
+def test_without_the_pipeline_its_commands_say_so(run, monkeypatch):
+    for name in {*ldebm.cli.PROJECT.values(), "pipelines"}:
+        monkeypatch.setitem(sys.modules, name, None)
+    assert "audit " not in run("--help").out
+    found = run("lineage", "models")
+    assert found.code == 2
+    assert "expected the package `pipelines`" in found.err

@@ -10,14 +10,14 @@ import pytest
 
 from ldebm.errors import UsageError
 from ldebm.files import json_text, write_csv, write_json
-from ldebm.lineage.origins import origin
-from ldebm.lineage.records import recorded
-from ldebm.lineage.revisions import find_commit
-from ldebm.lineage.snapshots import Revision
-from ldebm.reporting.compare import compare
-from ldebm.reporting.comparison_text import lines
-from ldebm.reporting.results import record_runs
-from ldebm.reporting.targets import Run, evaluated_runs
+from pipelines.compare.compare import compare
+from pipelines.compare.targets import Run, evaluated_runs
+from pipelines.compare.text import lines
+from pipelines.lineage.origins import origin
+from pipelines.lineage.records import recorded
+from pipelines.lineage.revisions import find_commit
+from pipelines.lineage.snapshots import Revision
+from pipelines.results.recorded import record_runs
 
 METRICS = {"nll": 100.0, "nll_low": 98.0, "nll_high": 102.0, "bleu": 11.0, "mi": 2.0}
 
@@ -160,7 +160,7 @@ def test_code_and_data_that_differ_come_from_the_records_of_these_very_metrics(
     (project / "ldebm").mkdir()
     (project / "ldebm/priors.py").write_text("changed = True\n")
     monkeypatch.setattr(
-        "ldebm.lineage.records.code_hashes", lambda root: {"ldebm/priors.py": "b" * 64}
+        "pipelines.lineage.records.code_hashes", lambda root: {"ldebm/priors.py": "b" * 64}
     )
     for seed in range(3):
         evaluated(project, "better", seed, 4, nll=70.0 + seed)
@@ -314,7 +314,7 @@ def test_the_lock_of_a_revision_is_read_once_for_all_its_runs(repository: Path, 
     git(repository, "commit", "-qm", "three")
     read = []
     monkeypatch.setattr(
-        "ldebm.lineage.snapshots.parse_yaml", lambda lock: read.append(lock) or json.loads(lock)
+        "pipelines.lineage.snapshots.parse_yaml", lambda lock: read.append(lock) or json.loads(lock)
     )
     assert len(compare("HEAD", "workspace", repository).pairs) > 2
     assert len(read) == 1

@@ -8,9 +8,9 @@ import jsonschema
 import pytest
 
 from ldebm.config import ExperimentConfig, Params, load_params, nearest, parse
-from ldebm.config.reference import PAGE, SCHEMA, find, markdown, schema, tables
 from ldebm.errors import UsageError
 from ldebm.yaml_text import parse_yaml
+from pipelines.reference import PAGE, SCHEMA, find, markdown, schema, tables
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,7 +50,7 @@ def test_every_key_is_described_in_a_sentence():
 )
 def test_the_reference_in_docs_is_what_the_fields_say(path, text):
     committed = (ROOT / path).read_text(encoding="utf-8")
-    assert committed == text, "run `python -m ldebm.config.reference`"
+    assert committed == text, "run `python -m pipelines.reference`"
 
 
 def test_the_schema_knows_what_the_parser_knows():

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from ldebm.config import DataConfig
-from ldebm.config.library import Library
 from ldebm.data.fetch import fetch
 from ldebm.data.packed import Packed, open_packed
 from ldebm.data.packing import pack
@@ -17,6 +16,7 @@ from ldebm.data.prepare import prepare
 from ldebm.data.registry import SOURCES
 from ldebm.errors import UsageError
 from ldebm.files import hash_path, read_parquet
+from pipelines.library import Library
 from tests.unit import published_texts as published
 
 ROOT = Path(__file__).parents[2]

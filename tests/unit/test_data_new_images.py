@@ -11,12 +11,7 @@ from PIL import Image
 
 from ldebm.assembly import build_backbone
 from ldebm.config import ExperimentConfig
-from ldebm.config.library import Library
-from ldebm.data.duration import expected_minutes
 from ldebm.data.fetch import fetch
-from ldebm.data.image_facts import ImageFacts
-from ldebm.data.new import add_dataset, data_status
-from ldebm.data.new_images import image_experiment
 from ldebm.data.packed import open_packed
 from ldebm.data.packing import pack
 from ldebm.data.prepare import prepare
@@ -25,6 +20,11 @@ from ldebm.files import read_json
 from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.training.latents import make_batch
 from ldebm.yaml_text import format_yaml
+from pipelines.library import Library
+from pipelines.new.dataset import add_dataset, data_status
+from pipelines.new.duration import expected_minutes
+from pipelines.new.image_facts import ImageFacts
+from pipelines.new.images import image_experiment
 
 PARAMS = """run: {datasets: [], experiments: [], seeds: [0]}
 

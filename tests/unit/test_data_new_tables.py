@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from ldebm.config import DataConfig
-from ldebm.config.library import Library
 from ldebm.data.fetch import fetch
-from ldebm.data.new import add_dataset
 from ldebm.data.packed import Packed, open_packed
 from ldebm.data.packing import pack
 from ldebm.data.prepare import prepare
 from ldebm.errors import UsageError
 from ldebm.files import read_parquet
+from pipelines.library import Library
+from pipelines.new.dataset import add_dataset
 
 PARAMS = """run: {datasets: [], experiments: [], seeds: [0]}
 data:

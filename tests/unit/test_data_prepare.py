@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from ldebm.config import DataConfig
-from ldebm.config.library import Library
 from ldebm.data.fetch import fetch
 from ldebm.data.limits import failures, notes
-from ldebm.data.new import add_dataset, data_status
 from ldebm.data.prepare import prepare
 from ldebm.errors import UsageError
 from ldebm.files import hash_path, read_json, read_parquet, write_parquet
+from pipelines.library import Library
+from pipelines.new.dataset import add_dataset, data_status
 
 
 def _file(tmp_path: Path, name: str, content: str | bytes, **config: Any) -> DataConfig:

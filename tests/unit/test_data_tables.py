@@ -13,11 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ldebm.config import DataConfig
-from ldebm.config.library import Library
 from ldebm.data.csv_files import parse_csv
 from ldebm.data.fetch import fetch
-from ldebm.data.new import add_dataset
-from ldebm.data.new_tables import inspect_file
 from ldebm.data.packed import Packed, open_packed
 from ldebm.data.packing import label_names, pack
 from ldebm.data.prepare import prepare
@@ -25,6 +22,9 @@ from ldebm.data.text_files import decode, read_table
 from ldebm.data.user_texts import as_texts, read_stream, read_texts
 from ldebm.data.values import kind_of, labels, texts
 from ldebm.errors import UsageError
+from pipelines.library import Library
+from pipelines.new.dataset import add_dataset
+from pipelines.new.tables import inspect_file
 
 ROWS = 60
 TEXTS = [f"the number {i} goes, {'slowly' if i % 2 else 'quickly'}" for i in range(ROWS)]

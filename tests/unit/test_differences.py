@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ldebm.files import write_array, write_csv, write_json, write_model, write_parquet
-from ldebm.lineage.differences import Difference, first_difference
+from pipelines.lineage.differences import Difference, first_difference
 
 
 def pair(tmp_path: Path, name: str) -> tuple[Path, Path]:

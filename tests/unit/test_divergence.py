@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from ldebm.errors import UsageError
-from ldebm.lineage.divergence import Divergence, compare_traces, parse_target
-from ldebm.lineage.records import dvc_md5
-from ldebm.lineage.trace import trace
+from pipelines.lineage.divergence import Divergence, compare_traces, parse_target
+from pipelines.lineage.records import dvc_md5
+from pipelines.lineage.trace import trace
 from tests.unit.lineage_project import (
     MODEL,
     edit_record,

@@ -26,8 +26,8 @@ from ldebm.evaluate.priors import fit_densities, posterior_samples
 from ldebm.evaluate.report import Report
 from ldebm.files import json_text
 from ldebm.priors import DiffusionPrior, SymbolPrior
-from ldebm.reporting.glossary import describe
 from ldebm.seeding import generator
+from pipelines.results.glossary import describe
 from tests.unit.evaluate_models import config, wavy_energy
 
 STREAM = np.random.default_rng(0)

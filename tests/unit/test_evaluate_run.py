@@ -22,8 +22,8 @@ from ldebm.evaluate.report import encode_rows, make_batch
 from ldebm.evaluate.run import classifiers_for, evaluate
 from ldebm.files import write_model
 from ldebm.model import Model
-from ldebm.reporting.compare import class_words
 from ldebm.seeding import generator
+from pipelines.compare.compare import class_words
 from tests.unit.evaluate_models import config
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ import yaml
 
 from ldebm.errors import UsageError
 from ldebm.files import hash_path, write_json
-from ldebm.lineage.records import (
+from pipelines.lineage.records import (
     code_hashes,
     digest,
     dvc_md5,
@@ -20,7 +20,7 @@ from ldebm.lineage.records import (
     records,
     seal,
 )
-from ldebm.lineage.trace import trace
+from pipelines.lineage.trace import trace
 
 
 def execute(root: Path, stage: str, inputs: list[str], outputs: dict[str, str], **params):
@@ -156,7 +156,7 @@ def test_dvc_is_recorded_as_the_runner_of_its_stages(tmp_path: Path, monkeypatch
 def test_the_code_is_what_the_process_imported():
     root = Path(__file__).parents[2]
     found = code_hashes(root)
-    assert found["ldebm/lineage/records.py"] == hash_path(root / "ldebm/lineage/records.py")
+    assert found["pipelines/lineage/records.py"] == hash_path(root / "pipelines/lineage/records.py")
     assert "tests/unit/test_lineage.py" not in found
 
 

@@ -3,9 +3,9 @@
 from html.parser import HTMLParser
 from pathlib import Path
 
-from ldebm.lineage.page import lineage_page
-from ldebm.lineage.trace import Step, Trace, trace
-from ldebm.lineage.verify import verify
+from pipelines.lineage.page import lineage_page
+from pipelines.lineage.trace import Step, Trace, trace
+from pipelines.lineage.verify import verify
 from tests.unit.lineage_project import MODEL
 
 EVIL = '<script>alert("1")</script>&\'"'

@@ -11,10 +11,10 @@ from benchmarks.full_size import PARTS, UPDATES, record, shortened
 from benchmarks.recorded import ROOT, Rounds
 from benchmarks.run import fallen
 from benchmarks.sweeps import Built, differences
-from ldebm.config.library import Library
 from ldebm.errors import UsageError
 from ldebm.files import read_json, write_json
-from ldebm.reporting.tables import (
+from pipelines.library import Library
+from pipelines.results.tables import (
     chains_table,
     faults_table,
     full_size_table,

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ldebm.errors import UsageError
-from ldebm.lineage.objects import Objects
-from ldebm.lineage.records import dvc_md5
+from pipelines.lineage.objects import Objects
+from pipelines.lineage.records import dvc_md5
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pytest
 from openlineage.client import generated
 from openlineage.client.generated.base import BaseFacet
 
-from ldebm.lineage.openlineage import events
-from ldebm.lineage.trace import trace
+from pipelines.lineage.openlineage import events
+from pipelines.lineage.trace import trace
 from tests.unit.lineage_project import MODEL, edit_record, git, record_of
 
 SCHEMA = json.loads((Path(__file__).parent / "openlineage_schema.json").read_text())

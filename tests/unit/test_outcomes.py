@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from pipelines.build_report import report_lines
 from pipelines.outcomes import experiment_line, outcome_lines
-from pipelines.reporting import report_lines
 from pipelines.types import BuildReport, StageOutcome, Status
 
 GOOD = {

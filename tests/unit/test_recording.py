@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ldebm.lineage.records import records
+from pipelines.lineage.records import records
 from stages.recording import plan, this_stage
 
 DAG = """\

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ldebm.errors import LdebmError
-from ldebm.reporting.experiments import experiment_tables, rows_of, show_experiments
+from pipelines.compare.experiments import experiment_tables, rows_of, show_experiments
 
 
 def state(name: str, nll: dict[str, float], **params: Any) -> dict[str, Any]:

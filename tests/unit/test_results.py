@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from ldebm.config.library import Library
 from ldebm.errors import UsageError
 from ldebm.files import read_json, write_csv, write_json
-from ldebm.lineage.records import recorded
-from ldebm.reporting.charts import Series, line_chart, read_curve
-from ldebm.reporting.published import PUBLISHED
-from ldebm.reporting.results import by_experiment, load_results, numbers, record_runs
-from ldebm.reporting.tables import markdown
-from stages.report import build
+from pipelines.charts import Series, line_chart, read_curve
+from pipelines.library import Library
+from pipelines.lineage.records import recorded
+from pipelines.results.published import PUBLISHED
+from pipelines.results.recorded import by_experiment, load_results, numbers, record_runs
+from pipelines.results.tables import markdown
+from pipelines.site.pages import build
 
 
 def evaluated(root: Path, experiment: str, seed: int, levels: int = 6, **metrics: float) -> None:

@@ -9,11 +9,11 @@ import pytest
 
 from ldebm.cli import main
 from ldebm.config import load_params
-from ldebm.config.library import Library
 from ldebm.errors import UsageError
 from ldebm.files import write_text
-from ldebm.selection import select_run, status
 from ldebm.yaml_text import parse_yaml
+from pipelines.library import Library
+from pipelines.selection import select_run, status
 
 FILES = {
     "data/points": "kind: points\nsource: gaussians16\n",

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from ldebm.reporting.significance import difference, holm
+from pipelines.compare.significance import difference, holm
 
 # Student 1908: hours of sleep gained with two drugs by ten patients; t = 4.062, p = 0.00283.
 FIRST_DRUG = (0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0)

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from ldebm.files import write_json
-from ldebm.reporting.charts import Series, line_chart, short, ticks
-from ldebm.site.comparing import NEAR, comparison_data, groups, judged_alone, neighbours
-from ldebm.site.graph import lineage_nodes, lineage_svg, nearest_parents
-from ldebm.site.maps import histogram, path_map, point_map, reach
-from stages.report import embedded
+from pipelines.charts import Series, line_chart, short, ticks
+from pipelines.site.comparing import NEAR, comparison_data, groups, judged_alone, neighbours
+from pipelines.site.graph import lineage_nodes, lineage_svg, nearest_parents
+from pipelines.site.maps import histogram, path_map, point_map, reach
+from pipelines.site.pages import embedded
 
 HOSTILE = '</script><script>alert("1")</script>&'
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from ldebm.files import write_csv
-from ldebm.site.plots import PLOTS, write_plots
+from pipelines.site.plots import PLOTS, write_plots
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,7 +17,6 @@ from ldebm.config.alike import alike
 from ldebm.data.packed import Packed
 from ldebm.draws import Streams, integers, normal, uniform
 from ldebm.errors import UsageError
-from ldebm.lineage.records import recorded, records
 from ldebm.priors import EnergyPrior
 from ldebm.seeding import configure, generator
 from ldebm.training.first_stage import build_backbone_stage
@@ -29,6 +28,7 @@ from ldebm.training.together import Run, prepare, train_together
 from ldebm.training.trainer import Loop, TrainResult, train
 from pipelines.dag import Dag, Stage
 from pipelines.dispatch import Dispatcher
+from pipelines.lineage.records import recorded, records
 from pipelines.slots import Held, Slots
 from pipelines.types import StageOutcome
 from stages.prior import others_beside

@@ -18,14 +18,14 @@ import pytest
 from PIL import Image
 
 from ldebm.config import DataConfig
-from ldebm.config.library import Library
 from ldebm.data.fetch import fetch
-from ldebm.data.image_facts import inspect_images
-from ldebm.data.new import add_dataset
 from ldebm.data.packed import open_packed
 from ldebm.data.packing import pack
 from ldebm.data.prepare import prepare
 from ldebm.errors import UsageError
+from pipelines.library import Library
+from pipelines.new.dataset import add_dataset
+from pipelines.new.image_facts import inspect_images
 
 CLASSES = ("bar", "box", "dot")
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ldebm.config.library import Library
 from ldebm.config.sections import explicit
 from ldebm.files import hash_path, read_json, write_json
-from ldebm.lineage.records import dvc_md5, recorded
-from ldebm.lineage.trace import bound_sources, trace
-from ldebm.lineage.verify import Problem, verify
+from pipelines.library import Library
+from pipelines.lineage.records import dvc_md5, recorded
+from pipelines.lineage.trace import bound_sources, trace
+from pipelines.lineage.verify import Problem, verify
 from tests.unit.lineage_project import (
     CODE,
     MODEL,
@@ -321,7 +321,9 @@ def test_the_code_of_a_queue_is_compared_with_the_commit_of_its_project(project:
     for name in ("data", "models", "lineage", "reports"):
         (project / name).rename(queue / name)
     shutil.copy(project / "params.yaml", queue)
-    monkeypatch.setattr("ldebm.lineage.verify.__file__", str(project / "ldebm/lineage/verify.py"))
+    monkeypatch.setattr(
+        "pipelines.lineage.verify.__file__", str(project / "pipelines/lineage/verify.py")
+    )
     for stage in [step.stage for step in trace("e", queue).steps]:
         edit_record(queue, stage, lambda record: record | {"git": record["git"] | {"dirty": False}})
     assert check(queue) == []

@@ -1,1 +1,0 @@
-"""Recorded runs, comparisons of them, and the tables beside the papers' numbers."""

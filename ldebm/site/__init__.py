@@ -1,1 +1,0 @@
-"""What the report site shows, as plain values and SVG; ``stages/report.py`` renders the pages."""

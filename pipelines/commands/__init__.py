@@ -1,0 +1,1 @@
+"""The commands of ``ldebm`` on a project: its data, selection, comparisons and lineage."""

@@ -1,0 +1,61 @@
+"""The commands ``compare`` and ``experiments``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+__all__ = ["compare", "experiments"]
+
+_TARGET = (
+    "An experiment, EXPERIMENT@REVISION, a git revision, a dvc experiment, `workspace`, "
+    "or a file of results/."
+)
+
+
+def compare(
+    first: Annotated[str, typer.Argument(help=_TARGET)],
+    second: Annotated[str, typer.Argument(help="What to compare it with.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Show also what does not differ.")
+    ] = False,
+) -> None:
+    """Compare two experiments or revisions.
+
+    Parameters, metrics with intervals over seeds, curves, samples, code and data.
+    """
+    from ldebm.files import json_text
+    from pipelines.compare.compare import compare as compare_targets
+    from pipelines.compare.text import lines
+
+    found = compare_targets(first, second)
+    if as_json:
+        typer.echo(json_text(found.to_json()), nl=False)
+    else:
+        typer.echo("\n".join(lines(found, everything=everything)))
+
+
+def experiments() -> None:
+    """List the runs of `dvc exp`.
+
+    Model by model: the changed parameters and the metrics.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipelines.compare.experiments import show_experiments
+
+    found = show_experiments()
+    if not found:
+        typer.echo("no experiment differs from HEAD; `dvc exp run -S KEY=VALUE` makes one")
+    console = Console(highlight=False, markup=False)
+    for item in found:
+        table = Table(title=item.title, title_justify="left", box=None, pad_edge=False)
+        for number, name in enumerate(item.header):
+            table.add_column(name, justify="right" if number else "left", overflow="fold")
+        for row in item.rows:
+            table.add_row(*row)
+        console.print(table)
+        console.print()

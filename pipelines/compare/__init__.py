@@ -1,0 +1,1 @@
+"""Comparisons of experiments and revisions, with intervals over seeds."""

@@ -1,0 +1,287 @@
+"""What a user's table is: points, sentences, dialogues or documents, and whether it can be used.
+
+The rows go through the code that prepares, validates and packs them in a build, so that what a
+build refuses is refused here, before anything is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ldebm.config import DataConfig
+from ldebm.errors import UsageError
+from pipelines.new.summary import Summary
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from ldebm.data.prepare import Prepared
+    from ldebm.data.text_files import Table
+
+__all__ = ["FileFacts", "data_section", "inspect_file"]
+
+MANY_WORDS = 30_000  # beyond, words alone would leave most of the vocabulary rare
+UNSEEN = 0.3  # of the words of held-out rows: beyond, words are no units to count in
+HELD_OUT = 10  # one row in so many
+MOST_WORDS, MOST_PIECES = 10_001, 8000  # of vocabularies
+ROLES = ("context", "dialogue", "turn", "speaker")
+TURNS = 5  # of context
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What a user's file holds.
+
+    Attributes:
+        kind: points, sentences, dialogues or documents.
+        columns: role (text, label, context, dialogue, turn, speaker, x) to column name.
+        labels: label columns.
+        rows: usable rows that a model reads: points, texts, or turns of dialogues.
+        training: how many of them are in the training split.
+        words: different words of the text; 0 for points.
+        classes: values of the first label in the training split; 0 without one.
+        labelled: rows that have the first label.
+        spread: standard deviation of the points; 0 for text.
+        tokens: of text the keys tokenizer, vocab_size and max_len of the data section.
+        summary: all this for people.
+    """
+
+    kind: str
+    columns: dict[str, str]
+    labels: list[str]
+    rows: int
+    training: int
+    words: int
+    classes: int
+    labelled: int
+    spread: float
+    tokens: dict[str, Any]
+    summary: Summary
+
+
+def inspect_file(
+    path: Path,
+    columns: Mapping[str, str] | None = None,
+    labels: Sequence[str] = (),
+    kind: str | None = None,
+    tokenizer: str | None = None,
+) -> FileFacts:
+    """Reads a table and decides what it is.
+
+    Text is looked for in ``text`` or a column that is named like it, else in the only column of
+    text; a file with numbers alone holds points. Dialogues have a column of contexts, one that
+    their turns have in common, or lists of turns. An empty label is none.
+
+    Args:
+        path: a file of lines, or a csv, tsv, jsonl, json or parquet table.
+        columns: role to column, where it is not clear.
+        labels: label columns.
+        kind: ``documents``, where that is wanted.
+        tokenizer: word, unigram or bpe; None: what suits the text.
+
+    Raises:
+        UsageError: the file cannot be read, a column is missing or not clear, or a build would
+            refuse its rows.
+    """
+    from ldebm.data.limits import failures
+    from ldebm.data.prepare import examine
+    from ldebm.data.readers import read_user_table
+    from ldebm.data.text_files import read_table
+
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file")
+    table = read_table(path)
+    config = _config(table, path, dict(columns or {}), labels, kind)
+    unknown = None
+    tokens: dict[str, Any] = {}
+    try:
+        frame = read_user_table(config, table, path)
+        made = examine(config, frame, path)
+        if config.kind == "documents":
+            tokens = {"vocab_size": min(30_004, max(8, _words(made) + 4))}
+        elif config.kind != "points":
+            tokens, unknown = _tokens(config, made, tokenizer)
+    except UsageError as error:
+        said = str(error)
+        raise UsageError(said if str(path) in said else f"{path}: {said}") from None
+    problems = failures(made.profile, unknown)
+    if problems:
+        raise UsageError(f"{path}: {'; '.join(problems)}")
+    return _facts(config, made, tokens, path, own_splits=frame["split"].null_count() == 0)
+
+
+def _config(
+    table: Table, path: Path, given: dict[str, str], labels: Sequence[str], kind: str | None
+) -> DataConfig:
+    """The kind of data, and which columns are what."""
+    from ldebm.data.user_tables import require_column, text_column
+    from ldebm.data.values import is_list, kind_of
+
+    for role, name in (*given.items(), *(("label", name) for name in labels)):
+        require_column(table, name, f"--{role}", path)
+    taken = {*labels, *(given[role] for role in ROLES if role in given), "split", "id"}
+    others = [name for name in table if name not in taken]
+    kinds = {name: kind_of(table[name]) for name in others}
+    numeric = [name for name in others if kinds[name] in ("numbers", "vectors")]
+    section: dict[str, Any] = {"source": "file", "labels": list(labels)}
+    if labels:
+        given["label"] = labels[0]
+    if "text" not in given and kind is None and numeric and len(numeric) == len(others):
+        _plane(table, path, numeric)
+        given["x"] = ",".join(numeric)
+        return DataConfig.model_validate({"kind": "points", "columns": given, **section})
+    given = {"text": given.get("text") or text_column(table, path, taken), **given}
+    speaks = is_list(table[given["text"]]) or "context" in given or "dialogue" in given
+    found = kind or ("dialogues" if speaks else "sentences")
+    if found != "dialogues" and speaks:
+        raise UsageError(f"{path}: kind {found!r} has no turns; leave --context and --dialogue out")
+    if found == "dialogues":
+        section["context_turns"] = TURNS
+    return DataConfig.model_validate({"kind": found, "columns": given, **section})
+
+
+def _plane(table: Table, path: Path, names: list[str]) -> None:
+    """Checks that points have two coordinates."""
+    first = [next((v for v in table[name] if v is not None), None) for name in names]
+    numbers = sum(len(value) if isinstance(value, list) else 1 for value in first)
+    if numbers != 2:
+        raise UsageError(
+            f"{path}: points need two coordinates, found {numbers} a row ({', '.join(names)}); "
+            "leave two numeric columns, or name the text with --text"
+        )
+
+
+def _words(made: Prepared) -> int:
+    """Different words of documents."""
+    from ldebm.data.documents import document_words
+
+    found: set[str] = set()
+    for table in made.tables.values():
+        for text in table["text"]:
+            found.update(document_words(text).split())
+    return len(found)
+
+
+def _tokens(
+    config: DataConfig, made: Prepared, wanted: str | None
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Tokenizer, vocabulary and length of texts; and the unknown words of every split."""
+    import numpy as np
+
+    from ldebm.data.limits import UNKNOWN, unknown_shares
+
+    texts = {split: table["text"].to_list() for split, table in made.tables.items()}
+    rows = [text for part in texts.values() for text in part]
+    words = len({word for text in rows for word in text.split()})
+    chosen = wanted
+    if chosen is None:
+        spaced = _unseen(texts["train"]) <= UNSEEN
+        chosen = "unigram" if not spaced else "bpe" if words > MANY_WORDS else "word"
+    while True:
+        tokens = {"tokenizer": chosen, "vocab_size": _vocabulary(chosen, words, rows)}
+        shares, tokenizer = unknown_shares(config.model_copy(update=tokens), texts)
+        if wanted or chosen != "word" or max(shares.values()) <= UNKNOWN:
+            break
+        chosen = "unigram"
+    lengths = [len(row) for row in tokenizer.encode_rows(rows)]
+    tokens["max_len"] = min(128, max(8, int(np.quantile(lengths, 0.99))))
+    return tokens, shares
+
+
+def _unseen(texts: Sequence[str]) -> float:
+    """The share of words of one row in ten that the other rows do not have.
+
+    Near 1 where spaces do not separate words, as in Chinese, Japanese and Thai: then every row is
+    one word that no other row has.
+    """
+    known = {w for i, text in enumerate(texts) if i % HELD_OUT for w in text.split()}
+    held = [w for text in texts[::HELD_OUT] for w in text.split()]
+    return sum(word not in known for word in held) / max(1, len(held))
+
+
+def _vocabulary(tokenizer: str, words: int, rows: Sequence[str]) -> int:
+    """Words, or pieces: enough that frequent words are one, few enough that all are seen often."""
+    if tokenizer == "word":
+        return min(MOST_WORDS, max(8, words + 4))
+    characters = len({mark for text in rows for mark in text})
+    return max(2 * characters, min(MOST_PIECES, max(200, words // 2)))
+
+
+def _facts(
+    config: DataConfig, made: Prepared, tokens: dict[str, Any], path: Path, *, own_splits: bool
+) -> FileFacts:
+    import polars as pl
+
+    profile = made.profile
+    splits = profile["splits"]
+    every = pl.concat(list(made.tables.values()))
+    roles = [f"{role} {name}" for role, name in config.columns.items() if role != "label"]
+    facts = {"columns": ", ".join(roles)}
+    if config.kind != "points":
+        facts |= _lengths(every["text"])
+    if "tokenizer" in tokens:
+        unit = {"word": "words", "unigram": "pieces of words (unigram)",
+                "bpe": "pieces of words (bpe)"}[tokens["tokenizer"]]  # fmt: skip
+        facts["tokens"] = f"{unit}, a vocabulary of at most {tokens['vocab_size']}"
+    counts: dict[str, dict[str, int]] = {}
+    for label in config.labels:
+        counts[label] = {}
+        for part in splits.values():
+            for name, rows in part["labels"][label].items():
+                counts[label][name] = counts[label].get(name, 0) + rows
+    rows_of = {split: part["rows"] for split, part in splits.items()}
+    first = config.labels[0] if config.labels else None
+    return FileFacts(
+        kind=config.kind,
+        columns={str(role): name for role, name in config.columns.items()},
+        labels=list(config.labels),
+        rows=every.height,
+        training=rows_of["train"],
+        words=0 if config.kind == "points" else every["text"].str.split(" ").explode().n_unique(),
+        classes=len(splits["train"]["labels"][first]) if first else 0,
+        labelled=sum(counts[first].values()) if first else 0,
+        spread=_spread(every) if config.kind == "points" else 0.0,
+        tokens=tokens,
+        summary=Summary(
+            config.kind, str(path), rows_of, own_splits, profile["rejects"]["reasons"], counts,
+            facts,
+        ),
+    )  # fmt: skip
+
+
+def _lengths(texts: pl.Series) -> dict[str, str]:
+    import numpy as np
+
+    words = texts.str.split(" ").list.len().to_numpy()
+    marks = texts.str.len_chars().to_numpy()
+    name, found = ("words", words) if np.median(words) > 1 else ("characters", marks)
+    half, most = (int(np.quantile(found, q)) for q in (0.5, 0.95))
+    return {"lengths": f"median {half} {name}, 95 of 100 rows at most {most}"}
+
+
+def _spread(points: pl.DataFrame) -> float:
+    """The mean standard deviation of the coordinates."""
+    import numpy as np
+
+    return float(points["x"].to_numpy().astype(np.float64).std(axis=0).mean())
+
+
+def data_section(path: str, sha256: str, facts: FileFacts) -> dict[str, Any]:
+    """The data set's section.
+
+    Args:
+        path: of the file, relative to params.yaml.
+        sha256: of the file.
+        facts: what it holds.
+    """
+    data: dict[str, Any] = {"kind": facts.kind, "source": "file", "path": path, "sha256": sha256}
+    data["columns"] = dict(facts.columns)
+    if facts.labels:
+        data["labels"] = list(facts.labels)
+    data |= facts.tokens
+    if facts.kind == "dialogues":
+        data["context_turns"] = TURNS
+    return data

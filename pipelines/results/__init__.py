@@ -1,0 +1,1 @@
+"""Recorded runs, the meaning of their metrics, and tables beside the papers' numbers."""

@@ -1,0 +1,1 @@
+"""The report site: what it shows, as plain values and SVG, and its pages."""

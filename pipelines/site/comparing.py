@@ -1,0 +1,179 @@
+"""What the compare page needs of every run, and the verdicts on pairs of experiments.
+
+The page only looks up and lays out: means, intervals and verdicts are computed here, by the same
+code as ``ldebm compare``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines.charts import parse_curve, thin
+from pipelines.compare.compare import judge, ordered, pick_samples
+from pipelines.compare.targets import Run, evaluated_runs, recorded_runs
+from pipelines.lineage.snapshots import WorkingTree
+from pipelines.results.glossary import describe
+from pipelines.results.recorded import TRAINED, flatten
+from pipelines.results.tables import HEADLINE
+
+__all__ = ["comparison_data", "evaluated_here", "groups", "judged_alone", "neighbours"]
+
+NEAR = 12  # experiments with which each is judged
+POINTS = 60  # of a curve
+DIGITS = 6
+
+
+def groups(root: Path) -> dict[str, list[Run]]:
+    """The runs by experiment: recorded ones, with those of other seeds that are evaluated here.
+
+    Where a run was recorded with other metrics than it has here, those here are another group.
+    """
+    state = WorkingTree(root)
+    recorded, evaluated = recorded_runs(state), evaluated_runs(state)
+    found = dict(recorded)
+    for name, runs in evaluated.items():
+        known = {run.seed: run for run in recorded.get(name, [])}
+        if all(run.seed not in known or known[run.seed].metrics == run.metrics for run in runs):
+            joined = {**{run.seed: run for run in runs}, **known}
+            found[name] = [joined[seed] for seed in sorted(joined)]
+        else:
+            found[f"{name} (evaluated here)"] = runs
+    return dict(sorted(found.items()))
+
+
+def comparison_data(root: Path) -> dict[str, Any]:
+    """Runs, and for pairs of experiments on the same data what :func:`judge` says.
+
+    Returns:
+        ``groups``: name -> data set and runs; ``pairs``: "first|second" -> metric -> row, for the
+        :func:`neighbours`; ``near``: how many those are, where that leaves pairs out, else 0;
+        ``metrics``: name -> direction and meaning; ``order``: of the metrics; ``headline``;
+        ``here``: the runs that have a page, by its anchor (:func:`evaluated_here`).
+    """
+    found = groups(root)
+    names = {name for runs in found.values() for run in runs for name in run.metrics}
+    near = neighbours(found)
+    pairs = {
+        f"{one}|{other}": _rounded(judge(found[one], found[other]))
+        for one, others in near.items()
+        for other in others
+    }
+    return {
+        "groups": {
+            name: {"data": runs[0].data, "runs": [_run(run) for run in runs]}
+            for name, runs in found.items()
+        },
+        "pairs": pairs,
+        "near": NEAR if _some_left_out(found) else 0,
+        "metrics": {name: vars(describe(name)) for name in ordered(names)},
+        "headline": [name for name in HEADLINE if name in names],
+        "here": evaluated_here(root, found, list(pairs)),
+    }
+
+
+def neighbours(found: Mapping[str, Sequence[Run]]) -> dict[str, list[str]]:
+    """The groups with which each is judged: those after it on the same data, at most :data:`NEAR`.
+
+    Related experiments have names that begin alike. All pairs would grow with the square of the
+    runs; the page shows the plain differences of the others.
+
+    Args:
+        found: the groups in the order of their names.
+    """
+    by_data: dict[str, list[str]] = {}
+    for name, runs in found.items():
+        by_data.setdefault(runs[0].data, []).append(name)
+    after = {
+        name: names[place + 1 : place + 1 + NEAR]
+        for names in by_data.values()
+        for place, name in enumerate(names)
+    }
+    return {name: after[name] for name in found}
+
+
+def _some_left_out(found: Mapping[str, Sequence[Run]]) -> bool:
+    return max(Counter(runs[0].data for runs in found.values()).values(), default=0) > NEAR + 1
+
+
+def judged_alone(content: Mapping[str, Any]) -> dict[str, Any]:
+    """:func:`comparison_data` without the rows that follow from the runs themselves.
+
+    Those are of pairs with one run a side, where there is nothing to judge: the page's script makes
+    them, and most rows are of this kind.
+    """
+    single = {name for name, group in content["groups"].items() if len(group["runs"]) == 1}
+
+    def kept(key: str, row: Mapping[str, Any]) -> bool:
+        plain = "equal" if row["first"] == row["second"] else "one seed"
+        return not single >= set(key.split("|")) or "rows" in row or row["verdict"] != plain
+
+    pairs = {
+        key: {name: row for name, row in rows.items() if kept(key, row)}
+        for key, rows in content["pairs"].items()
+    }
+    return {**content, "pairs": pairs}
+
+
+def evaluated_here(
+    root: Path, found: Mapping[str, Sequence[Run]], pairs: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Where the page shows each run that was evaluated here, so that the run's page can lead there.
+
+    Returns:
+        "E-S" -> ``group``; ``seed``, empty where the group has no other; and ``pairs``, the numbers
+        of those that the group is in.
+    """
+    shown = {}
+    for name, runs in evaluated_runs(WorkingTree(root)).items():
+        own = f"{name} (evaluated here)"
+        group = own if own in found else name
+        numbers = [number for number, pair in enumerate(pairs) if group in pair.split("|")]
+        for run in runs:
+            seed = str(run.seed) if len(found[group]) > 1 else ""
+            shown[f"{name}-{run.seed}"] = {"group": group, "seed": seed, "pairs": numbers}
+    return shown
+
+
+def _run(run: Run) -> dict[str, Any]:
+    return {
+        "seed": run.seed,
+        "params": {key: value for key, value in flatten(run.params).items() if value is not None},
+        "metrics": dict(run.metrics),  # unrounded: the page takes differences of them
+        "curves": _curves(run),
+        "samples": pick_samples(run),
+        "facts": {key: run.facts.get(key) for key in ("commit", "device", "seconds")},
+    }
+
+
+def _curves(run: Run) -> dict[str, list[list[float]]]:
+    """stage/series -> points, thinned to what a small chart shows."""
+    curves = {}
+    for stage in TRAINED:
+        path = f"models/{run.experiment}/{run.seed}/{stage}/curve.csv"
+        content = run.snapshot.read(path) if run.snapshot is not None else None
+        for series in parse_curve((content or b"").decode("utf-8")):
+            points = [[_round(x), _round(y)] for x, y in thin(series.points, POINTS)]
+            curves[f"{stage}/{series.name}"] = points
+    return curves
+
+
+def _rounded(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What the page shows of the rows."""
+    shown = ("first", "second", "difference", "interval", "method", "verdict", "holm", "rows")
+    return {
+        name: {key: _round(row[key]) for key in shown if row[key] is not None}
+        for name, row in rows.items()
+    }
+
+
+def _round(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, Mapping):
+        return {key: _round(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_round(item) for item in value]
+    return value

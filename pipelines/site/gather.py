@@ -1,0 +1,115 @@
+"""What the pages show, gathered from models/, reports/, results/ and dvc.lock as plain values.
+
+Strings under a key that ends in ``svg`` are drawings made here, with their text escaped; the
+templates escape every other string.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ldebm.files import read_json
+from pipelines.results.glossary import describe
+from pipelines.results.paper_tables import beside_the_paper
+from pipelines.results.published import PUBLISHED
+from pipelines.results.recorded import by_experiment, load_results, summary
+from pipelines.results.tables import HEADLINE
+from pipelines.site.comparing import comparison_data
+from pipelines.site.graph import lineage_nodes, lineage_svg
+from pipelines.site.run import run_page
+
+__all__ = ["gather", "number"]
+
+EXAMPLES = 5  # offending values that are shown of a failed expectation
+
+
+def gather(root: Path = Path()) -> dict[str, Any]:
+    """Everything that the site shows of ``root``, in a fixed order."""
+    folders = [path.parent for path in root.glob("reports/*/*/metrics.json")]
+    folders = [folder for folder in folders if folder.name.isdecimal()]
+    folders.sort(key=lambda folder: (folder.parent.name, int(folder.name)))
+    runs = load_results(root)
+    nodes = lineage_nodes(root, [f"{item.parent.name}-{item.name}" for item in folders])
+    return {
+        "runs": [run_page(folder, root) for folder in folders],
+        "validations": [
+            _validation(path) for path in sorted(root.glob("reports/validation/*/report.json"))
+        ],
+        "tables": _tables(runs),
+        "papers": _papers(runs),
+        "stages": nodes,
+        "lineage_svg": lineage_svg(nodes) if nodes else "",
+        "comparison": comparison_data(root),
+    }
+
+
+def _validation(path: Path) -> dict[str, Any]:
+    """Verdict on a data set, and its expectations, those that failed first."""
+    report = read_json(path)
+    rows = [_expectation(item) for item in report.get("results", [])]
+    return {
+        "data": path.parts[-2],
+        "kind": report.get("kind", ""),
+        "success": report["success"],
+        "notes": report.get("notes", []),
+        "failed": [row for row in rows if not row["success"]],
+        "rows": sorted(rows, key=lambda row: (row["success"], row["frame"], row["column"])),
+    }
+
+
+def _expectation(item: Mapping[str, Any]) -> dict[str, Any]:
+    observed = item.get("observed") or {}
+    rule = ", ".join(f"{key} {value}" for key, value in sorted((item.get("rule") or {}).items()))
+    return {
+        "frame": item["frame"],
+        "column": item["column"],
+        "expectation": str(item["expectation"]).removeprefix("expect_").replace("_", " "),
+        "rule": rule.replace("_", " "),
+        "success": bool(item["success"]),
+        "checked": observed.get("element_count"),
+        "unexpected": observed.get("unexpected_count"),
+        "examples": [str(v) for v in observed.get("partial_unexpected_list", [])[:EXAMPLES]],
+    }
+
+
+def _tables(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The recorded runs by data set."""
+    tables = []
+    for data in sorted({str(run["params"]["data"]) for run in runs}):
+        groups = by_experiment([run for run in runs if run["params"]["data"] == data])
+        columns = [key for key in HEADLINE if any(summary(mine, key) for mine in groups.values())]
+        rows = [
+            (name, [str(len(mine)), *(summary(mine, key) for key in columns)])
+            for name, mine in groups.items()
+        ]
+        described = [(key, describe(key)) for key in columns]
+        tables.append({"data": data, "columns": described, "rows": rows})
+    return tables
+
+
+def _papers(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The papers' tables of which something is recorded, with our numbers beside theirs."""
+    ran = {run["experiment"] for run in runs}
+    found = []
+    for name, table in PUBLISHED.items():
+        if ran & set(table.experiments):
+            columns, rows = beside_the_paper(table, runs)
+            found.append(
+                {
+                    "anchor": f"paper-{name}",
+                    "title": table.title,
+                    "columns": columns,
+                    "rows": rows,
+                    "note": table.note,
+                }
+            )
+    return found
+
+
+def number(value: Any) -> str:
+    """A value as the tables show it: four digits, empty for none."""
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,109 @@
+"""Renders the pages of the report from what :mod:`pipelines.site.gather` finds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from ldebm.files import write_text
+from pipelines.results.glossary import describe
+from pipelines.site.comparing import judged_alone
+from pipelines.site.gather import gather, number
+from pipelines.site.maps import colour
+from pipelines.site.plots import write_plots
+
+__all__ = ["build", "embedded"]
+
+TEMPLATES = Path(__file__).parent / "templates"
+PAGES = (
+    ("index.html", "Results"),
+    ("compare.html", "Compare"),
+    ("data.html", "Data"),
+    ("lineage.html", "Lineage"),
+)
+GLANCE = 4  # metrics of a run on the front page
+
+
+def build(root: Path = Path()) -> None:
+    """Writes ``root/site``, the whole of it or nothing; all text is escaped."""
+    content = gather(root)
+    environment = _environment()
+    part = root / ".site.part"
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        for file, _ in PAGES:
+            template = environment.get_template(file)
+            write_text(part / file, template.render(**content, pages=PAGES, here=file, up=""))
+        staged = {node.stage for node in content["stages"]}
+        for item in content["runs"]:
+            page = environment.get_template("run.html").render(
+                run=item,
+                pages=PAGES,
+                here="",
+                up="../",
+                staged=f"evaluate@{item['anchor']}" in staged,
+            )
+            write_text(part / "runs" / f"{item['anchor']}.html", page)
+            for figure in item["figures"]:
+                (part / "figures").mkdir(exist_ok=True)
+                shutil.copyfile(figure["path"], part / "figures" / figure["file"])
+        runs = [(item["experiment"], item["seed"]) for item in content["runs"]]
+        write_plots(runs, root, part / "plots")
+        shutil.copytree(TEMPLATES / "assets", part / "assets")
+        shutil.rmtree(root / "site", ignore_errors=True)
+        part.rename(root / "site")
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "svg": Markup,
+        "number": number,
+        "signed": lambda value: f"{value:+.4g}",
+        "spread": _spread,
+        "compact": lambda value: value if isinstance(value, str) else json.dumps(value),
+        "colour": colour,
+        "embedded": embedded,
+        "judged_alone": judged_alone,
+        "glance": _glance,
+    }
+    return environment
+
+
+def embedded(content: Any) -> Markup:
+    """JSON for a script element: nothing in it can end the element or start another.
+
+    Example:
+        >>> print(embedded({"a": "</script><b>"}))
+        {"a":"\\u003c/script\\u003e\\u003cb\\u003e"}
+    """
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _spread(cell: str) -> Markup:
+    """A median, with the range of its seeds on a line below."""
+    middle, bracket, rest = cell.partition(" [")
+    if not bracket:
+        return escape(cell)
+    return Markup('{}<span class="spread">[{}</span>').format(middle, rest)
+
+
+def _glance(rows: list[tuple[str, Any, Any]]) -> list[tuple[str, Any, Any]]:
+    """The first metrics of a run that say how good it is."""
+    return [row for row in rows if describe(row[0]).better][:GLANCE]

@@ -1,0 +1,273 @@
+"""The page of one run: metrics, samples, latent map, energies, chains, figures and curves."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import struct
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ldebm.files import read_json
+from pipelines.charts import Series, line_chart, read_curve
+from pipelines.compare.compare import class_words
+from pipelines.results.glossary import describe
+from pipelines.results.recorded import TRAINED, flatten
+from pipelines.results.tables import HEADLINE
+from pipelines.site.images import image_sections
+from pipelines.site.maps import Spot, colour, histogram, path_map, point_map, reach
+
+__all__ = ["run_page"]
+
+FIGURES = {  # file -> title and what it shows; other drawings are made here
+    "kde": ("Densities", "Densities of data, posterior and prior, of points x and of latents z"),
+    "evolution": (
+        "Densities during training",
+        "The same densities at several updates of the second stage, one row each",
+    ),
+    "scatter": ("Classes", "Points and latents, coloured by their most likely class"),
+}
+
+
+def run_page(folder: Path, root: Path) -> dict[str, Any]:
+    """What the page shows of one experiment and seed.
+
+    Args:
+        folder: ``reports/E/S``.
+        root: the project's folder.
+    """
+    experiment, seed = folder.parts[-2], folder.parts[-1]
+    model, details = root / "models" / experiment / seed, folder / "details"
+    metrics = flatten(read_json(folder / "metrics.json"))
+    config_file = model / "prior" / "config.json"
+    config = read_json(config_file) if config_file.is_file() else {}
+    params = config.get("config", config)
+    extra = read_json(details / "details.json") if (details / "details.json").is_file() else {}
+    rows = _table(details / "latent_map.csv")
+    column = str(extra.get("latent_map", {}).get("label") or "")
+    legend = _legend(rows, column)
+    samples = _samples(folder)
+    kept = {key: value for key, value in metrics.items() if value is not None}
+    return {
+        "name": f"{experiment}, seed {seed}",
+        "experiment": experiment,
+        "seed": seed,
+        "anchor": f"{experiment}-{seed}",
+        "data": str(params.get("data", "")),
+        "description": str(params.get("description") or ""),
+        "headline": [(key, kept[key], describe(key)) for key in HEADLINE if key in kept],
+        "metrics": [(key, value, describe(key)) for key, value in sorted(metrics.items())],
+        "params": flatten(params),
+        "curves": {stage: _curves(model / stage) for stage in TRAINED},
+        "legend": legend,
+        "map": _latent_maps(rows, extra.get("latent_map", {})),
+        "energies": _energies(_table(details / "energies.csv")),
+        "information": _information(_table(details / "label_information.csv")),
+        "transitions": _transitions(extra.get("transitions", []), samples["spots"]),
+        "clusters": extra.get("clusters", []),
+        "figures": _figures(details),
+        "images": image_sections(details, extra),
+        **samples,
+    }
+
+
+def _table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file; none where there is no file."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def _legend(rows: Sequence[Mapping[str, str]], column: str) -> list[dict[str, Any]]:
+    """The classes of the latent map: colour, share of test rows, most common true labels.
+
+    A label that is a number has the name of its column before it.
+    """
+    mine = [row for row in rows if row["kind"] == "posterior" and row["class"]]
+    counts = Counter(row["class"] for row in mine)
+    legend = []
+    for name, size in sorted(counts.items(), key=lambda item: int(item[0])):
+        labels = Counter(row["label"] for row in mine if row["class"] == name and row["label"])
+        common = [
+            (f"{column} {label}" if label.isdecimal() else label, count / size)
+            for label, count in labels.most_common(2)
+        ]
+        legend.append(
+            {
+                "class": name,
+                "colour": colour(name),
+                "share": size / len(mine),
+                "labels": [(label, share) for label, share in common if share >= 0.1],
+            }
+        )
+    return legend
+
+
+def _latent_maps(
+    rows: Sequence[Mapping[str, str]], about: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    if not rows:
+        return None
+    spots = {
+        kind: [(float(r["x"]), float(r["y"]), r["class"]) for r in rows if r["kind"] == kind]
+        for kind in ("posterior", "prior")
+    }
+    axes = reach([*spots["posterior"], *spots["prior"]])
+    explained = about.get("explained", [])
+    return {
+        "panels": [
+            {"title": title, "svg": point_map(spots[kind], axes, f"Latent map: {title}")}
+            for kind, title in (
+                ("posterior", "posterior means of test rows"),
+                ("prior", "prior samples"),
+            )
+        ],
+        "principal": about.get("axes") == "principal",
+        "explained": sum(explained[:2]) if explained else None,
+        "rows": len(spots["posterior"]),
+        "label": about.get("label"),
+        "group": about.get("group"),
+    }
+
+
+def _energies(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    """One histogram a level."""
+    levels: dict[int, list[dict[str, float]]] = {}
+    for row in rows:
+        values = {key: float(value) for key, value in row.items()}
+        levels.setdefault(int(values["t"]), []).append(values)
+    return [
+        {"t": t, "svg": histogram(bins, f"Energies of data and of samples at level {t}", "energy")}
+        for t, bins in sorted(levels.items())
+    ]
+
+
+def _information(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Charts of p(y|z_t) over t; nothing with a single level."""
+    if len(rows) < 2:
+        return []
+    charts = []
+    for key, title in (
+        ("information", "information about y that is left in z_t, nats"),
+        ("largest", "mean of the largest p(y|z_t)"),
+    ):
+        points = tuple((float(row["t"]), float(row[key])) for row in rows)
+        charts.append({"title": title, "svg": line_chart(Series(title, "level t", points), low=0)})
+    return charts
+
+
+def _transitions(
+    chains: Sequence[Sequence[Mapping[str, Any]]], spots: Sequence[Spot]
+) -> dict[str, Any] | None:
+    """Followed chains: energies as charts, moments as rows, and the way of points in the plane."""
+    if not chains:
+        return None
+    shown = []
+    for chain in chains:
+        points = tuple((float(i), float(moment["energy"])) for i, moment in enumerate(chain))
+        borders = [i - 0.5 for i in range(1, len(chain)) if chain[i]["t"] != chain[i - 1]["t"]]
+        series = Series("energy", "moment", points)
+        rows = [{**moment, "sample": _sample(moment["sample"])} for moment in chain]
+        shown.append({"svg": line_chart(series, breaks=borders), "rows": rows})
+    drawn = ""
+    if not isinstance(chains[0][0]["sample"], str):
+        ways = [
+            [(m["sample"][0], m["sample"][1], "") for m in (chain[0], *_level_ends(chain))]
+            for chain in chains
+        ]
+        drawn = path_map(ways, spots, "Ways of the chains in the plane of the data")
+    return {"chains": shown, "map_svg": drawn, "levels": chains[0][0]["t"] + 1}
+
+
+def _level_ends(chain: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [
+        moment
+        for moment, after in zip(chain, [*chain[1:], {"t": None}], strict=True)
+        if moment["t"] != after["t"]
+    ]
+
+
+def _sample(value: Any) -> str:
+    return value if isinstance(value, str) else ", ".join(f"{item:.2f}" for item in value)
+
+
+def _curves(folder: Path) -> list[dict[str, Any]]:
+    """Training curves, with validation over them; series numbered by level share a chart."""
+    found: dict[str, dict[str, Series]] = {}
+    for file, kind in (("curve.csv", "training"), ("validation.csv", "validation")):
+        path = folder / file
+        for series in read_curve(path) if path.is_file() else []:
+            match = re.fullmatch(r"(.+)_(\d+)", series.name)
+            title = f"{match[1]} by level" if match else series.name
+            name = f"level {match[2]}" if match else kind
+            if len(series.points) > 1 or series.name in found:
+                found.setdefault(title, {})[name] = Series(name, series.x_name, series.points)
+    return [
+        {
+            "title": title.replace("_", " "),
+            "legend": list(lines) if len(lines) > 1 or "validation" in lines else [],
+            "svg": line_chart(*_named(title, lines)),
+        }
+        for title, lines in found.items()
+    ]
+
+
+def _named(title: str, lines: Mapping[str, Series]) -> list[Series]:
+    """The series with the chart's title in their names, for who hears the chart read."""
+    return [Series(f"{title} ({item.name})", item.x_name, item.points) for item in lines.values()]
+
+
+def _figures(folder: Path) -> list[dict[str, Any]]:
+    """The figures that evaluation drew, with their size in pixels."""
+    figures = []
+    for name, (title, caption) in FIGURES.items():
+        path = folder / f"{name}.png"
+        if path.is_file():
+            width, height = struct.unpack(">II", path.read_bytes()[16:24])  # the PNG header
+            figures.append(
+                {
+                    "path": path,
+                    "file": f"{folder.parts[-3]}-{folder.parts[-2]}-{name}.png",
+                    "title": title,
+                    "caption": caption,
+                    "width": width,
+                    "height": height,
+                }
+            )
+    return figures
+
+
+def _samples(folder: Path) -> dict[str, Any]:
+    """Samples of text by class, reconstructions, or a map of points."""
+    paths = sorted(folder.rglob("samples.jsonl"))
+    lines = paths[0].read_text(encoding="utf-8").splitlines() if paths else []
+    rows = [json.loads(line) for line in lines]
+    drawn = [row for row in rows if row.get("kind", "sample") == "sample"]
+    points = [row["x"] for row in drawn if isinstance(row.get("x"), list)]
+    texts = [row for row in drawn if isinstance(row.get("text"), str)]
+    classes: dict[str, str] = {}
+    samples = []
+    for row in texts:
+        name = row.get("class", row.get("label"))
+        label = row.get("label")
+        shown = "" if name is None else str(name)
+        words = class_words(row)
+        if label is not None and str(label) != shown:
+            words = f"{shown}: {label}"
+        if shown:
+            classes[shown] = words
+        samples.append({"class": shown, "label": words, "text": row["text"]})
+    spots = [(float(x), float(y), "") for x, y in points]
+    return {
+        "samples": samples,
+        "classes": sorted(classes.items(), key=lambda item: (len(item[0]), item[0])),
+        "reconstructions": [row for row in rows if row.get("kind") == "reconstruction"],
+        "responses": [row for row in rows if row.get("kind") == "response"],
+        "points_svg": point_map(spots, reach(spots), "Samples of the model") if spots else "",
+        "spots": spots,
+        "points": len(points),
+    }

@@ -1,0 +1,186 @@
+"""The shape of the code: who may import whom, and sizes that may only shrink."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ("ldebm", "pipelines", "stages")
+LAYERS = (  # rooms and files of ldebm/: each imports those of its own line and of lines above
+    {"errors", "files", "notes", "sources", "user_cache", "yaml_text"},
+    {"config", "devices", "kernels", "optimisers", "schedule", "seeding"},
+    {"data"},
+    {"nn"},
+    {"draws", "graphs", "langevin", "priors"},
+    {"training"},
+    {"baselines"},
+    {"assembly"},
+    {"completion", "grids", "image_use", "model", "recognised", "text_use"},
+    {"evaluate"},
+    {"cli"},
+)
+UPWARD = {  # imports against that order: this list may only shrink
+    ("ldebm.baselines.evaluation", "ldebm.evaluate.clusters"),
+    ("ldebm.baselines.evaluation", "ldebm.evaluate.report"),
+    ("ldebm.baselines.evaluation", "ldebm.model"),
+    ("ldebm.baselines.likelihood", "ldebm.evaluate.likelihood"),
+    ("ldebm.image_use", "ldebm.evaluate.image_rows"),
+    ("ldebm.seeding", "ldebm.training.memory"),
+    ("ldebm.text_use", "ldebm.evaluate.known"),
+    ("ldebm.text_use", "ldebm.evaluate.likelihood"),
+    ("ldebm.training.first_stage", "ldebm.assembly"),
+    ("ldebm.training.second_stage", "ldebm.assembly"),
+    ("ldebm.training.second_stage", "ldebm.model"),
+}
+LINES, FUNCTION_LINES = 400, 80
+LONG_FILES = {  # what may still be longer, and how long: these lists may only shrink
+    "ldebm.data.registry": 431,
+    "ldebm.model": 507,
+    "ldebm.nn.gru": 450,
+    "ldebm.nn.lm": 429,
+    "ldebm.training.prior_tasks": 419,
+}
+LONG_FUNCTIONS = {"ldebm.data.registry:_images": 94, "ldebm.data.registry:_sentences": 116}
+DISPATCH_SITES = 264  # places that ask what kind of thing they hold: may only fall
+TABLES = ("ldebm.assembly", "ldebm.modalities")  # where that is known
+CLASSES = re.compile(r"(\w*Prior|\w*VAE|\w*Baseline|HierarchicalBackbone)$")
+KINDS = {"is_text", "is_image", "is_document", "is_dialogue"}
+
+
+@functools.cache
+def trees() -> dict[str, ast.Module]:
+    """The syntax tree of every module, by its dotted name."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "--", *ROOMS],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    paths = [name for name in listed if name.endswith(".py") and (ROOT / name).is_file()]
+    return {
+        name[:-3].replace("/", ".").removesuffix(".__init__"): ast.parse((ROOT / name).read_text())
+        for name in paths
+    }
+
+
+def nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those under ``if TYPE_CHECKING``."""
+    for node in ast.iter_child_nodes(tree):
+        if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)):
+            yield node
+            yield from nodes(node)
+
+
+@functools.cache
+def arrows() -> dict[str, set[str]]:
+    """Module -> the modules of the project that it imports, in functions too."""
+    found: dict[str, set[str]] = {}
+    for name, tree in trees().items():
+        imported = set()
+        for node in nodes(tree):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                members = {f"{node.module}.{alias.name}" for alias in node.names}
+                modules = members & trees().keys()
+                imported |= modules if modules == members else {node.module, *modules}
+        found[name] = (imported & trees().keys()) - {name}
+    return found
+
+
+def layer(module: str) -> int:
+    """The number of a module's line in LAYERS."""
+    room = module.split(".")[1]
+    return next(number for number, rooms in enumerate(LAYERS) if room in rooms)
+
+
+def named(node: ast.AST) -> str:
+    """The last part of a name, or the key of an item."""
+    if isinstance(node, ast.Subscript):
+        return str(getattr(node.slice, "value", ""))
+    return str(getattr(node, "id", getattr(node, "attr", "")))
+
+
+def dispatches(tree: ast.AST) -> Iterator[int]:
+    """The lines that ask what kind of thing they hold."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and named(node.func) == "isinstance":
+            asked = any(CLASSES.match(named(item)) for item in ast.walk(node.args[1]))
+        elif isinstance(node, ast.Compare):
+            asked = any(named(item) in ("arch", "kind") for item in (node.left, *node.comparators))
+        else:
+            asked = isinstance(node, ast.Attribute) and node.attr in KINDS
+        if asked:
+            yield node.lineno
+
+
+def test_no_file_imports_itself_by_way_of_others():
+    try:
+        TopologicalSorter(arrows()).prepare()
+    except CycleError as circle:
+        pytest.fail(" -> ".join(circle.args[1]))
+
+
+def test_the_models_import_nothing_of_what_is_around_them():
+    for name, imported in arrows().items():
+        others = {item.split(".")[0] for item in imported} - {name.split(".")[0]}
+        assert name.split(".")[0] == "stages" or others <= {"ldebm"}, name
+        assert name.split(".")[0] != "ldebm" or not others, name
+
+
+def test_the_rooms_of_the_models_import_downwards():
+    found = {
+        (name, item)
+        for name, imported in arrows().items()
+        for item in imported
+        if name.startswith("ldebm.") and item.startswith("ldebm.") and layer(item) > layer(name)
+    }
+    assert found == UPWARD
+
+
+def test_the_places_that_ask_for_a_kind_do_not_grow_in_number():
+    found = [
+        f"{name}:{line}"
+        for name, tree in trees().items()
+        if not name.startswith(TABLES)
+        for line in dispatches(tree)
+    ]
+    assert len(found) <= DISPATCH_SITES, "\n".join(found)
+
+
+def test_files_and_functions_stay_short():
+    files, functions = {}, {}
+    for name, tree in trees().items():
+        if (lines := max((node.end_lineno for node in tree.body), default=0)) > LINES:
+            files[name] = lines
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                functions[f"{name}:{node.name}"] = node.end_lineno - node.lineno + 1
+    functions = {name: lines for name, lines in functions.items() if lines > FUNCTION_LINES}
+    for found, allowed in ((files, LONG_FILES), (functions, LONG_FUNCTIONS)):
+        assert found.keys() == allowed.keys()
+        assert all(found[name] <= lines for name, lines in allowed.items()), found
+
+
+def test_pipelines_do_not_load_torch():
+    names = sorted(name for name in trees() if name.split(".")[0] == "pipelines")
+    script = (
+        "import importlib, sys\n"
+        "sys.modules['torch'] = None\n"
+        f"for name in {[name for name in names if not name.endswith('__main__')]!r}:\n"
+        "    importlib.import_module(name)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
