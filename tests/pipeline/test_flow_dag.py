@@ -218,3 +218,27 @@ def test_a_grid_has_every_combination_and_keeps_lists_whole(tiny):
     ]
     with pytest.raises(UsageError, match=r"expected dotted\.key=a,b,c"):
         grid(tiny.root, ["parts.a"])
+
+
+def test_dvc_looks_the_same_keys_up_once_for_all_stages(monkeypatch: pytest.MonkeyPatch):
+    from dvc.dependency import param
+
+    from pipelines.describe import _read_once
+
+    reads: list[str] = []
+
+    def load(path: str, fs: object) -> dict[str, object]:
+        reads.append(path)
+        return {"a": {"b": 1}, "c": 2}
+
+    monkeypatch.setattr(param, "load_path", load)
+    monkeypatch.setattr(param, "read_param_file", param.read_param_file)  # put back afterwards
+    plain = param.read_param_file(None, "params.yaml", ["a.b"], flatten=True)
+    _read_once()
+    for _ in range(3):
+        found = param.read_param_file(None, "params.yaml", ["a.b"], flatten=True)
+        assert found == plain == {"a.b": 1}
+        found.clear()  # is the caller's own
+    assert param.read_param_file(None, "params.yaml", ["c"], flatten=True) == {"c": 2}
+    assert param.read_param_file(None, "params.yaml") == {"a": {"b": 1}, "c": 2}
+    assert len(reads) == 2

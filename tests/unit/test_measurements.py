@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import timing
+from benchmarks import growth, timing
 from benchmarks.chains import parse_moves
 from benchmarks.full_size import PARTS, UPDATES, record, shortened
 from benchmarks.recorded import ROOT, Rounds
@@ -171,6 +171,15 @@ def test_a_ratio_is_of_the_same_turn_and_a_roofline_of_the_products(
     assert own["ratio_quartiles"] == [20.0, 20.0]
     assert own["roofline"] == 2.0 / 0.5
     assert rounded["roofline"] == 1.0
+
+
+@pytest.mark.parametrize("name", growth.CASES)
+def test_an_experiment_of_every_size_is_one_that_can_be_built(name: str):
+    base = growth.IMAGES if name == "side" else growth.TEXT
+    config = growth.experiment(base | {name: growth.CASES[name]})
+    found = {"latent": config.backbone.latent, "levels": config.prior.levels}
+    assert found.get(name, growth.CASES[name]) == growth.CASES[name]
+    assert config.prior.training.updates == growth.UPDATES
 
 
 def test_the_table_of_speeds_has_the_ratios(tmp_path: Path):
