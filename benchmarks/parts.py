@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks.eager import EagerLDEBM, EagerVAE
+from benchmarks.images import images
 from benchmarks.kernels import first_stage, nll_samples, rounding
 from benchmarks.priors import priors_together
 from benchmarks.problems import (
@@ -258,4 +259,5 @@ PARTS: dict[str, Callable[[int], list[Record]]] = {
     "rounding": rounding,
     "first_stage": first_stage,
     "priors_together": priors_together,
+    "images": images,
 }

@@ -30,7 +30,7 @@ from ldebm.files import read_json, write_json
 from ldebm.seeding import configure, numerics
 
 REPEATS, QUICK = 7, 5
-ONCE = ("rounding", "priors_together")  # no matter of threads
+ONCE = ("rounding", "priors_together", "images")  # no matter of threads
 ROWS = ("joint_update", "prior_samples", "generation", "nll500", "cluster_features", "first_stage")
 WORSE = 0.5  # of a recorded ratio: machines differ, and this is for mistakes
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ldebm import kernels
 from ldebm.config import OptimiserConfig
@@ -74,12 +74,18 @@ def apply_gradients(
         compiled: by a kernel, where there is one for them: the result is the same up to rounding.
     """
     if compiled and isinstance(optimiser, torch.optim.Adam):
-        fits = all(p.is_contiguous() and kernels.usable(p, 1) for p in group.parameters)
+        fits = all(_whole(p) and kernels.usable(p, 1) for p in group.parameters)
         if fits and functions.clip_adam(optimiser, group.config.clip):
             return
     if group.config.clip is not None:
         nn.utils.clip_grad_norm_(group.parameters, group.config.clip)
     optimiser.step()
+
+
+def _whole(x: Tensor) -> bool:
+    """Whether x has no gaps, in the usual order or with channels last."""
+    maps = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return x.is_contiguous() or maps
 
 
 def make_optimiser(group: Group) -> torch.optim.Optimizer:

@@ -57,8 +57,8 @@ class TrainingConfig(Section):
     threads: int = Field(1, gt=0)
     """CPU threads; the same number gives the same bytes."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the matrix products of the backbone in training; weights, losses and
-    densities stay in float32.
+    """Precision of the matrix products of the backbone in training, and of the score matching of
+    a prior on images; weights, losses and densities stay in float32.
     """
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; `auto`: the GPU if there is one."""

@@ -1,9 +1,10 @@
 """Compiled kernels of the bfloat16 path: where they are, whether they are used, and what they give.
 
 They fuse the products of recurrent layers and of the output layer with what is done to each block
-of their results. Plain PyTorch computes the same where they are not: on a processor without
-AVX-512 bfloat16 instructions, without a compiler, or with ``LDEBM_KERNELS=0``. Float32 paths never
-use them, so that their bytes do not depend on a compiler.
+of their results, clipping with Adam, and SiLU with its derivatives. Plain PyTorch computes the same
+where they are not: on a processor without AVX-512 bfloat16 instructions, without a compiler, or
+with ``LDEBM_KERNELS=0``. Float32 paths never use them, so that their bytes do not depend on a
+compiler.
 
 ``python -m ldebm.kernels.build`` (``make setup`` runs it) compiles them into Python's environment.
 Nothing is ever compiled anywhere else.
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 __all__ = ["FLAGS", "SOURCES", "SWITCH", "library", "plain", "state", "usable"]
@@ -78,16 +80,17 @@ def state() -> str:
     return f"compiled ({library().stem.removeprefix('kernels-')})"
 
 
-def usable(x: Tensor, multiple: int = 64) -> bool:
+def usable(x: Tensor, multiple: int = 64, dtype: torch.dtype | None = None) -> bool:
     """Whether there are kernels for ``x``: float32 on a CPU, and loaded.
 
     Args:
         x: a layer's state or hidden vectors, (rows, size), or a parameter.
         multiple: the last size must be one of it.
+        dtype: another one that the kernel wants.
     """
     import torch
 
-    fits = x.dtype == torch.float32 and x.device.type == "cpu"
+    fits = x.dtype == (dtype or torch.float32) and x.device.type == "cpu"
     return fits and not _off and (not x.dim() or x.shape[-1] % multiple == 0) and _load() is None
 
 

@@ -27,9 +27,9 @@ std::vector<Part> parts_of(at::TensorList values, at::TensorList gradients, at::
   std::vector<Part> parts;
   for (size_t i = 0; i < values.size(); ++i) {
     for (const Tensor& x : {values[i], gradients[i], means[i], squares[i]})
-      TORCH_CHECK(x.scalar_type() == at::kFloat && x.is_contiguous() &&
-                      x.numel() == values[i].numel(),
-                  "clip_adam: expected contiguous float32 tensors of the same sizes");
+      TORCH_CHECK(x.scalar_type() == at::kFloat && x.is_non_overlapping_and_dense() &&
+                      x.sizes() == values[i].sizes() && x.strides() == values[i].strides(),
+                  "clip_adam: expected float32 tensors of one layout without gaps");
     for (int64_t at = 0; at < values[i].numel(); at += kPart)
       parts.push_back({values[i].data_ptr<float>() + at, means[i].data_ptr<float>() + at,
                        squares[i].data_ptr<float>() + at,

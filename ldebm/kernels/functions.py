@@ -187,6 +187,11 @@ class _LinearNLL(torch.autograd.Function):
         return d_h * d_nll_N.unsqueeze(-1) if need_h else None, d_weight, None
 
 
+def laid_out(x: Tensor, like: Tensor) -> Tensor:
+    """x in the memory order of ``like``."""
+    return x if x.stride() == like.stride() else torch.empty_like(like).copy_(x)
+
+
 @torch.no_grad()
 def clip_adam(optimiser: torch.optim.Optimizer, clip: float | None) -> bool:
     """Clips gradients to a global norm and makes a step of Adam, in two passes over memory.
@@ -209,7 +214,7 @@ def clip_adam(optimiser: torch.optim.Optimizer, clip: float | None) -> bool:
     torch._foreach_add_(steps, 1)
     torch.ops.ldebm.clip_adam(
         values,
-        [value.grad.contiguous() for value in values],
+        [laid_out(value.grad, value) for value in values],
         [state["exp_avg"] for state in states],
         [state["exp_avg_sq"] for state in states],
         clip or 0.0,

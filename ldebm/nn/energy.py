@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from ldebm.config import EnergyConfig
 from ldebm.nn.packed_energy import SLOPE, PackedEnergy
+from ldebm.nn.silu import silu
 
 __all__ = [
     "Energies",
@@ -41,7 +42,7 @@ def activation_of(name: str) -> Callable[[Tensor], Tensor]:
     """The activation of that name."""
     if name == "leaky_relu":
         return lambda x: functional.leaky_relu(x, SLOPE)
-    return functional.silu if name == "silu" else functional.gelu
+    return silu if name == "silu" else functional.gelu
 
 
 def _derivative(name: str, x: Tensor) -> Tensor:
@@ -340,13 +341,13 @@ class EnergyNet(Energies):
         hidden = self.config.hidden
         merge = self.merge.effective_weight()
         time = self.time2(act(self.time1(self.time_TH)))
-        of_time = merge[:, hidden : 2 * hidden]
+        of_state, of_time, *of_context = torch.split(merge, hidden, dim=1)
         time = functional.linear(act(time), of_time, self.merge.bias)
         rows = None
         if context_BC is not None:
             read = act(self.context2(act(self.context1(context_BC))))
-            rows = functional.linear(read, merge[:, 2 * hidden :])
-        return FoldedEnergy(self.config.activation, folded, merge[:, :hidden], time, True, rows)
+            rows = functional.linear(read, of_context[0])
+        return FoldedEnergy(self.config.activation, folded, of_state, time, True, rows)
 
     def given(self, context_BC: Tensor) -> GivenEnergy:
         """The network of these contexts, (B, C), with the same parameters."""

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from ldebm.config import EnergyConfig, HierarchyConfig, PriorConfig
 from ldebm.errors import UsageError
 from ldebm.nn.energy import Energies, EnergyNet, Folded, SpectralLinear, value_given
-from ldebm.nn.hierarchy import Group
+from ldebm.nn.hierarchy import Group, full
+from ldebm.nn.silu import silu
 
 __all__ = ["ConvEnergy", "FoldedGroups", "GroupEnergies", "Place", "Placed"]
 
@@ -142,8 +143,8 @@ class _FoldedConv(Folded):
 
     def __init__(self, net: ConvEnergy) -> None:
         shift, time = (_weights(part) for part in (net.shift, net.time))
-        self.shift_TC = F.linear(F.silu(F.linear(net.time_TE, shift[0])), shift[1])
-        e_TE = F.silu(F.linear(F.silu(F.linear(net.time_TE, time[0])), time[1]))
+        self.shift_TC = F.linear(silu(F.linear(net.time_TE, shift[0])), shift[1])
+        e_TE = silu(F.linear(silu(F.linear(net.time_TE, time[0])), time[1]))
         self.blocks = []
         for block in net.blocks:
             *maps, moment = block.children()
@@ -160,15 +161,15 @@ class _FoldedConv(Folded):
         """f_g(z_g, t), shape (B, K)."""
         h = x_BCHW + _maps(self.shift_TC[t_B])
         for index, (first, second, skip, added) in enumerate(self.blocks):
-            main = F.conv2d(h if index == 0 else F.silu(h), first, stride=2, padding=1)
+            main = F.conv2d(h if index == 0 else silu(h), first, stride=2, padding=1)
             main = main + _maps(added[t_B])
-            past = F.conv2d(h if index == 0 else F.silu(h), skip, stride=2, padding=1)
-            h = F.conv2d(F.silu(main), second, padding=1) + past
+            past = F.conv2d(h if index == 0 else silu(h), skip, stride=2, padding=1)
+            h = F.conv2d(silu(main), second, padding=1) + past
         h = h.flatten(1)
         for first, second, skip, added in self.layers:
-            main = F.linear(F.silu(h), first) + added[t_B]
-            h = F.linear(F.silu(main), second) + F.linear(F.silu(h), skip)
-        return F.linear(F.silu(h), self.output)
+            main = F.linear(silu(h), first) + added[t_B]
+            h = F.linear(silu(main), second) + F.linear(silu(h), skip)
+        return F.linear(silu(h), self.output)
 
     def value_and_gradient(self, z_BD: Tensor, t_B: Tensor | int) -> tuple[Tensor, Tensor]:
         """F_g and its gradient, as :class:`FoldedGroups` gives them for all groups."""
@@ -315,7 +316,7 @@ class FoldedGroups(Folded):
     def of_group(self, g: int, placed: Placed, t_B: Tensor | int) -> Tensor:
         """The outputs of one group's network, which looks at no group below it."""
         outputs: Tensor = self.folded[g].logits(self.energies.read(g, placed), t_B)
-        return outputs
+        return full(outputs)
 
     def group_energies(self, v_BD: Tensor, t_B: Tensor | int) -> Tensor:
         """What every group adds to F, shape (B, G): the sum over the groups is F.

@@ -24,8 +24,10 @@ from torch import Tensor, nn
 
 from ldebm.config import BackboneConfig, LayerConfig
 from ldebm.errors import UsageError
+from ldebm.nn.convolution import Convolution
 from ldebm.nn.hierarchy import Gaussian, Group, HierarchicalBackbone, Pick, full
 from ldebm.nn.logistic import build_likelihood
+from ldebm.nn.silu import silu
 
 __all__ = ["HVAE"]
 
@@ -79,44 +81,40 @@ class HVAE(HierarchicalBackbone):
         self.blocks = nn.ModuleList(
             nn.Sequential(*(_Block(widths[k]) for _ in range(section.blocks))) for k in order
         )
-        self.rise = nn.ModuleList(nn.Conv2d(widths[k], widths[k - 1], 1) for k in order[:-1])
-        self.head = nn.Conv2d(widths[0], 4 * self.likelihood.channels, 3, padding=1)
+        self.rise = nn.ModuleList(Convolution(widths[k], widths[k - 1], 1) for k in order[:-1])
+        self.head = Convolution(widths[0], 4 * self.likelihood.channels, 3, padding=1)
         _initialise(self, generator)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def features(self, x_BCHW: Tensor) -> list[Tensor]:
         maps = self.encoder(x_BCHW)
-        vector = maps[-1] if self.fold is None else self.fold(F.silu(maps[-1]).flatten(1))
+        vector = maps[-1] if self.fold is None else self.fold(silu(maps[-1]).flatten(1))
         return [vector if level is None else maps[level] for level in self.levels]
 
     def descend(self, pick: Pick, rows: int, *, finish: bool) -> Tensor:
-        state = self.start.expand(rows, *self.start.shape)
+        state: Tensor = self.start.expand(rows, *self.start.shape)
         last = len(self.groups) - 1
         for g in range(self.dense):
-            state = self._group(g, pick, state)
+            z = pick(g, self._cell(g).prior(state), state)
             if g == last and not finish:
                 return state
+            state = self._cell(g)(state, z)
         if self.unfold is not None:
-            state = self.unfold(F.silu(state)).reshape(rows, *self.smallest)
+            state = self.unfold(silu(state)).reshape(rows, *self.smallest)
         count = len(self.sizes)
         for stage, blocks in enumerate(self.blocks):
             level = count - 1 - stage
             state = blocks(state)
             for g in range(self.dense, last + 1):
                 if self.levels[g] == level:
-                    state = self._group(g, pick, state)
+                    z = pick(g, self._cell(g).prior(state), state)
                     if g == last and not finish:
                         return state
+                    state = self._cell(g)(state, z)
             if level:
                 wide = self.rise[stage](state)
                 state = F.interpolate(wide, size=self.sizes[level - 1], mode="nearest")
         return state
-
-    def _group(self, g: int, pick: Pick, state: Tensor) -> Tensor:
-        cell = self._cell(g)
-        z = pick(g, cell.prior(state), state)
-        taken: Tensor = cell(state, z)
-        return taken
 
     def _cell(self, g: int) -> _Cell:
         cell = self.cells[g]
@@ -129,7 +127,7 @@ class HVAE(HierarchicalBackbone):
         return self._cell(g).posterior(feature, state, prior), feature
 
     def pixels(self, state: Tensor) -> Tensor:
-        return F.pixel_shuffle(self.head(F.silu(state)), 2)
+        return F.pixel_shuffle(self.head(silu(state)), 2)
 
 
 class _Encoder(nn.Module):
@@ -138,7 +136,7 @@ class _Encoder(nn.Module):
     def __init__(self, colours: int, widths: list[int], blocks: int) -> None:
         super().__init__()
         self.halve = nn.ModuleList(
-            nn.Conv2d(before, after, 4 if k == 0 else 3, stride=2, padding=1)
+            Convolution(before, after, 4 if k == 0 else 3, stride=2, padding=1)
             for k, (before, after) in enumerate(pairwise([colours, *widths]))
         )
         self.blocks = nn.ModuleList(
@@ -148,7 +146,7 @@ class _Encoder(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = []
         for k, (halve, blocks) in enumerate(zip(self.halve, self.blocks, strict=True)):
-            x = blocks(halve(x if k == 0 else F.silu(x)))
+            x = blocks(halve(x if k == 0 else silu(x)))
             maps.append(x)
         return maps
 
@@ -158,11 +156,11 @@ class _Block(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
+        self.first = Convolution(width, width, 3, padding=1)
+        self.second = Convolution(width, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        added: Tensor = self.second(F.silu(self.first(F.silu(x))))
+        added: Tensor = self.second(silu(self.first(silu(x))))
         return x + added
 
 
@@ -178,7 +176,7 @@ class _Cell(nn.Module):
         def layer(inputs: int, outputs: int, kernel: int = 1) -> nn.Module:
             if dense:
                 return nn.Linear(inputs, outputs)
-            return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+            return Convolution(inputs, outputs, kernel, padding=kernel // 2)
 
         self.shape = group.shape
         self.to_prior = None if top else layer(width, 2 * variables)
@@ -193,19 +191,19 @@ class _Cell(nn.Module):
         if self.to_prior is None:
             zeros = state.new_zeros(len(state), *self.shape)
             return Gaussian(zeros, torch.ones_like(zeros))
-        mu, log_sigma = full(self.to_prior(F.silu(state))).chunk(2, dim=1)
+        mu, log_sigma = full(self.to_prior(silu(state))).chunk(2, dim=1)
         return Gaussian(mu, (PRIOR_LIMIT * torch.tanh(log_sigma / PRIOR_LIMIT)).exp())
 
     def posterior(self, feature: Tensor, state: Tensor, prior: Gaussian) -> Gaussian:
         """q(z_g | x, z_<g): the prior, moved and scaled."""
-        seen = self.look(F.silu(torch.cat([feature, state], dim=1)))
-        shift, log_ratio = full(self.to_posterior(F.silu(seen))).chunk(2, dim=1)
+        seen = self.look(silu(torch.cat([feature, state], dim=1)))
+        shift, log_ratio = full(self.to_posterior(silu(seen))).chunk(2, dim=1)
         ratio = (POSTERIOR_LIMIT * torch.tanh(log_ratio / POSTERIOR_LIMIT)).exp()
         return Gaussian(prior.mu + shift, prior.sigma * ratio)
 
     def forward(self, state: Tensor, z: Tensor) -> Tensor:
         state = state + self.take(z)
-        taken: Tensor = state + self.out(F.silu(self.mix(F.silu(state))))
+        taken: Tensor = state + self.out(silu(self.mix(silu(state))))
         return taken
 
 

@@ -134,4 +134,6 @@ class ImagePriorTask(FrozenTask):
 
     def warm_up(self, rows: np.ndarray, labels: Tensor | None, stream: torch.Generator) -> Terms:
         u = self.draw(rows, stream)
-        return noised_score_terms(self.prior, u, labels, self.section.score_noise, stream)
+        rounded = self.config.training.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=rounded):
+            return noised_score_terms(self.prior, u, labels, self.section.score_noise, stream)
