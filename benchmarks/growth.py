@@ -25,9 +25,9 @@ import numpy as np
 
 from benchmarks.recorded import ROOT, circumstances
 from ldebm.config import ExperimentConfig
-from ldebm.config.library import Library
 from ldebm.files import read_json, write_array, write_json, write_parquet
 from ldebm.seeding import numpy_generator
+from pipelines.library import Library
 
 __all__ = ["CASES", "TEXT", "experiment", "main"]
 
