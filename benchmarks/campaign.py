@@ -168,11 +168,10 @@ def _training(folder: Path, job: Job, seconds: float | None) -> dict[str, Any] |
 
 
 def _train_and_evaluate(folder: Path, job: Job) -> dict[str, Any]:
+    from ldebm.api import load
     from ldebm.config import load_params
     from ldebm.data.packed import open_packed
-    from ldebm.evaluate.run import evaluate
     from ldebm.files import hash_json, read_json, write_json
-    from ldebm.model import load
     from ldebm.seeding import configure, numerics
     from ldebm.training.first_stage import build_backbone_stage
     from ldebm.training.labelling import cluster_stage
@@ -204,7 +203,8 @@ def _train_and_evaluate(folder: Path, job: Job) -> dict[str, Any]:
     with stage("evaluate"):
         configure(config.evaluate.threads)
         model = load(place / "prior", config.evaluate.device)
-        report = evaluate(model, packed, config.evaluate, place / "prior" / "snapshots.safetensors")
+        snapshots = place / "prior" / "snapshots.safetensors"
+        report = model.evaluate(packed, config.evaluate, snapshots=snapshots)
         write_json(place / "metrics.json", report.metrics)
     facts = numerics(model.device)
     built = read_json(place / "prior" / "config.json")["config"]

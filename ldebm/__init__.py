@@ -15,13 +15,13 @@ __all__ = ["__version__", "load"]
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from ldebm.model import load
+    from ldebm.api import load
 
 
 def __getattr__(name: str) -> Any:
-    """Imports :func:`ldebm.model.load` when it is first asked for: torch takes seconds to load."""
+    """Imports :func:`ldebm.api.load` when it is first asked for: torch takes seconds to load."""
     if name == "load":
-        from ldebm.model import load
+        from ldebm.api import load
 
         return load
     raise AttributeError(f"module 'ldebm' has no attribute {name!r}")

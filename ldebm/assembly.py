@@ -14,11 +14,21 @@ from typing import Any
 import torch
 
 from ldebm.config import BackboneConfig, ExperimentConfig, PriorConfig
+from ldebm.data.tokenizer import Tokenizer
 from ldebm.errors import UsageError
+from ldebm.model import Model
 from ldebm.nn.backbone import Backbone
 from ldebm.priors.base import Prior
 
-__all__ = ["architecture", "build_backbone", "build_prior", "first_stage_task", "prior_task"]
+__all__ = [
+    "architecture",
+    "build_backbone",
+    "build_model",
+    "build_prior",
+    "first_stage_task",
+    "modality",
+    "prior_task",
+]
 
 
 def architecture(config: BackboneConfig, kind: str) -> type[Backbone]:
@@ -194,3 +204,40 @@ def prior_task(config: ExperimentConfig, prior: Prior, backbone: Backbone) -> An
 
         return ImagePriorTask
     return PriorTask
+
+
+def modality(backbone: Backbone, kind: str) -> type[Model]:
+    """The class of models of data of ``kind``."""
+    if kind == "points":
+        from ldebm.modalities.points import PointModel
+
+        return PointModel
+    if kind == "images":
+        from ldebm.modalities.images import ImageModel
+
+        return ImageModel
+    if kind == "documents":
+        from ldebm.modalities.documents import DocumentModel
+
+        return DocumentModel
+    if backbone.context_size:
+        from ldebm.modalities.dialogues import ResponseModel
+
+        return ResponseModel
+    from ldebm.modalities.sentences import TextModel
+
+    return TextModel
+
+
+def build_model(
+    config: ExperimentConfig,
+    meta: Mapping[str, Any],
+    backbone: Backbone,
+    prior: Prior,
+    tokenizer: Tokenizer | None,
+    experiment: str,
+    seed: int,
+) -> Any:
+    """The model of a backbone and a prior, of the class of its kind of data."""
+    kind = modality(backbone, str(meta["kind"]))
+    return kind(config, meta, backbone, prior, tokenizer, experiment, seed)

@@ -10,12 +10,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from ldebm.api import load
 from ldebm.data.packed import open_bound, open_measure
 from ldebm.evaluate.figures import draw_figures
-from ldebm.evaluate.run import evaluate
 from ldebm.evaluate.summary import summary_of
 from ldebm.files import write_json
-from ldebm.model import load
 from ldebm.seeding import configure
 from stages._entry import arguments, parameters, run
 
@@ -32,7 +31,7 @@ def main() -> None:
     measure = open_measure(bound.with_suffix(".measure.json"))
     snapshots = folder / "snapshots.safetensors"
     packed = open_bound(bound)
-    report = evaluate(model, packed, config, snapshots, measure)
+    report = model.evaluate(packed, config, measure, snapshots)
     shutil.rmtree(out / "details", ignore_errors=True)
     report.write(out / "metrics.json", out / "details")
     draw_figures(report, out / "details")

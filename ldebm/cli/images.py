@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ldebm.cli.output import class_records, expect_table, show_classes, show_rows
 from ldebm.errors import UsageError
 
 if TYPE_CHECKING:
     from ldebm.model import Model
 
-__all__ = ["classify_images", "generate_images", "parse_attributes", "score_images"]
+__all__ = ["generate_images", "parse_attributes"]
 
 
 def parse_attributes(given: list[str]) -> dict[str, int | str]:
@@ -49,7 +48,7 @@ def generate_images(
     as_json: bool,
 ) -> None:
     """Draws images and writes them to a PNG or parquet file."""
-    from ldebm.image_use import write_pictures
+    from ldebm.modalities.images import write_pictures
 
     if out is None or out.suffix.lower() not in (".png", ".parquet"):
         what = "" if out is None else f", not {out}"
@@ -64,34 +63,8 @@ def generate_images(
     columns: dict[str, Any] = {"seed": seed, **wanted}
     if index is not None:
         columns["label"] = model.class_labels()[index]
-    write_pictures(out, drawn, columns)  # type: ignore[arg-type]
+    write_pictures(out, drawn, columns)
     if as_json:
         typer.echo(json.dumps({"file": str(out), "images": number, **columns}))
     else:
         typer.echo(f"{out}: {number} images")
-
-
-def classify_images(model: Model, file: Path | None, *, resize: bool, as_json: bool) -> None:
-    """Gives every image its most probable class, and every attribute its probability."""
-    from ldebm.image_use import read_pictures
-
-    if file is None:
-        raise UsageError(f"{model.experiment}: a model of images: give --file with the images")
-    model.label_index(0)  # says what is wrong where the prior knows no label
-    found = read_pictures(file, model.meta, resize=resize)
-    names = model.class_labels()
-    records = class_records(model.classify(found.pixels), names)
-    rows = [{"image": place, **row} for place, row in zip(found.places, records, strict=True)]
-    show_classes(rows, "image", as_json=as_json)
-
-
-def score_images(
-    model: Model, file: Path, out: Path | None, seed: int, *, resize: bool, as_json: bool
-) -> None:
-    """Writes or prints energies and bounds, one row an image."""
-    from ldebm.image_use import read_pictures
-
-    expect_table(out)
-    found = read_pictures(file, model.meta, resize=resize)
-    rows = model.score(found.pixels, seed).rows(found.places)
-    show_rows(rows, out, "image", "images", as_json=as_json)

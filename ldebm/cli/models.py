@@ -7,18 +7,20 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from ldebm.cli.images import classify_images, generate_images
+from ldebm.cli.images import generate_images
 from ldebm.cli.output import class_records, progress, show_classes
 from ldebm.errors import UsageError
 
 if TYPE_CHECKING:
     from ldebm.data.user_texts import Texts
     from ldebm.evaluate.clusters import ClusterDescription
-    from ldebm.model import Model
+    from ldebm.modalities.dialogues import ResponseModel
+    from ldebm.modalities.sentences import TextModel
+    from ldebm.model import Model, UserRows
 
 __all__ = ["COMMANDS", "file_texts", "find_model", "load_target", "read_texts", "require_text"]
 
@@ -70,7 +72,7 @@ def load_target(target: str) -> Model:
     import ldebm
 
     model = ldebm.load(str(find_model(target)))
-    if not model.is_image and "OMP_NUM_THREADS" not in os.environ:
+    if not model.threads and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(model.config.evaluate.threads)
     return model
 
@@ -99,9 +101,9 @@ def generate(
 ) -> None:
     """Sample from the prior and decode."""
     model = load_target(target)
-    if draws > 1 and not model.is_text:
+    if draws > 1 and model.rows != "texts":
         raise UsageError(f"{target}: --draws is for models of text")
-    if model.is_image:
+    if model.rows == "images":
         generate_images(model, number, label, attribute or [], seed, out, as_json=as_json)
         return
     if out is not None or attribute:
@@ -135,9 +137,10 @@ def respond(
 
     Several replies differ by their latent vector.
     """
-    model = require_text(load_target(target), target)
-    if not model.is_dialogue:
+    model = load_target(target)
+    if model.task != "responses":
         raise UsageError(f"{target}: reads no context; this needs a model of arch 'dialogue'")
+    model = cast("ResponseModel", model)
     mode = "sample" if sample else "greedy"
     rows = model.respond(context or [], number, model.label_index(label), seed, mode)
     typer.echo(json.dumps(rows, indent=1, ensure_ascii=False) if as_json else "\n".join(rows))
@@ -162,21 +165,41 @@ def classify(
     """
     if file is not None and not file.exists():
         raise UsageError(f"{file}: no such file")
+    if file is not None and texts:
+        raise UsageError("give texts or --file, not both")
     model = load_target(target)
-    if model.is_image:
-        classify_images(model, file, resize=resize, as_json=as_json)
-        return
-    rows = read_texts(texts, file, "classify", column)
-    names = require_text(model, target).class_labels()
-    model.label_index(0)  # says what is wrong where the prior has no classes
-    from ldebm.text_use import unknown_words
+    if file is not None:
+        rows = read_rows(model, file, column, resize=resize)
+    elif model.rows != "texts":
+        raise UsageError(f"{target}: a model of {model.rows}: give --file with the {model.rows}")
+    else:
+        from ldebm.model import UserRows
 
-    found = class_records(model.classify(rows), names)
-    records = [
-        {"text": text, **record, "unknown": unknown_words(model, text)}
-        for text, record in zip(rows, found, strict=True)
-    ]
-    show_classes(records, "text", as_json=as_json)
+        found = read_texts(texts, None, "classify", column)
+        rows = UserRows(found, {"text": found})
+    model.label_index(0)  # says what is wrong where the prior has no classes
+    records = class_records(model.classify(rows.values), model.class_labels())
+    for name, record in zip(rows.columns[rows.name], records, strict=True):
+        record |= {rows.name: name, "unknown": model.unknown_words(name)}
+    show_classes(records, rows.name, as_json=as_json)
+
+
+def read_rows(
+    model: Model,
+    file: Path,
+    column: str | None = None,
+    context: str | None = None,
+    *,
+    resize: bool = False,
+) -> UserRows:
+    """The rows of a file; how many are left out goes to standard error."""
+    rows = model.read(file, column, context, resize=resize)
+    if rows.left_out:
+        every = len(rows) + rows.left_out
+        typer.echo(
+            f"{file}: {rows.left_out} of {every} rows have no text and are left out", err=True
+        )
+    return rows
 
 
 def read_texts(
@@ -217,16 +240,15 @@ def file_texts(file: Path, column: str | None = None, context: str | None = None
     return found
 
 
-def require_text(model: Model, target: str) -> Model:
+def require_text(model: Model, target: str) -> TextModel:
     """The model, if it is one of text.
 
     Raises:
         UsageError: it is not.
     """
-    if not model.is_text:
-        kind = "images" if model.is_image else "points"
-        raise UsageError(f"{target}: a model of {kind}; this command needs a model of text")
-    return model
+    if model.rows != "texts":
+        raise UsageError(f"{target}: a model of {model.rows}; this command needs a model of text")
+    return cast("TextModel", model)
 
 
 def interpolate(
@@ -265,13 +287,13 @@ def cluster(
             typer.echo(f"  - {exemplar}")
 
 
-def _described(model: Model, top: int) -> list[ClusterDescription]:
+def _described(model: TextModel, top: int) -> list[ClusterDescription]:
     """The classes of (at most 5,000) test rows of the data that the model was trained on."""
     import torch
 
     from ldebm.data.packed import open_packed
     from ldebm.evaluate.clusters import describe_clusters
-    from ldebm.evaluate.report import context_rows, encode_rows, subset
+    from ldebm.evaluate.report import encode_rows, subset
 
     packed = open_packed(Path("data", "packed", model.config.data))
     split = packed.split("test")
@@ -283,8 +305,7 @@ def _described(model: Model, top: int) -> list[ClusterDescription]:
             means.append(encode_rows(model.backbone, split, part, model.device)[0])
             bar.show(start + len(part), {})
     mu = torch.cat(means)
-    if model.is_dialogue:
-        model = model.given(context_rows(model.backbone, split, rows, model.device))
+    model = model.in_contexts_of(split, rows)
     logits = model.prior.class_logits(mu).detach().cpu()
     tokenizer = packed.tokenizer
     texts = [tokenizer.decode(split.row(int(row)).tolist()) for row in rows]

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from ldebm.cli.images import score_images
-from ldebm.cli.models import AsJson, Column, Resize, Seed, Target, file_texts, load_target
+from ldebm.cli.models import AsJson, Column, Resize, Seed, Target, load_target, read_rows
 from ldebm.cli.output import expect_table, progress, show_rows
 from ldebm.errors import UsageError
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from ldebm.model import Model
-
-    Encoded = tuple[dict[str, Any], np.ndarray, np.ndarray | None]
 
 __all__ = ["COMMANDS"]
 
@@ -50,23 +42,13 @@ def score(
 ) -> None:
     """Score rows: likelihood bound and energy."""
     model = load_target(target)
-    if model.is_image:
-        score_images(model, file, out, seed, resize=resize, as_json=as_json)
-        return
-    if not model.is_text:
-        raise UsageError(f"{target}: a model of points; scores are of models of text and of images")
-    from ldebm.text_use import known_of, score_texts
-
     expect_table(out)
-    found = file_texts(file, text, context)
-    _, said = known_of(model)
-    if said:
+    rows = read_rows(model, file, text, context, resize=resize)
+    if said := model.prepare_scores():
         typer.echo(f"{model.experiment}: log Z of its prior is estimated; {said}", err=True)
-    with progress("score", len(found.texts), "texts") as bar:
-        scores = score_texts(
-            model, found.texts, found.turns, seed, importance, done=lambda n: bar.show(n, {})
-        )
-    show_rows(scores.records(found), out, "text", "texts", as_json=as_json)
+    with progress("score", len(rows), model.rows) as bar:
+        records = model.scored(rows, seed, lambda n: bar.show(n, {}), importance=importance)
+    show_rows(records, out, rows.name, model.rows, as_json=as_json)
 
 
 def export_embeddings(
@@ -88,48 +70,15 @@ def export_embeddings(
     from ldebm.files import write_parquet
 
     model = load_target(target)
-    if not (model.is_image or model.is_text):
-        raise UsageError(f"{target}: a model of points; its embeddings are points again")
-    read = _read_images if model.is_image else _read_texts
-    columns, embedding, p = read(model, source, text, context, resize=resize)
-    columns["embedding"] = embedding
+    rows = read_rows(model, source, text, context, resize=resize)
+    embedding, p = model.encoded(rows)
+    columns: dict[str, Any] = {**rows.columns, "embedding": embedding}
     if p is not None:
         names = model.class_labels()
         columns["class"] = [names[int(index)] for index in p.argmax(1)]
         columns["probability"] = p.max(1)
     write_parquet(to, columns)
     typer.echo(f"{to}: {len(embedding)} rows of {embedding.shape[1]} numbers")
-
-
-def _read_texts(
-    model: Model, source: Path, text: str | None, context: str | None, *, resize: bool
-) -> Encoded:
-    """Columns of the texts, their posterior means and p(y|x)."""
-    import numpy as np
-
-    from ldebm.text_use import class_probabilities, encode_texts
-
-    if resize:
-        raise UsageError(f"{model.experiment}: a model of text; leave --resize out")
-    found = file_texts(source, text, context)
-    z, logits = encode_texts(model, found.texts, found.turns)
-    if model.prior.levels:
-        logits = class_probabilities(model, found.texts, found.turns)
-    elif logits is not None:
-        logits = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
-    return {"row": found.rows, "text": found.texts}, z, logits
-
-
-def _read_images(
-    model: Model, source: Path, text: str | None, context: str | None, *, resize: bool
-) -> Encoded:
-    from ldebm.image_use import read_pictures
-
-    if text or context:
-        raise UsageError(f"{model.experiment}: a model of images; leave --text and --context out")
-    found = read_pictures(source, model.meta, resize=resize)
-    p = model.classify(found.pixels) if model.prior.has_classes else None
-    return {"image": found.places}, model.encode(found.pixels), p
 
 
 COMMANDS = [score, export_embeddings]

@@ -9,9 +9,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import torch
+
+from ldebm.data.packed import Packed
 from ldebm.evaluate.language import distinct
 
-__all__ = ["Control", "control_accuracy", "wilson"]
+__all__ = ["EXACT", "Classifier", "Control", "classifiers_for", "control_accuracy", "wilson"]
+
+Classifier = Callable[[str], "str | None"]
+EXACT = "exact "  # before a column's name: the classifier that knows only perfect sentences
 
 
 @dataclass(frozen=True)
@@ -78,3 +85,44 @@ def control_accuracy(
         raise ValueError("control accuracy needs at least one sample")
     low, high = wilson(right, total)
     return Control(right / total, low, high, undecided / total, distinct_total / total, per_label)
+
+
+def classifiers_for(packed: Packed) -> dict[str, Classifier]:
+    """label column -> what names the label of a text.
+
+    For the grammar of ``chatter`` its oracle: by cue words, and under "exact <column>" the strict
+    one that knows only sentences of the grammar. Otherwise naive Bayes on the training words.
+    """
+    if packed.meta.get("source") == "chatter":
+        from ldebm.data.chatter import classify, classify_soft
+
+        return {
+            "intent": lambda text: classify_soft(text)[0],
+            "sentiment": lambda text: classify_soft(text)[1],
+            EXACT + "intent": lambda text: (classify(text) or (None, None))[0],
+            EXACT + "sentiment": lambda text: (classify(text) or (None, None))[1],
+        }
+    return {column: _word_classifier(packed, column) for column in packed.meta.get("labels", {})}
+
+
+def _word_classifier(packed: Packed, column: str) -> Classifier:
+    """Multinomial naive Bayes on token counts with add-one smoothing (no oracle exists)."""
+    split, tokenizer = packed.split("train"), packed.tokenizer
+    names = [str(name) for name in packed.meta["labels"][column]]
+    label = torch.from_numpy(np.array(split.labels(column), dtype=np.int64))
+    vocabulary = tokenizer.vocab_size
+    counts = torch.ones(len(names), vocabulary, dtype=torch.float64)
+    row_N = torch.repeat_interleave(torch.arange(split.n), torch.as_tensor(split.lengths).long())
+    known = label[row_N] >= 0
+    tokens = torch.as_tensor(split.ids[: len(row_N)].astype("int64"))
+    index = label[row_N][known] * vocabulary + tokens[known]
+    counts += torch.bincount(index, minlength=len(names) * vocabulary).reshape(counts.shape)
+    prior = torch.bincount(label[label >= 0], minlength=len(names)).double() + 1
+    log_word = (counts / counts.sum(1, keepdim=True)).log()
+    log_prior = (prior / prior.sum()).log()
+
+    def classify(text: str) -> str | None:
+        ids = tokenizer.encode(text)[1:-1]
+        return names[int((log_prior + log_word[:, ids].sum(1)).argmax())] if ids else None
+
+    return classify

@@ -7,14 +7,18 @@ Shapes: N test rows, K classes, D latent dimension.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor
 
 from ldebm.config import EvaluateConfig
 from ldebm.data.packed import Packed
+from ldebm.evaluate.on_text import add_classes, add_likelihood, encode_test
 from ldebm.evaluate.report import Report
 from ldebm.evaluate.text_control import classified
-from ldebm.model import Model
+
+if TYPE_CHECKING:
+    from ldebm.modalities.documents import DocumentModel
 
 __all__ = ["evaluate_documents"]
 
@@ -22,20 +26,20 @@ TOPICS = 5  # shown of every class
 
 
 @torch.no_grad()
-def evaluate_documents(
-    report: Report, model: Model, packed: Packed, config: EvaluateConfig, mu_ND: Tensor
-) -> None:
-    """Adds the accuracy of p(y|mu) on the whole test split, and words of sampled topics.
+def evaluate_documents(model: DocumentModel, packed: Packed, config: EvaluateConfig) -> Report:
+    """Likelihood, classes, the accuracy of p(y|mu) on the whole test split, sampled topics.
 
     Args:
-        report: they are added to.
         model: trained.
         packed: its data.
-        config: ``samples`` bounds the topics.
-        mu_ND: posterior means of the test rows.
+        config: the experiment's ``evaluate`` section; ``samples`` bounds the topics.
     """
+    report, test = Report(), encode_test(model, packed)
+    add_likelihood(report, model, packed, config, test)
+    if model.prior.has_classes:
+        add_classes(report, model, packed, config, test)
     if model.class_names is not None:
-        classified(report, model, packed, mu_ND)
+        classified(report, model, packed, test.mu)
     z = model.sample_latents(min(config.samples, 500), seed=model.seed)
     cluster = model.prior.class_logits(z).argmax(-1).tolist() if model.prior.has_classes else []
     names, shown = model.class_names, dict.fromkeys(range(model.prior.classes), 0)
@@ -46,3 +50,4 @@ def evaluate_documents(
             label = names[k] if cluster and names and k < len(names) else None
             named = {"class": k if cluster else None, "label": label}
             report.samples.append({"kind": "sample", **named, "text": words})
+    return report

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,11 @@ from ldebm.evaluate.points import bandwidth, density_panel, mmd2, mode_metrics, 
 from ldebm.evaluate.quadrature import Grid, nll_by_quadrature, prior_grid, total_variation
 from ldebm.evaluate.report import Report, encode_rows, make_batch, row_batches, subset
 from ldebm.evaluate.sampling import sampler_acceptance
+from ldebm.files import read_model
 from ldebm.model import Model
 from ldebm.seeding import generator
 
-__all__ = ["evaluate_points"]
+__all__ = ["evaluate_points", "read_snapshots"]
 
 CHECK_ROWS = 50  # rows of the importance-weighted check of the quadrature
 PANEL_ROWS = 20000
@@ -227,3 +229,13 @@ def _evolution(
         rows[update] = {**final, **_panels(reach, {"prior": x}, {"prior": z})}
     model.prior.load_state_dict(kept)
     return rows
+
+
+def read_snapshots(path: Path) -> dict[int, dict[str, Tensor]]:
+    """update -> state of the prior, from the ``<update>/<name>`` tensors of a snapshot file."""
+    tensors, _ = read_model(path)
+    states: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        update, name = key.split("/", 1)
+        states.setdefault(int(update), {})[name.removeprefix("prior.")] = value
+    return states

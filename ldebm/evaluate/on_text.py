@@ -8,10 +8,10 @@ Shapes: N rows or samples, D latent dimension, K classes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,23 +30,20 @@ from ldebm.evaluate.clusters import (
     mutual_information,
 )
 from ldebm.evaluate.completion import evaluate_completion
-from ldebm.evaluate.control import control_accuracy
+from ldebm.evaluate.control import EXACT, Classifier, control_accuracy
 from ldebm.evaluate.legacy import nll_legacy
 from ldebm.evaluate.likelihood import LikelihoodSettings, likelihood, mean_interval
-from ldebm.evaluate.on_documents import evaluate_documents
 from ldebm.evaluate.priors import fit_densities, posterior_samples
-from ldebm.evaluate.report import Report, context_rows, encode_rows, row_batches, subset
-from ldebm.evaluate.responses import evaluate_responses
+from ldebm.evaluate.report import Report, encode_rows, row_batches, subset
 from ldebm.evaluate.sampling import DRAWS, sampler_acceptance, sampler_convergence
 from ldebm.evaluate.text_control import evaluate_control
-from ldebm.model import Model
 from ldebm.seeding import generator
 
-__all__ = ["EXACT", "Classifier", "evaluate_text"]
+if TYPE_CHECKING:
+    from ldebm.modalities.sentences import TextModel
 
-Classifier = Callable[[str], "str | None"]
-EXACT = "exact "  # before a column's name: the classifier that knows only perfect sentences
-LIKELIHOOD_BATCH = 4  # rows: bounds the memory of S trajectories
+__all__ = ["TestRows", "add_classes", "add_likelihood", "encode_test", "evaluate_text"]
+
 LEGACY_ROWS = 100
 FIT_ROWS = 12000  # training posteriors for the fitted Gaussian and mixtures
 MI_SAMPLES = 10
@@ -54,7 +51,7 @@ PART = 8192  # rows of a large test split that are decoded or classified at a ti
 
 
 @dataclass(frozen=True)
-class _Test:
+class TestRows:
     """The test split, encoded; ``words_N`` are predicted in every row."""
 
     split: Split
@@ -66,7 +63,7 @@ class _Test:
 
 @torch.no_grad()
 def evaluate_text(
-    model: Model,
+    model: TextModel,
     packed: Packed,
     config: EvaluateConfig,
     classifiers: dict[str, Classifier] | None = None,
@@ -81,27 +78,15 @@ def evaluate_text(
         classifiers: label column -> a function that names the label of a text.
         judge: folder of the independent classifier of ``evaluate.judge``.
     """
-    assert model.tokenizer is not None
     report, split = Report(), packed.split("test")
-    everything = np.arange(split.n)
-    mu, logvar = encode_rows(model.backbone, split, everything, model.device)
-    texts = [model.tokenizer.decode(split.row(i)) for i in range(split.n)]
-    if model.is_dialogue:  # from here on row and sample i have the context of test row i mod N
-        model = model.given(context_rows(model.backbone, split, everything, model.device))
-    words = split.lengths - 1
-    if model.is_document:
-        words = np.add.reduceat(split.counts, split.offsets[:-1])
-    test = _Test(split, mu, logvar, texts, words)
+    test = encode_test(model, packed)
+    # From here on row and sample i of responses have the context of test row i mod N.
+    model = model.in_contexts_of(split, np.arange(split.n))
     own = model.prior if isinstance(model.prior, OwnPrior) else None
     if own:
         evaluate_likelihood(report, model, config, split)
     else:
-        _likelihood(report, model, packed, config, test)
-    if model.is_document:
-        if model.prior.has_classes:
-            _classes(report, model, packed, config, test)
-        evaluate_documents(report, model, packed, config, test.mu)
-        return report
+        add_likelihood(report, model, packed, config, test)
     if own is None or own.baseline.kind != "rnnlm":  # which reads no latent
         _reconstruction(report, model, test)
     z = model.sample_latents(config.samples, seed=model.seed)
@@ -113,7 +98,7 @@ def evaluate_text(
     if own:
         evaluate_code(report, model, test.mu, split, _columns(packed, config))
     if model.prior.has_classes:
-        _classes(report, model, packed, config, test)
+        add_classes(report, model, packed, config, test)
         _control(report, model, packed, config, z, generated, test, classifiers or {})
     else:
         report.samples += [{"kind": "sample", "text": text} for text in generated[:100]]
@@ -121,14 +106,21 @@ def evaluate_text(
         evaluate_completion(report, model, packed, config.completion)
     if judge is not None:
         evaluate_control(report, model, packed, config, judge, test.mu)
-    if model.is_dialogue:
-        evaluate_responses(report, model, packed, test.texts, generated, config)
+    model.add_scores(report, packed, test.texts, generated, config)
     report.samples.sort(key=lambda item: item["kind"] != "sample")
     return report
 
 
-def _likelihood(
-    report: Report, model: Model, packed: Packed, config: EvaluateConfig, test: _Test
+def encode_test(model: TextModel, packed: Packed) -> TestRows:
+    """The test split of a model's data, encoded."""
+    split = packed.split("test")
+    mu, logvar = encode_rows(model.backbone, split, np.arange(split.n), model.device)
+    texts = [model.tokenizer.decode(split.row(i)) for i in range(split.n)]
+    return TestRows(split, mu, logvar, texts, model.predicted(split))
+
+
+def add_likelihood(
+    report: Report, model: TextModel, packed: Packed, config: EvaluateConfig, test: TestRows
 ) -> None:
     """Valid NLL of the prior and of the densities beside it, and the published estimate."""
     seed, metrics = model.seed, report.metrics
@@ -142,7 +134,7 @@ def _likelihood(
     metrics |= {f"gain_{name}": value for name, value in fitted.gain.items()}
     metrics["mixture_components"] = float(fitted.components)
     rows = subset(test.split.n, config.rows, seed, "evaluate-rows")
-    size = 1 if model.is_dialogue else LIKELIHOOD_BATCH
+    size = model.evaluated_together
     ordered, batches = row_batches(test.split, rows, size, model.device)
     settings = LikelihoodSettings(config.importance, config.inner, seed=seed)
     results = likelihood(model.backbone, model.prior, batches, settings, fitted.densities)
@@ -161,20 +153,20 @@ def _likelihood(
     words = float(np.sum(test.words_N[ordered]))
     metrics["ppl"] = float(np.exp(results["prior"].nll_B.sum() / words))
     metrics["rate"] = metrics["nll_upper"] - float(results["prior"].reconstruction_B.mean())
-    if model.is_dialogue or model.is_document:  # the published estimators are of sentences
+    if not model.published_estimators:
         return
     few = subset(len(rows), LEGACY_ROWS, seed, "legacy-rows")
-    _, batches = row_batches(test.split, rows[few], LIKELIHOOD_BATCH, model.device)
+    _, batches = row_batches(test.split, rows[few], model.evaluated_together, model.device)
     metrics["nll_legacy"] = float(nll_legacy(model.backbone, model.prior, batches, seed).mean())
     metrics["nll_legacy_rows"] = float(len(few))
     if model.prior.levels and model.prior.config.energy_scale == "code":
-        _, batches = row_batches(test.split, rows[few], LIKELIHOOD_BATCH, model.device)
+        _, batches = row_batches(test.split, rows[few], model.evaluated_together, model.device)
         stated = LikelihoodSettings(config.importance, config.inner, of_sampler=False, seed=seed)
         estimate = likelihood(model.backbone, model.prior, batches, stated)["prior"]
         metrics["nll_stated"] = float(estimate.nll_B.mean())
 
 
-def _reconstruction(report: Report, model: Model, test: _Test) -> None:
+def _reconstruction(report: Report, model: TextModel, test: TestRows) -> None:
     """NLL and BLEU of reconstructions from the posterior mean, over the whole test split."""
     order, batches = row_batches(test.split, np.arange(test.split.n), 256, model.device)
     nll, start = 0.0, 0
@@ -202,28 +194,31 @@ def _reconstruction(report: Report, model: Model, test: _Test) -> None:
     ]
 
 
-def _decoded(model: Model, mu_ND: Tensor) -> list[str]:
+def _decoded(model: TextModel, mu_ND: Tensor) -> list[str]:
     """The most probable words at the posterior means, some thousand rows at a time."""
     texts: list[str] = []
     for start in range(0, len(mu_ND), PART):
-        rows, context = slice(start, start + PART), model.context_BC
-        given = model if context is None else model.given(context[rows])
-        texts += [str(text) for text in given.decode(mu_ND[rows], "greedy", model.seed)]
+        rows = slice(start, start + PART)
+        texts += model.part(rows).decode(mu_ND[rows], "greedy", model.seed)
     return texts
 
 
-def _class_logits(model: Model, z_ND: Tensor) -> Tensor:
+def _class_logits(model: TextModel, z_ND: Tensor) -> Tensor:
     """log p(y|z) up to a constant, some thousand rows at a time, on the CPU, (N, K)."""
-    size = PART if model.context_BC is None else len(z_ND)
+    size = len(z_ND) if model.prior.contextual else PART
     starts = range(0, len(z_ND), size)
     return torch.cat([model.prior.class_logits(z_ND[i : i + size]).cpu() for i in starts])
 
 
 def _generation(
-    report: Report, model: Model, packed: Packed, config: EvaluateConfig, z: Tensor, test: _Test
+    report: Report,
+    model: TextModel,
+    packed: Packed,
+    config: EvaluateConfig,
+    z: Tensor,
+    test: TestRows,
 ) -> list[str]:
     """Unigram divergences, reverse perplexity and diversity of prior samples."""
-    assert model.tokenizer is not None
     metrics = report.metrics
     with torch.no_grad():
         generated = [str(text) for text in model.decode(z, config.decode, model.seed)]
@@ -259,7 +254,7 @@ def _generation(
     return generated
 
 
-def _sampled_logits(model: Model, test: _Test, first: list[np.ndarray]) -> Iterator[Tensor]:
+def _sampled_logits(model: TextModel, test: TestRows, first: list[np.ndarray]) -> Iterator[Tensor]:
     """log p(y|z) of all test rows at one posterior sample after the other, (N, K).
 
     Args:
@@ -281,8 +276,8 @@ def _columns(packed: Packed, config: EvaluateConfig) -> list[str]:
     return [name for name in known if not config.label_column or name in config.label_column]
 
 
-def _classes(
-    report: Report, model: Model, packed: Packed, config: EvaluateConfig, test: _Test
+def add_classes(
+    report: Report, model: TextModel, packed: Packed, config: EvaluateConfig, test: TestRows
 ) -> None:
     """What the discovered classes share with the labels, and what they hold."""
     prior, metrics = model.prior, report.metrics
@@ -312,12 +307,12 @@ def _classes(
 
 def _control(
     report: Report,
-    model: Model,
+    model: TextModel,
     packed: Packed,
     config: EvaluateConfig,
     z: Tensor,
     generated: list[str],
-    test: _Test,
+    test: TestRows,
     classifiers: dict[str, Classifier],
 ) -> None:
     """Samples by class and, with a classifier, how often a sample has the label asked for.
@@ -361,7 +356,7 @@ def _control(
 
 
 def _wanted(
-    model: Model, packed: Packed, config: EvaluateConfig, test: _Test
+    model: TextModel, packed: Packed, config: EvaluateConfig, test: TestRows
 ) -> tuple[dict[int, str], dict[int, float], str]:
     """class -> label name; class -> its share of test rows, of discovered classes; the column."""
     columns = _columns(packed, config)

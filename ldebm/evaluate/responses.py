@@ -10,6 +10,8 @@ Shapes: N test rows, C context size.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 
@@ -19,8 +21,10 @@ from ldebm.evaluate import language
 from ldebm.evaluate.report import Report
 from ldebm.evaluate.response_metrics import response_metrics
 from ldebm.evaluate.word_vectors import word_vectors
-from ldebm.model import Model
 from ldebm.seeding import numpy_generator
+
+if TYPE_CHECKING:
+    from ldebm.modalities.dialogues import ResponseModel
 
 __all__ = ["evaluate_responses", "response_scores"]
 
@@ -30,7 +34,7 @@ SHOWN = 50
 @torch.no_grad()
 def evaluate_responses(
     report: Report,
-    model: Model,
+    model: ResponseModel,
     packed: Packed,
     texts: list[str],
     generated: list[str],
@@ -73,7 +77,7 @@ def evaluate_responses(
         )
 
 
-def _responses(model: Model, rows: int) -> list[str]:
+def _responses(model: ResponseModel, rows: int) -> list[str]:
     z = model.sample_latents(rows, seed=model.seed)
     return [str(text) for text in model.decode(z, "greedy", model.seed)]
 

@@ -76,14 +76,4 @@ def summary_of(
     """The summary of a model's metrics; classes count against the labels that it was given."""
     columns = [model.config.cluster.column, *packed.meta.get("labels", {})]
     label = next((name for name in columns if name and f"ami_{name}" in metrics), "")
-    return summarise(_kind(model), metrics, label)
-
-
-def _kind(model: Model) -> str:
-    if model.is_image:
-        return "images"
-    if not model.is_text:
-        return "points"
-    if model.is_document:
-        return "documents"
-    return "responses" if model.is_dialogue else "text"
+    return summarise(model.task, metrics, label)

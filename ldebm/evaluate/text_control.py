@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,8 +24,11 @@ from ldebm.evaluate.control import wilson
 from ldebm.evaluate.diversity import diversity
 from ldebm.evaluate.report import Report, subset
 from ldebm.evaluate.text_judge import load_text_judge, text_classifier
+from ldebm.modalities.self_filtered import self_filtered
 from ldebm.model import Model
-from ldebm.recognised import recognised
+
+if TYPE_CHECKING:
+    from ldebm.modalities.sentences import TextModel
 
 __all__ = ["classified", "evaluate_control"]
 
@@ -34,7 +38,12 @@ Classify = Callable[[Sequence[str]], "list[str | None]"]
 
 @torch.no_grad()
 def evaluate_control(
-    report: Report, model: Model, packed: Packed, config: EvaluateConfig, judge: Path, mu_ND: Tensor
+    report: Report,
+    model: TextModel,
+    packed: Packed,
+    config: EvaluateConfig,
+    judge: Path,
+    mu_ND: Tensor,
 ) -> None:
     """Adds accuracy by class, overall and of the judge itself, diversity, and p(y|mu).
 
@@ -67,7 +76,7 @@ def evaluate_control(
     if config.control_draws > 1:
         metrics |= {f"plain_{name}": value for name, value in scores.items()}
         kept = {
-            name: recognised(
+            name: self_filtered(
                 model, config.per_label, name, config.control_draws, config.decode, model.seed
             )
             for name in model.class_names

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ldebm.data.packed import Packed
-from ldebm.evaluate.report import Report, context_rows, encode_rows, subset
+from ldebm.evaluate.report import Report, encode_rows, subset
 from ldebm.model import Model
 from ldebm.priors import EnergyPrior, Prior
 from ldebm.seeding import generator
@@ -48,8 +48,7 @@ def add_views(report: Report, model: Model, packed: Packed) -> None:
     split = packed.split("test")
     rows = subset(split.n, ENERGY_ROWS, model.seed, "view-rows")
     mu, logvar = encode_rows(model.backbone, split, rows, model.device)
-    if model.is_dialogue:
-        model = model.given(context_rows(model.backbone, split, rows, model.device))
+    model = model.in_contexts_of(split, rows)
     stream = generator(model.seed, "views", device=model.device)
     noise = torch.randn(mu.shape, generator=stream, device=mu.device)
     z_posterior = mu + torch.exp(0.5 * logvar) * noise

@@ -81,6 +81,9 @@ class Prior(nn.Module):
         """The prior itself where it has energies."""
         return None
 
+    without_classes = "a Gaussian prior has no classes"
+    """What is said to whoever asks for a class of a prior that has none."""
+
     @property
     def has_classes(self) -> bool:
         """Whether p(y|z) says anything."""

@@ -237,7 +237,7 @@ class Loop:
         terms = self.task.loss(self.step)
         self.guard(terms)
         # Nothing but the parameters: double gradients would also go back to what is given.
-        trained = [value for group in self.groups for value in group.parameters]
+        trained = [p for group in self.groups for p in group.parameters if p.requires_grad]
         torch.autograd.backward(terms.total * terms.row_weight, inputs=trained)
         for group in self.groups:
             average_gradients(group.parameters)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ldebm.assembly import build_prior
+from ldebm.assembly import build_model, build_prior
 from ldebm.config import ExperimentConfig
 from ldebm.model import Model
 from ldebm.nn.hierarchy import HierarchicalBackbone
@@ -47,7 +47,7 @@ def image_model(
     config = ExperimentConfig.model_validate(content)
     backbone = backbone or tiny_hvae(LAYERS)
     built = build_prior(backbone, config.prior, generator(2, "prior"))
-    return Model(config, META, backbone, built, None, "pictures-hvae", 0)
+    return build_model(config, META, backbone, built, None, "pictures-hvae", 0)
 
 
 class Brightness(nn.Module):

@@ -23,9 +23,11 @@ LAYERS = (  # rooms and files of ldebm/: each imports those of its own line and 
     {"draws", "graphs", "langevin", "priors"},
     {"training"},
     {"baselines"},
-    {"assembly"},
-    {"completion", "grids", "image_use", "model", "recognised", "text_use"},
+    {"completion", "grids", "model"},
     {"evaluate"},
+    {"modalities"},
+    {"assembly"},
+    {"api"},
     {"cli"},
 )
 UPWARD = {  # imports against that order: this list may only shrink
@@ -33,10 +35,8 @@ UPWARD = {  # imports against that order: this list may only shrink
     ("ldebm.baselines.evaluation", "ldebm.evaluate.report"),
     ("ldebm.baselines.evaluation", "ldebm.model"),
     ("ldebm.baselines.likelihood", "ldebm.evaluate.likelihood"),
-    ("ldebm.image_use", "ldebm.evaluate.image_rows"),
+    ("ldebm.evaluate.text_control", "ldebm.modalities.self_filtered"),
     ("ldebm.seeding", "ldebm.training.memory"),
-    ("ldebm.text_use", "ldebm.evaluate.known"),
-    ("ldebm.text_use", "ldebm.evaluate.likelihood"),
     ("ldebm.training.first_stage", "ldebm.assembly"),
     ("ldebm.training.second_stage", "ldebm.assembly"),
     ("ldebm.training.second_stage", "ldebm.model"),
@@ -44,13 +44,12 @@ UPWARD = {  # imports against that order: this list may only shrink
 LINES, FUNCTION_LINES = 400, 80
 LONG_FILES = {  # what may still be longer, and how long: these lists may only shrink
     "ldebm.data.registry": 431,
-    "ldebm.model": 507,
     "ldebm.nn.gru": 450,
     "ldebm.nn.lm": 429,
     "ldebm.training.prior_tasks": 419,
 }
 LONG_FUNCTIONS = {"ldebm.data.registry:_images": 94, "ldebm.data.registry:_sentences": 116}
-DISPATCH_SITES = 264  # places that ask what kind of thing they hold: may only fall
+DISPATCH_SITES = 155  # places that ask what kind of thing they hold: may only fall
 TABLES = ("ldebm.assembly", "ldebm.modalities")  # where that is known
 CLASSES = re.compile(r"(\w*Prior|\w*VAE|\w*Baseline|HierarchicalBackbone)$")
 KINDS = {"is_text", "is_image", "is_document", "is_dialogue"}

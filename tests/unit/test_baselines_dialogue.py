@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from ldebm.assembly import build_prior
+from ldebm.api import load
+from ldebm.assembly import build_model, build_prior
 from ldebm.baselines.codes import code_divergence, code_information, digits, log_one_hot
 from ldebm.baselines.likelihood import own_likelihood
 from ldebm.baselines.model import DialogueBaseline
@@ -22,11 +23,8 @@ from ldebm.config import EvaluateConfig, ExperimentConfig, PriorConfig, parse
 from ldebm.data.batches import DialogueBatch, collate_ids, with_turns
 from ldebm.data.packed import Packed
 from ldebm.errors import UsageError
-from ldebm.evaluate.run import evaluate
 from ldebm.files import read_json
-from ldebm.model import Model, load
 from ldebm.seeding import generator
-from ldebm.text_use import score_texts
 from ldebm.training.first_stage import build_backbone_stage
 from ldebm.training.labelling import cluster_stage
 from ldebm.training.second_stage import prior_stage
@@ -271,8 +269,8 @@ def test_it_is_used_like_any_model_of_responses(
     assert len(model.respond(context, 2, label=4, mode="sample")) == 2
     assert len(model.generate(3)) == 3
     assert model.classify(["hello there"]).shape == (1, 9)
-    scores = score_texts(model, ["hello there"], [context], importance=20)
-    alone = score_texts(model, ["hello there"], importance=20)
+    scores = model.score(["hello there"], [context], importance=20)
+    alone = model.score(["hello there"], importance=20)
     assert np.isfinite(scores.bound).all()
     assert scores.bound[0] != alone.bound[0]
     path = str(built[1] / "prior" / "model.safetensors")
@@ -293,9 +291,9 @@ def test_a_language_model_of_responses_is_measured_too(built: tuple[Packed, Path
     config = experiment("rnnlm")
     backbone = DialogueBaseline(config.backbone, packed.meta, generator(0))
     prior = build_prior(backbone, config.prior)
-    model = Model(config, packed.meta, backbone, prior, packed.tokenizer, "e", 0)
+    model = build_model(config, packed.meta, backbone, prior, packed.tokenizer, "e", 0)
     settings = EvaluateConfig(samples=60, rows=4, importance=4, reverse_lm="none")
-    metrics = evaluate(model, packed, settings).metrics
+    metrics = model.evaluate(packed, settings).metrics
     wanted = {"nll", "ppl", "response_bleu", "response_shuffled_bleu", "response_embedding_greedy"}
     assert wanted <= set(metrics)
     assert "policy_kl" not in metrics

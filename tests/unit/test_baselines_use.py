@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from ldebm.assembly import build_prior
+from ldebm.api import load
+from ldebm.assembly import build_model, build_prior
 from ldebm.baselines.codes import log_one_hot
 from ldebm.baselines.likelihood import own_likelihood
 from ldebm.baselines.model import TextBaseline
@@ -21,11 +22,8 @@ from ldebm.baselines.training import BaselineTask
 from ldebm.config import EvaluateConfig, ExperimentConfig, PriorConfig
 from ldebm.data.batches import TextBatch, collate_ids
 from ldebm.errors import UsageError
-from ldebm.evaluate.run import evaluate
 from ldebm.files import read_json
-from ldebm.model import Model, load
 from ldebm.seeding import generator
-from ldebm.text_use import score_texts
 from ldebm.training.first_stage import build_backbone_stage
 from ldebm.training.labelling import cluster_stage
 from ldebm.training.second_stage import prior_stage
@@ -142,16 +140,16 @@ def test_the_report_of_every_baseline_has_the_promised_metrics(tmp_path: Path, k
     config = section(kind)
     experiment = ExperimentConfig(data="d", backbone=config, prior=OWN)
     backbone = TextBaseline(config, packed.meta, generator(0))
-    model = Model(experiment, packed.meta, backbone, own(backbone), packed.tokenizer, "e", 0)
+    model = build_model(experiment, packed.meta, backbone, own(backbone), packed.tokenizer, "e", 0)
     settings = EvaluateConfig(samples=60, rows=8, importance=20, reverse_lm_epochs=1, per_label=5)
-    report = evaluate(model, packed, settings)
+    report = model.evaluate(packed, settings)
     if "nll" in report.metrics:
-        scores = score_texts(model, ["hello there", "hello"], importance=20)
+        scores = model.score(["hello there", "hello"], importance=20)
         assert np.isfinite(scores.bound).all()
         assert (scores.tokens.tolist(), scores.energy) == ([3, 2], None)
     else:
         with pytest.raises(UsageError, match="an auto-encoder has no likelihood"):
-            score_texts(model, ["hello"])
+            model.score(["hello"])
     wanted = ALWAYS | (CODED if backbone.baseline.coded else set())
     wanted |= set() if kind in ("ae", "dae") else {"nll", "nll_upper", "ppl", "rate"}
     wanted |= set() if kind == "rnnlm" else {"bleu", "recon_nll"}
@@ -170,9 +168,9 @@ def test_codes_too_many_for_classes_are_compared_with_the_labels_as_they_stand(t
     config = type(section("dvae")).model_validate(content)
     backbone = TextBaseline(config, packed.meta, generator(0))
     experiment = ExperimentConfig(data="d", backbone=config, prior=OWN)
-    model = Model(experiment, packed.meta, backbone, own(backbone), packed.tokenizer, "e", 0)
+    model = build_model(experiment, packed.meta, backbone, own(backbone), packed.tokenizer, "e", 0)
     settings = EvaluateConfig(samples=20, rows=4, importance=4, reverse_lm="none")
-    metrics = evaluate(model, packed, settings).metrics
+    metrics = model.evaluate(packed, settings).metrics
     assert {"mi_code", "ami_intent", "shuffled_intent", "classes_used"} <= set(metrics)
     assert "mi" not in metrics
     with pytest.raises(UsageError, match="no code, or too many"):

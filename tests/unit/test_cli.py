@@ -11,6 +11,7 @@ import pytest
 import ldebm.cli
 from ldebm.cli import main, models
 from ldebm.files import write_json, write_model
+from ldebm.modalities.sentences import TextModel as Texts
 from ldebm.model import Model
 from tests.unit.imports import imported
 
@@ -58,13 +59,15 @@ class TextModel:
     """A model with known answers."""
 
     config = SimpleNamespace(prior=SimpleNamespace(kind="diffusion", hierarchy=None))
-    prior = SimpleNamespace(classes=4)
+    prior = SimpleNamespace(classes=4, has_classes=True)
+    backbone = SimpleNamespace(hierarchical=False)
     class_names = ["ask", "tell", "thank", "greet"]  # noqa: RUF012
-    is_text, is_image, is_document = True, False, False
+    rows = "texts"
     tokenizer = SimpleNamespace(
         unk_id=1, encode=lambda word: [2, 1 if word.startswith("z") else 5, 3]
     )
     label_index, class_labels = Model.label_index, Model.class_labels
+    unknown_words, read = Texts.unknown_words, Texts.read
 
     def generate(self, n, label=None, seed=0, draws=1):
         return [f"text {label} {seed}" + f" of {draws}" * (draws > 1)] * n
@@ -187,7 +190,7 @@ def test_a_label_is_a_number_or_a_name(run, model):
 def test_several_draws_of_a_sentence_are_asked_of_the_model(run, model, monkeypatch):
     said = run("generate", "first", "-n", "1", "--label", "tell", "--draws", "3")
     assert said.out == "text 1 0 of 3\n"
-    monkeypatch.setattr(TextModel, "is_text", False)
+    monkeypatch.setattr(TextModel, "rows", "points")
     refused = run("generate", "first", "--label", "tell", "--draws", "3")
     assert refused.code == 2
     assert "--draws is for models of text" in refused.err

@@ -25,7 +25,6 @@ from ldebm.completion import (
 from ldebm.config import CompletionConfig, EvaluateConfig
 from ldebm.data.batches import collate_ids
 from ldebm.errors import UsageError
-from ldebm.evaluate.run import evaluate
 from ldebm.files import write_model
 from ldebm.nn.filling import fill
 from ldebm.nn.text import TextVAE
@@ -146,7 +145,7 @@ def test_the_evaluation_has_the_metrics_and_keeps_the_network(tmp_path: Path):
     settings = EvaluateConfig(
         samples=20, rows=4, importance=4, inner=4, reverse_lm="none", completion=SMALL
     )
-    report = evaluate(model, packed, settings)
+    report = model.evaluate(packed, settings)
     for name in ("completion", "completion_ngram", "completion_frequent"):
         low, value, high = (report.metrics[f"{name}{end}"] for end in ("_low", "", "_high"))
         assert 0 <= low <= value <= high <= 1

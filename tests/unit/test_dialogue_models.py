@@ -11,16 +11,15 @@ import numpy as np
 import pytest
 import torch
 
+from ldebm.api import load
 from ldebm.cli import main
 from ldebm.config import EvaluateConfig, ExperimentConfig, parse
 from ldebm.data.packed import Packed
 from ldebm.errors import UsageError
 from ldebm.evaluate.report import context_rows
 from ldebm.evaluate.responses import response_scores
-from ldebm.evaluate.run import evaluate
 from ldebm.files import read_model, read_parquet, write_model
-from ldebm.model import Model, load
-from ldebm.text_use import score_texts
+from ldebm.modalities.sentences import TextModel
 from ldebm.training.first_stage import build_backbone_stage
 from ldebm.training.labelling import cluster_stage
 from ldebm.training.second_stage import prior_stage
@@ -96,7 +95,7 @@ def test_the_report_has_the_scores_of_responses_and_their_control(
     packed, path = built
     if kind != "diffusion":
         path = build(packed, experiment(kind), tmp_path)
-    report = evaluate(load(path), packed, SETTINGS)
+    report = load(path).evaluate(packed, SETTINGS)
     without = {"mi", "ami_intent"} if kind == "gaussian" else set()
     assert RESPONSE_METRICS - without <= set(report.metrics)
     assert all(math.isfinite(report.metrics[name]) for name in RESPONSE_METRICS - without)
@@ -110,7 +109,7 @@ def test_the_report_has_the_scores_of_responses_and_their_control(
     test = packed.split("test")
     turns = [len(item["context"]) for item in shown]
     assert turns == [int((test.context(i) == 3).sum()) for i in range(len(shown))]
-    again = evaluate(load(path), packed, SETTINGS)
+    again = load(path).evaluate(packed, SETTINGS)
     assert json.dumps(again.metrics) == json.dumps(report.metrics)
 
 
@@ -128,8 +127,8 @@ def test_responses_depend_on_the_context_and_the_seed_alone(built: tuple[Packed,
     torch.testing.assert_close(together[1:2], model.contexts([context]))
     assert isinstance(model.generate(2), list)
     assert model.classify(["hello there"]).shape == (1, 5)
-    one = score_texts(model, ["hello there"], importance=8, inner=8)
-    two = score_texts(model, ["hello there", "good bye"], importance=8, inner=8)
+    one = model.score(["hello there"], importance=8, inner=8)
+    two = model.score(["hello there", "good bye"], importance=8, inner=8)
     assert one.bound[0] == pytest.approx(two.bound[0], abs=1.0)
 
 
@@ -139,9 +138,8 @@ def test_an_empty_turn_and_a_model_without_contexts_are_refused(
     model = load(built[1])
     with pytest.raises(UsageError, match="context: expected a sentence"):
         model.respond(["hello", " "])
-    bare = Model(model.config, model.meta, model.backbone, model.prior, model.tokenizer, "plain", 0)
-    bare.backbone = torch.nn.Identity()  # type: ignore[assignment]
-    bare.backbone.context_size = 0
+    parts = model.config, model.meta, model.backbone, model.prior, model.tokenizer
+    bare = TextModel(*parts, "plain", 0)
     with pytest.raises(UsageError, match="plain: reads no context"):
         bare.respond(["hello"])
     for arguments, code in ((["--context", ""], 2), (["--context", "hello", "-n", "2"], 0)):

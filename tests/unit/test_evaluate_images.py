@@ -16,7 +16,6 @@ from ldebm.errors import UsageError
 from ldebm.evaluate import on_images
 from ldebm.evaluate.figures import draw_figures
 from ldebm.evaluate.on_images import evaluate_images, fitted_gaussian, sample_images
-from ldebm.evaluate.run import evaluate
 from ldebm.grids import cells, tile
 from ldebm.model import Model
 from ldebm.seeding import generator
@@ -59,7 +58,7 @@ def test_an_image_report_has_the_promised_metrics_and_the_same_bytes_twice(
     model = image_model(kind)
     files = []
     for run in ("a", "b"):
-        report = evaluate(model, packed, SETTINGS, None, measure)
+        report = model.evaluate(packed, SETTINGS, measure)
         report.write(tmp_path / run / "metrics.json", tmp_path / run / "details")
         draw_figures(report, tmp_path / run / "details")
         found = sorted(path for path in (tmp_path / run).rglob("*") if path.is_file())
@@ -183,5 +182,5 @@ def test_samples_do_not_depend_on_how_many_follow():
 
 def test_an_evaluation_of_images_needs_no_measure_beside_the_model(packed: Packed):
     model: Model = image_model("gaussian")
-    report = evaluate(model, packed, SETTINGS.model_copy(update={"ood": []}))
+    report = model.evaluate(packed, SETTINGS.model_copy(update={"ood": []}))
     assert "recon_nll" in report.metrics

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from ldebm.assembly import build_backbone, build_prior
+from ldebm.assembly import build_backbone, build_model, build_prior
 from ldebm.config import BackboneConfig, EvaluateConfig, ExperimentConfig, TrainingConfig
 from ldebm.data import chatter, points
 from ldebm.data.packed import Packed, open_packed
 from ldebm.data.tokenizer import train_tokenizer
 from ldebm.evaluate import language, on_text
 from ldebm.evaluate import report as rows_of_split
+from ldebm.evaluate.control import classifiers_for
 from ldebm.evaluate.figures import draw_figures
 from ldebm.evaluate.report import encode_rows, make_batch
-from ldebm.evaluate.run import classifiers_for, evaluate
 from ldebm.files import write_model
 from ldebm.model import Model
 from ldebm.seeding import generator
@@ -81,7 +81,7 @@ def untrained(packed: Packed, kind: str, latent: int) -> Model:
     )  # fmt: skip
     prior = config(kind, levels=3)
     experiment = ExperimentConfig(data="d", backbone=backbone, prior=prior)
-    return Model(
+    return build_model(
         experiment, packed.meta, build_backbone(backbone, packed.meta, generator(0)),
         build_prior(latent, prior, generator(1)),
         None if points_kind else packed.tokenizer, "e", 0,
@@ -100,7 +100,7 @@ def test_points_report_has_the_promised_metrics_and_the_same_bytes_twice(
     write_model(snapshots, state, {})
     files = []
     for run in ("a", "b"):
-        report = evaluate(model, packed, settings, snapshots)
+        report = model.evaluate(packed, settings, snapshots=snapshots)
         report.write(tmp_path / run / "metrics.json", tmp_path / run / "details")
         draw_figures(report, tmp_path / run / "details")
         found = sorted(path for path in (tmp_path / run).rglob("*") if path.is_file())
@@ -121,7 +121,7 @@ def test_text_report_has_the_promised_metrics(tmp_path: Path, kind: str) -> None
     settings = EvaluateConfig(
         samples=60, rows=8, importance=20, inner=8, reverse_lm_epochs=1, per_label=5
     )
-    report = evaluate(model, packed, settings)
+    report = model.evaluate(packed, settings)
     missing = (
         {"mi", "ami_intent", "ami_shuffled", "control_accuracy"} if kind == "gaussian" else set()
     )
@@ -145,10 +145,10 @@ def test_an_evaluation_in_parts_is_that_of_all_rows_at_once(
     settings = EvaluateConfig(
         samples=20, rows=4, importance=8, inner=8, reverse_lm="none", per_label=5
     )
-    whole = evaluate(model, packed, settings)
+    whole = model.evaluate(packed, settings)
     for module, name in ((on_text, "PART"), (language, "PART"), (rows_of_split, "AT_ONCE")):
         monkeypatch.setattr(module, name, 7)  # of 60 rows
-    parts = evaluate(model, packed, settings)
+    parts = model.evaluate(packed, settings)
     assert parts.metrics == pytest.approx(whole.metrics, rel=1e-4, abs=1e-5, nan_ok=True)
     assert parts.metrics["bleu_sacrebleu"] == whole.metrics["bleu_sacrebleu"]
     assert parts.samples == whole.samples
@@ -187,7 +187,7 @@ def test_samples_of_discovered_classes_do_not_have_the_label_that_most_rows_have
     settings = EvaluateConfig(
         samples=60, rows=8, importance=8, inner=8, reverse_lm="none", per_label=5
     )
-    report = evaluate(untrained(packed, "diffusion", 4), packed, settings)
+    report = untrained(packed, "diffusion", 4).evaluate(packed, settings)
     drawn = [row for row in report.samples if row["kind"] == "sample"]
     assert {row["label"] for row in drawn} == {None}
     known = [row for row in drawn if "mostly" in row]

@@ -33,10 +33,7 @@ def recorded(experiment: str) -> dict[str, float]:
 
 def model(kind: str, column: str | None = None) -> Any:
     return SimpleNamespace(
-        is_image=kind == "images",
-        is_text=kind not in ("points", "images"),
-        is_document=kind == "documents",
-        is_dialogue=kind == "responses",
+        task=kind,
         config=SimpleNamespace(cluster=SimpleNamespace(column=column)),
     )
 

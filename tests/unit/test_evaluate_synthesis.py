@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ldebm.assembly import build_prior
+from ldebm.assembly import build_model, build_prior
 from ldebm.evaluate.synthesis import (
     _of_every_class,
     by_attributes,
@@ -16,7 +16,6 @@ from ldebm.evaluate.synthesis import (
     step_by_step,
 )
 from ldebm.evaluate.transitions import HEADER, follow
-from ldebm.model import Model
 from ldebm.nn.group_energy import FoldedGroups
 from ldebm.seeding import generator
 from tests.unit.image_models import Brightness, image_model
@@ -57,7 +56,7 @@ def test_a_free_group_follows_its_conditional_density(monkeypatch: pytest.Monkey
     base = image_model("svebm", sampler=sampler)
     prior = build_prior(world, base.config.prior, generator(0))
     world.register_parameter("anchor", torch.nn.Parameter(torch.zeros(1)))
-    model = Model(base.config, base.meta, world, prior, None, "e", 0)
+    model = build_model(base.config, base.meta, world, prior, None, "e", 0)
     u = torch.tensor([[9.0, 1.2]]).repeat(4000, 1)
     drawn = redraw(model, u, [0], generator(1, "redraw"))
     assert (drawn[:, 1] == 1.2).all()

@@ -7,14 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from ldebm.assembly import build_backbone, build_prior
+from ldebm.assembly import build_backbone, build_model, build_prior
 from ldebm.config import EvaluateConfig, ExperimentConfig, TextJudgeConfig, load_params, parse
 from ldebm.data.packed import Measure, Packed
 from ldebm.errors import UsageError
-from ldebm.evaluate.run import evaluate
 from ldebm.evaluate.text_judge import TextJudge, load_text_judge, text_classifier
 from ldebm.evaluate.text_judge_training import build_text_judge
-from ldebm.model import Model
 from ldebm.seeding import generator
 from tests.unit.text_worlds import packed_dialogues
 
@@ -66,12 +64,12 @@ def test_control_is_counted_by_class_beside_the_diversity_of_real_text(
     config = parse(ExperimentConfig, content, "experiment")
     backbone = build_backbone(config.backbone, packed.meta, generator(0))
     prior = build_prior(backbone, config.prior, generator(1))
-    model = Model(config, packed.meta, backbone, prior, packed.tokenizer, "e", 0)
+    model = build_model(config, packed.meta, backbone, prior, packed.tokenizer, "e", 0)
     settings = EvaluateConfig(
         samples=60, rows=4, importance=8, inner=8, reverse_lm="none", per_label=6, judge="d",
         control_draws=3,
     )  # fmt: skip
-    report = evaluate(model, packed, settings, measure=Measure(judge=folder))
+    report = model.evaluate(packed, settings, measure=Measure(judge=folder))
     metrics = report.metrics
     names = packed.meta["labels"]["intent"]
     assert metrics["judged_samples"] == 6 * len(names)

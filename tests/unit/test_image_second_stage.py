@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from ldebm.api import load
 from ldebm.assembly import build_backbone
 from ldebm.config import ExperimentConfig
 from ldebm.data.packed import Packed
 from ldebm.errors import UsageError
 from ldebm.files import read_parquet, write_model
-from ldebm.model import load
 from ldebm.seeding import generator
 from ldebm.training.labelling import cluster_stage
 from ldebm.training.second_stage import prior_stage

@@ -18,7 +18,7 @@ from ldebm.data.images import as_array
 from ldebm.errors import UsageError
 from ldebm.files import read_parquet
 from ldebm.grids import cells, picture, tile
-from ldebm.image_use import read_pictures
+from ldebm.modalities.images import read_pictures
 from ldebm.model import Model, save
 from tests.unit.image_models import image_model, pictures
 
@@ -246,7 +246,7 @@ def test_encoding_in_parts_is_encoding_at_once(monkeypatch: pytest.MonkeyPatch, 
     model: Model = ldebm.load(plain)
     images = pictures(7)
     whole = model.encode(images)
-    monkeypatch.setattr("ldebm.model.IMAGES", 3)
+    monkeypatch.setattr("ldebm.modalities.images.ImageModel.at_once", 3)
     np.testing.assert_allclose(model.encode(images), whole, atol=1e-5)
     assert model.reconstruct(images).shape == images.shape
 

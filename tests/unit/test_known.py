@@ -19,7 +19,6 @@ from ldebm.evaluate.likelihood import LikelihoodSettings, likelihood
 from ldebm.evaluate.normalisers import conditionals
 from ldebm.priors import DiffusionPrior, SymbolPrior
 from ldebm.seeding import generator
-from ldebm.text_use import known_of, score_texts
 from tests.unit.evaluate_models import (
     LOG_2PI,
     LinearGaussian,
@@ -107,31 +106,31 @@ def test_log_z_is_estimated_once_for_a_file_and_its_copies(
     cache: Path, never, file: Path, tmp_path: Path
 ) -> None:
     model = ldebm.load(file)
-    first, said = known_of(model)
+    first, said = model.normalisers()
     assert first is not None
     kept = list(cache.iterdir())
     assert said == f"it is kept in {kept[0]}"
     assert json.loads(kept[0].read_text())["log_z"] == first.log_z
-    scores = score_texts(model, TEXTS[:4], importance=8)
+    scores = model.score(TEXTS[:4], importance=8)
     never()
     copy = tmp_path / "elsewhere" / "prior"
     shutil.copytree(file.parent, copy)
     again = ldebm.load(copy.parent)
-    assert known_of(again) == (first, "")
-    np.testing.assert_array_equal(score_texts(again, TEXTS[:4], importance=8).bound, scores.bound)
+    assert again.normalisers() == (first, "")
+    np.testing.assert_array_equal(again.score(TEXTS[:4], importance=8).bound, scores.bound)
 
 
 def test_without_a_place_to_keep_it_or_with_a_damaged_file_it_is_estimated_again(
     cache: Path, file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    first, _ = known_of(ldebm.load(file))
+    first, _ = ldebm.load(file).normalisers()
     (kept,) = cache.iterdir()
     for damaged in ("", "[]", "{}", '{"log_z": 1}'):
         kept.write_text(damaged)
-        assert known_of(ldebm.load(file)) == (first, f"it is kept in {kept}")
+        assert ldebm.load(file).normalisers() == (first, f"it is kept in {kept}")
     (tmp_path / "full").write_text("a file, where a folder should be")
     monkeypatch.setenv("LDEBM_CACHE", str(tmp_path / "full"))
-    found, said = known_of(ldebm.load(file))
+    found, said = ldebm.load(file).normalisers()
     assert found == first
     assert said.startswith(f"it cannot be kept in {tmp_path / 'full'}: ")
 
@@ -149,12 +148,12 @@ def test_an_estimate_is_written_and_read(tmp_path: Path) -> None:
 
 def test_scores_take_one_thread_whatever_is_set_and_are_the_same() -> None:
     model, threads = _model(), []
-    single = score_texts(model, TEXTS[:20], importance=4)
+    single = model.score(TEXTS[:20], importance=4)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        double = score_texts(
-            model, TEXTS[:20], importance=4,
+        double = model.score(
+            TEXTS[:20], importance=4,
             done=lambda count: threads.append((count, torch.get_num_threads())),
         )  # fmt: skip
         assert torch.get_num_threads() == 2, "as it was"

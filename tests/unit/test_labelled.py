@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from ldebm.api import load
 from ldebm.config import EvaluateConfig, ExperimentConfig, parse
 from ldebm.data.packed import Packed
 from ldebm.errors import UsageError
-from ldebm.evaluate.run import evaluate
 from ldebm.files import read_parquet
-from ldebm.model import Model, load
+from ldebm.model import Model
 from ldebm.priors.classifier import ClassifierPrior
-from ldebm.text_use import score_texts
 from ldebm.training.classifier import pool_rows
 from ldebm.training.first_stage import build_backbone_stage
 from ldebm.training.labelling import cluster_stage
@@ -71,7 +70,7 @@ def test_energies_with_few_labels_classify_documents_and_report_it(tmp_path: Pat
     model = build(packed, experiment({}), tmp_path)
     shown = labels_of(tmp_path)
     assert [int((shown == k).sum()) for k in range(3)] == [4, 4, 4]
-    report = evaluate(model, packed, SETTINGS)
+    report = model.evaluate(packed, SETTINGS)
     metrics = report.metrics
     assert metrics["accuracy"] > 0.8 > metrics["accuracy_majority"] + 0.2
     assert metrics["accuracy_low"] < metrics["accuracy"] < metrics["accuracy_high"]
@@ -82,7 +81,7 @@ def test_energies_with_few_labels_classify_documents_and_report_it(tmp_path: Pat
     labels = model.class_labels()
     guess = model.classify(["the striker and the keeper", "snow and frost"]).argmax(-1)
     assert [labels[k] for k in guess] == ["sports", "weather"]
-    scores = score_texts(model, ["striker coach goal", "coach"], importance=8, inner=8)
+    scores = model.score(["striker coach goal", "coach"], importance=8, inner=8)
     assert scores.tokens.tolist() == [3, 1]
 
 
@@ -102,7 +101,7 @@ def test_a_classifier_learns_from_the_labelled_rows_alone(tmp_path: Path, rounds
     }  # fmt: skip
     model = build(packed, experiment(prior, updates=0), tmp_path)
     assert isinstance(model.prior, ClassifierPrior)
-    report = evaluate(model, packed, SETTINGS)
+    report = model.evaluate(packed, SETTINGS)
     assert report.metrics["accuracy"] > 0.6
     assert report.metrics["nll"] > 0
     again = build(packed, experiment(prior, updates=0), tmp_path / "again")
@@ -116,7 +115,7 @@ def test_joint_training_takes_labelled_rows_apart(tmp_path: Path) -> None:
     packed = packed_documents(tmp_path / "packed")
     prior = {"scheme": "joint", "standardise": "none", "score_matching": 0.0, "mi_weight": 0.05}
     model = build(packed, experiment(prior, updates=30), tmp_path)
-    assert evaluate(model, packed, SETTINGS).metrics["accuracy"] > 0.6
+    assert model.evaluate(packed, SETTINGS).metrics["accuracy"] > 0.6
 
 
 def test_pools_of_labels_follow_the_seed_or_the_order_of_the_file(tmp_path: Path) -> None:

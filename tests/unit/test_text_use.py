@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import ldebm
-from ldebm.assembly import build_backbone, build_prior
+from ldebm.assembly import build_backbone, build_model, build_prior
 from ldebm.cli import main, models
 from ldebm.config import ExperimentConfig
 from ldebm.data.chatter import generate
@@ -21,12 +21,6 @@ from ldebm.files import read_parquet, write_parquet
 from ldebm.model import Model, save
 from ldebm.priors import EnergyPrior
 from ldebm.seeding import generator
-from ldebm.text_use import (
-    class_probabilities,
-    encode_texts,
-    score_texts,
-    unknown_words,
-)
 from tests.unit.evaluate_models import constant_energy
 from tests.unit.imports import imported
 
@@ -62,7 +56,7 @@ def _model(kind: str = "diffusion") -> Model:
     torch.manual_seed(0)
     backbone = build_backbone(config.backbone, META, generator(0, "backbone"))
     prior = build_prior(backbone, config.prior, generator(1, "prior"))
-    return Model(config, META, backbone, prior, TOKENIZER, "talk-ldebm", 0)
+    return build_model(config, META, backbone, prior, TOKENIZER, "talk-ldebm", 0)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +88,7 @@ def test_a_constant_energy_scores_texts_as_the_gaussian_prior_does() -> None:
     flat, plain = _model(), _model("gaussian")
     assert isinstance(flat.prior, EnergyPrior)
     constant_energy(flat.prior, 0.7)
-    first, second = (score_texts(model, TEXTS[:6], importance=200) for model in (flat, plain))
+    first, second = (model.score(TEXTS[:6], importance=200) for model in (flat, plain))
     np.testing.assert_allclose(first.bound, second.bound, atol=0.3)
     assert second.energy is None
     assert first.energy is not None
@@ -105,13 +99,13 @@ def test_a_constant_energy_scores_texts_as_the_gaussian_prior_does() -> None:
 def test_bounds_repeat_and_tokens_are_what_was_predicted() -> None:
     model, long = _model(), " ".join(["pizza"] * 30)
     rows = [*TEXTS[:5], long]
-    one, two = score_texts(model, rows, importance=8), score_texts(model, rows, importance=8)
+    one, two = model.score(rows, importance=8), model.score(rows, importance=8)
     np.testing.assert_array_equal(one.bound, two.bound)
     assert one.tokens.tolist() == [min(len(text.split()) + 1, 11) for text in rows]
-    other = score_texts(model, rows, seed=1, importance=8)
+    other = model.score(rows, seed=1, importance=8)
     assert (one.bound != other.bound).any()
     with pytest.raises(UsageError, match="got an empty one"):
-        score_texts(model, [" "])
+        model.score([" "])
 
 
 def test_scores_are_printed_or_written_with_their_rows(run, file: Path, tmp_path: Path) -> None:
@@ -164,24 +158,24 @@ def _dialogue_model() -> Model:
     meta = META | {"kind": "dialogues", "context_turns": 2}
     backbone = build_backbone(parsed.backbone, meta, generator(0, "backbone"))
     prior = build_prior(backbone, parsed.prior, generator(1, "prior"))
-    return Model(parsed, meta, backbone, prior, TOKENIZER, "talk-ldebm", 0)
+    return build_model(parsed, meta, backbone, prior, TOKENIZER, "talk-ldebm", 0)
 
 
 def test_responses_are_scored_given_the_turns_before() -> None:
     model = _dialogue_model()
     texts, turns = TEXTS[:3], [["hello there"], [], TEXTS[5:8]]
-    given = score_texts(model, texts, turns, importance=8)
-    alone = score_texts(model, texts, importance=8)
+    given = model.score(texts, turns, importance=8)
+    alone = model.score(texts, importance=8)
     assert given.bound[1] == pytest.approx(alone.bound[1], abs=1e-4)
     assert given.bound[0] != alone.bound[0]
-    cut = score_texts(model, texts, [*turns[:2], TEXTS[6:8]], importance=8)
+    cut = model.score(texts, [*turns[:2], TEXTS[6:8]], importance=8)
     assert cut.bound[2] == pytest.approx(given.bound[2], abs=1e-4), "it reads two turns"
-    z, logits = encode_texts(model, texts, turns)
+    z, logits = model.encode_texts(texts, turns)
     assert z.shape == (3, 6)
     assert logits is not None
     assert logits.shape == (3, 3)
     with pytest.raises(UsageError, match="reads no contexts; leave --context out"):
-        score_texts(_model(), texts, turns)
+        _model().score(texts, turns)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
@@ -204,8 +198,8 @@ def test_contexts_come_from_a_column(tmp_path: Path, suffix: str) -> None:
 def test_encoding_in_parts_is_encoding_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model = _model()
     whole = model.encode(TEXTS[:20])
-    monkeypatch.setattr("ldebm.text_use.ENCODED", 7)
-    np.testing.assert_allclose(encode_texts(model, TEXTS[:20])[0], whole, atol=1e-5)
+    monkeypatch.setattr("ldebm.modalities.sentences.ENCODED", 7)
+    np.testing.assert_allclose(model.encode_texts(TEXTS[:20])[0], whole, atol=1e-5)
 
 
 BAD = {
@@ -246,20 +240,20 @@ def test_classes_are_the_less_sure_the_wider_the_posterior_and_rows_do_not_matte
     for parameter in model.prior.net.output.parameters():  # type: ignore[union-attr]
         parameter.data.normal_(0, 3)
     texts = TEXTS[:300]
-    p = class_probabilities(model, texts)
+    p = model.class_probabilities(texts)
     assert p.shape == (300, 3)
     np.testing.assert_array_equal(p, model.classify(texts))
     np.testing.assert_allclose(p.sum(1), 1, atol=1e-5)
-    np.testing.assert_allclose(class_probabilities(model, texts[270:273]), p[270:273], atol=1e-4)
+    np.testing.assert_allclose(model.class_probabilities(texts[270:273]), p[270:273], atol=1e-4)
     at_mean = model.classify(texts, at_mean=True)
     assert p.max(1).mean() < at_mean.max(1).mean()
     encode = model.backbone.encode
     model.backbone.encode = lambda batch: (encode(batch)[0], encode(batch)[1] - 40)  # type: ignore
-    np.testing.assert_allclose(class_probabilities(model, texts), at_mean, atol=1e-4)
+    np.testing.assert_allclose(model.class_probabilities(texts), at_mean, atol=1e-4)
 
 
 def test_unknown_words_are_named():
-    assert unknown_words(_model(), f"{TEXTS[0]} flabbergasted") == ["flabbergasted"]
+    assert _model().unknown_words(f"{TEXTS[0]} flabbergasted") == ["flabbergasted"]
 
 
 def test_a_prior_without_classes_gives_none(run, monkeypatch: pytest.MonkeyPatch):
@@ -274,11 +268,11 @@ def test_a_bare_string_is_one_text_and_not_its_letters() -> None:
     np.testing.assert_allclose(model.encode(TEXTS[0]), model.encode([TEXTS[0]]))
     assert model.classify(TEXTS[0]).shape == (1, 3)
     assert len(model.reconstruct(TEXTS[0])) == 1
-    assert score_texts(model, TEXTS[0], importance=4).bound.shape == (1,)
+    assert model.score(TEXTS[0], importance=4).bound.shape == (1,)
     assert dialogue.respond(TEXTS[1], 2) == dialogue.respond([TEXTS[1]], 2)
     turns = [TEXTS[1]]  # one row whose turns are a bare string
     np.testing.assert_allclose(
-        encode_texts(dialogue, TEXTS[0], turns)[0], encode_texts(dialogue, TEXTS[0], [turns])[0]
+        dialogue.encode_texts(TEXTS[0], turns)[0], dialogue.encode_texts(TEXTS[0], [turns])[0]
     )
     with pytest.raises(UsageError, match="item 1 is None; expected a string"):
         model.encode([TEXTS[0], None])

@@ -19,15 +19,15 @@ from ldebm.errors import UsageError
 from ldebm.seeding import derive_seed
 
 if TYPE_CHECKING:
-    from ldebm.model import Model
+    from ldebm.modalities.sentences import TextModel
 
-__all__ = ["Recognised", "recognised"]
+__all__ = ["SelfFiltered", "self_filtered"]
 
 ROWS_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
-class Recognised:
+class SelfFiltered:
     """Sentences of one class.
 
     Attributes:
@@ -41,9 +41,9 @@ class Recognised:
     draws: np.ndarray
 
 
-def recognised(
-    model: Model, n: int, label: int | str, draws: int, mode: str = "sample", seed: int = 0
-) -> Recognised:
+def self_filtered(
+    model: TextModel, n: int, label: int | str, draws: int, mode: str = "sample", seed: int = 0
+) -> SelfFiltered:
     """n sentences of a class, each the first of at most ``draws`` in which the model finds it.
 
     Where it finds it in none, the one with the largest p(y|x) is kept. The first draws are the
@@ -60,7 +60,7 @@ def recognised(
     Raises:
         UsageError: the model is not such a one, or has no such class.
     """
-    if not model.is_text or model.is_document or model.is_dialogue or not model.prior.has_classes:
+    if type(model).task != "text" or not model.prior.has_classes:
         raise UsageError(
             f"{model.experiment}: only models of sentences with classes choose among several draws"
         )
@@ -79,10 +79,10 @@ def recognised(
         for place in np.flatnonzero(agreed | (p_NK[:, number] > best_N[rows])).tolist():
             texts[rows[place]], best_N[rows[place]] = drawn[place], p_NK[place, number]
         agreed_N[rows], draws_N[rows] = agreed, draw + 1
-    return Recognised(texts, agreed_N, draws_N)
+    return SelfFiltered(texts, agreed_N, draws_N)
 
 
-def _own_classes(model: Model, texts: list[str]) -> np.ndarray:
+def _own_classes(model: TextModel, texts: list[str]) -> np.ndarray:
     """p(y|mu(x)) (N, K + 1); the last column is 1 where a sentence is empty, which has no class."""
     p_NK = np.zeros((len(texts), model.prior.classes + 1))
     full = np.array([index for index, text in enumerate(texts) if text.strip()], dtype=np.int64)

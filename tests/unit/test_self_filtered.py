@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ldebm.errors import UsageError
-from ldebm.recognised import recognised
+from ldebm.modalities.self_filtered import self_filtered
 from tests.unit.test_text_use import _model
 
 LABEL, N = 1, 40
@@ -16,7 +16,7 @@ def model():
 
 
 def test_one_draw_gives_the_sentences_of_generate(model):
-    found = recognised(model, N, LABEL, draws=1, seed=3)
+    found = self_filtered(model, N, LABEL, draws=1, seed=3)
     assert found.texts == model.generate(N, LABEL, seed=3)
     assert found.draws.tolist() == [1] * N
 
@@ -26,8 +26,8 @@ def test_what_is_kept_is_what_the_model_finds_the_class_in(model, monkeypatch):
     monkeypatch.setattr(
         type(model), "classify", lambda _, texts, **__: eye[[len(text) % 3 for text in texts]]
     )
-    once = recognised(model, N, LABEL, draws=1, seed=3)
-    several = recognised(model, N, LABEL, draws=6, seed=3)
+    once = self_filtered(model, N, LABEL, draws=1, seed=3)
+    several = self_filtered(model, N, LABEL, draws=6, seed=3)
     classes = model.classify(several.texts).argmax(-1)
     assert np.array_equal(classes == LABEL, several.agreed)
     assert 0 < once.agreed.sum() < several.agreed.sum()
@@ -48,7 +48,7 @@ def test_where_no_draw_is_of_the_class_the_most_probable_stays(model, monkeypatc
         "classify",
         lambda _, texts, **__: np.array([[0.6, p[t], 0.4 - p[t]] for t in texts]),
     )
-    found = recognised(model, 3, LABEL, draws=2)
+    found = self_filtered(model, 3, LABEL, draws=2)
     assert found.texts == ["a", "d", "e"]
     assert not found.agreed.any()
 
@@ -59,4 +59,4 @@ def test_there_must_be_classes_and_a_label_to_choose_by(model):
     with pytest.raises(UsageError, match="sentences with classes"):
         _model("gaussian").generate(2, LABEL, draws=4)
     with pytest.raises(UsageError, match="label 7"):
-        recognised(model, 2, 7, draws=2)
+        self_filtered(model, 2, 7, draws=2)

@@ -1,4 +1,4 @@
-"""Images of a user's files for a trained model, and what the model makes of them.
+"""Models of images: pictures of a user's files, samples and scores.
 
 Shapes: N images, C channels, H height, W width, G groups.
 """
@@ -6,14 +6,17 @@ Shapes: N images, C channels, H height, W width, G groups.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
+from ldebm.config import EvaluateConfig
 from ldebm.data.folders import EXTENSIONS, content_of, file_names, is_image
 from ldebm.data.image_files import RawImage
 from ldebm.data.image_sources import READERS_OF_FILES, open_user_file
@@ -21,11 +24,15 @@ from ldebm.data.images import ImageError, as_array, resized
 from ldebm.errors import UsageError
 from ldebm.files import write_parquet
 from ldebm.grids import picture, tile, write_png
+from ldebm.model import Model, UserRows
+from ldebm.nn.hierarchy import HierarchicalBackbone
+from ldebm.seeding import generator
 
 if TYPE_CHECKING:
-    from ldebm.model import Model
+    from ldebm.data.packed import Measure, Packed
+    from ldebm.evaluate.report import Report
 
-__all__ = ["Pictures", "Scores", "read_pictures", "score", "write_pictures"]
+__all__ = ["ImageModel", "Pictures", "Scores", "read_pictures", "score", "write_pictures"]
 
 DRAWS = 5  # posterior draws that scores are the mean of
 
@@ -114,21 +121,92 @@ class Scores:
         """The sum over all groups (N,)."""
         return None if self.energies is None else self.energies.sum(1)
 
-    def rows(self, places: list[str]) -> list[dict[str, Any]]:
-        """One record an image, for tables and JSON."""
-        found = []
-        for index, place in enumerate(places):
-            row = {"image": place, "bound": float(self.bound[index])}
-            row["bits"] = float(self.bits[index])
-            if self.energies is not None:
-                energies = self.energies[index]
-                row["energy"] = float(energies.sum())
-                row |= {f"energy_{g}": float(value) for g, value in enumerate(energies)}
-            found.append(row)
+    def columns(self) -> dict[str, np.ndarray]:
+        """For tables and JSON."""
+        found = {"bound": self.bound, "bits": self.bits}
+        if self.energies is not None and self.energy is not None:
+            found["energy"] = self.energy
+            found |= {f"energy_{g}": value for g, value in enumerate(self.energies.T)}
         return found
 
 
-def score(model: Model, pixels: np.ndarray, seed: int = 0) -> Scores:
+class ImageModel(Model):
+    """A model of images, uint8 (B, C, H, W)."""
+
+    rows = "images"
+    task = "images"
+    at_once = 250
+    threads = True
+    backbone: HierarchicalBackbone
+
+    def batch(self, rows: Any) -> Tensor:
+        images = np.asarray(rows)
+        side = int(self.meta["size"])
+        shape = (int(self.meta["channels"]), side, side)
+        if images.dtype != np.uint8 or images.shape[1:] != shape:
+            raise UsageError(
+                f"images: expected uint8 of shape (n, {', '.join(map(str, shape))}), got "
+                f"{images.dtype} {images.shape}"
+            )
+        return torch.from_numpy(images.copy()).to(self.device).float().div_(127.5).sub_(1)
+
+    @torch.no_grad()
+    def decode(self, z_BD: Tensor, mode: str = "greedy", seed: int = 0) -> np.ndarray:
+        stream = generator(seed, "decode", device=self.device)
+        split = torch.split(z_BD, self.at_once or len(z_BD))
+        parts = [self.backbone.decode(part, mode, stream) for part in split]
+        return np.asarray(torch.cat(parts).cpu().numpy())
+
+    def read(
+        self,
+        path: Path,
+        column: str | None = None,
+        context: str | None = None,
+        *,
+        resize: bool = False,
+    ) -> UserRows:
+        if column or context:
+            raise UsageError(
+                f"{self.experiment}: a model of images; leave --text and --context out"
+            )
+        found = read_pictures(path, self.meta, resize=resize)
+        return UserRows(found.pixels, {"image": found.places})
+
+    def score(self, images: np.ndarray, seed: int = 0) -> Scores:
+        """How familiar images are: energies by group and the evidence lower bound.
+
+        Args:
+            images: uint8 (B, C, H, W).
+            seed: of the posterior draws that the scores are the mean of.
+
+        Raises:
+            UsageError: the images have another shape.
+        """
+        return score(self, images, seed)
+
+    def scored(
+        self, rows: UserRows, seed: int, done: Callable[[int], None], **settings: Any
+    ) -> list[dict[str, Any]]:
+        del settings
+        found = rows.records(self.score(rows.values, seed).columns())
+        done(len(rows))
+        return found
+
+    def evaluate(
+        self,
+        packed: Packed,
+        config: EvaluateConfig,
+        measure: Measure | None = None,
+        snapshots: Path | None = None,
+    ) -> Report:
+        from ldebm.data.packed import Measure
+        from ldebm.evaluate.on_images import evaluate_images
+
+        del snapshots
+        return evaluate_images(self, packed, config, measure or Measure())
+
+
+def score(model: ImageModel, pixels: np.ndarray, seed: int = 0) -> Scores:
     """Energies by group at t = 0 and the evidence lower bound, means over five posterior draws.
 
     All images share the noise of a draw, so that a score does not depend on the other rows.
@@ -138,15 +216,10 @@ def score(model: Model, pixels: np.ndarray, seed: int = 0) -> Scores:
         pixels: uint8 (N, C, H, W).
         seed: of the draws.
     """
-    import torch
-
     from ldebm.evaluate.image_rows import parts
     from ldebm.nn.group_energy import GroupEnergies
-    from ldebm.nn.hierarchy import HierarchicalBackbone
-    from ldebm.seeding import generator
 
     backbone, prior = model.backbone, model.prior
-    assert isinstance(backbone, HierarchicalBackbone)
     stream = generator(seed, "scores", device=model.device)
     noise = torch.randn(DRAWS, backbone.latent, generator=stream, device=model.device)
     bounds, energies = [], []

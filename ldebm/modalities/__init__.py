@@ -1,0 +1,1 @@
+"""Models by kind of data: how rows are read, written, scored and evaluated."""
