@@ -97,11 +97,10 @@ def _images(side: int, packed: Path) -> None:
 
 def run_case(sizes: dict[str, int]) -> dict[str, Any]:
     """Processor seconds of each part in the current folder, and the peaks so far, in MB."""
+    from ldebm.api import load
     from ldebm.config.data import DataConfig
     from ldebm.data.packed import open_packed
     from ldebm.data.packing import pack
-    from ldebm.evaluate.run import evaluate
-    from ldebm.model import Model
     from ldebm.training.first_stage import build_backbone_stage
     from ldebm.training.labelling import cluster_stage
     from ldebm.training.second_stage import prior_stage
@@ -124,11 +123,7 @@ def run_case(sizes: dict[str, int]) -> dict[str, Any]:
         pack(DataConfig.model_validate(of), "prepared", packed)
 
     def evaluation() -> None:
-        from ldebm import load
-
-        model = load(models / "prior")
-        assert isinstance(model, Model)
-        evaluate(model, data(), config.evaluate)
+        load(models / "prior/model.safetensors").evaluate(data(), config.evaluate)
 
     def data() -> Any:
         return open_packed(packed)
