@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import starmap
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ __all__ = [
     "Difference",
     "Edits",
     "Status",
+    "differing",
     "extended",
     "length_line",
     "params_of",
@@ -121,7 +123,7 @@ def status(path: str | Path = "params.yaml") -> Status:
     if facts == stated:  # neither was changed: nothing has to be composed
         return Status(params, (), False, tuple(own))
     composed = explicit(_composed(params, library))
-    differences = tuple(_differences("", here, composed))
+    differences = tuple(starmap(Difference, differing(here, composed, missing=MISSING)))
     return Status(params, differences, facts[0] != stated[0], tuple(own))
 
 
@@ -331,14 +333,27 @@ def _stated(path: Path) -> tuple[str, str]:
     return (found[1], found[2]) if found else ("", "")
 
 
-def _differences(key: str, here: Any, composed: Any) -> list[Difference]:
-    if not isinstance(here, dict) or not isinstance(composed, dict):
-        return [] if here == composed else [Difference(key, here, composed)]
-    found: list[Difference] = []
-    for name in dict.fromkeys([*here, *composed]):
-        inner = f"{key}.{name}" if key else str(name)
-        found += _differences(inner, here.get(name, MISSING), composed.get(name, MISSING))
-    return found
+def differing(
+    one: Any, other: Any, key: str = "", missing: Any = None
+) -> Iterator[tuple[str, Any, Any]]:
+    """The dotted keys whose values differ in two nested mappings, with both values.
+
+    Args:
+        one: a mapping, or a plain value.
+        other: likewise.
+        key: what stands before the keys.
+        missing: what counts as the value of a key that one side lacks.
+
+    Example:
+        >>> list(differing({"a": {"b": 1, "c": 2}}, {"a": {"b": 3, "c": 2}}))
+        [('a.b', 1, 3)]
+    """
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for name in dict.fromkeys([*one, *other]):
+            inner = f"{key}.{name}" if key else str(name)
+            yield from differing(one.get(name, missing), other.get(name, missing), inner, missing)
+    elif one != other:
+        yield key, one, other
 
 
 def _shown(value: Any) -> str:

@@ -31,6 +31,7 @@ from pipelines.lineage.records import dvc_md5
 from pipelines.lineage.revisions import git, hashes_at
 from pipelines.lineage.scratch import Interrupted, stop_on_sigterm, worktree
 from pipelines.lineage.trace import Step, locked_steps, trace
+from pipelines.lineage.twins import bound_folders
 
 __all__ = ["Audit", "Output", "audit_stage"]
 
@@ -282,8 +283,8 @@ def _put_inputs(
     for path in list(wanted):
         if path.startswith("data/bound/"):  # the stage reads the data set that the file names
             objects.put(path, wanted[path][0], scratch / path, wanted[path][1])
-            for data in _named(read_json(scratch / path)):
-                wanted[data] = outputs.get(data, ("", "pack"))
+            for data in bound_folders(read_json(scratch / path)):
+                wanted[data["path"]] = outputs.get(data["path"], ("", "pack"))
     for path, (md5, stage) in wanted.items():
         if path not in step.outputs:
             objects.put(path, md5, scratch / path, stage)
@@ -292,12 +293,6 @@ def _put_inputs(
         for path, md5 in step.inputs.items()
         if path not in wanted and dvc_md5(scratch / path) != md5
     ]
-
-
-def _named(binding: Mapping[str, Any]) -> list[str]:
-    """The folders that a file of ``data/bound`` names."""
-    parts = [binding, binding.get("judge"), *binding.get("ood", {}).values()]
-    return [str(part["path"]) for part in parts if part and "path" in part]
 
 
 def _environment(root: Path, scratch: Path) -> dict[str, str]:

@@ -16,6 +16,7 @@ from typing import Any
 from ldebm.errors import UsageError
 from pipelines.lineage.trace import Step, Trace, locked_steps, trace
 from pipelines.lineage.twins import neutral, words
+from pipelines.results.recorded import flatten
 
 __all__ = ["Change", "Divergence", "StepDifference", "compare_traces", "parse_target"]
 
@@ -190,7 +191,8 @@ def _difference(a: Step | None, b: Step | None) -> StepDifference:
     else:  # nothing in the project wrote it: data that came from outside
         found.causes += [Change("data", change.name, change.a, change.b) for change in read]
     found.outputs += wrote
-    found.causes += _changes("params", _flat(a.params, left), _flat(b.params, right))
+    params = (flatten(_renamed(step.params, names)) for step, names in ((a, left), (b, right)))
+    found.causes += _changes("params", *params)
     found.causes += _changes("code", a.code, b.code)
     found.causes += _changes("seed", {"seed": left.get("seed")}, {"seed": right.get("seed")})
     _compare_records(found, a, b)
@@ -229,21 +231,6 @@ def _compare_records(found: StepDifference, a: Step, b: Step) -> None:
 
 def _renamed(paths: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     return {neutral(path, names): value for path, value in paths.items()}
-
-
-def _flat(values: Mapping[str, Any], names: Mapping[str, str] | None = None) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-
-    def visit(key: str, value: Any) -> None:
-        if isinstance(value, Mapping) and value:
-            for name, item in value.items():
-                visit(f"{key}.{name}" if key else str(name), item)
-        else:
-            flat[key] = value
-
-    for key, value in values.items():
-        visit(neutral(key, names or {}), value)
-    return flat
 
 
 def _changes(kind: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Change]:

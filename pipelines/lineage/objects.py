@@ -1,7 +1,7 @@
 """Takes files out of DVC's cache by their hash, or from the working tree where that has them.
 
 The cache holds a file of md5 ``ab12...`` as ``files/md5/ab/12...``, and for a folder a JSON list of
-its files with their md5. Where it lies, the ``dvc`` command says.
+its files with their md5. Where it lies, DVC's configuration says.
 """
 
 from __future__ import annotations
@@ -9,13 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ldebm.errors import UsageError
-from pipelines.git import environment
 from pipelines.lineage.records import dvc_md5
 
 __all__ = ["Objects"]
@@ -33,29 +31,28 @@ class Objects:
 
     @cached_property
     def cache(self) -> Path:
-        """The folder of the cache.
+        """The folder of the cache, as DVC's configuration says.
 
         Raises:
-            UsageError: `dvc` is not installed, or this is no DVC project.
+            UsageError: DVC is not installed, this is no DVC project, or its configuration is wrong.
         """
         try:
-            done = subprocess.run(
-                ["dvc", "cache", "dir"],
-                cwd=self.root,
-                env=environment(),
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-        except FileNotFoundError:
+            from dvc.config import Config, ConfigError
+        except ImportError:
             raise UsageError(
-                "`dvc` is not on the PATH; install it (pip install 'ldebm[pipeline]') or activate "
-                "the environment that has it"
+                "DVC is not installed here; install it (pip install 'ldebm[pipeline]') or use the "
+                "environment that has it"
             ) from None
-        if done.returncode:
-            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise UsageError(f"`dvc cache dir` failed in {self.root}: {reason}")
-        return self.root / done.stdout.strip()
+        root = self.root.resolve()
+        folders = (folder / ".dvc" for folder in (root, *root.parents))
+        folder = next((folder for folder in folders if folder.is_dir()), None)
+        if folder is None:
+            raise UsageError(f"{root}: no DVC project (`dvc init` makes one)")
+        try:
+            found = Config(str(folder))["cache"].get("dir")
+        except ConfigError as error:
+            raise UsageError(f"{folder / 'config'}: {' '.join(str(error).split())}") from None
+        return Path(found) if found else folder / "cache"
 
     def put(self, path: str, md5: str, target: Path, stage: str) -> None:
         """Copies the content of ``md5`` to ``target``.
@@ -93,11 +90,15 @@ class Objects:
         here = self.root / path
         if here.is_file() and dvc_md5(here) == md5:
             return here.read_bytes()
+        content = self.cached(md5)
+        return content if content is not None and hashlib.md5(content).hexdigest() == md5 else None
+
+    def cached(self, md5: str) -> bytes | None:
+        """What the cache has under a hash: a file, or the list of a folder; None for nothing."""
         try:
-            content = self._entry(md5).read_bytes()
+            return self._entry(md5).read_bytes()
         except (UsageError, OSError):
             return None
-        return content if hashlib.md5(content).hexdigest() == md5 else None
 
     def _from_cache(self, md5: str, target: Path) -> bool:
         """Copies from the cache; False if it lacks a file."""

@@ -8,16 +8,15 @@ section below.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from html import escape
 
+from pipelines.lineage.graph import lineage_svg
 from pipelines.lineage.trace import Step, Trace
 from pipelines.lineage.verify import Problem
 
-__all__ = ["lineage_page", "lineage_svg"]
+__all__ = ["lineage_page"]
 
-_WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _MARGIN = 168, 46, 16, 40, 8
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --soft: #5b6675; --paper: #ffffff;
   --box: #eef3f9; --line: #9aa8b8; --link: #0b57a4; --bad: #b3261e; --good: #1b6e3c; }
@@ -31,8 +30,8 @@ h1 { font-size: 1.3rem; overflow-wrap: anywhere; } h2 { font-size: 1.1rem; margi
 a { color: var(--link); } a:focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
 figure { margin: 1rem 0; overflow-x: auto; } svg { display: block; }
 svg rect { fill: var(--box); stroke: var(--line); } svg .bad rect { stroke: var(--bad);
-  stroke-width: 3; } svg text { fill: var(--ink); font: 13px system-ui, sans-serif; }
-svg .sub { fill: var(--soft); font-size: 11px; } svg path { fill: none; stroke: var(--line); }
+  stroke-width: 3; } svg text { fill: var(--soft); font: 11px system-ui, sans-serif; }
+svg .stage { fill: var(--ink); font-size: 13px; } svg path { fill: none; stroke: var(--line); }
 svg a:focus-visible rect, svg a:hover rect { stroke: var(--link); stroke-width: 3; }
 section { border-top: 1px solid var(--line); padding: 1rem 0; }
 code, td, li { overflow-wrap: anywhere; } code { font-size: .85rem; }
@@ -50,6 +49,7 @@ def lineage_page(found: Trace, problems: Sequence[Problem] | None = None) -> str
         found: of :func:`pipelines.lineage.trace.trace`.
         problems: of :func:`pipelines.lineage.verify.verify`; None says that nothing was checked.
     """
+    wrong = {problem.stage for problem in problems or []}
     title = f"Lineage of {found.target}" + (f" at {found.revision}" if found.revision else "")
     sections = "\n".join(_section(step, problems or []) for step in found.forwards())
     return f"""<!doctype html>
@@ -65,7 +65,7 @@ def lineage_page(found: Trace, problems: Sequence[Problem] | None = None) -> str
 <h1>{escape(title)}</h1>
 {_verdict(found, problems)}
 <figure>
-{lineage_svg(found, problems or [])}
+{lineage_svg(found.forwards(), wrong, down=True)}
 </figure>
 {sections}
 </main>
@@ -83,95 +83,6 @@ def _verdict(found: Trace, problems: Sequence[Problem] | None) -> str:
     return f'<p class="bad">{len(problems)} things differ:</p><ul class="bad">{items}</ul>'
 
 
-def lineage_svg(found: Trace, problems: Sequence[Problem] = (), link: str = "#") -> str:
-    """The graph alone, for other pages; its colours and sizes are those of their style.
-
-    Args:
-        found: of :func:`pipelines.lineage.trace.trace`.
-        problems: stages that have one get the class ``bad``.
-        link: what stands before ``stage-NAME`` in the address of a node.
-    """
-    edges = _edges(found)
-    cells = _cells(found, edges)
-    places = {
-        name: (_MARGIN + column * (_WIDTH + _GAP_X), _MARGIN + row * (_HEIGHT + _GAP_Y))
-        for name, (column, row) in cells.items()
-    }
-    width = max(x for x, _ in places.values()) + _WIDTH + _MARGIN
-    height = max(y for _, y in places.values()) + _HEIGHT + _MARGIN
-    lines = [_edge(places[start], places[end]) for start, end in edges]
-    wrong = {problem.stage for problem in problems}
-    nodes = [
-        _node(step, places[step.stage], step.stage in wrong, link) for step in found.forwards()
-    ]
-    label = escape(f"{len(nodes)} stages from raw data to {found.target}", quote=True)
-    return (
-        f'<svg role="img" aria-label="{label}" width="{width}" height="{height}" '
-        f'viewBox="0 0 {width} {height}">\n' + "\n".join([*lines, *nodes]) + "\n</svg>"
-    )
-
-
-def _edges(found: Trace) -> list[tuple[str, str]]:
-    """From each stage to those that read it, without those that a longer way implies."""
-    before: dict[str, set[str]] = {}  # all stages on the way to a stage
-    edges = []
-    for step in found.forwards():
-        direct = {name for name in step.after if name in before and name != step.stage}
-        implied = set().union(*(before[name] for name in direct))
-        edges += [(name, step.stage) for name in sorted(direct - implied)]
-        before[step.stage] = direct | implied
-    return edges
-
-
-def _cells(found: Trace, edges: Sequence[tuple[str, str]]) -> dict[str, tuple[int, int]]:
-    """Column and row of every stage: below what it reads, in the same column where that is free."""
-    parents: dict[str, list[str]] = {step.stage: [] for step in found.forwards()}
-    for start, end in edges:
-        parents[end].append(start)
-    rows: dict[str, int] = {}
-    for name, above in parents.items():
-        rows[name] = 1 + max((rows[parent] for parent in above), default=-1)
-    columns: dict[str, int] = {}
-    for row in range(max(rows.values()) + 1):
-        wanted = {
-            name: min((columns[parent] for parent in parents[name]), default=0)
-            for name in parents
-            if rows[name] == row
-        }
-        free = 0
-        for name in sorted(wanted, key=lambda name: (wanted[name], name)):
-            columns[name] = max(free, wanted[name])
-            free = columns[name] + 1
-    return {name: (columns[name], rows[name]) for name in parents}
-
-
-def _edge(start: tuple[float, float], end: tuple[float, float]) -> str:
-    x, y = start[0] + _WIDTH / 2, start[1] + _HEIGHT
-    to_x, to_y = end[0] + _WIDTH / 2, end[1]
-    bend = _GAP_Y / 2
-    return f'<path d="M{x:g} {y:g}C{x:g} {y + bend:g} {to_x:g} {to_y - bend:g} {to_x:g} {to_y:g}"/>'
-
-
-def _node(step: Step, place: tuple[float, float], wrong: bool, link: str) -> str:
-    x, y = place
-    middle = x + _WIDTH / 2
-    instance = step.stage.partition("@")[2] or "all"
-    shown = instance if len(instance) <= 26 else instance[:25] + "…"
-    target = escape(f"{link}{_anchor(step.stage)}", quote=True)
-    return (
-        f'<a href="{target}" class="{"bad" if wrong else "stage"}">'
-        f"<title>{escape(step.stage)}</title>"
-        f'<rect x="{x:g}" y="{y:g}" width="{_WIDTH}" height="{_HEIGHT}" rx="6"/>'
-        f'<text x="{middle:g}" y="{y + 19:g}" text-anchor="middle">{escape(step.name)}</text>'
-        f'<text class="sub" x="{middle:g}" y="{y + 35:g}" text-anchor="middle">'
-        f"{escape(shown)}</text></a>"
-    )
-
-
-def _anchor(stage: str) -> str:
-    return "stage-" + re.sub(r"[^A-Za-z0-9_.-]", "_", stage)
-
-
 def _section(step: Step, problems: Sequence[Problem]) -> str:
     mine = [problem for problem in problems if problem.stage == step.stage]
     rows = [("command", f"<code>{escape(step.command)}</code>")]
@@ -186,7 +97,7 @@ def _section(step: Step, problems: Sequence[Problem]) -> str:
     code = "".join(f"<li>{_file(path, md5)}</li>" for path, md5 in step.code.items())
     table = "".join(f"<tr><th scope=row>{name}</th><td>{cell}</td></tr>" for name, cell in rows)
     return (
-        f'<section id="{_anchor(step.stage)}"><h2>{escape(step.stage)}</h2>'
+        f'<section id="{step.anchor}"><h2>{escape(step.stage)}</h2>'
         f"<table>{table}</table>"
         f"<details><summary>Code: {len(step.code)} files</summary><ul>{code}</ul></details>"
         "</section>"

@@ -7,13 +7,13 @@ it, it is simply not there, as with a working tree where it was not built.
 
 from __future__ import annotations
 
-import configparser
 import json
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 from ldebm.yaml_text import parse_yaml
+from pipelines.lineage.objects import Objects
 from pipelines.lineage.revisions import git
 
 __all__ = ["Revision", "Snapshot", "WorkingTree"]
@@ -76,6 +76,7 @@ class Revision:
 
     def __init__(self, root: Path, commit: str, name: str) -> None:
         self.root, self.commit, self.name = root, commit, name
+        self.objects = Objects(root)
 
     def read(self, path: str) -> bytes | None:
         if path in self._tree:
@@ -107,35 +108,16 @@ class Revision:
 
     def _cached(self, path: str) -> bytes | None:
         if path in self._locked:
-            return self._object(self._locked[path])
+            return self.objects.cached(self._locked[path])
         for parent in Path(path).parents:
             folder = self._locked.get(parent.as_posix())
-            listing = self._object(folder) if folder else None
+            listing = self.objects.cached(folder) if folder else None
             if listing is not None:
                 inside = Path(path).relative_to(parent).as_posix()
                 entries: list[dict[str, Any]] = json.loads(listing)
                 found = [item["md5"] for item in entries if item["relpath"] == inside]
-                return self._object(found[0]) if found else None
+                return self.objects.cached(found[0]) if found else None
         return None
-
-    def _object(self, md5: str) -> bytes | None:
-        path = self._cache / "files" / "md5" / md5[:2] / md5[2:]
-        return path.read_bytes() if path.is_file() else None
-
-    @cached_property
-    def _cache(self) -> Path:
-        """DVC's cache folder, as its configuration says."""
-        folder = self.root / ".dvc"
-        for name in ("config.local", "config"):
-            parser = configparser.ConfigParser(interpolation=None, strict=False)
-            path = folder / name
-            if path.is_file():
-                # DVC indents its settings, which the parser would take for continuation lines.
-                lines = path.read_text(encoding="utf-8").splitlines()
-                parser.read_string("\n".join(line.strip() for line in lines))
-                if parser.has_option("cache", "dir"):
-                    return folder / parser.get("cache", "dir").strip("\"'")
-        return folder / "cache"
 
 
 @lru_cache(maxsize=1024)

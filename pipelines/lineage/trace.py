@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -60,6 +61,11 @@ class Step:
     def name(self) -> str:
         """The stage without its data set, experiment and seed."""
         return self.stage.split("@")[0]
+
+    @property
+    def anchor(self) -> str:
+        """Its place on a page."""
+        return "stage-" + re.sub(r"[^A-Za-z0-9_.-]", "-", self.stage)
 
 
 @dataclass
@@ -185,8 +191,12 @@ def trace(target: str, root: Path = Path(), revision: str | None = None) -> Trac
     return result
 
 
-def locked_steps(root: Path = Path(), revision: str | None = None) -> list[Step] | None:
+def locked_steps(
+    root: Path = Path(), revision: str | None = None, *, code: bool = True
+) -> list[Step] | None:
     """The stages of dvc.lock, of the working tree or of a revision; None if there is no lock.
+
+    ``code=False`` leaves the lists of code unread.
 
     Raises:
         UsageError: the lock is not YAML of DVC's form, or there is no such revision.
@@ -201,6 +211,8 @@ def locked_steps(root: Path = Path(), revision: str | None = None) -> list[Step]
     try:
         stages = parse_yaml(found)["stages"]
         lists = functools.cache(functools.partial(listed_code, root=root, revision=revision))
+        if not code:
+            lists = functools.cache(lambda path, md5: None)
         return [_locked_step(name, stage, lists) for name, stage in stages.items()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         message = " ".join(str(error).split())[:150]

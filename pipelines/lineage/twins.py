@@ -21,7 +21,7 @@ from pipelines.lineage.objects import Objects
 if TYPE_CHECKING:
     from pipelines.lineage.trace import Step
 
-__all__ = ["adopted", "different", "neutral", "words"]
+__all__ = ["adopted", "bound_folders", "different", "neutral", "words"]
 
 _KEYS = ("data", "experiment", "seed")
 _BOUND = "data/bound/"  # the files that hold the names of their experiment and data set
@@ -127,6 +127,13 @@ def _same_binding(item: Mapping[str, Any], path: str, md5: str, objects: Objects
     return {"md5": md5, "sha256": hashlib.sha256(mine).hexdigest()}
 
 
+def bound_folders(binding: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The folders that a file of ``data/bound`` names, each with its ``path``; damaged ones not."""
+    ood = binding.get("ood")
+    parts = [binding, binding.get("judge"), *(ood.values() if isinstance(ood, dict) else [])]
+    return [part for part in parts if isinstance(part, dict) and isinstance(part.get("path"), str)]
+
+
 def _unnamed(content: bytes) -> Any:
     """What a file of ``data/bound`` says, without the names of experiment and data set."""
     try:
@@ -136,8 +143,6 @@ def _unnamed(content: bytes) -> Any:
     if not isinstance(bound, dict):
         return None
     names = {key: str(bound.pop(key)) for key in ("experiment", "data") if key in bound}
-    folders = [bound, bound.get("judge"), *(bound.get("ood") or {}).values()]
-    for folder in folders:
-        if isinstance(folder, dict) and "path" in folder:
-            folder["path"] = neutral(str(folder["path"]), names)
+    for folder in bound_folders(bound):
+        folder["path"] = neutral(folder["path"], names)
     return bound

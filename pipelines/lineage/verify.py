@@ -29,7 +29,8 @@ from pipelines.lineage.objects import Objects
 from pipelines.lineage.records import dvc_md5, read_records, record_name, seal
 from pipelines.lineage.revisions import git, hashes_at
 from pipelines.lineage.trace import Step, Trace
-from pipelines.lineage.twins import adopted, different
+from pipelines.lineage.twins import adopted, bound_folders, different
+from pipelines.selection import differing
 
 __all__ = ["Problem", "verify"]
 
@@ -171,7 +172,7 @@ class _Check:
     def params(self, step: Step) -> Iterator[Problem]:
         for key, value in step.params.items():
             source, current = self.current(key)
-            for name, built, now in _differences(key, value, current):
+            for name, built, now in differing(value, current, key):
                 message = f"{source}: {name} is {now}, {step.stage} was built with {built}"
                 yield Problem(step.stage, "param", name, message)
 
@@ -282,20 +283,12 @@ class _Check:
         if step.name != "bind":
             return
         for out in step.outputs:
-            content = _json(self.root / out)
-            ood = content.get("ood")
-            named = [
-                content,
-                content.get("judge"),
-                *(ood.values() if isinstance(ood, dict) else []),
-            ]
-            for bound in named:
+            for bound in bound_folders(_json(self.root / out)):
                 yield from self._named(step, out, bound)
 
-    def _named(self, step: Step, out: str, bound: Any) -> Iterator[Problem]:
+    def _named(self, step: Step, out: str, bound: Mapping[str, Any]) -> Iterator[Problem]:
         """The files of one folder that a binding names."""
-        whole = isinstance(bound, dict) and isinstance(bound.get("path"), str)
-        if not whole or not isinstance(bound.get("files"), dict):
+        if not isinstance(bound.get("files"), dict):
             return  # damaged, which its own hash has said, or without data of its own
         for name, sha256 in bound["files"].items():
             path = self.root / bound["path"] / name
@@ -337,15 +330,6 @@ def _against_lock(step: Step, record: Mapping[str, Any]) -> Iterator[str]:
 def _record_of(name: str) -> str:
     """The stage in the file name of a record: ``STAGE-<20 digits>-<8 digits>.json``."""
     return re.sub(r"-[0-9a-f]{20}(-[0-9a-f]{8})?\.json$", "", Path(name).name)
-
-
-def _differences(key: str, built: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
-    """The dotted keys below ``key`` whose values differ."""
-    if isinstance(built, Mapping) and isinstance(now, Mapping):
-        for name in {**built, **now}:
-            yield from _differences(f"{key}.{name}", built.get(name), now.get(name))
-    elif built != now:
-        yield key, built, now
 
 
 def _json(path: Path) -> dict[str, Any]:

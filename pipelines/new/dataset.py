@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ldebm.config import DataConfig, RunConfig
+from ldebm.config import RunConfig
 from ldebm.data.folders import as_file
 from ldebm.data.limits import check_classes
 from ldebm.errors import UsageError
@@ -23,7 +23,7 @@ from pipelines.new.summary import Summary
 from pipelines.new.tables import data_section as table_section
 from pipelines.new.tables import inspect_file
 
-__all__ = ["add_dataset", "data_status"]
+__all__ = ["add_dataset"]
 
 
 def add_dataset(
@@ -119,38 +119,3 @@ def _sections(
             raise UsageError(str(error).replace(str(file), str(source))) from None
         data = data_section(place, hash_path(file), images)
     return f"{name}-hvae", data, image_experiment(name, images), images.summary
-
-
-def data_status(
-    config: DataConfig, name: str, mirror: str | Path | None, root: str | Path = "."
-) -> dict[str, Any]:
-    """What is known of a data set of params.yaml and what of it is here.
-
-    Returns:
-        name, kind, source, licence, ``origin`` (generator, mirror, https, file or missing) and
-        ``here`` (the stages whose output exists: raw, prepared, packed).
-    """
-    from ldebm.data.fetch import mirror_path
-    from ldebm.data.registry import find_source
-
-    here = [
-        stage
-        for stage, marker in (("raw", ""), ("prepared", "profile.json"), ("packed", "meta.json"))
-        if (Path(root) / "data" / stage / name / marker).exists()
-    ]
-    row: dict[str, Any] = {"name": name, "kind": config.kind, "source": config.source}
-    if config.source == "file":
-        there = config.path is not None and (Path(root) / config.path).exists()
-        origin, licence = ("file" if there else "missing"), "yours"
-    else:
-        source = find_source(config.source)
-        licence, files = source.licence, source.wanted(config)
-        if source.generator:
-            origin = "generator"
-        elif files and all(mirror_path(source, file, mirror) for file in files):
-            origin = "mirror"
-        elif files and all(mirror_path(source, file, mirror) or file.download for file in files):
-            origin = "https"
-        else:
-            origin = "missing"
-    return {**row, "licence": licence, "origin": origin, "here": here}

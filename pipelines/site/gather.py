@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ldebm.files import read_json
+from pipelines.lineage.graph import lineage_svg, steps_of_runs
 from pipelines.results.glossary import describe
 from pipelines.results.paper_tables import beside_the_paper
 from pipelines.results.published import PUBLISHED
 from pipelines.results.recorded import by_experiment, load_results, summary
 from pipelines.results.tables import HEADLINE
 from pipelines.site.comparing import comparison_data
-from pipelines.site.graph import lineage_nodes, lineage_svg
 from pipelines.site.run import run_page
 
 __all__ = ["gather", "number"]
@@ -31,7 +31,7 @@ def gather(root: Path = Path()) -> dict[str, Any]:
     folders = [folder for folder in folders if folder.name.isdecimal()]
     folders.sort(key=lambda folder: (folder.parent.name, int(folder.name)))
     runs = load_results(root)
-    nodes = lineage_nodes(root, [f"{item.parent.name}-{item.name}" for item in folders])
+    steps = steps_of_runs(root, [f"{item.parent.name}-{item.name}" for item in folders])
     return {
         "runs": [run_page(folder, root) for folder in folders],
         "validations": [
@@ -39,8 +39,8 @@ def gather(root: Path = Path()) -> dict[str, Any]:
         ],
         "tables": _tables(runs),
         "papers": _papers(runs),
-        "stages": nodes,
-        "lineage_svg": lineage_svg(nodes) if nodes else "",
+        "stages": steps,
+        "lineage_svg": lineage_svg(steps) if steps else "",
         "comparison": comparison_data(root),
     }
 

@@ -21,7 +21,7 @@ from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.training.latents import make_batch
 from ldebm.yaml_text import format_yaml
 from pipelines.library import Library
-from pipelines.new.dataset import add_dataset, data_status
+from pipelines.new.dataset import add_dataset
 from pipelines.new.duration import expected_minutes
 from pipelines.new.image_facts import ImageFacts
 from pipelines.new.images import image_experiment
@@ -73,7 +73,6 @@ def test_a_folder_of_classes_becomes_data_and_a_model_that_reads_them(
     assert (config.path, config.side, config.channels) == ("mine", None, 3)
     assert (config.labels, experiment.cluster.column) == (["class"], "class")
     assert experiment.prior.classes == 3
-    assert data_status(config, "mine", None, tmp_path)["origin"] == "file"
     there = config.model_copy(update={"path": str(tmp_path / "mine")})
     fetch(None, there, tmp_path / "raw")
     prepare(there, tmp_path / "raw", tmp_path / "prepared")

@@ -13,7 +13,7 @@ from ldebm.data.prepare import prepare
 from ldebm.errors import UsageError
 from ldebm.files import hash_path, read_json, read_parquet, write_parquet
 from pipelines.library import Library
-from pipelines.new.dataset import add_dataset, data_status
+from pipelines.new.dataset import add_dataset
 
 
 def _file(tmp_path: Path, name: str, content: str | bytes, **config: Any) -> DataConfig:
@@ -244,7 +244,6 @@ def test_new_writes_a_data_set_and_an_experiment_and_names_of_others_are_refused
     assert config.sha256 == hash_path(tmp_path / "mine.csv")
     assert library.experiment(name).cluster.column == "y"
     assert library.experiment(name).prior.classes == 2
-    assert data_status(config, "mine", None, tmp_path)["origin"] == "file"
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.yaml")}
     with pytest.raises(UsageError, match=r"'mine' is in .* already"):
         add_dataset("mine", tmp_path / "mine.csv", {"text": "body"}, root=tmp_path)

@@ -1,7 +1,6 @@
 """Files come out of the cache by hash, and what is not there is one clear line."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,16 +12,11 @@ from pipelines.lineage.records import dvc_md5
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch) -> Path:
-    """A folder whose `dvc cache dir` answers."""
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    dvc = tools / "dvc"
-    dvc.write_text(f"#!{sys.executable}\nprint('cache')\n")
-    dvc.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tools))
+def project(tmp_path: Path) -> Path:
+    """A project of DVC with its cache in another place."""
     root = tmp_path / "project"
-    root.mkdir()
+    (root / ".dvc").mkdir(parents=True)
+    (root / ".dvc/config").write_text("[cache]\n    dir = ../cache\n")
     return root
 
 
@@ -74,13 +68,23 @@ def test_a_cache_entry_with_other_bytes_is_refused(project: Path):
         Objects(project).put("model", md5, project / "scratch/model", "prior@e-0")
 
 
+def test_the_cache_of_a_project_without_settings_is_where_dvc_has_it(project: Path):
+    (project / "inner").mkdir()
+    assert Objects(project / "inner").cache == project / "cache"
+    (project / ".dvc/config").write_text("")
+    assert Objects(project).cache == project / ".dvc/cache"
+
+
 def test_without_dvc_the_message_says_how_to_get_it(project: Path, monkeypatch):
-    monkeypatch.setenv("PATH", "")
+    monkeypatch.setitem(sys.modules, "dvc.config", None)
     with pytest.raises(UsageError, match="pip install"):
         _ = Objects(project).cache
+    assert Objects(project).cached("0" * 32) is None
 
 
-def test_outside_a_dvc_project_the_reason_of_dvc_is_shown(tmp_path: Path):
-    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
-    with pytest.raises(UsageError, match="dvc cache dir"):
-        _ = Objects(tmp_path).cache
+def test_no_project_and_a_wrong_configuration_are_named(project: Path):
+    with pytest.raises(UsageError, match="no DVC project"):
+        _ = Objects(project.parent).cache
+    (project / ".dvc/config").write_text("[cache]\n    dirr = x\n")
+    with pytest.raises(UsageError, match=r"\.dvc/config: .*dirr"):
+        _ = Objects(project).cache

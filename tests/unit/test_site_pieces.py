@@ -8,8 +8,8 @@ import pytest
 
 from ldebm.files import write_json
 from pipelines.charts import Series, line_chart, short, ticks
+from pipelines.lineage.graph import layers, lineage_svg, nearest, steps_of_runs
 from pipelines.site.comparing import NEAR, comparison_data, groups, judged_alone, neighbours
-from pipelines.site.graph import lineage_nodes, lineage_svg, nearest_parents
 from pipelines.site.maps import histogram, path_map, point_map, reach
 from pipelines.site.pages import embedded
 
@@ -46,22 +46,23 @@ def project(tmp_path: Path) -> Path:
 
 
 def test_the_graph_has_what_is_on_the_way_to_the_runs_in_columns(project: Path):
-    nodes = lineage_nodes(project, ["e-0"])
-    assert {node.stage: node.layer for node in nodes} == {
+    nodes = steps_of_runs(project, ["e-0"])
+    assert layers(nodes) == {
         "fetch@a": 0, "prepare@a": 1, "pack@a": 2, "bind@e": 3, "backbone@e-0": 4, "evaluate@e-0": 5
     }  # fmt: skip
     assert nodes[1].inputs == {"data/raw/a": "d" * 32}, "code is left out"
     by_name = {node.stage: node for node in nodes}
-    assert by_name["evaluate@e-0"].parents == ["backbone@e-0", "bind@e"]
-    assert nearest_parents(by_name["evaluate@e-0"], by_name) == ["backbone@e-0"]
+    assert by_name["evaluate@e-0"].after == ["backbone@e-0", "bind@e"]
+    assert nearest(nodes)["evaluate@e-0"] == ["backbone@e-0"]
     drawn = lineage_svg(nodes)
     assert drawn.count('class="box"') == 6
     assert drawn.count('class="edge"') == 5
 
 
-def test_boxes_of_the_graph_do_not_overlap(project: Path):
-    drawn = lineage_svg(lineage_nodes(project, ["e-0", "old-0"]))
-    boxes = re.findall(r'class="box" x="(\d+)" y="([\d.]+)" width="(\d+)" height="(\d+)"', drawn)
+@pytest.mark.parametrize("down", [False, True])
+def test_boxes_of_the_graph_do_not_overlap(project: Path, down: bool):
+    drawn = lineage_svg(steps_of_runs(project, ["e-0", "old-0"]), down=down)
+    boxes = re.findall(r'class="box" x="([\d.]+)" y="([\d.]+)" width="(\d+)" height="(\d+)"', drawn)
     places = [tuple(map(float, box)) for box in boxes]
     for i, (x, y, width, height) in enumerate(places):
         for x2, y2, _, _ in places[i + 1 :]:
@@ -69,7 +70,7 @@ def test_boxes_of_the_graph_do_not_overlap(project: Path):
 
 
 def test_without_a_lock_there_is_no_graph(tmp_path: Path):
-    assert lineage_nodes(tmp_path, ["e-0"]) == []
+    assert steps_of_runs(tmp_path, ["e-0"]) == []
 
 
 @pytest.mark.parametrize(
