@@ -33,6 +33,7 @@ __all__ = [
     "hash_json",
     "hash_path",
     "json_text",
+    "opened_parquet",
     "parquet_facts",
     "parquet_parts",
     "read_json",
@@ -206,7 +207,7 @@ def read_parquet(path: str | Path, columns: Sequence[str] | None = None) -> dict
     Raises:
         UsageError: the file is missing or damaged, or a column is not in it.
     """
-    with _opened_parquet(path, columns or ()) as file:
+    with opened_parquet(path, columns or ()) as file:
         return _columns(file.read(columns=list(columns) if columns else None))
 
 
@@ -216,7 +217,7 @@ def parquet_facts(path: str | Path) -> tuple[int, list[str]]:
     Raises:
         UsageError: the file is missing or damaged.
     """
-    with _opened_parquet(path) as file:
+    with opened_parquet(path) as file:
         return file.metadata.num_rows, file.schema_arrow.names
 
 
@@ -226,14 +227,18 @@ def parquet_parts(path: str | Path, columns: Sequence[str]) -> Iterator[dict[str
     Raises:
         UsageError: the file is missing or damaged, or a column is not in it.
     """
-    with _opened_parquet(path, columns) as file:
+    with opened_parquet(path, columns) as file:
         for part in file.iter_batches(PARQUET_PART, columns=list(columns)):
             yield _columns(pa.Table.from_batches([part]))
 
 
 @contextmanager
-def _opened_parquet(path: str | Path, columns: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
-    """The file, not as a data set of pyarrow, which would import pandas."""
+def opened_parquet(path: str | Path, columns: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
+    """A parquet file, not as a data set of pyarrow, which would import pandas.
+
+    Raises:
+        UsageError: the file is missing or damaged, or a column is not in it.
+    """
     try:
         with pq.ParquetFile(path) as file:
             there = file.schema_arrow.names

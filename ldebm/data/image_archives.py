@@ -10,11 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ldebm.data.csv_files import parse_csv
+from ldebm.data.columns import split_of, stated_split
 from ldebm.data.folders import EXTENSIONS, LABELS_FILE, is_image, parts_of
 from ldebm.data.image_files import FILE_COLUMNS, NOT_LABELS, ImageSource, RawImage
-from ldebm.data.split_names import split_of, stated_split
-from ldebm.data.text_files import decode
+from ldebm.data.text_files import decode, parse_csv
 from ldebm.errors import UsageError
 
 __all__ = ["open_zip"]

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ldebm.data.columns import SPLIT_WORDS, stated_split
 from ldebm.data.image_files import ImageSource, RawImage
-from ldebm.data.split_names import WORDS, stated_split
 from ldebm.errors import UsageError
 
 __all__ = ["open_npz"]
@@ -113,8 +113,8 @@ def _parts(arrays: Mapping[str, np.ndarray], path: Path) -> dict[str | None, Par
     parts: dict[str | None, Part] = {}
     for name, values in arrays.items():
         words = [word for word in re.split(r"[_\-./ ]+", name) if word]
-        split = next((split for word in words if (split := WORDS.get(word.lower()))), None)
-        rest = "_".join(word for word in words if WORDS.get(word.lower()) is None)
+        split = next((split for word in words if (split := SPLIT_WORDS.get(word.lower()))), None)
+        rest = "_".join(word for word in words if SPLIT_WORDS.get(word.lower()) is None)
         part = parts.setdefault(split, Part())
         if values.ndim in (3, 4) and values.dtype.kind in "biuf":
             part.images.append(name)

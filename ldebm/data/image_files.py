@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ldebm.data.split_names import split_of, stated_split
+from ldebm.data.columns import split_of, stated_split
 from ldebm.errors import UsageError
 
 __all__ = ["FILE_COLUMNS", "NOT_LABELS", "ImageSource", "RawImage", "is_binary", "open_shards"]

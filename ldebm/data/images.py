@@ -1,49 +1,20 @@
-"""Images as arrays: decoding files, one size and one number of channels, prepared tables.
+"""Images as arrays: decoding files, one size and one number of channels.
 
-A prepared table of images has the columns ``id``, ``image`` (the pixels, uint8 in the order height,
-width, channel), ``height``, ``width``, ``channels`` and the labels. It is read in parts, since a
-split may be larger than memory.
-
-Shapes: H height, W width, C channels, B images.
+Shapes: H height, W width, C channels.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
-from ldebm.errors import REBUILD, UsageError
-from ldebm.files import atomic_path
-
-__all__ = [
-    "ImageError",
-    "ImageTable",
-    "as_array",
-    "batches",
-    "group_rows",
-    "image_digest",
-    "mean_of_visible",
-    "pairs_hash",
-    "resized",
-    "transparent",
-    "write_images",
-]
+__all__ = ["ImageError", "as_array", "mean_of_visible", "resized"]
 
 LARGEST = 50_000_000  # pixels: a small file may unpack to gigabytes
-GROUP_BYTES = 1 << 24  # of pixels in a row group
 DAMAGED = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, zlib.error)
 
 
@@ -117,7 +88,7 @@ def _plain(image: Image.Image, background: str) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         values = np.asarray(image).astype(np.float64)
         return Image.fromarray(np.rint(values.clip(0, 65535) / 257).astype(np.uint8))
-    if transparent(image):
+    if _transparent(image):
         shown = Image.new("RGBA", image.size, background)
         shown.alpha_composite(image.convert("RGBA"))
         image = shown.convert("RGB")
@@ -127,7 +98,7 @@ def _plain(image: Image.Image, background: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def transparent(image: Image.Image) -> bool:
+def _transparent(image: Image.Image) -> bool:
     """Whether a pixel of an image is transparent, at least in part."""
     if image.mode not in ("LA", "PA", "RGBA") and not (
         image.mode in ("1", "L", "P", "RGB") and "transparency" in image.info
@@ -144,7 +115,7 @@ def mean_of_visible(content: bytes | np.ndarray) -> float | None:
         ImageError: the image cannot be read.
     """
     image = _from_array(content) if isinstance(content, np.ndarray) else _opened(content)
-    if not transparent(image):
+    if not _transparent(image):
         return None
     pixels = image.convert("RGBA")
     weight = np.asarray(pixels.getchannel("A"), dtype=np.float64)
@@ -173,105 +144,3 @@ def resized(pixels: np.ndarray, size: int) -> np.ndarray:
     image = Image.fromarray(np.ascontiguousarray(square[:, :, 0] if channels == 1 else square))
     scaled = np.asarray(image.resize((size, size), Image.Resampling.LANCZOS), dtype=np.uint8)
     return scaled.reshape(size, size, channels)
-
-
-@dataclass(frozen=True)
-class ImageTable:
-    """Some rows of a prepared table: pixels (B, H, W, C) and its other columns."""
-
-    pixels: np.ndarray
-    columns: dict[str, Any]
-
-
-def write_images(
-    target: str | Path,
-    pixels: Iterator[np.ndarray],
-    columns: pa.Table,
-    shape: tuple[int, int, int],
-) -> None:
-    """Writes a prepared table in row groups of some megabytes.
-
-    Args:
-        target: the parquet file.
-        pixels: uint8 (B, H, W, C) in order, as many rows in all as ``columns`` has.
-        columns: ``id`` and the labels.
-        shape: H, W, C.
-    """
-    side = pa.int32()
-    sizes = dict(zip(("height", "width", "channels"), shape, strict=True))
-    rest = [columns.schema.field(name) for name in columns.column_names if name != "id"]
-    schema = pa.schema(
-        [
-            pa.field("id", pa.int64()),
-            pa.field("image", pa.binary()),
-            *(pa.field(name, side) for name in sizes),
-            *rest,
-        ]
-    )
-    start = 0
-    with atomic_path(target) as path, pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for part in pixels:
-            rows = columns.slice(start, len(part))
-            start += len(part)
-            arrays = {"image": pa.array([image.tobytes() for image in part], pa.binary())}
-            arrays |= {n: pa.array(np.full(len(part), v, dtype=np.int32)) for n, v in sizes.items()}
-            full = [arrays[f.name] if f.name in arrays else rows.column(f.name) for f in schema]
-            writer.write_table(pa.table(full, schema=schema), row_group_size=len(part))
-
-
-def pairs_hash(images: Iterable[bytes | str], labels: Iterable[Iterable[Any]]) -> str:
-    """A hash of the images of a split and of their labels, in order.
-
-    Args:
-        images: the pixels of every row, or their digest.
-        labels: of every label column its values, as many as there are images.
-    """
-    found = hashlib.blake2b(digest_size=16)
-    for image, *row in zip(images, *labels, strict=True):
-        digest = image if isinstance(image, str) else image_digest(image)
-        found.update(json.dumps([digest, *row]).encode())
-    return found.hexdigest()
-
-
-def image_digest(pixels: bytes) -> str:
-    """What tells images apart: a hash of their pixels."""
-    return hashlib.blake2b(pixels, digest_size=16).hexdigest()
-
-
-def group_rows(shape: Sequence[int]) -> int:
-    """Images of a row group of a prepared table, for images of H x W x C."""
-    return max(1, min(65536, GROUP_BYTES // int(np.prod(shape))))
-
-
-def batches(path: str | Path) -> Iterator[ImageTable]:
-    """The row groups of a prepared table, in order.
-
-    Raises:
-        UsageError: the file is missing or damaged, or an image does not have the size it states.
-    """
-    with _opened_table(path) as file:
-        for number in range(file.num_row_groups):
-            yield _part(file.read_row_group(number), path)
-
-
-@contextmanager
-def _opened_table(path: str | Path) -> Iterator[pq.ParquetFile]:
-    try:
-        with pq.ParquetFile(path) as file:
-            yield file
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such file; build it first (`dvc repro`)") from None
-    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
-        raise UsageError(f"{path}: cannot be read as parquet ({error})") from None
-
-
-def _part(table: pa.Table, path: str | Path) -> ImageTable:
-    columns = {
-        name: table.column(name).to_pylist() for name in table.column_names if name != "image"
-    }
-    shapes = set(zip(columns["height"], columns["width"], columns["channels"], strict=True))
-    content = table.column("image").to_pylist()
-    if len(shapes) != 1 or {len(image) for image in content} != {int(np.prod(next(iter(shapes))))}:
-        raise UsageError(f"{path}: images of different sizes; {REBUILD}")
-    pixels = np.frombuffer(b"".join(content), dtype=np.uint8)
-    return ImageTable(pixels.reshape(len(content), *shapes.pop()), columns)

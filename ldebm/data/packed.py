@@ -29,6 +29,7 @@ __all__ = [
     "Measure",
     "Packed",
     "Split",
+    "check_classes",
     "open_bound",
     "open_measure",
     "open_packed",
@@ -260,3 +261,16 @@ def require_valid(report_path: str | Path) -> None:
         f"{report_path}: {len(failed)} failed expectation(s): {'; '.join(failed) or 'unknown'}; "
         "correct the data, or the data set's section of params.yaml"
     )
+
+
+def check_classes(classes: int, rows: int, where: Path | str = "data") -> None:
+    """Checks that clustering can find so many classes in the training rows of ``where``.
+
+    Raises:
+        UsageError: there are fewer rows.
+    """
+    if rows < classes:
+        raise UsageError(
+            f"{where}: prior.classes {classes}: more classes than the {rows} training rows; give "
+            "more rows, or fewer classes"
+        )

@@ -1,12 +1,15 @@
 """From source files to one canonical table per split, with a profile of what they hold.
 
 Writes ``train.parquet``, ``valid.parquet`` and ``test.parquet``, ``rejects.parquet`` (every row
-that was left out, with the reason) and ``profile.json`` (what validation looks at).
+that was left out, with the reason) and ``profile.json`` (what validation looks at). Rows that
+belong together (turns of a dialogue, texts of a game) stay in one split. Labels that no training
+row has become none in the other splits: no model knows them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,32 +18,20 @@ import numpy as np
 import polars as pl
 
 from ldebm.config import DataConfig
-from ldebm.data.image_sources import open_images
-from ldebm.data.images import pairs_hash
-from ldebm.data.label_columns import label_column, labels_among
+from ldebm.data.columns import label_column, labels_among
+from ldebm.data.kinds import open_kind
+from ldebm.data.kinds.base import Kind, counts
 from ldebm.data.limits import MAX_CLASSES
 from ldebm.data.packed import SPLITS
-from ldebm.data.prepare_documents import known_documents
-from ldebm.data.prepare_images import ImageStore, read_images
-from ldebm.data.readers import read_source
-from ldebm.data.splits import MIN_ROWS, known_labels, limit, with_splits
-from ldebm.data.tokenizer import UNK
 from ldebm.errors import UsageError
 from ldebm.files import atomic_path, write_json
+from ldebm.seeding import numpy_generator
 
-__all__ = ["MAX_CHARACTERS", "Prepared", "examine", "prepare"]
+__all__ = ["Prepared", "examine", "prepare", "with_splits"]
 
-MAX_CHARACTERS = 20_000
-BASE_COLUMNS = {
-    "points": ["x"],
-    "sentences": ["text"],
-    "dialogues": ["text", "context", "dialogue", "turn"],
-    "documents": ["text", "known"],
-    "images": ["number", "digest"],
-}
-# A word, a tag such as <unk>, or a run of marks; control characters are none of these.
-WORDS = r"<\w+>|\w+|[^\w\s\x00-\x1f\x7f]+"
-CONTENT = {"points": "x", "images": "digest"}  # what makes rows equal; text where not named
+MIN_ROWS = 10
+SHARES = {"valid": 0.05, "test": 0.05}  # of a source without splits
+FEWEST = 2  # rows of such a split: of one there is no spread
 
 
 def prepare(config: DataConfig, raw: str | Path, target: str | Path) -> dict[str, Any]:
@@ -49,59 +40,45 @@ def prepare(config: DataConfig, raw: str | Path, target: str | Path) -> dict[str
     Raises:
         UsageError: the source does not hold what the parameters say, or too little of it.
     """
-    raw = Path(raw)
-    if config.kind != "images":
-        found = examine(config, read_source(config, raw), raw)
-        found.write(Path(target))
-        return found.profile
-    with ImageStore(Path(target)) as store:
-        found = examine(config, read_images(config, open_images(config, raw), store), raw, store)
-        found.write(Path(target), store)
+    raw, target = Path(raw), Path(target)
+    with closing(open_kind(config)) as kind:
+        found = examine(kind, kind.read(raw, target), raw)
+        for split, table in found.tables.items():
+            kind.write(target / f"{split}.parquet", table)
+    with atomic_path(target / "rejects.parquet") as path:
+        found.rejects.write_parquet(path, compression="zstd", row_group_size=65536)
+    write_json(target / "profile.json", found.profile)
     return found.profile
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is written for a data set: a table of every split, the rows left out, the profile."""
+    """A table of every split, the rows left out, and the profile."""
 
     tables: dict[str, pl.DataFrame]
     rejects: pl.DataFrame
     profile: dict[str, Any]
 
-    def write(self, target: Path, store: ImageStore | None = None) -> None:
-        """Writes ``data/prepared/<name>``; ``store`` has the pixels of images."""
-        for split, table in self.tables.items():
-            if store is None:
-                _write(target / f"{split}.parquet", table)
-            else:
-                store.write(target / f"{split}.parquet", table)
-        _write(target / "rejects.parquet", self.rejects)
-        write_json(target / "profile.json", self.profile)
 
-
-def examine(
-    config: DataConfig, frame: pl.DataFrame, raw: Path, store: ImageStore | None = None
-) -> Prepared:
+def examine(kind: Kind, frame: pl.DataFrame, raw: Path) -> Prepared:
     """Cleans and divides the rows of a source, without writing anything.
 
     Args:
-        config: the data set.
-        frame: its rows, as :func:`read_source` or :func:`read_images` gives them.
+        kind: the data set.
+        frame: its rows, as the kind has read them.
         raw: where they come from, for messages.
-        store: the pixels of images.
 
     Raises:
         UsageError: there are too few usable rows, a split has none, or a label does not fit.
     """
-    labels = _label_columns(config, frame)
-    frame, rejects = CLEANERS.get(config.kind, _clean_text)(config, frame)
+    labels = _labels(kind.config, frame)
+    frame, rejects = kind.clean(frame)
     if frame.height >= MIN_ROWS:
-        frame = limit(config, with_splits(config, frame))
-        if config.kind == "documents":
-            frame, unknown = known_documents(config, frame)
-            rejects = pl.concat([rejects, unknown])
+        frame = _limited(kind.config, with_splits(kind.config, frame))
+        frame, more = kind.after_split(frame)
+        rejects = pl.concat([rejects, more]) if more.height else rejects
     if frame.height < MIN_ROWS:
-        reasons = _counts(rejects["reason"])
+        reasons = counts(rejects["reason"])
         why = "".join(f"; {count} {reason}" for reason, count in reasons.items())
         raise UsageError(
             f"{raw}: {frame.height} usable rows ({rejects.height} left out{why}); at least "
@@ -110,24 +87,33 @@ def examine(
     order = pl.col("split").replace_strict({name: i for i, name in enumerate(SPLITS)})
     frame = frame.sort(order, "line", maintain_order=True)  # turns of a dialogue share a line
     frame = frame.with_row_index("id").with_columns(pl.col("id").cast(pl.Int64))
-    tables = {
-        split: frame.filter(pl.col("split") == split).select(
-            "id", *BASE_COLUMNS[config.kind], *map(label_column, labels)
-        )
-        for split in SPLITS
-    }
+    columns = ["id", *kind.columns, *map(label_column, labels)]
+    tables = {split: frame.filter(pl.col("split") == split).select(columns) for split in SPLITS}
     for split, table in tables.items():
         if table.height == 0:
             raise UsageError(f"{raw}: the {split} split has no usable row")
     _check_labels(tables["train"], labels, raw)
-    tables, unseen = known_labels(tables, labels)
-    profile = _profile(config, tables, labels, rejects, store)
-    for split, found in unseen.items():
-        profile["splits"][split]["unseen_labels"] = found
+    unseen = _take_unseen(tables, labels)
+    train_rows = tables["train"].select(kind.content).unique()
+    splits = {}
+    for split, table in tables.items():
+        splits[split] = facts = {
+            "rows": table.height,
+            "duplicates": table.height - table.select(kind.content).n_unique(),
+            "labels": {label: counts(table[label_column(label)]) for label in labels},
+            **kind.facts(split, tables, labels),
+        }
+        if split != "train":
+            facts["in_train"] = table.join(train_rows, on=kind.content, how="semi").height
+        if split in unseen:
+            facts["unseen_labels"] = unseen[split]
+    left_out = {"rows": rejects.height, "reasons": counts(rejects["reason"])}
+    profile = {"kind": kind.config.kind, "source": kind.config.source, "labels": labels,
+               "splits": splits, "rejects": left_out}  # fmt: skip
     return Prepared(tables, rejects, profile)
 
 
-def _label_columns(config: DataConfig, frame: pl.DataFrame) -> list[str]:
+def _labels(config: DataConfig, frame: pl.DataFrame) -> list[str]:
     there = labels_among(frame.columns)
     for name in config.labels:
         if name not in there:
@@ -135,71 +121,10 @@ def _label_columns(config: DataConfig, frame: pl.DataFrame) -> list[str]:
             raise UsageError(
                 f"source {config.source!r}: no label column {name!r}; label columns there: {known}"
             )
-    given = config.source == "file" and config.kind == "images"  # may have columns of other uses
-    return list(config.labels) or ([] if given else there)
+    return list(config.labels) or there
 
 
-def _clean_text(config: DataConfig, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Normalises white space (and case), and takes out rows without usable text."""
-
-    def tidy(text: pl.Expr) -> pl.Expr:
-        if config.split_punctuation:
-            text = text.str.extract_all(WORDS).list.join(" ")
-        text = text.str.replace_all(r"\s+", " ").str.strip_chars()
-        return text.str.to_lowercase() if config.lowercase else text
-
-    frame = frame.with_columns(text=tidy(pl.col("text")))
-    if config.kind == "dialogues":
-        frame = frame.with_columns(context=pl.col("context").list.eval(tidy(pl.element())))
-    fault = pl.col("fault") if "fault" in frame.columns else pl.lit(None, pl.String)
-    reason = (
-        pl.when(fault.is_not_null())
-        .then(fault)
-        .when(pl.col("text").is_null() | (pl.col("text") == ""))
-        .then(pl.lit("empty"))
-        .when(pl.col("text").str.len_chars() > MAX_CHARACTERS)
-        .then(pl.lit(f"longer than {MAX_CHARACTERS} characters"))
-        .when(pl.col("text").str.contains("[\u2581\\x00-\\x1f\\x7f]"))
-        .then(pl.lit("control character"))
-    )
-    kept, left_out = _divide(frame.with_columns(reason=reason), pl.col("text").str.slice(0, 200))
-    return kept.drop("fault", strict=False), left_out
-
-
-def _clean_points(_: DataConfig, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Takes out points with coordinates that are missing or not finite."""
-    finite = np.isfinite(frame["x"].to_numpy().astype(np.float64)).all(axis=1)
-    usable = pl.Series("usable", finite, dtype=pl.Boolean)
-    reason = pl.when(usable).then(None).otherwise(pl.lit("not finite"))
-    shown = pl.col("x").cast(pl.List(pl.String)).list.join(" ", ignore_nulls=True)
-    return _divide(frame.with_columns(reason=reason), shown)
-
-
-def _clean_images(_: DataConfig, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Takes out the images for which decoding gave a reason."""
-    kept, left_out = _divide(frame, pl.col("place"))
-    return kept.drop("place"), left_out
-
-
-CLEANERS: dict[str, Callable[[DataConfig, pl.DataFrame], tuple[pl.DataFrame, pl.DataFrame]]] = {
-    "points": _clean_points,
-    "images": _clean_images,
-}
-
-
-def _divide(frame: pl.DataFrame, shown: pl.Expr) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Rows to keep and those left out: with a reason, or without split where others have one."""
-    split = pl.col("split")
-    if 0 < frame["split"].null_count() < frame.height:
-        lost = pl.when(split.is_null()).then(pl.lit("of no split, though others are"))
-        frame = frame.with_columns(reason=pl.coalesce("reason", lost))
-    kept = frame.filter(pl.col("reason").is_null()).drop("reason")
-    left_out = frame.filter(pl.col("reason").is_not_null())
-    columns = [pl.col("split").cast(pl.String), "line", "reason", shown.alias("row")]
-    return kept, left_out.select(columns)
-
-
-def _check_labels(train: pl.DataFrame, labels: list[str], raw: str | Path) -> None:
+def _check_labels(train: pl.DataFrame, labels: Sequence[str], raw: Path) -> None:
     for label in labels:
         values = train[label_column(label)].drop_nulls().unique().sort()
         if len(values) < 2:
@@ -215,80 +140,130 @@ def _check_labels(train: pl.DataFrame, labels: list[str], raw: str | Path) -> No
             )
 
 
-def _profile(
-    config: DataConfig,
-    tables: dict[str, pl.DataFrame],
-    labels: list[str],
-    rejects: pl.DataFrame,
-    store: ImageStore | None,
-) -> dict[str, Any]:
-    content = CONTENT.get(config.kind, "text")
-    train_rows = tables["train"].select(content).unique()
-    splits = {}
-    for split, table in tables.items():
-        facts: dict[str, Any] = {
-            "rows": table.height,
-            "duplicates": table.height - table.select(content).n_unique(),
-            "labels": {label: _counts(table[label_column(label)]) for label in labels},
-        }
-        if split != "train":
-            facts["in_train"] = table.join(train_rows, on=content, how="semi").height
-        if store is not None:
-            facts |= store.facts(table)
-            facts["pairs"] = pairs_hash(table["digest"], [table[label_column(n)] for n in labels])
-        else:
-            facts |= _point_facts(table) if config.kind == "points" else _text_facts(table)
-        if config.kind == "documents":
-            facts["known_mean"] = float(np.mean(table["known"].to_numpy()))
-        if config.kind == "dialogues":
-            facts["dialogues"] = table["dialogue"].n_unique()
-            facts["mean_context"] = float(np.mean(table["context"].list.len().to_numpy()))
-            others = [part["dialogue"] for name, part in tables.items() if name != split]
-            shared = table["dialogue"].is_in(pl.concat(others).implode())
-            facts["shared_dialogues"] = table["dialogue"].filter(shared).n_unique()
-        splits[split] = facts
-    reasons = _counts(rejects["reason"])
-    return {
-        "kind": config.kind,
-        "source": config.source,
-        "labels": labels,
-        "splits": splits,
-        "rejects": {"rows": rejects.height, "reasons": reasons},
-    }
+def _take_unseen(
+    tables: dict[str, pl.DataFrame], labels: Sequence[str]
+) -> dict[str, dict[str, dict[str, int]]]:
+    """Takes labels that no training row has from the other tables.
+
+    Returns:
+        By split and label, how many rows had each value that was taken.
+    """
+    taken: dict[str, dict[str, dict[str, int]]] = {}
+    for label in labels:
+        column = label_column(label)
+        known = tables["train"][column].drop_nulls().unique().implode()
+        for split in SHARES:
+            values = tables[split][column]
+            unseen = values.filter(values.is_not_null() & ~values.is_in(known))
+            if not unseen.is_empty():
+                taken.setdefault(split, {})[label] = counts(unseen)
+                kept = pl.when(pl.col(column).is_in(known)).then(pl.col(column))
+                tables[split] = tables[split].with_columns(kept.alias(column))
+    return taken
 
 
-def _counts(values: pl.Series) -> dict[str, int]:
-    counted = values.drop_nulls().cast(pl.String).value_counts().rows()
-    return dict(sorted((str(value), int(count)) for value, count in counted))
+def with_splits(config: DataConfig, frame: pl.DataFrame) -> pl.DataFrame:
+    """Splits 90/5/5 by the seed where the source has no split.
+
+    Splits that a source with training rows lacks are taken from these. Rows of one ``group`` (or
+    ``dialogue``) stay together.
+
+    Raises:
+        UsageError: there are too few rows, the wanted numbers take all of them, or the source has
+            splits but no training rows.
+    """
+    group = next(name for name in ("dialogue", "group", "line") if name in frame.columns)
+    if frame["split"].null_count() == 0:
+        there = set(frame["split"].unique())
+        if "train" not in there:
+            raise UsageError(
+                f"all rows are of the split {' or '.join(sorted(there))}; rows of the split train "
+                "are missing"
+            )
+        for split in SHARES:
+            if split not in there:
+                frame = _from_training(config, frame, group, split)
+        return frame
+    labelled = _labelled(config, frame) if group == "line" else None
+    if labelled is not None:
+        plain = config.model_copy(update={"labels": []})
+        parts = [with_splits(plain, frame.filter(rows)) for rows in (labelled, ~labelled)]
+        return pl.concat(parts).sort("line")
+    sizes = frame.group_by(group).len().sort(group)
+    if sizes.height < MIN_ROWS:
+        raise UsageError(f"{sizes.height} {group}s cannot be split; at least {MIN_ROWS} are needed")
+    stream = numpy_generator(config.seed, "splits", sizes.height)
+    sizes = sizes[stream.permutation(sizes.height)]
+    before = np.cumsum(sizes["len"].to_numpy()) - sizes["len"].to_numpy()
+    valid, test = (
+        getattr(config, split) or max(FEWEST, round(share * frame.height))
+        for split, share in SHARES.items()
+    )
+    names = np.full(sizes.height, "train", dtype=object)
+    first = int(np.searchsorted(before, valid))  # groups until there are enough rows
+    second = int(np.searchsorted(before, before[min(first, len(before) - 1)] + test))
+    if second >= sizes.height:
+        raise UsageError(
+            f"valid {valid} and test {test} take all {frame.height} rows; lower them in the data "
+            "set's section of params.yaml"
+        )
+    names[:first], names[first:second] = "valid", "test"
+    table = sizes.select(group).with_columns(split=pl.Series(names.tolist()))
+    return frame.drop("split").join(table, on=group, how="left", maintain_order="left")
 
 
-def _text_facts(table: pl.DataFrame) -> dict[str, Any]:
-    words = table["text"].str.split(" ")
-    lengths = words.list.len().to_numpy()
-    flat = words.explode()
-    return {
-        "words": int(lengths.sum()),
-        "words_min": int(lengths.min()),
-        "words_mean": float(lengths.mean()),
-        "words_max": int(lengths.max()),
-        "types": flat.n_unique(),
-        "unknown": int((flat == UNK).sum()),
-    }
+def _labelled(config: DataConfig, frame: pl.DataFrame) -> pl.Series | None:
+    """Which of a user's partly labelled rows have the first label, so that every split gets some.
+
+    None where all or too few have it, or the numbers of rows are given.
+    """
+    if config.source != "file" or not config.labels or config.valid or config.test:
+        return None
+    rows = frame[label_column(config.labels[0])].is_not_null()
+    few = min(rows.sum(), frame.height - rows.sum())
+    return rows if few >= MIN_ROWS else None
 
 
-def _point_facts(table: pl.DataFrame) -> dict[str, Any]:
-    x = table["x"].to_numpy().astype(np.float64)
-    return {
-        "dimensions": int(x.shape[1]),
-        "mean": x.mean(axis=0).tolist(),
-        "std": x.std(axis=0).tolist(),
-        "min": x.min(axis=0).tolist(),
-        "max": x.max(axis=0).tolist(),
-        "largest": float(np.abs(x).max()),
-        "smallest_std": float(x.std(axis=0).min()),
-    }
+def _from_training(config: DataConfig, frame: pl.DataFrame, group: str, split: str) -> pl.DataFrame:
+    """Makes random training rows, by default one in twenty, the split that is missing."""
+    train = np.flatnonzero((frame["split"] == "train").to_numpy())
+    rows = getattr(config, split) or max(FEWEST, round(SHARES[split] * len(train)))
+    if rows >= len(train):
+        raise UsageError(
+            f"{split} {rows} takes all {len(train)} training rows; lower it in the data set's "
+            "section of params.yaml"
+        )
+    names = frame["split"].to_numpy().astype(object)
+    if group == "line":
+        stream = numpy_generator(config.seed, split, len(train))
+        chosen = train[stream.permutation(len(train))[:rows]]
+    else:
+        chosen = train[_whole_groups(config, frame[group].to_numpy()[train], rows, split)]
+    names[chosen] = split
+    return frame.with_columns(split=pl.Series(names.tolist(), dtype=pl.String))
 
 
-def _write(target: Path, table: pl.DataFrame) -> None:
-    with atomic_path(target) as path:
-        table.write_parquet(path, compression="zstd", row_group_size=65536)
+def _whole_groups(config: DataConfig, groups: np.ndarray, rows: int, split: str) -> np.ndarray:
+    """Indices of random groups that together have at least ``rows`` rows, but not all."""
+    there = np.unique(groups)
+    if len(there) < 2:
+        raise UsageError(
+            f"the training rows are one group, so none can be taken for the split {split}"
+        )
+    order = there[numpy_generator(config.seed, split, len(there)).permutation(len(there))]
+    sizes = np.array([int((groups == group).sum()) for group in order[:-1]])
+    enough = int(np.searchsorted(np.cumsum(sizes), rows)) + 1
+    return np.flatnonzero(np.isin(groups, order[: min(enough, len(sizes))]))
+
+
+def _limited(config: DataConfig, frame: pl.DataFrame) -> pl.DataFrame:
+    """Keeps at most the rows that the parameters ask for, chosen by the seed."""
+    parts = []
+    for split in SPLITS:
+        part = frame.filter(pl.col("split") == split)
+        rows = getattr(config, split)
+        if rows is not None and rows < part.height:
+            stream = numpy_generator(config.seed, "limit", split, part.height)
+            part = part[np.sort(stream.permutation(part.height)[:rows])]
+        parts.append(part)
+    return pl.concat(parts)

@@ -10,10 +10,15 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from ldebm.data.label_columns import label_column
+from ldebm.data.columns import label_column
 from ldebm.errors import UsageError
 
-__all__ = ["BASE", "Dialogue", "dialogue_frame"]
+__all__ = ["Dialogue", "dialogue_frame"]
+
+COLUMNS: dict[str, pl.DataType] = {
+    "split": pl.String(), "line": pl.Int64(), "text": pl.String(), "context": pl.List(pl.String()),
+    "dialogue": pl.Int64(), "turn": pl.Int32(), "fault": pl.String(),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,13 @@ class Dialogue:
                 return f"{len(self.turns)} turns and {len(values)} labels of {column!r}"
         return None
 
+    def texts(self) -> list[str | None]:
+        """What was said, with the speaker before it."""
+        if self.speakers is None:
+            return list(self.turns)
+        pairs = zip(self.speakers, self.turns, strict=True)
+        return [f"<{'_'.join(who.split())}> {text or ''}" if who else text for who, text in pairs]
+
 
 def dialogue_frame(
     dialogues: Iterable[Dialogue], labels: Sequence[str], context_turns: int, *, strict: bool
@@ -59,7 +71,8 @@ def dialogue_frame(
     Raises:
         UsageError: there is such a dialogue and ``strict`` is set; the message has its place.
     """
-    columns: dict[str, list[object]] = {name: [] for name in (*BASE, *map(label_column, labels))}
+    schema = COLUMNS | {label_column(name): pl.String() for name in labels}
+    columns: dict[str, list[object]] = {name: [] for name in schema}
     for number, dialogue in enumerate(dialogues):
         fault = dialogue.fault()
         if fault and strict:
@@ -67,50 +80,21 @@ def dialogue_frame(
                 f"{dialogue.place}: {fault}; correct the line, or leave such dialogues out with "
                 "strict: false in the data set's section of params.yaml"
             )
-        texts = _texts(dialogue)
+        texts = dialogue.texts()
         if fault:
-            whole = [" ".join(text or "" for text in texts)]
-            dialogue = Dialogue(whole, dialogue.place, _line(dialogue, 0), dialogue.split)
-            texts = list(whole)
+            texts = [" ".join(text or "" for text in texts)]
         for turn, text in enumerate(texts):
-            before = texts[max(0, turn - context_turns) : turn]
-            row: dict[str, object] = {
-                "split": dialogue.split,
-                "line": _line(dialogue, turn),
-                "text": text,
-                "context": [item for item in before if item],
-                "dialogue": number,
-                "turn": turn,
-                "fault": "unequal numbers of turns and labels" if fault else None,
-            }
-            row |= {
-                label_column(name): None if fault else dialogue.labels[name][turn]
-                for name in labels
-            }
-            for name, values in columns.items():
-                values.append(row[name])
-    return pl.DataFrame(
-        columns, schema=BASE | dict.fromkeys(map(label_column, labels), pl.String())
-    )
-
-
-BASE: dict[str, pl.DataType] = {
-    "split": pl.String(),
-    "line": pl.Int64(),
-    "text": pl.String(),
-    "context": pl.List(pl.String()),
-    "dialogue": pl.Int64(),
-    "turn": pl.Int32(),
-    "fault": pl.String(),
-}
-
-
-def _line(dialogue: Dialogue, turn: int) -> int:
-    return dialogue.line if isinstance(dialogue.line, int) else dialogue.line[turn]
-
-
-def _texts(dialogue: Dialogue) -> list[str | None]:
-    if dialogue.speakers is None:
-        return list(dialogue.turns)
-    pairs = zip(dialogue.speakers, dialogue.turns, strict=True)
-    return [f"<{'_'.join(who.split())}> {text or ''}" if who else text for who, text in pairs]
+            line, before = dialogue.line, texts[max(0, turn - context_turns) : turn]
+            row = (
+                dialogue.split,
+                line if isinstance(line, int) else line[turn],
+                text,
+                [item for item in before if item],
+                number,
+                turn,
+                "unequal numbers of turns and labels" if fault else None,
+                *(None if fault else dialogue.labels[name][turn] for name in labels),
+            )
+            for values, value in zip(columns.values(), row, strict=True):
+                values.append(value)
+    return pl.DataFrame(columns, schema=schema)

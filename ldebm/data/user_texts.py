@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldebm.data.text_files import Table, decode, file_format, read_table, split_lines
-from ldebm.data.user_tables import require_column, text_column
-from ldebm.data.values import texts, turns
+from ldebm.data.columns import Table, require_column, text_column, texts, turns
+from ldebm.data.text_files import decode, file_format, read_table, split_lines
 from ldebm.errors import UsageError
 
 __all__ = ["Texts", "as_texts", "read_stream", "read_texts"]

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 
 from ldebm.config import ClusterConfig, ExperimentConfig
-from ldebm.data.limits import check_classes
-from ldebm.data.packed import SPLITS, Packed, Split
+from ldebm.data.packed import SPLITS, Packed, Split, check_classes
 from ldebm.devices import choose_device
 from ldebm.errors import UsageError
 from ldebm.files import write_parquet

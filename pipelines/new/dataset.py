@@ -10,7 +10,7 @@ from typing import Any
 
 from ldebm.config import RunConfig
 from ldebm.data.folders import as_file
-from ldebm.data.limits import check_classes
+from ldebm.data.packed import check_classes
 from ldebm.errors import UsageError
 from ldebm.files import hash_path, write_text
 from ldebm.yaml_text import format_yaml

@@ -12,6 +12,7 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +21,11 @@ import numpy as np
 from PIL import Image
 
 from ldebm.config import DataConfig
+from ldebm.data.columns import labels as label_values
 from ldebm.data.folders import other_files
 from ldebm.data.image_sources import open_user_file
 from ldebm.data.images import ImageError, as_array, mean_of_visible
 from ldebm.data.packed import SPLITS
-from ldebm.data.values import labels as label_values
 from ldebm.errors import UsageError
 from pipelines.new.summary import Summary
 
@@ -232,17 +233,17 @@ def _prepare_on_trial(path: Path, facts: ImageFacts, every: int) -> Prepared:
     Raises:
         UsageError: preparing them would fail, or validating them.
     """
+    from ldebm.data.kinds.images import Images
     from ldebm.data.limits import failures
     from ldebm.data.prepare import examine
-    from ldebm.data.prepare_images import ImageStore, read_images
 
     config = DataConfig.model_validate(
         {"kind": "images", "source": "file", "side": facts.size, "channels": facts.channels,
          "labels": facts.labels, "background": facts.background}
     )  # fmt: skip
-    with tempfile.TemporaryDirectory() as scratch, ImageStore(Path(scratch) / "trial") as store:
-        frame = read_images(config, open_user_file(path), store, every)
-        found = examine(config, frame, path, store)
+    with tempfile.TemporaryDirectory() as scratch, closing(Images(config)) as kind:
+        frame = kind.from_source(open_user_file(path), Path(scratch) / "trial", every)
+        found = examine(kind, frame, path)
     problems = failures(found.profile)
     if problems:
         reasons = found.profile["rejects"]["reasons"]

@@ -18,8 +18,8 @@ from pipelines.new.summary import Summary
 if TYPE_CHECKING:
     import polars as pl
 
+    from ldebm.data.columns import Table
     from ldebm.data.prepare import Prepared
-    from ldebm.data.text_files import Table
 
 __all__ = ["FileFacts", "data_section", "inspect_file"]
 
@@ -86,9 +86,9 @@ def inspect_file(
         UsageError: the file cannot be read, a column is missing or not clear, or a build would
             refuse its rows.
     """
+    from ldebm.data.kinds import open_kind
     from ldebm.data.limits import failures
     from ldebm.data.prepare import examine
-    from ldebm.data.readers import read_user_table
     from ldebm.data.text_files import read_table
 
     if not path.is_file():
@@ -98,8 +98,9 @@ def inspect_file(
     unknown = None
     tokens: dict[str, Any] = {}
     try:
-        frame = read_user_table(config, table, path)
-        made = examine(config, frame, path)
+        kind_of_it = open_kind(config)
+        frame = kind_of_it.from_table(table, path)
+        made = examine(kind_of_it, frame, path)
         if config.kind == "documents":
             tokens = {"vocab_size": min(30_004, max(8, _words(made) + 4))}
         elif config.kind != "points":
@@ -117,8 +118,7 @@ def _config(
     table: Table, path: Path, given: dict[str, str], labels: Sequence[str], kind: str | None
 ) -> DataConfig:
     """The kind of data, and which columns are what."""
-    from ldebm.data.user_tables import require_column, text_column
-    from ldebm.data.values import is_list, kind_of
+    from ldebm.data.columns import is_list, kind_of, require_column, text_column
 
     for role, name in (*given.items(), *(("label", name) for name in labels)):
         require_column(table, name, f"--{role}", path)
@@ -171,7 +171,7 @@ def _tokens(
     """Tokenizer, vocabulary and length of texts; and the unknown words of every split."""
     import numpy as np
 
-    from ldebm.data.limits import UNKNOWN, unknown_shares
+    from ldebm.data.kinds.sentences import UNKNOWN, Sentences
 
     texts = {split: table["text"].to_list() for split, table in made.tables.items()}
     rows = [text for part in texts.values() for text in part]
@@ -182,7 +182,7 @@ def _tokens(
         chosen = "unigram" if not spaced else "bpe" if words > MANY_WORDS else "word"
     while True:
         tokens = {"tokenizer": chosen, "vocab_size": _vocabulary(chosen, words, rows)}
-        shares, tokenizer = unknown_shares(config.model_copy(update=tokens), texts)
+        shares, tokenizer = Sentences(config.model_copy(update=tokens)).unknown_shares(texts)
         if wanted or chosen != "word" or max(shares.values()) <= UNKNOWN:
             break
         chosen = "unigram"

@@ -20,15 +20,14 @@ TOOLS = ("dvc", "prefect", "great_expectations", "polars", "matplotlib", "yaml",
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 STAGE_ONLY = {  # modules that only stages import, and may therefore need more than the core
     "ldebm.data.corpora",
-    "ldebm.data.frames",
+    *(
+        f"ldebm.data.kinds{name}"
+        for name in ("", ".base", ".dialogues", ".documents", ".images", ".points", ".sentences")
+    ),
+    "ldebm.data.limits",
+    "ldebm.data.packing",
     "ldebm.data.prepare",
-    "ldebm.data.prepare_documents",
-    "ldebm.data.prepare_images",
-    "ldebm.data.readers",
-    "ldebm.data.reviews",
-    "ldebm.data.splits",
     "ldebm.data.turns",
-    "ldebm.data.user_dialogues",
 }
 
 

@@ -75,7 +75,7 @@ def test_bad_rows_and_shares_fail_and_are_listed(
         ("profile", "in_train"),
         ("profile", "shared_dialogues"),
     }
-    monkeypatch.setattr("stages.expectations.PART", 30)  # rows are checked in parts
+    monkeypatch.setattr("ldebm.data.kinds.base.PART", 30)  # rows are checked in parts
     assert validate(prepared) == report
     write_json(tmp_path / "report.json", report)
     with pytest.raises(

@@ -18,7 +18,8 @@ from PIL import Image
 from ldebm.config import DataConfig
 from ldebm.data.fetch import fetch
 from ldebm.data.image_sources import open_images
-from ldebm.data.images import ImageError, as_array, batches, resized
+from ldebm.data.images import ImageError, as_array, resized
+from ldebm.data.kinds.images import batches
 from ldebm.data.packed import open_packed
 from ldebm.data.packing import pack
 from ldebm.data.prepare import prepare
@@ -185,10 +186,10 @@ def test_idx_files_keep_pixels_and_labels_and_give_validation_rows(tmp_path: Pat
     sizes = {split: facts["rows"] for split, facts in profile["splits"].items()}
     assert sizes == {"train": 32, "valid": 8, "test": 12}
     (test,) = batches(tmp_path / "prepared/test.parquet")
-    assert (test.pixels[..., 0] == noise(12, 12, 9, 9)).all()
-    assert test.columns["label.digit"] == [str(i % 10) for i in range(12)]
+    assert (test[0][..., 0] == noise(12, 12, 9, 9)).all()
+    assert test[1]["label.digit"] == [str(i % 10) for i in range(12)]
     parts = [next(batches(tmp_path / f"prepared/{s}.parquet")) for s in ("train", "valid")]
-    together = np.concatenate([part.pixels[..., 0] for part in parts])
+    together = np.concatenate([pixels[..., 0] for pixels, _ in parts])
     assert {row.tobytes() for row in together} == {row.tobytes() for row in noise(40, 40, 9, 9)}
 
 

@@ -205,7 +205,7 @@ def test_a_tokenizer_of_a_part_of_the_rows_says_so(
 ) -> None:
     prepared = _prepared(tmp_path / "prepared")
     assert "tokenizer_rows" not in pack(CONFIG, prepared, tmp_path / "whole")
-    for module in ("tokenizer", "packing"):
+    for module in ("tokenizer", "kinds.sentences"):
         monkeypatch.setattr(f"ldebm.data.{module}.SAMPLE", 5)
     meta = pack(CONFIG, prepared, tmp_path / "part")
     assert meta["tokenizer_rows"] == 5

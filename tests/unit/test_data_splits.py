@@ -6,10 +6,10 @@ import polars as pl
 import pytest
 
 from ldebm.config import DataConfig
+from ldebm.data.columns import split_of, stated_split
+from ldebm.data.kinds import open_kind
 from ldebm.data.limits import failures
-from ldebm.data.prepare import examine
-from ldebm.data.split_names import split_of, stated_split
-from ldebm.data.splits import with_splits
+from ldebm.data.prepare import examine, with_splits
 from ldebm.errors import UsageError
 
 CONFIG = DataConfig(kind="sentences", source="file")
@@ -55,7 +55,7 @@ def test_rows_without_training_ones_are_refused() -> None:
 
 
 def test_a_row_without_a_split_does_not_take_it_from_the_others(tmp_path: Any) -> None:
-    found = examine(CONFIG, rows(train=40, test=10, none=3), tmp_path)
+    found = examine(open_kind(CONFIG), rows(train=40, test=10, none=3), tmp_path)
     assert {name: table.height for name, table in found.tables.items()} == {
         "train": 38,
         "valid": 2,

@@ -13,14 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from ldebm.config import DataConfig
-from ldebm.data.csv_files import parse_csv
+from ldebm.data.columns import kind_of, labels, texts
 from ldebm.data.fetch import fetch
 from ldebm.data.packed import Packed, open_packed
 from ldebm.data.packing import label_names, pack
 from ldebm.data.prepare import prepare
-from ldebm.data.text_files import decode, read_table
+from ldebm.data.text_files import decode, parse_csv, read_table
 from ldebm.data.user_texts import as_texts, read_stream, read_texts
-from ldebm.data.values import kind_of, labels, texts
 from ldebm.errors import UsageError
 from pipelines.library import Library
 from pipelines.new.dataset import add_dataset

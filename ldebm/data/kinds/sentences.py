@@ -1,0 +1,184 @@
+"""Sentences; what dialogues and documents have in common with them.
+
+``text`` becomes token ids by a tokenizer that is trained first.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import polars as pl
+
+from ldebm.data.columns import Table, column_of, require_column, texts
+from ldebm.data.kinds.base import Check, Cleaned, Kind, Limit, divided
+from ldebm.data.packed import SPLITS
+from ldebm.data.tokenizer import SAMPLE, UNK, Tokenizer, sample, train_tokenizer
+from ldebm.files import atomic_path, parquet_parts, write_array
+
+__all__ = ["UNKNOWN", "Sentences", "column_values", "write_rows"]
+
+MAX_CHARACTERS = 20_000
+UNKNOWN = 0.5  # of the words of a split: the vocabulary then is of another text
+# A word, a tag such as <unk>, or a run of marks; control characters are none of these.
+WORDS = r"<\w+>|\w+|[^\w\s\x00-\x1f\x7f]+"
+
+
+class Sentences(Kind):
+    """Rows of ``text``."""
+
+    content = "text"
+    columns: ClassVar[tuple[str, ...]] = ("text",)
+    limits: ClassVar[tuple[Limit, ...]] = (
+        Limit("in_train", "share of rows that the training split has as well", most=0.5),
+        Limit(
+            "unknown", "share of words that the vocabulary lacks", most=UNKNOWN,
+            remedy="take pieces of words: --tokenizer unigram of `ldebm new`, tokenizer: unigram "
+            "of the data set; or raise vocab_size",
+        ),
+        Limit("words_mean", "words of a row, in the mean", least=1, most=1000),
+        Limit("types", "different words", least=2, remedy="is it the right column?"),
+    )  # fmt: skip
+
+    def own_columns(self, table: Table, path: Path) -> dict[str, pl.Series]:
+        name = column_of(self.config, table, "text") or "text"
+        require_column(table, name, "text", path)
+        return {"text": pl.Series(texts(table[name], f"{path}: column {name!r}"), dtype=pl.String)}
+
+    def clean(self, frame: pl.DataFrame) -> Cleaned:
+        """Normalises white space (and case), and takes out rows without usable text."""
+        frame = frame.with_columns(text=self.tidy(pl.col("text")))
+        fault = pl.col("fault") if "fault" in frame.columns else pl.lit(None, pl.String)
+        reason = (
+            pl.when(fault.is_not_null())
+            .then(fault)
+            .when(pl.col("text").is_null() | (pl.col("text") == ""))
+            .then(pl.lit("empty"))
+            .when(pl.col("text").str.len_chars() > MAX_CHARACTERS)
+            .then(pl.lit(f"longer than {MAX_CHARACTERS} characters"))
+            .when(pl.col("text").str.contains("[\u2581\\x00-\\x1f\\x7f]"))
+            .then(pl.lit("control character"))
+        )
+        kept, left = divided(frame.with_columns(reason=reason), pl.col("text").str.slice(0, 200))
+        return kept.drop("fault", strict=False), left
+
+    def tidy(self, text: pl.Expr) -> pl.Expr:
+        """Text as the parameters want it."""
+        if self.config.split_punctuation:
+            text = text.str.extract_all(WORDS).list.join(" ")
+        text = text.str.replace_all(r"\s+", " ").str.strip_chars()
+        return text.str.to_lowercase() if self.config.lowercase else text
+
+    def facts(
+        self, split: str, tables: Mapping[str, pl.DataFrame], labels: Sequence[str]
+    ) -> dict[str, Any]:
+        words = tables[split]["text"].str.split(" ")
+        lengths = words.list.len().to_numpy()
+        flat = words.explode()
+        return {
+            "words": int(lengths.sum()),
+            "words_min": int(lengths.min()),
+            "words_mean": float(lengths.mean()),
+            "words_max": int(lengths.max()),
+            "types": flat.n_unique(),
+            "unknown": int((flat == UNK).sum()),
+        }
+
+    @staticmethod
+    def shares(facts: Mapping[str, Any], train: Mapping[str, Any]) -> dict[str, float]:
+        """Only words that are unknown in the source count, until a tokenizer is trained."""
+        return {"unknown": facts["unknown"] / facts["words"]} if "unknown" in facts else {}
+
+    def checks(self, facts: Mapping[str, Any], train: Mapping[str, Any]) -> list[Check]:
+        lengths = {"min_value": 1, "max_value": MAX_CHARACTERS}
+        return [
+            ("ExpectColumnValuesToNotBeNull", {"column": "text"}),
+            ("ExpectColumnValueLengthsToBeBetween", {"column": "text", **lengths}),
+            ("ExpectColumnValuesToNotMatchRegex", {"column": "text", "regex": r"^\s|\s$|\s\s"}),
+        ]
+
+    def checked_columns(self, part: pl.DataFrame) -> dict[str, Any]:
+        return {"text": part["text"].to_list()}
+
+    def unknown(self, prepared: Path) -> dict[str, float] | None:
+        found = {
+            split: pl.read_parquet(prepared / f"{split}.parquet", columns=["text"])["text"]
+            for split in SPLITS
+        }
+        return self.unknown_shares({name: part.fill_null("") for name, part in found.items()})[0]
+
+    def unknown_shares(
+        self, rows: Mapping[str, Collection[str]]
+    ) -> tuple[dict[str, float], Tokenizer]:
+        """By split the share of tokens that are unknown, and the tokenizer, which is that of
+        packing.
+
+        Raises:
+            UsageError: no tokenizer can be trained.
+        """
+        tokenizer = self.tokenizer(rows["train"], len(rows["train"]))
+        found = {}
+        for split in SPLITS:
+            tokens = unknown = 0
+            for part in tokenizer.encode_parts(rows[split]):
+                tokens += sum(len(row) - 2 for row in part)
+                unknown += sum(row.count(tokenizer.unk_id) for row in part)
+            found[split] = unknown / max(1, tokens)
+        return found, tokenizer
+
+    def tokenizer(self, training: Iterable[str], rows: int) -> Tokenizer:
+        """The tokenizer of so many training texts, or of some of very many."""
+        chosen = sample(training, rows)
+        return train_tokenizer(chosen, self.config.tokenizer, self.config.vocab_size)
+
+    def pack(
+        self, files: Mapping[str, Path], rows: Mapping[str, int], target: Path
+    ) -> dict[str, Any]:
+        tokenizer = self.tokenizer(column_values(files["train"], "text"), rows["train"])
+        for split, file in files.items():
+            encoded = tokenizer.encode_parts(column_values(file, "text"))
+            tokens = (([self.cut(row) for row in part]) for part in encoded)
+            write_rows(target, f"{split}.", tokens, tokenizer.vocab_size)
+        sampled = {"tokenizer_rows": SAMPLE} if rows["train"] > SAMPLE else {}
+        return self.text_meta(target, tokenizer) | sampled
+
+    def cut(self, row: list[int]) -> list[int]:
+        """Of a row that is longer than ``max_len`` its beginning, and EOS."""
+        length = self.config.max_len
+        return row if len(row) <= length else [*row[: length - 1], row[-1]]
+
+    def text_meta(self, target: Path, tokenizer: Tokenizer) -> dict[str, Any]:
+        """Writes the tokenizer, and returns what ``meta.json`` says of it."""
+        with atomic_path(target / "tokenizer.model") as path:
+            path.write_bytes(tokenizer.to_bytes())
+        ids = ("vocab_size", "pad_id", "unk_id", "bos_id", "eos_id")
+        return {name: getattr(tokenizer, name) for name in ids} | {
+            "max_len": self.config.max_len,
+            "tokenizer": self.config.tokenizer,
+            "context_turns": 0,
+        }
+
+
+def column_values(file: Path, name: str) -> Iterator[Any]:
+    """The values of a column, of which few are in memory at a time."""
+    return (value for part in parquet_parts(file, [name]) for value in part[name])
+
+
+def write_rows(
+    target: Path, prefix: str, parts: Iterable[list[list[int]]], vocab_size: int
+) -> None:
+    """Writes rows one after the other as ``ids``, and where each begins as ``offsets``.
+
+    They are kept as bytes as they come: a list of Python has eight times their size.
+    """
+    dtype = np.uint16 if vocab_size <= 1 << 16 else np.int32
+    flat, lengths = bytearray(), bytearray()
+    for rows in parts:
+        lengths += np.fromiter(map(len, rows), dtype=np.int64, count=len(rows)).tobytes()
+        flat += np.fromiter(itertools.chain.from_iterable(rows), dtype=dtype).tobytes()
+    write_array(target / f"{prefix}ids.npy", np.frombuffer(flat, dtype))
+    offsets = np.cumsum(np.frombuffer(lengths, np.int64))
+    write_array(target / f"{prefix}offsets.npy", np.concatenate([[0], offsets]))
