@@ -7,24 +7,20 @@ and a file appears under its name only when it is complete and checked.
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import http.client
 import shutil
 import tarfile
-import urllib.error
-import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit
 
 import numpy as np
 
 from ldebm.config import DataConfig
-from ldebm.data import chatter
 from ldebm.data.folders import as_file
 from ldebm.data.registry import Download, Source, SourceFile, find_source
 from ldebm.errors import UsageError
@@ -33,9 +29,10 @@ from ldebm.files import atomic_path, hash_path, write_parquet
 __all__ = ["MIRROR_VARIABLE", "Downloader", "extract_member", "fetch", "mirror_path"]
 
 MIRROR_VARIABLE = "LDEBM_DATA_MIRROR"
-CHUNK = 1 << 20
+CHUNK = 1 << 16  # bytes, of which a connection that breaks off loses the last
 LIMIT = 4 << 30  # bytes, for a file of unknown size
 DEFAULT_ROWS = {"train": 50000, "valid": 5000, "test": 5000}
+RESUMED, NO_SUCH_RANGE = 206, 416  # HTTP
 
 
 def fetch(
@@ -63,7 +60,7 @@ def fetch(
         return
     source = source or find_source(config.source)
     if source.generator:
-        _generate(source, config, target)
+        GENERATORS[source.name](config, target)
         return
     files = source.wanted(config)
     if not files:
@@ -72,7 +69,8 @@ def fetch(
         for file in files:
             found = mirror_path(source, file, mirror)
             if found is not None:
-                _copy(found, target / file.name, config.checksums.get(file.name, file.sha256))
+                expected = config.checksums.get(file.name, file.sha256)
+                _copy(found, target / file.name, expected, str(found))
             else:
                 _download(source, file, config, target, mirror, downloader or Downloader())
 
@@ -91,38 +89,49 @@ def _all_or_nothing(folder: Path) -> Iterator[None]:
 
 def mirror_path(source: Source, file: SourceFile, mirror: str | Path | None) -> Path | None:
     """Where the mirror holds ``file``; None without a mirror or where it is not there."""
-    if not mirror:
-        return None
-    path = Path(mirror) / source.folder / file.name
-    return path if path.is_file() else None
+    path = Path(mirror or "") / source.folder / file.name
+    return path if mirror and path.is_file() else None
 
 
-def _generate(source: Source, config: DataConfig, target: Path) -> None:
-    if source.kind == "points":
-        from ldebm.data import points  # loads torch
+def _points(config: DataConfig, target: Path) -> None:
+    from ldebm.data import points  # loads torch
 
-        for index, (split, rows) in enumerate(DEFAULT_ROWS.items()):
-            count = getattr(config, split) or rows
-            columns = points.generate(source.name, count, config.seed * 3 + index)
-            write_parquet(target / f"{split}.parquet", columns)
-    elif source.name == "chatter":
-        turns = chatter.generate(seed=config.seed)
-        columns_of_lists: dict[str, Any] = {
-            "text": [turn.text for turn in turns],
-            "context": [list(turn.context) for turn in turns],
-            "dialogue": np.array([turn.dialogue for turn in turns], dtype=np.int64),
-            "turn": np.array([turn.turn for turn in turns], dtype=np.int32),
-            "intent": [turn.intent for turn in turns],
-            "sentiment": [turn.sentiment for turn in turns],
-        }
-        write_parquet(target / "utterances.parquet", columns_of_lists)
-    else:
-        from sklearn.datasets import load_digits
+    for index, (split, rows) in enumerate(DEFAULT_ROWS.items()):
+        count = getattr(config, split) or rows
+        columns = points.generate(config.source, count, config.seed * 3 + index)
+        write_parquet(target / f"{split}.parquet", columns)
 
-        digits = load_digits()
-        images = np.asarray(digits.data, dtype=np.float32)
-        labels = np.asarray(digits.target, dtype=np.int64)
-        write_parquet(target / "digits.parquet", {"image": images, "label": labels})
+
+def _chatter(config: DataConfig, target: Path) -> None:
+    from ldebm.data import chatter
+
+    turns = chatter.generate(seed=config.seed)
+    columns: dict[str, Any] = {
+        "text": [turn.text for turn in turns],
+        "context": [list(turn.context) for turn in turns],
+        "dialogue": np.array([turn.dialogue for turn in turns], dtype=np.int64),
+        "turn": np.array([turn.turn for turn in turns], dtype=np.int32),
+        "intent": [turn.intent for turn in turns],
+        "sentiment": [turn.sentiment for turn in turns],
+    }
+    write_parquet(target / "utterances.parquet", columns)
+
+
+def _digits(_: DataConfig, target: Path) -> None:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.asarray(digits.data, dtype=np.float32)
+    labels = np.asarray(digits.target, dtype=np.int64)
+    write_parquet(target / "digits.parquet", {"image": images, "label": labels})
+
+
+GENERATORS: dict[str, Callable[[DataConfig, Path], None]] = {
+    "gaussians16": _points,
+    "pinwheel10": _points,
+    "chatter": _chatter,
+    "digits": _digits,
+}
 
 
 def _copy_user_file(config: DataConfig, target: Path) -> None:
@@ -136,19 +145,21 @@ def _copy_user_file(config: DataConfig, target: Path) -> None:
     with as_file(path) as file:
         if file.stat().st_size == 0:
             raise UsageError(f"{path}: the file is empty; a data set needs at least one row")
-        _copy(file, target / file.name, config.sha256, path, checked=config.sha256 is not None)
+        known = config.sha256 is not None
+        _copy(file, target / file.name, config.sha256, str(path), checked=known)
 
 
 def _copy(
-    path: Path, target: Path, expected: str | None, shown: Path | None = None, checked: bool = True
+    path: Path, target: Path, expected: str | None, where: str, *, checked: bool = True
 ) -> None:
     with atomic_path(target) as temporary:
         shutil.copyfile(path, temporary)
         if checked:
-            _check(hash_path(temporary), expected, str(shown or path))
+            _check(temporary, expected, where)
 
 
-def _check(found: str, expected: str | None, where: str) -> None:
+def _check(path: Path, expected: str | None, where: str) -> None:
+    found = hash_path(path)
     if expected is None:
         raise UsageError(
             f"{where}: no sha256 is known for this file; give it as checksums in the data set's "
@@ -171,36 +182,35 @@ def _download(
 ) -> None:
     wanted = f"{source.folder}/{file.name}".removeprefix("/")
     hint = f"set {MIRROR_VARIABLE} to a folder that holds {wanted}"
-    absent = f"{wanted} is not in the mirror {mirror}; " if mirror else ""
+    where = f"source {source.name!r}: " + (
+        f"{wanted} is not in the mirror {mirror}; " if mirror else ""
+    )
     place = file.download
     if place is None:
         raise UsageError(
-            f"source {source.name!r}: {absent}{file.name} cannot be downloaded: {hint}; "
-            f"or supply it: {source.supply}"
+            f"{where}{file.name} cannot be downloaded: {hint}; or supply it: {source.supply}"
         )
     name = place.name or file.name
     expected = config.checksums.get(name, place.sha256)
     if expected is None:
         raise UsageError(
-            f"source {source.name!r}: {absent}no sha256 is known for {place.url}, so {name} is not "
-            f"downloaded: give it as checksums: {{{name}: SHA256}} in the data set's section of "
-            f"params.yaml, or {hint}"
+            f"{where}no sha256 is known for {place.url}, so {name} is not downloaded: give it as "
+            f"checksums: {{{name}: SHA256}} in the data set's section of params.yaml, or {hint}"
         )
     try:
         part = downloader.get(place, None if place.member else expected)
     except OSError as error:
-        reason = " ".join(str(getattr(error, "reason", error)).split())
+        reason = " ".join(str(error).split())
         raise UsageError(
-            f"source {source.name!r}: {absent}{place.url} cannot be downloaded ({reason}); {hint}, "
-            "or connect to the network and run again (it continues where it stopped)"
+            f"{where}{place.url} cannot be downloaded ({reason}); {hint}, or connect to the "
+            "network and run again (it continues where it stopped)"
         ) from None
-    with atomic_path(target / name) as temporary:
-        if place.member:
+    if place.member:
+        with atomic_path(target / name) as temporary:
             extract_member(part, place.member, temporary)
-            _check(hash_path(temporary), expected, f"{place.url}: {place.member}")
-        else:
-            shutil.copyfile(part, temporary)
-    if not place.member:
+            _check(temporary, expected, f"{place.url}: {place.member}")
+    else:
+        _copy(part, target / name, expected, place.url, checked=False)
         part.unlink()
 
 
@@ -228,25 +238,21 @@ class Downloader:
             OSError: there is no connection.
         """
         key = hashlib.sha256(place.url.encode()).hexdigest()[:32]
-        complete = self.folder / f"{key}.complete"
+        complete, part = self.folder / f"{key}.complete", self.folder / f"{key}.part"
         if not complete.is_file():
-            part = self.folder / f"{key}.part"
             part.parent.mkdir(parents=True, exist_ok=True)
-            for attempt in range(self.attempts):
+            for left in reversed(range(self.attempts)):
                 try:
                     self._continue(place, part)
                     break
-                except (OSError, http.client.HTTPException) as error:
-                    code = getattr(error, "code", None)
-                    hopeless = code is not None and code < 500
-                    if hopeless or attempt + 1 == self.attempts:
-                        if isinstance(error, OSError):
-                            raise
-                        raise OSError(f"connection broke off: {error!r}") from None
+                except OSError as error:  # as are all of requests
+                    status = getattr(getattr(error, "response", None), "status_code", 500)
+                    if status < 500 or not left:
+                        raise
             part.replace(complete)
         if expected is not None:
             try:
-                _check(hash_path(complete), expected, place.url)
+                _check(complete, expected, place.url)
             except UsageError:
                 complete.unlink()
                 raise
@@ -254,54 +260,37 @@ class Downloader:
 
     def _continue(self, place: Download, part: Path) -> None:
         """One connection: appends to ``part`` from where it ends."""
+        import requests
+
         limit = place.bytes or LIMIT
         have = part.stat().st_size if part.is_file() else 0
         if place.bytes is not None and have == place.bytes:
             return
-        with self._open(place.url, have) as answer:
-            resumed = answer.status == 206
+        headers = {"User-Agent": "ldebm", "Accept-Encoding": "identity"}
+        with requests.Session() as session:
+            for scheme in {"http", "https"}.difference(self.schemes):
+                del session.adapters[f"{scheme}://"]
+            get = functools.partial(session.get, place.url, stream=True, timeout=self.timeout)
+            try:
+                resume = {"Range": f"bytes={have}-"} if have else {}
+                answer = get(headers=headers | resume)
+                if answer.status_code == NO_SUCH_RANGE:  # longer than the file: start again
+                    answer = get(headers=headers)
+            except requests.exceptions.InvalidSchema as error:  # of it, or where it leads to
+                schemes = " or ".join(self.schemes)
+                raise UsageError(f"{error}: only {schemes} addresses are downloaded") from None
+            answer.raise_for_status()
+            resumed = answer.status_code == RESUMED
             have = have if resumed else 0
-            announced = answer.headers.get("Content-Length")
-            total = have + int(announced) if announced and announced.isdigit() else None
-            if total is not None and total > limit:
-                raise UsageError(f"{place.url}: {total} bytes, more than the {limit} expected")
+            size = have + int(answer.headers.get("Content-Length", 0))
             with part.open("ab" if resumed else "wb") as stream:
-                while block := answer.read(CHUNK):
+                for block in answer.iter_content(CHUNK if size <= limit else 1):
                     have += len(block)
-                    if have > limit:
-                        raise UsageError(f"{place.url}: more than the {limit} bytes expected")
+                    if max(have, size) > limit:
+                        raise UsageError(
+                            f"{place.url}: {max(have, size)} bytes, more than the {limit} expected"
+                        )
                     stream.write(block)
-        if total is not None and have < total:
-            raise OSError(f"connection broke off after {have} of {total} bytes")
-
-    @contextmanager
-    def _open(self, url: str, start: int) -> Iterator[Any]:
-        self._allow(url)
-        schemes = self
-
-        class CheckedRedirects(urllib.request.HTTPRedirectHandler):
-            def redirect_request(self, req: Any, *args: Any, **kwargs: Any) -> Any:
-                schemes._allow(str(args[-1]))
-                return super().redirect_request(req, *args, **kwargs)
-
-        opener = urllib.request.build_opener(CheckedRedirects)
-        request = urllib.request.Request(url, headers={"User-Agent": "ldebm"})
-        if start:
-            request.add_header("Range", f"bytes={start}-")
-        try:
-            answer = opener.open(request, timeout=self.timeout)
-        except urllib.error.HTTPError as error:
-            if error.code != 416:
-                raise
-            answer = opener.open(  # the part is longer than the file: start again
-                urllib.request.Request(url, headers={"User-Agent": "ldebm"}), timeout=self.timeout
-            )
-        with answer:
-            yield answer
-
-    def _allow(self, url: str) -> None:
-        if urlsplit(url).scheme not in self.schemes:
-            raise UsageError(f"{url}: only {' or '.join(self.schemes)} addresses are downloaded")
 
 
 def extract_member(archive: Path, member: str, target: Path, limit: int = LIMIT) -> None:

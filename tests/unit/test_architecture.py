@@ -43,13 +43,12 @@ UPWARD = {  # imports against that order: this list may only shrink
 }
 LINES, FUNCTION_LINES = 400, 80
 LONG_FILES = {  # what may still be longer, and how long: these lists may only shrink
-    "ldebm.data.registry": 431,
     "ldebm.nn.gru": 450,
     "ldebm.nn.lm": 429,
     "ldebm.training.prior_tasks": 419,
 }
-LONG_FUNCTIONS = {"ldebm.data.registry:_images": 94, "ldebm.data.registry:_sentences": 116}
-DISPATCH_SITES = 155  # places that ask what kind of thing they hold: may only fall
+LONG_FUNCTIONS: dict[str, int] = {}
+DISPATCH_SITES = 131  # places that ask what kind of thing they hold: may only fall
 TABLES = ("ldebm.assembly", "ldebm.modalities")  # where that is known
 CLASSES = re.compile(r"(\w*Prior|\w*VAE|\w*Baseline|HierarchicalBackbone)$")
 KINDS = {"is_text", "is_image", "is_document", "is_dialogue"}
