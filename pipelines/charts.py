@@ -1,4 +1,4 @@
-"""Small charts as SVG, for the report and the docs: no script, no external file, byte-stable."""
+"""Small charts of the report as SVG: no script, no external file, byte-stable."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 __all__ = [
     "Frame",
-    "Mark",
     "Series",
     "line_chart",
     "parse_curve",
     "read_curve",
-    "scatter_chart",
     "short",
     "span",
     "thin",
@@ -150,10 +149,10 @@ class Frame:
         base = HEIGHT - BOTTOM
         return (
             f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-            f'aria-label="{_escape(label)}">'
+            f'aria-label="{escape(label)}">'
             f"{''.join(marks)}"
             f'<path class="axis" d="M{LEFT},{TOP}V{base}H{WIDTH - RIGHT}"/>{drawing}'
-            f'<text class="end" x="{WIDTH - RIGHT}" y="{HEIGHT - 4}">{_escape(x_name)}</text></svg>'
+            f'<text class="end" x="{WIDTH - RIGHT}" y="{HEIGHT - 4}">{escape(x_name)}</text></svg>'
         )
 
 
@@ -197,62 +196,3 @@ def span(values: Sequence[float]) -> tuple[float, float]:
     """Smallest and largest, or a range around them where they are the same."""
     low, high = min(values), max(values)
     return (low, high) if high > low else (low - 0.5, high + 0.5)
-
-
-def _escape(text: str) -> str:
-    for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;")):
-        text = text.replace(character, entity)
-    return text
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A labelled point of a scatter chart; marks of one group are joined by a line."""
-
-    group: str
-    label: str
-    x: float
-    y: float
-
-
-def scatter_chart(marks: Sequence[Mark], x_name: str, y_name: str) -> str:
-    """A chart of labelled points as a complete SVG file, one shade for every group.
-
-    Example:
-        >>> scatter_chart([Mark("a", "one", 1.0, 2.0)], "x", "y").count("<circle")
-        1
-    """
-    shades = ("#0b62c4", "#b3541b", "#3b7d3a", "#7a4fa3")
-    groups = list(dict.fromkeys(mark.group for mark in marks))
-    x_low, x_high = span([mark.x for mark in marks])
-    y_low, y_high = span([mark.y for mark in marks])
-    x_pad, y_pad = 0.08 * (x_high - x_low), 0.1 * (y_high - y_low)
-    left, top, across, down = 60, 30, 560, 300
-
-    def place(mark: Mark) -> tuple[float, float]:
-        x = left + across * (mark.x - x_low + x_pad) / (x_high - x_low + 2 * x_pad)
-        y = top + down * (1 - (mark.y - y_low + y_pad) / (y_high - y_low + 2 * y_pad))
-        return round(x, 1), round(y, 1)
-
-    parts = [
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 700 380" font-family="sans-serif" '
-        'font-size="12"><rect width="700" height="380" fill="#fff"/>'
-        f'<path d="M{left},{top}V{top + down}H{left + across}" fill="none" stroke="#888"/>'
-        f'<text x="{left + across / 2}" y="370" text-anchor="middle">{_escape(x_name)}</text>'
-        f'<text x="8" y="18">{_escape(y_name)}</text>'
-    ]
-    for index, group in enumerate(groups):
-        mine = sorted((mark for mark in marks if mark.group == group), key=lambda mark: mark.x)
-        shade = shades[index % len(shades)]
-        line = " ".join(f"{x},{y}" for x, y in map(place, mine))
-        parts.append(f'<polyline points="{line}" fill="none" stroke="{shade}" opacity=".4"/>')
-        parts.append(
-            f'<text x="{left + 12}" y="{top + 14 + 16 * index}" fill="{shade}">'
-            f"{_escape(group)}</text>"
-        )
-        for mark in mine:
-            x, y = place(mark)
-            text = _escape(f"{mark.label} ({mark.x:.4g}, {mark.y:.3g})")
-            parts.append(f'<circle cx="{x}" cy="{y}" r="4" fill="{shade}"/>')
-            parts.append(f'<text x="{x + 6}" y="{y - 6}" fill="{shade}">{text}</text>')
-    return "".join(parts) + "</svg>\n"

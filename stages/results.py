@@ -13,7 +13,6 @@ from pathlib import Path
 
 from ldebm.errors import LdebmError
 from ldebm.files import write_text
-from pipelines.charts import scatter_chart
 from pipelines.results.recorded import RESULTS, load_results, record_runs
 from pipelines.results.tables import (
     ablation_tables,
@@ -23,8 +22,8 @@ from pipelines.results.tables import (
     markdown,
     speed_table,
     sweeps_table,
-    tradeoff,
 )
+from pipelines.results.tradeoff import draw, tradeoff
 
 
 def main() -> None:
@@ -40,8 +39,7 @@ def main() -> None:
         runs = load_results()
         marks = tradeoff(runs)
         if marks:
-            chart = scatter_chart(marks, "test NLL, nats a sentence (valid)", "BLEU")
-            write_text(Path("docs", "ptb-tradeoff.svg"), chart)
+            write_text(Path("docs", "ptb-tradeoff.svg"), draw(marks))
         sections = [markdown(runs), speed_table()]
         sections += [ablation_tables(), chains_table(RESULTS / "chains.json")]
         sections += [full_size_table(RESULTS / "full-size.json")]

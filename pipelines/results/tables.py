@@ -1,4 +1,4 @@
-"""Tables and the figure of docs/results.md, made from the recorded runs beside the papers' rows."""
+"""Tables of docs/results.md, made from the recorded runs beside the papers' rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ldebm.files import read_json
-from pipelines.charts import Mark
 from pipelines.results.paper_tables import beside_the_paper
 from pipelines.results.published import PUBLISHED
 from pipelines.results.recorded import (
@@ -20,6 +19,7 @@ from pipelines.results.recorded import (
     numbers,
     summary,
 )
+from pipelines.results.tradeoff import tradeoff
 
 __all__ = [
     "HEADLINE",
@@ -30,7 +30,6 @@ __all__ = [
     "markdown",
     "speed_table",
     "sweeps_table",
-    "tradeoff",
 ]
 
 HEADLINE = (
@@ -332,24 +331,3 @@ def _table(name: str, runs: Sequence[Mapping[str, Any]]) -> str:
         cells += [summary(group, item) for item in columns]
         lines.append(_row(*cells))
     return "\n".join(lines) + "\n"
-
-
-def tradeoff(runs: Sequence[Mapping[str, Any]]) -> list[Mark]:
-    """BLEU against valid NLL of the two-stage LDEBM runs on the Penn Treebank.
-
-    One group for each density (``prior.energy_scale``), one mark for each weight of the KL.
-    """
-    marks = []
-    for experiment, group in by_experiment(runs).items():
-        params = group[0]["params"]
-        prior = params.get("prior", {})
-        mine = params.get("data") == "ptb" and prior.get("kind") == "diffusion"
-        if not mine or prior.get("scheme") != "two_stage" or experiment.endswith("-nogc"):
-            continue
-        nll, bleu = numbers(group, "nll"), numbers(group, "bleu")
-        if nll and bleu:
-            weight = params["backbone"]["kl_weight"]
-            name = f"energy scale: {prior['energy_scale']}"
-            x, y = statistics.median(nll), statistics.median(bleu)
-            marks.append(Mark(name, f"lambda1 {weight:g}", x, y))
-    return marks

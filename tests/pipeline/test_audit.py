@@ -320,4 +320,4 @@ def test_the_whole_way_verifies_and_exports(built: ProjectCopy, tmp_path: Path):
     }
     page = tmp_path / "page.html"
     built.ldebm("lineage", "site", "--html", str(page))
-    assert f'id="stage-{PRIOR.replace("@", "_")}"' in page.read_text()
+    assert f'id="stage-{PRIOR.replace("@", "-")}"' in page.read_text()
