@@ -1,7 +1,7 @@
 """The published procedure in plain PyTorch: what the fast code is compared with, in the same run.
 
 Padded batches through ``nn.GRU``, every position projected to the whole vocabulary; energies whose
-spectral norm is folded at every call, and Langevin steps by autograd; sentences written for as many
+spectral norm is frozen at every call, and Langevin steps by autograd; sentences written for as many
 steps as the longest may have; 500 samples of a sentence encoded and decoded one by one. Written
 from the equations (Yu et al. 2022, Pang and Wu 2021), after the procedure of their public code; no
 code of theirs is used.

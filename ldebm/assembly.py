@@ -135,13 +135,13 @@ def _of_baseline(
 ) -> Prior:
     from ldebm.baselines.model import Baseline
     from ldebm.baselines.policy import PolicyPrior
-    from ldebm.baselines.prior import OwnPrior
+    from ldebm.baselines.prior import BaselinePrior
 
     if not isinstance(backbone, Baseline):
         raise UsageError("prior.kind 'own': the backbone is no baseline; use another prior")
     if backbone.context_size and backbone.baseline.coded:
         return PolicyPrior(backbone, config, generator)
-    return OwnPrior(backbone, config)
+    return BaselinePrior(backbone, config)
 
 
 def _on_groups(backbone: Backbone, config: PriorConfig, generator: torch.Generator | None) -> Prior:

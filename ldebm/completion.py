@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ldebm.baselines.prior import OwnPrior
+from ldebm.baselines.prior import BaselinePrior
 from ldebm.config import CompletionConfig
 from ldebm.data.batches import batch_rows, collate_ids
 from ldebm.data.packed import Split
@@ -119,7 +119,7 @@ def _text(model: Model) -> TextVAE:
     """
     if not isinstance(model.backbone, TextVAE):
         raise UsageError(f"{model.experiment}: completion needs a model of text with arch 'gru'")
-    if isinstance(model.prior, OwnPrior):
+    if isinstance(model.prior, BaselinePrior):
         raise UsageError(
             f"{model.experiment}: completion needs a prior over one vector, not a baseline's own"
         )
@@ -222,8 +222,8 @@ def given_observed(density: Prior, u_BO: Tensor, steps: int, stream: torch.Gener
         noise = torch.randn(u_BO.shape, generator=stream, device=device)
         level_B = torch.full((rows,), level, dtype=torch.long, device=device)
         path.append(prior.schedule.step(path[-1], level_B, noise))
-    folded, sampler = prior.net.fold(), prior.config.sampler
-    cold_T = 1 / prior.temperature_T(of_sampler=True)
+    frozen, sampler = prior.net.freeze(), prior.config.sampler
+    inverse_temperature_T = 1 / prior.temperature_T(of_sampler=True)
     u_BD = torch.randn(rows, prior.latent, generator=stream, device=device)
     for t in reversed(range(prior.levels)):
         t_B = torch.full((rows,), t, dtype=torch.long, device=device)
@@ -231,13 +231,15 @@ def given_observed(density: Prior, u_BO: Tensor, steps: int, stream: torch.Gener
 
         def energy(x_BR: Tensor, level_B: Tensor, kept: Tensor = kept) -> tuple[Tensor, Tensor]:
             whole = torch.cat([kept, x_BR], -1)
-            value, gradient = folded.value_and_gradient(whole, level_B)
+            value, gradient = frozen.value_and_gradient(whole, level_B)
             return value, gradient[:, observed:]
 
         mean, variance = prior.base_kernel(u_BD, t_B)
         start = prior.chain_start(u_BD, t_B, stream)[:, observed:]
-        cold, step2 = (table[t_B].unsqueeze(-1) for table in (cold_T, prior.step2_T()))
-        problem = Conditional(start, mean[:, observed:], variance, cold, step2, t_B)
+        inverse_temperature, step2 = (
+            table[t_B].unsqueeze(-1) for table in (inverse_temperature_T, prior.step2_T())
+        )
+        problem = Conditional(start, mean[:, observed:], variance, inverse_temperature, step2, t_B)
         x = problem.run(sampler.method, energy, steps, stream).x_BD
         u_BD = torch.cat([path[t], x / scale[t]], -1)
     return u_BD

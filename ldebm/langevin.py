@@ -41,7 +41,7 @@ Evaluate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Conditional:
-    """Chains of p(x) proportional to exp(cold F(x, t)) N(x; mean, variance I), one per row.
+    """Chains of p(x) proportional to exp(beta F(x, t)) N(x; mean, variance I), one per row.
 
     The conditional EBMs of Yu et al. (2022), eq. A2, and Cui and Han (2024), eq. 9.
 
@@ -49,7 +49,7 @@ class Conditional:
         start_BD: initial states.
         mean_BD: of the Gaussian factor.
         variance_B1: of the Gaussian factor.
-        cold_B1: what F is multiplied by.
+        inverse_temperature_B1: what F is multiplied by.
         step2_B1: squared step sizes.
         t_B: level of each row.
     """
@@ -57,7 +57,7 @@ class Conditional:
     start_BD: Tensor
     mean_BD: Tensor
     variance_B1: Tensor
-    cold_B1: Tensor
+    inverse_temperature_B1: Tensor
     step2_B1: Tensor
     t_B: Tensor
 
@@ -66,10 +66,12 @@ class Conditional:
 
         def log_density(x_BD: Tensor) -> tuple[Tensor, Tensor]:
             value, gradient = evaluate(x_BD, self.t_B)
-            away = (x_BD - self.mean_BD) / self.variance_B1
-            log_kernel = -0.5 * ((x_BD - self.mean_BD) * away).sum(-1)
+            residual = (x_BD - self.mean_BD) / self.variance_B1
+            log_kernel = -0.5 * ((x_BD - self.mean_BD) * residual).sum(-1)
             # the score: Pang and Wu (2021), eq. 8; Cui and Han (2024), eq. 13
-            return value * self.cold_B1.squeeze(-1) + log_kernel, gradient * self.cold_B1 - away
+            return value * self.inverse_temperature_B1.squeeze(
+                -1
+            ) + log_kernel, gradient * self.inverse_temperature_B1 - residual
 
         return log_density
 
@@ -170,10 +172,10 @@ def mala(
     def drift(x: Tensor, gradient: Tensor) -> Tensor:
         return x + 0.5 * step2 * gradient
 
-    def away(x: Tensor, proposal: Tensor, gradient: Tensor) -> Tensor:
+    def residual(x: Tensor, proposal: Tensor, gradient: Tensor) -> Tensor:
         return x - proposal - 0.5 * step2 * gradient
 
-    return _adjusted(target, start_BD, (drift, away), step2.sqrt(), steps, generator, noise)
+    return _adjusted(target, start_BD, (drift, residual), step2.sqrt(), steps, generator, noise)
 
 
 def pcnl(
@@ -201,16 +203,16 @@ def pcnl(
         noise: draws made beforehand, as CUDA graphs need; ``generator`` is then unused.
     """
     mean, variance = kernel
-    keep = (1 - step2 / variance).clamp(min=0).sqrt()
+    signal = (1 - step2 / variance).clamp(min=0).sqrt()
 
     def drift(x: Tensor, gradient: Tensor) -> Tensor:
         centred = x - mean
-        return mean + keep * centred + (1 - keep) * (variance * gradient + centred)
+        return mean + signal * centred + (1 - signal) * (variance * gradient + centred)
 
-    def away(x: Tensor, proposal: Tensor, gradient: Tensor) -> Tensor:
+    def residual(x: Tensor, proposal: Tensor, gradient: Tensor) -> Tensor:
         return x - drift(proposal, gradient)
 
-    return _adjusted(target, start_BD, (drift, away), step2.sqrt(), steps, generator, noise)
+    return _adjusted(target, start_BD, (drift, residual), step2.sqrt(), steps, generator, noise)
 
 
 Drift = Callable[[Tensor, Tensor], Tensor]
@@ -230,7 +232,7 @@ def _adjusted(
     noise: Noise | None,
 ) -> Chain:
     """Metropolis-Hastings with proposals N(drift(x, gradient), size^2 I)."""
-    drift, away = proposal_of
+    drift, residual = proposal_of
     log_density, gradient = target(x)
     accepted = torch.zeros_like(log_density)
     for step in range(steps):
@@ -240,7 +242,7 @@ def _adjusted(
             e, u = noise.normal_SBD[step], noise.uniform_SB[step]
         proposal = drift(x, gradient) + size * e
         new_log_density, new_gradient = target(proposal)
-        backward = away(x, proposal, new_gradient) / size
+        backward = residual(x, proposal, new_gradient) / size
         log_ratio = new_log_density - log_density + 0.5 * (e.square() - backward.square()).sum(-1)
         accept_B = u.log() < log_ratio
         accept = accept_B.unsqueeze(-1)

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from ldebm.baselines.codes import average_divergence, code_divergence, code_information
-from ldebm.baselines.likelihood import own_likelihood
+from ldebm.baselines.likelihood import baseline_likelihood
 from ldebm.baselines.model import Baseline
-from ldebm.baselines.prior import OwnPrior
+from ldebm.baselines.prior import BaselinePrior
 from ldebm.config import EvaluateConfig
 from ldebm.data.packed import Split
 from ldebm.evaluate.clusters import label_agreement
@@ -27,10 +27,10 @@ def evaluate_likelihood(report: Report, model: Model, config: EvaluateConfig, sp
     """NLL of test rows under the model's own prior; nothing for an AE or a DAE."""
     backbone, prior = model.backbone, model.prior
     assert isinstance(backbone, Baseline)
-    assert isinstance(prior, OwnPrior)
+    assert isinstance(prior, BaselinePrior)
     rows = subset(split.n, config.rows, model.seed, "evaluate-rows")
     ordered, batches = row_batches(split, rows, ROWS_AT_ONCE, model.device)
-    estimate = own_likelihood(backbone, prior, batches, config.importance, model.seed)
+    estimate = baseline_likelihood(backbone, prior, batches, config.importance, model.seed)
     if estimate is None:
         return
     metrics = report.metrics
@@ -58,7 +58,7 @@ def evaluate_code(
         split: the test split.
         columns: label columns.
     """
-    assert isinstance(model.prior, OwnPrior)
+    assert isinstance(model.prior, BaselinePrior)
     if not model.prior.baseline.coded:
         return
     log_q = model.prior.code_part(latent).double()

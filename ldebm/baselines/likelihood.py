@@ -23,18 +23,18 @@ from torch import Tensor
 
 from ldebm.baselines.codes import code_divergence, digits, log_one_hot
 from ldebm.baselines.model import Baseline, Posterior
-from ldebm.baselines.prior import OwnPrior
+from ldebm.baselines.prior import BaselinePrior
 from ldebm.data.batches import TextBatch
 from ldebm.evaluate.likelihood import Estimate, collect
 from ldebm.priors.base import LOG_2PI
 from ldebm.seeding import generator as make_generator
 
-__all__ = ["own_likelihood"]
+__all__ = ["baseline_likelihood"]
 
 
 @torch.no_grad()
-def own_likelihood(
-    model: Baseline, prior: OwnPrior, batches: Iterable[TextBatch], draws: int, seed: int
+def baseline_likelihood(
+    model: Baseline, prior: BaselinePrior, batches: Iterable[TextBatch], draws: int, seed: int
 ) -> Estimate | None:
     """The NLL of rows under a baseline and its own prior.
 
@@ -58,7 +58,7 @@ def own_likelihood(
     for index, batch in enumerate(batches):
         found = model.posterior(batch)
         stream = make_generator(seed, "own-nll", index, device=model.decoder_embedding.device)
-        mine = prior.given(model.context(batch)) if prior.contextual else prior
+        mine = prior.conditioned_on(model.context(batch)) if prior.contextual else prior
         if kind == "rnnlm":
             nll = model.reconstruction_nll(batch, torch.zeros(len(batch), 1, device=stream.device))
             nll = nll.double()
@@ -73,7 +73,7 @@ def own_likelihood(
     return Estimate(*table)
 
 
-def _summed(model: Baseline, prior: OwnPrior, batch: TextBatch, found: Posterior) -> Tensor:
+def _summed(model: Baseline, prior: BaselinePrior, batch: TextBatch, found: Posterior) -> Tensor:
     """The columns of an estimate by the sum over all codes, (7, B)."""
     log_q = found.log_q_BMK
     assert log_q is not None
@@ -100,7 +100,7 @@ def _joint(log_p_BMK: Tensor, codes_KM: Tensor) -> Tensor:
 
 def _weights(
     model: Baseline,
-    prior: OwnPrior,
+    prior: BaselinePrior,
     batch: TextBatch,
     found: Posterior,
     draws: int,

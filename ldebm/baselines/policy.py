@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ldebm.baselines.codes import code_divergence, digits, joint_log_probability, of_variables
 from ldebm.baselines.model import Baseline
-from ldebm.baselines.prior import OwnPrior
+from ldebm.baselines.prior import BaselinePrior
 from ldebm.config import PriorConfig
 from ldebm.data.batches import batch_rows, steps_per_epoch
 from ldebm.nn.energy import rows_of
@@ -34,7 +34,7 @@ from ldebm.training.parallel import row_weight, share
 __all__ = ["PolicyPrior", "PolicyTask"]
 
 
-class PolicyPrior(OwnPrior):
+class PolicyPrior(BaselinePrior):
     """Draws latents of a baseline of responses that has a code.
 
     Args:
@@ -59,7 +59,7 @@ class PolicyPrior(OwnPrior):
     def contextual(self) -> bool:
         return True
 
-    def given(self, context_BC: Tensor) -> Self:
+    def conditioned_on(self, context_BC: Tensor) -> Self:
         bound = copy.copy(self)
         bound.context_BC = context_BC
         return bound
@@ -78,7 +78,7 @@ class PolicyPrior(OwnPrior):
             ValueError: no contexts were given.
         """
         if self.context_BC is None:
-            raise ValueError("the prior of a baseline of responses: use given(context)")
+            raise ValueError("the prior of a baseline of responses: use conditioned_on(context)")
         return rows_of(self.log_policy(self.context_BC).double(), rows)
 
     def draw_codes(self, n: int, generator: torch.Generator) -> Tensor:

@@ -16,12 +16,12 @@ from ldebm.config import PriorConfig
 from ldebm.priors import Prior
 from ldebm.priors.base import LOG_2PI
 
-__all__ = ["MOST_CLASSES", "OwnPrior"]
+__all__ = ["MOST_CLASSES", "BaselinePrior"]
 
 MOST_CLASSES = 4096  # codes with more values in all have no joint classes
 
 
-class OwnPrior(Prior):
+class BaselinePrior(Prior):
     """Draws latents of :class:`ldebm.baselines.model.Baseline`; nothing is trained.
 
     Args:
@@ -120,6 +120,6 @@ class OwnPrior(Prior):
         if not self.baseline.mixture:
             return -0.5 * (z.square() + LOG_2PI).sum(-1)
         mean, logvar = self.mean_MKD.double(), self.logvar_MKD.double()
-        away = z.reshape(*z.shape[:-1], mean.shape[0], 1, mean.shape[2]) - mean
-        log_p = -0.5 * (away.square() * (-logvar).exp() + logvar + LOG_2PI).sum(-1)
+        residual = z.reshape(*z.shape[:-1], mean.shape[0], 1, mean.shape[2]) - mean
+        log_p = -0.5 * (residual.square() * (-logvar).exp() + logvar + LOG_2PI).sum(-1)
         return torch.logsumexp(log_p + self.code_log_prior(z.shape[-2]), -1).sum(-1)

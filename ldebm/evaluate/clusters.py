@@ -191,11 +191,11 @@ def label_information(
             ebm = level_prior.energies
             if ebm.contexts_BC is not None:
                 of_states = rows_of(ebm.contexts_BC, n)
-                level_prior = ebm = ebm.given(of_states.repeat_interleave(draws, 0))
-            folded = ebm.net.fold()
+                level_prior = ebm = ebm.conditioned_on(of_states.repeat_interleave(draws, 0))
+            frozen = ebm.net.freeze()
             for level in reversed(range(t)):
                 t_B = torch.full((len(ends),), level, dtype=torch.long, device=device)
-                chain = ebm.chain(ends, t_B, stream, folded)
+                chain = ebm.chain(ends, t_B, stream, frozen)
                 ends = chain.x_BD / float(ebm.schedule.scale[level + 1])
         p = torch.softmax(level_prior.class_logits(prior.from_standard(ends)).double(), -1)
         # the mean over M draws: Yu et al. (2022), eq. A22

@@ -116,20 +116,22 @@ def _published_bound(
     def unnormalised(u_before: Tensor, u_next: Tensor, t: int) -> Tensor:
         v = energies.scale[t] * u_before
         value = energies.value(v.reshape(-1, latent), t).double().reshape(total.shape)
-        away = (v - energies.factor[t] * u_next).double().square().sum(-1) / energies.variance[t]
+        residual = (v - energies.factor[t] * u_next).double().square().sum(-1) / energies.variance[
+            t
+        ]
         # With the base energy inside F, the recovery kernel leaves |u_{t+1}|^2 / 2 outside.
         rest = u_next.double().square().sum(-1) if base and t < energies.levels - 1 else 0.0
-        return value - 0.5 * (away + rest)
+        return value - 0.5 * (residual + rest)
 
     u_before = schedule.abar[0] * u_SBD + schedule.sbar[0] * noise()
     for t in range(energies.levels):
-        keep, spread = float(schedule.a[t + 1]), float(schedule.sigma[t + 1])
+        signal, spread = float(schedule.a[t + 1]), float(schedule.sigma[t + 1])
         u_next = schedule.abar[t + 1] * u_SBD + schedule.sbar[t + 1] * noise()
-        redrawn = keep * u_before + spread * noise()
+        redrawn = signal * u_before + spread * noise()
         density = gaussian(u_before, float(schedule.abar[t]) * u_SBD, float(schedule.sbar[t]))
         log_z = _log_mean((unnormalised(u_before, redrawn, t) - density).reshape(-1, 1))
         total += unnormalised(u_before, u_next, t) - log_z
-        total -= gaussian(u_next, keep * u_before, spread)
+        total -= gaussian(u_next, signal * u_before, spread)
         u_before = u_next
     return total + gaussian(u_before, torch.zeros_like(u_before), 1.0)
 

@@ -141,11 +141,11 @@ def posterior_draws(
     Returns:
         u_0 of shape (S, B, D) and log q(u_0|x) of shape (S, B), float64.
     """
-    keep, spread = noise
+    signal, spread = noise
     latent = mu_BD.shape[1]
     inverse = prior.inverse_DD.double()
-    mean_BD = keep * prior.to_standard(mu_BD).double()
-    root_BDD = keep * inverse * torch.exp(0.5 * logvar_BD.double()).unsqueeze(1)
+    mean_BD = signal * prior.to_standard(mu_BD).double()
+    root_BDD = signal * inverse * torch.exp(0.5 * logvar_BD.double()).unsqueeze(1)
     covariance = root_BDD @ root_BDD.transpose(1, 2)
     covariance = covariance + spread**2 * torch.eye(
         latent, dtype=inverse.dtype, device=inverse.device
@@ -197,7 +197,10 @@ def likelihood(
             if prior.contextual:
                 if len(mu) > 1:
                     raise ValueError("the likelihood given contexts needs batches of one row")
-                given, settings = given.given(backbone.context(batch)), settings.of_context()
+                given, settings = (
+                    given.conditioned_on(backbone.context(batch)),
+                    settings.of_context(),
+                )
             table = conditionals(given)
             noise = (table.abar0, table.sbar0)
             pilot, _ = posterior_draws(

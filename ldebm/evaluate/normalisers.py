@@ -57,7 +57,7 @@ class Conditionals:
         factor: the kernel's mean is ``factor[t] * u_{t+1}`` (0 at the top).
         variance: the kernel's variance s^2.
         scale: c_{t+1}, v_t = scale[t] u_t.
-        keep: a_{t+1} of the forward process (unused at the top).
+        signal: a_{t+1} of the forward process (unused at the top).
         noise: sigma_{t+1}.
         abar0: signal of level 0 given the standardised encoder sample.
         sbar0: noise of level 0 (0: the prior models the encoder sample itself).
@@ -69,7 +69,7 @@ class Conditionals:
     factor: tuple[float, ...]
     variance: tuple[float, ...]
     scale: tuple[float, ...]
-    keep: tuple[float, ...]
+    signal: tuple[float, ...]
     noise: tuple[float, ...]
     abar0: float
     sbar0: float
@@ -87,38 +87,38 @@ class Conditionals:
             noise = torch.randn(
                 u0_ND.shape, generator=stream, device=u0_ND.device, dtype=u0_ND.dtype
             )
-            levels.append(self.keep[t] * levels[t] + self.noise[t] * noise)
+            levels.append(self.signal[t] * levels[t] + self.noise[t] * noise)
         return levels
 
 
 def conditionals(prior: EnergyPrior, *, of_sampler: bool = True) -> Conditionals:
-    """The tables of ``prior``, its network folded once.
+    """The tables of ``prior``, its network frozen once.
 
     Args:
         prior: SVEBM (one level) or LDEBM.
         of_sampler: take the temperature that is sampled, else the stated one
             (docs/method.md, section 3.2).
     """
-    folded = prior.net.fold()
-    cold = [1.0 / float(t) for t in prior.temperature_T(of_sampler=of_sampler)]
+    frozen = prior.net.freeze()
+    inverse_temperature = [1.0 / float(t) for t in prior.temperature_T(of_sampler=of_sampler)]
     factor, variance = (tuple(map(float, table)) for table in prior.kernel_tables())
     table, abar0, sbar0 = prior.schedule, 1.0, 0.0
-    keep, noise, scale = (tuple(map(float, x[1:])) for x in (table.a, table.sigma, table.scale))
+    signal, noise, scale = (tuple(map(float, x[1:])) for x in (table.a, table.sigma, table.scale))
     if prior.config.level_noise:
         abar0, sbar0 = float(table.abar[0]), float(table.sbar[0])
 
     @torch.no_grad()
     def value(v_ND: Tensor, t: int) -> Tensor:
-        return folded.value(v_ND, t) * cold[t]
+        return frozen.value(v_ND, t) * inverse_temperature[t]
 
     @torch.no_grad()
     def gradient(v_ND: Tensor, t: int) -> tuple[Tensor, Tensor]:
-        value_N, gradient_ND = folded.value_and_gradient(v_ND, t)
-        return value_N * cold[t], gradient_ND * cold[t]
+        value_N, gradient_ND = frozen.value_and_gradient(v_ND, t)
+        return value_N * inverse_temperature[t], gradient_ND * inverse_temperature[t]
 
     steps = prior.step2_T() / prior.kernel_tables()[1]
     step = tuple(min(float(s), 1.0) for s in steps)
-    return Conditionals(value, gradient, factor, variance, scale, keep, noise, abar0, sbar0, step)
+    return Conditionals(value, gradient, factor, variance, scale, signal, noise, abar0, sbar0, step)
 
 
 @dataclass(frozen=True)
@@ -207,9 +207,9 @@ def _importance(
     fresh_N = total_N - math.log(draws)
     if own_ND is None:
         return Normaliser(fresh_N, fresh_N, half_N - math.log(draws // 2), ess_N)
-    away_ND = (own_ND - mean_ND) / spread
+    residual_ND = (own_ND - mean_ND) / spread
     own_N = energies.value(own_ND, t).double()
-    own_N += (0.5 * g_ND.square().sum(-1) - (g_ND * away_ND).sum(-1)).double()
+    own_N += (0.5 * g_ND.square().sum(-1) - (g_ND * residual_ND).sum(-1)).double()
     with_own_N = torch.logaddexp(total_N, own_N) - math.log(draws + 1)
     half_own_N = torch.logaddexp(half_N, own_N) - math.log(draws // 2 + 1)
     return Normaliser(fresh_N, with_own_N, half_own_N, ess_N)
@@ -239,8 +239,10 @@ def _tempered(energies: Conditionals, t: int, mean_ND: Tensor, beta: float) -> T
 
     def target(v_ND: Tensor) -> tuple[Tensor, Tensor]:
         value_N, gradient_ND = energies.gradient(v_ND, t)
-        away = (v_ND - mean_ND) / variance
-        return beta * value_N - 0.5 * ((v_ND - mean_ND) * away).sum(-1), beta * gradient_ND - away
+        scaled = (v_ND - mean_ND) / variance
+        return beta * value_N - 0.5 * ((v_ND - mean_ND) * scaled).sum(
+            -1
+        ), beta * gradient_ND - scaled
 
     return target
 

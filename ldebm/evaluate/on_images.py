@@ -20,6 +20,7 @@ from torch import Tensor
 from ldebm.config import OOD_TRANSFORMS, EvaluateConfig
 from ldebm.data.packed import Measure, Packed
 from ldebm.evaluate.clusters import cluster_metrics
+from ldebm.evaluate.corruptions import corrupt, fit
 from ldebm.evaluate.image_metrics import (
     InceptionFeatures,
     frechet_distance,
@@ -32,7 +33,6 @@ from ldebm.evaluate.judge import Judge, judge_images, load_judge
 from ldebm.evaluate.ood import detect
 from ldebm.evaluate.report import Report, subset
 from ldebm.evaluate.sampling import sampler_acceptance
-from ldebm.evaluate.shifted import fit, shift
 from ldebm.evaluate.synthesis import by_attributes, by_class, of_images
 from ldebm.model import Model
 from ldebm.nn.hierarchy import HierarchicalBackbone
@@ -299,7 +299,7 @@ def _other_kinds(
         familiar[split] = np.array(own.x[rows])
         for name in config.ood:
             if name in OOD_TRANSFORMS:
-                others[name][split] = shift(name, familiar[split], model.seed)
+                others[name][split] = corrupt(name, familiar[split], model.seed)
                 continue
             other = measure.ood[name].split(split)
             rows = subset(other.n, most, model.seed, f"ood-{split}-{name}")

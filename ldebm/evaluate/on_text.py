@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ldebm.baselines.evaluation import evaluate_code, evaluate_likelihood
-from ldebm.baselines.prior import OwnPrior
+from ldebm.baselines.prior import BaselinePrior
 from ldebm.config import EvaluateConfig
 from ldebm.data.packed import Packed, Split
 from ldebm.evaluate import language
@@ -82,7 +82,7 @@ def evaluate_text(
     test = encode_test(model, packed)
     # From here on row and sample i of responses have the context of test row i mod N.
     model = model.in_contexts_of(split, np.arange(split.n))
-    own = model.prior if isinstance(model.prior, OwnPrior) else None
+    own = model.prior if isinstance(model.prior, BaselinePrior) else None
     if own:
         evaluate_likelihood(report, model, config, split)
     else:

@@ -120,10 +120,10 @@ def _energy_scores(
     stream: torch.Generator,
 ) -> dict[tuple[str, int], Tensor]:
     assert isinstance(prior.net, GroupEnergies)
-    folded, sizes = prior.net.fold(), [group.size for group in backbone.groups]
+    frozen, sizes = prior.net.freeze(), [group.size for group in backbone.groups]
     u0 = prior.level_zero(prior.to_standard(u_BD), stream)
     v0 = prior.scale_zero() * u0
-    energy_BG = folded.group_energies(v0, 0)
+    energy_BG = frozen.group_energies(v0, 0)
     reference_BG = torch.stack(
         [-0.5 * part.square().sum(1) for part in torch.split(u0, sizes, dim=1)], 1
     )
@@ -133,15 +133,15 @@ def _energy_scores(
         sums = value_BG.cumsum(1)
         found |= {(name, count): sums[:, count - 1] for count in counts}
     if of_prior_BD is not None:
-        keep = float(prior.schedule.abar[1] / prior.schedule.abar[0])
+        signal = float(prior.schedule.abar[1] / prior.schedule.abar[0])
         noise = torch.randn(u0.shape, generator=stream, device=u0.device)
-        of_image = keep * u0 + (1 - keep**2) ** 0.5 * noise
+        of_image = signal * u0 + (1 - signal**2) ** 0.5 * noise
         zero_B = torch.zeros(len(u0), dtype=torch.long, device=u0.device)
         for count in counts:
             top = sum(sizes[:count])
             mixed = torch.cat([of_image[:, :top], of_prior_BD[:, top:]], 1)
-            v = prior.chain(mixed, zero_B, stream, folded).x_BD
-            found["diffusion", count] = folded.group_energies(v, 0)[:, :count].sum(1)
+            v = prior.chain(mixed, zero_B, stream, frozen).x_BD
+            found["diffusion", count] = frozen.group_energies(v, 0)[:, :count].sum(1)
     return found
 
 

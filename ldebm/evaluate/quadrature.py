@@ -141,8 +141,8 @@ def _level(energies: Conditionals, t: int, axis: Tensor, next_mass: Tensor) -> T
         log_p = log_e - 0.5 * (v[:, None] ** 2 + v[None] ** 2) / energies.variance[t]
         return torch.softmax(log_p.flatten(), 0).reshape(log_e.shape)
     weight = log_e.exp()
-    away = v[:, None] - energies.factor[t] * axis[None]
-    kernel = torch.exp(-0.5 * away**2 / energies.variance[t])  # [v, u]
+    residual = v[:, None] - energies.factor[t] * axis[None]
+    kernel = torch.exp(-0.5 * residual**2 / energies.variance[t])  # [v, u]
     normaliser = kernel.t() @ weight @ kernel
     ratio = torch.where(next_mass > 0, next_mass / normaliser.clamp(min=1e-290), 0.0)
     return weight * (kernel @ ratio @ kernel.t())

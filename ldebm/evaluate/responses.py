@@ -59,7 +59,7 @@ def evaluate_responses(
     else:
         responses = _responses(model, rows)
     order = _deranged(rows, model.seed)
-    others = _responses(model.given(model.context_BC[torch.from_numpy(order)]), rows)
+    others = _responses(model.conditioned_on(model.context_BC[torch.from_numpy(order)]), rows)
     metrics, train, tokenizer = report.metrics, packed.split("train"), packed.tokenizer
     train_texts = [tokenizer.decode(train.row(i)) for i in range(train.n)]
     vectors = word_vectors(train_texts, config.word_vectors, model.seed)

@@ -74,8 +74,8 @@ def sampler_convergence(
             ("long-chains", [times * moves for moves in own_T]),
         )
     )
-    folded, scale = prior.net.fold(), prior.scale_zero()
-    energies = [folded.value(scale * u, 0).cpu().numpy() for u in (usual, longer)]
+    frozen, scale = prior.net.freeze(), prior.scale_zero()
+    energies = [frozen.value(scale * u, 0).cpu().numpy() for u in (usual, longer)]
     spread = max(float(np.std(energies[1])), 1e-12)
     sides = [
         np.column_stack([u.cpu().numpy(), energy])

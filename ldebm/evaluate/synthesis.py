@@ -25,7 +25,7 @@ from ldebm.evaluate.image_rows import parts
 from ldebm.evaluate.judge import Judge, judge_images
 from ldebm.langevin import Conditional
 from ldebm.model import Model
-from ldebm.nn.group_energy import FoldedGroups, GroupEnergies
+from ldebm.nn.group_energy import FrozenGroups, GroupEnergies
 from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.priors import EnergyPrior, Prior
 from ldebm.seeding import generator
@@ -76,14 +76,14 @@ def _redraw_part(
     if ebm is None:
         return prior.from_standard(u)
     assert isinstance(ebm.net, GroupEnergies)
-    kept_T, folded = _kept_levels(ebm, kept, stream), ebm.net.fold()
+    kept_T, frozen = _kept_levels(ebm, kept, stream), ebm.net.freeze()
     for t in reversed(range(ebm.levels)):
         t_B = torch.full((len(u),), t, dtype=torch.long, device=u.device)
         scale = float(ebm.schedule.scale[t + 1])
         if ebm.levels == 1:
             u = torch.zeros_like(u)  # conditioned on nothing
         led = labels is not None and (t == 0 or _label_levels(prior) == "all")
-        at_level = folded.among(labels or ()) if led else folded
+        at_level = frozen.among(labels or ()) if led else frozen
         v = _restricted_chain(ebm, u, scale * kept_T[t], is_free, t_B, at_level, stream)
         u = v / scale
     return prior.from_standard(torch.where(is_free, u, kept))
@@ -112,13 +112,13 @@ def _restricted_chain(
     kept_BD: Tensor,
     is_free: Tensor,
     t_B: Tensor,
-    folded: FoldedGroups,
+    frozen: FrozenGroups,
     stream: torch.Generator,
 ) -> Tensor:
     """The prior's chain at one level on the free latents alone; the others stay at ``kept_BD``."""
     start = torch.where(is_free, prior.chain_start(u_next_BD, t_B, stream), kept_BD)
     mean, variance = prior.base_kernel(u_next_BD, t_B)
-    cold = 1.0 / prior.temperature_T(of_sampler=True)[t_B].unsqueeze(-1)
+    inverse_temperature = 1.0 / prior.temperature_T(of_sampler=True)[t_B].unsqueeze(-1)
     step2 = prior.step2_T()[t_B].unsqueeze(-1)
 
     def whole(x_BS: Tensor) -> Tensor:
@@ -127,11 +127,13 @@ def _restricted_chain(
         return full
 
     def evaluate(x_BS: Tensor, level_B: Tensor) -> tuple[Tensor, Tensor]:
-        value, gradient = folded.value_and_gradient(whole(x_BS), level_B)
+        value, gradient = frozen.value_and_gradient(whole(x_BS), level_B)
         return value, gradient[:, is_free]
 
     sampler = prior.config.sampler
-    problem = Conditional(start[:, is_free], mean[:, is_free], variance, cold, step2, t_B)
+    problem = Conditional(
+        start[:, is_free], mean[:, is_free], variance, inverse_temperature, step2, t_B
+    )
     moves = sampler.moves(prior.levels)[int(t_B[0])]
     return whole(problem.run(sampler.method, evaluate, moves, stream).x_BD)
 

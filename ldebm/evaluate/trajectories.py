@@ -150,7 +150,7 @@ class Trajectories:
             common += _gaussian(v, energies.factor[t] * u_next, energies.variance[t])
             common += latent * math.log(energies.scale[t])
             # - log q(u_{t+1} | u_t): Yu et al. (2022), eq. 4
-            common -= _gaussian(u_next, energies.keep[t] * levels[t], energies.noise[t] ** 2)
+            common -= _gaussian(u_next, energies.signal[t] * levels[t], energies.noise[t] ** 2)
             z = importance(energies, t, u_next, self.inner[t], stream, v, self.shift[t])
             self.ess[t].append(z.ess_N)
             own, half = own - z.log_own_N, half - z.log_half_N

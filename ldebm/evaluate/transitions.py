@@ -107,7 +107,7 @@ def _moments(
     prior = model.prior.energies
     assert prior is not None
     stream = generator(model.seed, "image-transitions", device=model.device)
-    folded, sampler = prior.net.fold(), prior.config.sampler
+    frozen, sampler = prior.net.freeze(), prior.config.sampler
     u = torch.randn(chains, prior.latent, generator=stream, device=model.device)
     found = []
     for t in reversed(range(prior.levels)):
@@ -117,7 +117,7 @@ def _moments(
         v, done = prior.chain_start(u, t_B, stream), 0
         for mark in sorted({round(moves * i / (MOMENTS - 1)) for i in range(MOMENTS)}):
             if mark > done:
-                v = prior.chain(u, t_B, stream, folded, start_BD=v, steps=mark - done).x_BD
+                v = prior.chain(u, t_B, stream, frozen, start_BD=v, steps=mark - done).x_BD
                 done = mark
             energy = float(chain_energy(prior, v, u, t_B, prior.negative_energy(v, t_B)).mean())
             decoded = np.asarray(model.decode(prior.from_standard(v / scale), mode, model.seed))

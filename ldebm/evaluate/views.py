@@ -153,9 +153,9 @@ def energy_histograms(
     u0 = prior.level_zero(prior.to_standard(z_ND), stream)
     rows: list[list[float]] = []
     for t, u_samples in enumerate(u_levels):
-        keep = float(prior.schedule.abar[t] / prior.schedule.abar[0])
+        signal = float(prior.schedule.abar[t] / prior.schedule.abar[0])
         noise = torch.randn(u0.shape, generator=stream, device=u0.device)
-        u_data = keep * u0 + max(1 - keep**2, 0.0) ** 0.5 * noise
+        u_data = signal * u0 + max(1 - signal**2, 0.0) ** 0.5 * noise
         scale = float(prior.schedule.scale[t + 1])
         data, samples = (
             -prior.negative_energy(scale * u, t).double().cpu().numpy() for u in (u_data, u_samples)
@@ -184,7 +184,7 @@ def transitions(model: Model, chains: int) -> list[list[dict[str, Any]]]:
     prior = model.prior.energies
     assert prior is not None
     stream = generator(model.seed, "transitions", device=model.device)
-    folded = prior.net.fold()
+    frozen = prior.net.freeze()
     u = torch.randn(chains, prior.latent, generator=stream, device=model.device)
     steps = prior.config.sampler.steps
     stops = min(steps, max(2, MOMENTS // prior.levels - 1))
@@ -196,7 +196,7 @@ def transitions(model: Model, chains: int) -> list[list[dict[str, Any]]]:
         v, done = prior.chain_start(u, t_B, stream), 0
         for mark in marks:
             if mark > done:
-                v = prior.chain(u, t_B, stream, folded, start_BD=v, steps=mark - done).x_BD
+                v = prior.chain(u, t_B, stream, frozen, start_BD=v, steps=mark - done).x_BD
                 done = mark
             for chain, moment in zip(followed, _moment(model, v, u, t_B, scale), strict=True):
                 chain.append({"t": t, "move": done, **moment})

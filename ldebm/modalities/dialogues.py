@@ -39,27 +39,27 @@ class ResponseModel(TextModel):
     published_estimators = False
     context_BC: Tensor | None = None
 
-    def given(self, context_BC: Tensor) -> ResponseModel:
+    def conditioned_on(self, context_BC: Tensor) -> ResponseModel:
         """The model of responses to these contexts: row i of whatever is asked has context i mod B.
 
         Args:
             context_BC: what the backbone's context encoder gives.
         """
         bound = copy.copy(self)
-        bound.prior, bound.context_BC = self.prior.given(context_BC), context_BC
+        bound.prior, bound.context_BC = self.prior.conditioned_on(context_BC), context_BC
         return bound
 
     def in_contexts_of(self, split: Split, rows: np.ndarray) -> ResponseModel:
         from ldebm.evaluate.report import context_rows
 
-        return self.given(context_rows(self.backbone, split, rows, self.device))
+        return self.conditioned_on(context_rows(self.backbone, split, rows, self.device))
 
     def part(self, rows: slice) -> ResponseModel:
-        return self if self.context_BC is None else self.given(self.context_BC[rows])
+        return self if self.context_BC is None else self.conditioned_on(self.context_BC[rows])
 
     def _begun(self) -> ResponseModel:
         """The model with contexts; without any it begins dialogues."""
-        return self if self.context_BC is not None else self.given(self.contexts([[]]))
+        return self if self.context_BC is not None else self.conditioned_on(self.contexts([[]]))
 
     def after(self, rows: Any, turns: Sequence[Sequence[str]] | None) -> Any:
         batch = self.batch(rows)
@@ -87,7 +87,7 @@ class ResponseModel(TextModel):
         return self.backbone.context(batch)
 
     def prior_of(self, batch: Any) -> Prior:
-        return self.prior.given(self.backbone.context(batch))
+        return self.prior.conditioned_on(self.backbone.context(batch))
 
     def _decoded_with(self, rows: int) -> Mapping[str, Tensor]:
         return {} if self.context_BC is None else {"context_BC": rows_of(self.context_BC, rows)}
@@ -127,7 +127,7 @@ class ResponseModel(TextModel):
         Raises:
             UsageError: a turn is empty.
         """
-        model = self.given(self.contexts([as_texts(context)]))
+        model = self.conditioned_on(self.contexts([as_texts(context)]))
         return model.decode(model.sample_latents(n, label, seed), mode, seed)
 
     def add_scores(

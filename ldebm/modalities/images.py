@@ -234,7 +234,7 @@ def score(model: ImageModel, pixels: np.ndarray, seed: int = 0) -> Scores:
                 if (ebm := prior.energies) is not None:
                     assert isinstance(ebm.net, GroupEnergies)
                     v_BD = ebm.scale_zero() * prior.to_standard(drawn.u_BD)
-                    value_BG = ebm.net.fold().group_energies(v_BD, 0) / DRAWS
+                    value_BG = ebm.net.freeze().group_energies(v_BD, 0) / DRAWS
                     energy = -value_BG if energy is None else energy - value_BG
             bounds.append(bound.double().cpu().numpy())
             if energy is not None:

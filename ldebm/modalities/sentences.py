@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from ldebm.model import Model, UserRows
 from ldebm.seeding import generator
 
 if TYPE_CHECKING:
+    from ldebm.baselines.model import Baseline
+    from ldebm.baselines.prior import BaselinePrior
     from ldebm.data.packed import Measure, Packed, Split
     from ldebm.evaluate.known import Known
     from ldebm.evaluate.likelihood import Estimate, LikelihoodSettings
@@ -225,10 +227,11 @@ class TextModel(Model):
 
     def _estimate(self, batches: Iterator[Any], settings: LikelihoodSettings) -> Estimate:
         if self.config.prior.kind == "own":
-            from ldebm.baselines.likelihood import own_likelihood
+            from ldebm.baselines.likelihood import baseline_likelihood
 
-            backbone, prior = self.backbone, self.prior
-            own = own_likelihood(backbone, prior, batches, settings.trajectories, settings.seed)  # type: ignore[arg-type]
+            backbone, prior = cast("Baseline", self.backbone), cast("BaselinePrior", self.prior)
+            trajectories = settings.trajectories
+            own = baseline_likelihood(backbone, prior, batches, trajectories, settings.seed)
             if own is None:
                 raise UsageError(f"{self.experiment}: an auto-encoder has no likelihood")
             return own

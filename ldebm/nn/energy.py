@@ -3,7 +3,7 @@
 Yu et al. (2022), table A1; Pang and Wu (2021), section 2.1; docs/method.md, section 2.5.
 
 F(z, t) = logsumexp_k f_k(z, t) is the negative energy. The spectral norm is computed once per
-update (:meth:`EnergyNet.power_iterate`) and the weights are folded once (:meth:`EnergyNet.fold`)
+update (:meth:`EnergyNet.power_iterate`) and the weights are frozen once (:meth:`EnergyNet.fold`)
 before a chain, whose steps then use the analytic gradient of F with respect to z.
 
 Shapes: B batch, D latent dimension, H hidden size, K classes, T levels.
@@ -26,15 +26,15 @@ from ldebm.nn.packed_energy import SLOPE, PackedEnergy
 from ldebm.nn.silu import silu
 
 __all__ = [
+    "ConditionedEnergy",
     "Energies",
     "EnergyNet",
-    "Folded",
-    "FoldedEnergy",
-    "GivenEnergy",
+    "Frozen",
+    "FrozenEnergy",
     "SpectralLinear",
     "activation_of",
     "rows_of",
-    "value_given",
+    "value_of_class",
 ]
 
 
@@ -93,7 +93,7 @@ class SpectralLinear(nn.Module):
         return functional.linear(x, self.effective_weight(), self.bias)
 
 
-class Folded(ABC):
+class Frozen(ABC):
     """Energies at fixed weights, as chains need them."""
 
     @abstractmethod
@@ -117,16 +117,16 @@ class Energies(nn.Module, ABC):
         """Updates the spectral norms; called once before every training step."""
 
     @abstractmethod
-    def fold(self) -> Folded:
+    def freeze(self) -> Frozen:
         """The effective weights, computed once; differentiable in the parameters."""
 
     def forward(self, z_BD: Tensor, t_B: Tensor | int) -> Tensor:
         """Logits f(z, t), shape (B, K)."""
-        return self.fold().logits(z_BD, t_B)
+        return self.freeze().logits(z_BD, t_B)
 
 
 @dataclass(frozen=True)
-class FoldedEnergy(Folded):
+class FrozenEnergy(Frozen):
     """Plain weights of an :class:`EnergyNet` at one moment, for chains.
 
     Attributes:
@@ -322,7 +322,7 @@ class EnergyNet(Energies):
         layers = [*stem, *self.blocks, self.output]
         return tuple((item.effective_weight(), item.bias) for item in layers)
 
-    def fold(self, context_BC: Tensor | None = None) -> FoldedEnergy:
+    def freeze(self, context_BC: Tensor | None = None) -> FrozenEnergy:
         """The effective weights, computed once; differentiable in the parameters.
 
         Args:
@@ -332,12 +332,12 @@ class EnergyNet(Energies):
             ValueError: the network reads contexts and has none, or the other way round.
         """
         if (context_BC is not None) != bool(self.context):
-            raise ValueError(f"a network with a context of size {self.context}: use given(context)")
+            raise ValueError(f"a context of size {self.context}: use conditioned_on(context)")
         act = activation_of(self.config.activation)
-        folded = self.layers()
+        frozen = self.layers()
         if not self.residual:
             rows = None if context_BC is None else self.context1(context_BC)
-            return FoldedEnergy(self.config.activation, folded, None, None, False, rows)
+            return FrozenEnergy(self.config.activation, frozen, None, None, False, rows)
         hidden = self.config.hidden
         merge = self.merge.effective_weight()
         time = self.time2(act(self.time1(self.time_TH)))
@@ -347,14 +347,14 @@ class EnergyNet(Energies):
         if context_BC is not None:
             read = act(self.context2(act(self.context1(context_BC))))
             rows = functional.linear(read, of_context[0])
-        return FoldedEnergy(self.config.activation, folded, of_state, time, True, rows)
+        return FrozenEnergy(self.config.activation, frozen, of_state, time, True, rows)
 
-    def given(self, context_BC: Tensor) -> GivenEnergy:
+    def conditioned_on(self, context_BC: Tensor) -> ConditionedEnergy:
         """The network of these contexts, (B, C), with the same parameters."""
-        return GivenEnergy(self, context_BC)
+        return ConditionedEnergy(self, context_BC)
 
 
-class GivenEnergy(Energies):
+class ConditionedEnergy(Energies):
     """f(z, t, c) with the contexts c of the rows filled in: row i has context i modulo B.
 
     Args:
@@ -369,9 +369,9 @@ class GivenEnergy(Energies):
     def power_iterate(self, rounds: int = 1) -> None:
         self.net.power_iterate(rounds)
 
-    def fold(self) -> FoldedEnergy:
+    def freeze(self) -> FrozenEnergy:
         """The effective weights with what the contexts add."""
-        return self.net.fold(self.context_BC)
+        return self.net.freeze(self.context_BC)
 
 
 def rows_of(values_BX: Tensor, rows: int) -> Tensor:
@@ -393,7 +393,7 @@ def _sinusoids(levels: int, size: int) -> Tensor:
     return table.float()
 
 
-def value_given(logits_BK: Tensor, own_B: Tensor) -> Tensor:
+def value_of_class(logits_BK: Tensor, class_B: Tensor) -> Tensor:
     """f_y of the rows of class y, F = logsumexp_k f_k of those without one (-1), shape (B,)."""
-    own = logits_BK.gather(1, own_B.clamp(min=0)[:, None])[:, 0]
-    return torch.where(own_B >= 0, own, torch.logsumexp(logits_BK, -1))
+    own = logits_BK.gather(1, class_B.clamp(min=0)[:, None])[:, 0]
+    return torch.where(class_B >= 0, own, torch.logsumexp(logits_BK, -1))

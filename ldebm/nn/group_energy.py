@@ -25,11 +25,11 @@ from torch import Tensor, nn
 
 from ldebm.config import EnergyConfig, HierarchyConfig, PriorConfig
 from ldebm.errors import UsageError
-from ldebm.nn.energy import Energies, EnergyNet, Folded, SpectralLinear, value_given
+from ldebm.nn.energy import Energies, EnergyNet, Frozen, SpectralLinear, value_of_class
 from ldebm.nn.hierarchy import Group, full
 from ldebm.nn.silu import silu
 
-__all__ = ["ConvEnergy", "FoldedGroups", "GroupEnergies", "Place", "Placed"]
+__all__ = ["ConvEnergy", "FrozenGroups", "GroupEnergies", "Place", "Placed"]
 
 TIME = 128  # size of the time embedding
 SMALLEST = 3  # side up to which the maps are halved: a group of powers of two ends at 2 x 2
@@ -134,11 +134,11 @@ class ConvEnergy(Energies):
             if isinstance(module, SpectralLinear):
                 module.power_iterate(rounds)
 
-    def fold(self) -> _FoldedConv:
+    def freeze(self) -> _FoldedConv:
         return _FoldedConv(self)
 
 
-class _FoldedConv(Folded):
+class _FoldedConv(Frozen):
     """The effective weights of a :class:`ConvEnergy`, and what time adds at every level."""
 
     def __init__(self, net: ConvEnergy) -> None:
@@ -172,7 +172,7 @@ class _FoldedConv(Folded):
         return F.linear(silu(h), self.output)
 
     def value_and_gradient(self, z_BD: Tensor, t_B: Tensor | int) -> tuple[Tensor, Tensor]:
-        """F_g and its gradient, as :class:`FoldedGroups` gives them for all groups."""
+        """F_g and its gradient, as :class:`FrozenGroups` gives them for all groups."""
         return _by_autograd(self.logits, z_BD, t_B)
 
 
@@ -228,8 +228,8 @@ class GroupEnergies(Energies):
         for net in self.nets:
             net.power_iterate(rounds)  # type: ignore[operator]
 
-    def fold(self) -> FoldedGroups:
-        return FoldedGroups(self)
+    def freeze(self) -> FrozenGroups:
+        return FrozenGroups(self)
 
     def read(self, g: int, placed: Placed) -> Tensor:
         """What the network of group g sees, standardised: flat, or maps."""
@@ -279,43 +279,43 @@ def _labels(
     return labels
 
 
-class FoldedGroups(Folded):
+class FrozenGroups(Frozen):
     """:class:`GroupEnergies` at fixed weights.
 
     Args:
-        energies: whose weights are folded.
+        energies: whose weights are frozen.
         allowed_K: classes among which the density is conditioned to lie; ``None``: all of them.
-        own_B: class of every row, whose density is conditioned on it, or -1 for none.
+        class_B: class of every row, whose density is conditioned on it, or -1 for none.
     """
 
     def __init__(
         self,
         energies: GroupEnergies,
         allowed_K: Tensor | None = None,
-        own_B: Tensor | None = None,
+        class_B: Tensor | None = None,
     ) -> None:
-        self.energies, self.allowed_K, self.own_B = energies, allowed_K, own_B
-        self.folded = [net.fold() for net in energies.nets]  # type: ignore[operator]
+        self.energies, self.allowed_K, self.class_B = energies, allowed_K, class_B
+        self.frozen = [net.freeze() for net in energies.nets]  # type: ignore[operator]
 
-    def among(self, classes: Sequence[int]) -> FoldedGroups:
+    def among(self, classes: Sequence[int]) -> FrozenGroups:
         """The same weights, conditioned on ``classes``: F is the logsumexp of their logits."""
         other = copy.copy(self)
         other.allowed_K = torch.tensor(list(classes))
         return other
 
-    def given(self, own_B: Tensor) -> FoldedGroups:
+    def conditioned_on(self, class_B: Tensor) -> FrozenGroups:
         """The same weights, every row conditioned on its own class, where it has one."""
         other = copy.copy(self)
-        other.own_B = own_B
+        other.class_B = class_B
         return other
 
     def each(self, placed: Placed, t_B: Tensor | int) -> list[Tensor]:
         """The outputs of every group's network, (B, its number of logits)."""
-        return [self.of_group(g, placed, t_B) for g in range(len(self.folded))]
+        return [self.of_group(g, placed, t_B) for g in range(len(self.frozen))]
 
     def of_group(self, g: int, placed: Placed, t_B: Tensor | int) -> Tensor:
         """The outputs of one group's network, which looks at no group below it."""
-        outputs: Tensor = self.folded[g].logits(self.energies.read(g, placed), t_B)
+        outputs: Tensor = self.frozen[g].logits(self.energies.read(g, placed), t_B)
         return full(outputs)
 
     def group_energies(self, v_BD: Tensor, t_B: Tensor | int) -> Tensor:
@@ -335,8 +335,8 @@ class FoldedGroups(Folded):
     def logits(self, z_BD: Tensor, t_B: Tensor | int) -> Tensor:
         """f(v, t), shape (B, K), or of the allowed classes only."""
         logits = self.coupled(self.each(self.energies.place(z_BD, t_B), t_B))
-        if self.own_B is not None:
-            return value_given(logits, self.own_B)[:, None]
+        if self.class_B is not None:
+            return value_of_class(logits, self.class_B)[:, None]
         return logits if self.allowed_K is None else logits[:, self.allowed_K.to(z_BD.device)]
 
     def coupled(self, outputs: list[Tensor]) -> Tensor:

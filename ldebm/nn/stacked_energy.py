@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldebm.nn.energy import Energies, EnergyNet, Folded, FoldedEnergy, SpectralLinear, activation_of
+from ldebm.nn.energy import Energies, EnergyNet, Frozen, FrozenEnergy, SpectralLinear, activation_of
 
 __all__ = ["StackedEnergies"]
 
@@ -52,10 +52,10 @@ class StackedEnergies(Energies):
         for net in self.nets:
             net.power_iterate(rounds)
 
-    def fold(self) -> Folded:
+    def freeze(self) -> Frozen:
         """All effective weights; without gradients as chains need them, each network alone."""
         if not torch.is_grad_enabled():
-            return _Separate(tuple(net.fold() for net in self.nets))
+            return _Separate(tuple(net.freeze() for net in self.nets))
         first = self.nets[0]
         config, hidden = first.config, first.config.hidden
         names = ["input", "input2"] if first.residual else ["input"]
@@ -90,7 +90,7 @@ class StackedEnergies(Energies):
 
 
 @dataclass(frozen=True)
-class _Stacked(FoldedEnergy):
+class _Stacked(FrozenEnergy):
     """Weights of all networks at one moment, differentiable: every tensor has a leading axis M.
 
     ``time_TH`` has the levels of all networks, (M T, H).
@@ -116,13 +116,13 @@ class _Stacked(FoldedEnergy):
 
 
 @dataclass(frozen=True)
-class _Separate(Folded):
+class _Separate(Frozen):
     """Weights of all networks at one moment, for chains: each evaluates its own rows.
 
     At these sizes a chain's time is that of its products, so that nothing is gained by stacking.
     """
 
-    members: tuple[FoldedEnergy, ...]
+    members: tuple[FrozenEnergy, ...]
 
     def logits(self, z_BD: Tensor, t_B: Tensor | int) -> Tensor:
         parts = zip(self.members, *self._split(z_BD, t_B), strict=True)

@@ -98,7 +98,7 @@ class Prior(nn.Module):
         """Whether the density is one of z given a context."""
         return False
 
-    def given(self, context_BC: Tensor) -> Self:
+    def conditioned_on(self, context_BC: Tensor) -> Self:
         """p(z|c) of these contexts: row i of whatever is asked has context i modulo B.
 
         The parameters are the same, not copies. A prior without contexts is returned as it is.
@@ -122,7 +122,7 @@ class Prior(nn.Module):
             context_BC: draw from p(z | c); draw i has context i modulo B.
         """
         if context_BC is not None:
-            return self.given(context_BC).sample(n, generator, label)
+            return self.conditioned_on(context_BC).sample(n, generator, label)
         if label is None:
             return self.from_standard(self.sample_standard(n, generator))
         labels = [label] if isinstance(label, int) else list(label)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ldebm.config import PriorConfig
 from ldebm.errors import UsageError
-from ldebm.nn.group_energy import FoldedGroups, Placed
+from ldebm.nn.group_energy import FrozenGroups, Placed
 from ldebm.nn.hierarchy import Gaussian, HierarchicalBackbone
 from ldebm.priors.hierarchical import GroupSymbolPrior
 
@@ -57,10 +57,10 @@ class ContrastivePrior(GroupSymbolPrior):
     def _sample_part(self, n: int, generator: torch.Generator, labels: list[int] | None) -> Tensor:
         if self.section.nce_sampler == "langevin":
             return super()._sample_part(n, generator, labels)
-        folded = self.net.fold()
+        frozen = self.net.freeze()
         rows = max(1, CANDIDATES_AT_ONCE // self.section.proposals)
         parts = [
-            self._resample(min(rows, n - start), folded, generator, labels)
+            self._resample(min(rows, n - start), frozen, generator, labels)
             for start in range(0, n, rows)
         ]
         return self.to_standard(torch.cat(parts))
@@ -68,7 +68,7 @@ class ContrastivePrior(GroupSymbolPrior):
     def _resample(
         self,
         n: int,
-        folded: FoldedGroups,
+        frozen: FrozenGroups,
         generator: torch.Generator,
         labels: list[int] | None,
     ) -> Tensor:
@@ -89,7 +89,7 @@ class ContrastivePrior(GroupSymbolPrior):
             )
             candidates = mu + sigma * drawn
             seen = Placed([*above.z, candidates], [*above.u, drawn])
-            outputs = folded.of_group(g, seen, 0)
+            outputs = frozen.of_group(g, seen, 0)
             if labels is not None and any(g in on for on, _ in self.net.labels):
                 outputs = outputs[:, labels]
             weight = torch.softmax(torch.logsumexp(outputs, 1).reshape(n, count), 1)

@@ -86,9 +86,9 @@ class DiffusionPrior(EnergyPrior):
         schedule = self.schedule
         # q(u_t | u_0), Yu et al. (2022), eq. A20: signal abar_t / abar_0, so that the level-0 noise
         # is shared. Then one step, q(u_{t+1} | u_t), Yu et al. (2022), eq. 4.
-        keep = schedule.abar[:-1] / schedule.abar[0]
-        keep_B = self._tensor(keep)[t_B].unsqueeze(-1)
-        u_t = keep_B * u0_BD + (1 - keep_B.square()).clamp(min=0).sqrt() * _noise_like(
+        signal = schedule.abar[:-1] / schedule.abar[0]
+        signal_B = self._tensor(signal)[t_B].unsqueeze(-1)
+        u_t = signal_B * u0_BD + (1 - signal_B.square()).clamp(min=0).sqrt() * _noise_like(
             u0_BD, generator
         )
         u_next = schedule.step(u_t, t_B + 1, _noise_like(u0_BD, generator))

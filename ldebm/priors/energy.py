@@ -19,7 +19,7 @@ from ldebm.draws import Stream, Streams, normal
 from ldebm.errors import UsageError
 from ldebm.graphs import replay_chain
 from ldebm.langevin import Chain, Conditional
-from ldebm.nn.energy import Energies, EnergyNet, Folded, FoldedEnergy, GivenEnergy, rows_of
+from ldebm.nn.energy import ConditionedEnergy, Energies, EnergyNet, Frozen, FrozenEnergy, rows_of
 from ldebm.priors.base import Prior
 from ldebm.schedule import Schedule
 
@@ -98,26 +98,26 @@ class EnergyPrior(Prior):
     @property
     def contexts_BC(self) -> Tensor | None:
         """The contexts that this prior was given."""
-        return self.net.context_BC if isinstance(self.net, GivenEnergy) else None
+        return self.net.context_BC if isinstance(self.net, ConditionedEnergy) else None
 
-    def given(self, context_BC: Tensor) -> Self:
+    def conditioned_on(self, context_BC: Tensor) -> Self:
         if not self.contextual:
             return self
-        net = self.net.net if isinstance(self.net, GivenEnergy) else self.net
+        net = self.net.net if isinstance(self.net, ConditionedEnergy) else self.net
         assert isinstance(net, EnergyNet)
         bound = copy.copy(self)
-        bound._modules = {**self._modules, "net": net.given(context_BC)}
+        bound._modules = {**self._modules, "net": net.conditioned_on(context_BC)}
         return bound
 
     def sample_class(self, n: int, labels: list[int], generator: torch.Generator) -> Tensor:
-        if not isinstance(self.net, GivenEnergy):
+        if not isinstance(self.net, ConditionedEnergy):
             return super().sample_class(n, labels, generator)
         context = rows_of(self.net.context_BC, n)
         found = context.new_zeros(n, self.latent)
         waiting = torch.arange(n, device=context.device)
         for _ in range(CLASS_ROUNDS):
             copies = max(1, CLASS_DRAWS // len(waiting))
-            mine = self.given(context[waiting])
+            mine = self.conditioned_on(context[waiting])
             draws = copies * len(waiting)
             z = mine.from_standard(mine.sample_standard(draws, generator))
             probability = torch.softmax(mine.class_logits(z), -1)[:, labels].sum(-1)
@@ -169,10 +169,10 @@ class EnergyPrior(Prior):
         """Whether labelled rows train the density of their class, p(u|y), instead of p(u)."""
         return False
 
-    def folded_for(self, own_B: Tensor | None) -> Folded:
-        """The network at its present weights; with ``own_B`` every row's chain draws its class."""
-        assert own_B is None
-        return self.net.fold()
+    def frozen_for(self, class_B: Tensor | None) -> Frozen:
+        """The network, its weights frozen; with ``class_B`` every row's chain draws its class."""
+        assert class_B is None
+        return self.net.freeze()
 
     def class_rows(
         self, pairs: Pairs, u0_BD: Tensor, *, unlabelled: bool
@@ -214,7 +214,7 @@ class EnergyPrior(Prior):
         u_next_BD: Tensor,
         t_B: Tensor,
         generator: Stream,
-        folded: Folded | None = None,
+        frozen: Frozen | None = None,
         start_BD: Tensor | None = None,
         steps: int | None = None,
     ) -> Chain:
@@ -224,25 +224,25 @@ class EnergyPrior(Prior):
             u_next_BD: conditioning u_{t+1}.
             t_B: level of each row.
             generator: source of the noise.
-            folded: weights folded beforehand, to save doing it again.
+            frozen: weights frozen beforehand, to save doing it again.
             start_BD: initial states; by default those that ``sampler.start`` names.
             steps: moves; by default ``sampler.steps``.
         """
         sampler = self.config.sampler
         if start_BD is None:
             start_BD = self.chain_start(u_next_BD, t_B, generator)
-        moves, folded = steps or sampler.steps, folded or self.net.fold()
+        moves, frozen = steps or sampler.steps, frozen or self.net.freeze()
         mean, variance = self.base_kernel(u_next_BD, t_B)
-        cold = 1.0 / self.temperature_T(of_sampler=True)[t_B].unsqueeze(-1)
-        problem = Conditional(start_BD, mean, variance, cold, self.step2(t_B), t_B)
+        inverse_temperature = 1.0 / self.temperature_T(of_sampler=True)[t_B].unsqueeze(-1)
+        problem = Conditional(start_BD, mean, variance, inverse_temperature, self.step2(t_B), t_B)
         graph = sampler.graph and u_next_BD.is_cuda
-        graph = graph and isinstance(folded, FoldedEnergy) and folded.context_BH is None
-        graph = graph and isinstance(folded, FoldedEnergy) and folded.merge is not None
-        if graph and isinstance(folded, FoldedEnergy) and not isinstance(generator, Streams):
-            replayed = replay_chain(self, folded.packed, problem, sampler.method, moves, generator)
+        graph = graph and isinstance(frozen, FrozenEnergy) and frozen.context_BH is None
+        graph = graph and isinstance(frozen, FrozenEnergy) and frozen.merge is not None
+        if graph and isinstance(frozen, FrozenEnergy) and not isinstance(generator, Streams):
+            replayed = replay_chain(self, frozen.packed, problem, sampler.method, moves, generator)
             if replayed is not None:
                 return replayed
-        return problem.run(sampler.method, folded.value_and_gradient, moves, generator)
+        return problem.run(sampler.method, frozen.value_and_gradient, moves, generator)
 
     def chain_start(self, u_next_BD: Tensor, t_B: Tensor, generator: Stream) -> Tensor:
         """Initial states of the chains."""
@@ -264,7 +264,7 @@ class EnergyPrior(Prior):
         self,
         n: int,
         generator: torch.Generator,
-        folded_T: Sequence[Folded] | None = None,
+        frozen_T: Sequence[Frozen] | None = None,
         moves_T: Sequence[int] | None = None,
     ) -> list[Tensor]:
         """[u_0, ..., u_{T-1}] of n reverse trajectories, each (n, D).
@@ -272,10 +272,10 @@ class EnergyPrior(Prior):
         Args:
             n: how many.
             generator: source of all noise.
-            folded_T: the energies of every level; by default those of p(z).
+            frozen_T: the energies of every level; by default those of p(z).
             moves_T: of every level; by default the sampler's.
         """
-        folded_T = folded_T or [self.net.fold()] * self.levels
+        frozen_T = frozen_T or [self.net.freeze()] * self.levels
         moves_T = moves_T or self.config.sampler.moves(self.levels)
         device = self.shift_D.device
         u = self.top_state(n, generator)
@@ -283,7 +283,7 @@ class EnergyPrior(Prior):
         for t in reversed(range(self.levels)):
             t_B = torch.full((n,), t, dtype=torch.long, device=device)
             # v_t ~ p(v_t | u_{t+1}), Yu et al. (2022), eq. A2; then u_t = v_t / c_{t+1}
-            v = self.chain(u, t_B, generator, folded_T[t], steps=moves_T[t]).x_BD
+            v = self.chain(u, t_B, generator, frozen_T[t], steps=moves_T[t]).x_BD
             u = v / float(self.schedule.scale[t + 1])
             states.append(u)
         return states[::-1]

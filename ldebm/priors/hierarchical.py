@@ -25,7 +25,7 @@ from torch import Tensor
 from ldebm.config import HierarchyConfig, PriorConfig
 from ldebm.draws import Stream
 from ldebm.errors import UsageError
-from ldebm.nn.energy import Energies, Folded
+from ldebm.nn.energy import Energies, Frozen
 from ldebm.nn.group_energy import GroupEnergies, Placed
 from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.priors import DiffusionPrior, EnergyPrior, GaussianPrior, Pairs, Prior, SymbolPrior
@@ -161,9 +161,9 @@ class _WithEnergies(OnGroups, EnergyPrior):
     def trains_classes(self) -> bool:
         return bool(self.net.labels) and self.section.label_training == "class"
 
-    def folded_for(self, own_B: Tensor | None) -> Folded:
-        folded = self.net.fold()
-        return folded if own_B is None else folded.given(own_B)
+    def frozen_for(self, class_B: Tensor | None) -> Frozen:
+        frozen = self.net.freeze()
+        return frozen if class_B is None else frozen.conditioned_on(class_B)
 
     def class_rows(
         self, pairs: Pairs, u0_BD: Tensor, *, unlabelled: bool
@@ -208,8 +208,8 @@ class GroupSymbolPrior(_WithEnergies, SymbolPrior):
     def _sample_part(self, n: int, generator: torch.Generator, labels: list[int] | None) -> Tensor:
         zeros = torch.zeros(n, self.latent, device=self.shift_D.device)
         t_B = torch.zeros(n, dtype=torch.long, device=zeros.device)
-        folded = self.net.fold()
-        return self.chain(zeros, t_B, generator, folded.among(labels) if labels else folded).x_BD
+        frozen = self.net.freeze()
+        return self.chain(zeros, t_B, generator, frozen.among(labels) if labels else frozen).x_BD
 
 
 class GroupDiffusionPrior(_WithEnergies, DiffusionPrior):
@@ -232,9 +232,9 @@ class GroupDiffusionPrior(_WithEnergies, DiffusionPrior):
 
     @torch.no_grad()
     def _sample_part(self, n: int, generator: torch.Generator, labels: list[int] | None) -> Tensor:
-        free = self.net.fold()
-        folded_T: list[Folded] = [free] * self.levels
+        free = self.net.freeze()
+        frozen_T: list[Frozen] = [free] * self.levels
         if labels is not None:
             known = self.levels if self.section.label_levels == "all" else 1
-            folded_T[:known] = [free.among(labels)] * known
-        return self.sample_levels(n, generator, folded_T)[0]
+            frozen_T[:known] = [free.among(labels)] * known
+        return self.sample_levels(n, generator, frozen_T)[0]

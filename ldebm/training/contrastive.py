@@ -38,7 +38,7 @@ def contrastive_terms(
         label_B: class of each row, -1 for none.
         generator: of the reference's draws.
     """
-    folded, backbone = prior.net.fold(), prior.backbone
+    frozen, backbone = prior.net.freeze(), prior.backbone
     noise = torch.randn(u_BD.shape, generator=generator, device=u_BD.device)
     own, other = backbone.split(u_BD), prior.reference(noise)
     z: list[Tensor] = []
@@ -52,24 +52,24 @@ def contrastive_terms(
 
     with torch.no_grad():
         backbone.descend(pick, len(u_BD), finish=False)
-    positive = folded.each(Placed(z, own), 0)
+    positive = frozen.each(Placed(z, own), 0)
     loss = u_BD.new_zeros(())
     right = u_BD.new_zeros(())
     for g in range(len(z)):
         mixed = Placed([*z[:g], z_other[g]], [*own[:g], other[g]])
         f_plus = torch.logsumexp(positive[g], 1)
-        f_minus = torch.logsumexp(folded.of_group(g, mixed, 0), 1)
+        f_minus = torch.logsumexp(frozen.of_group(g, mixed, 0), 1)
         loss = loss + F.softplus(-f_plus).mean() + F.softplus(f_minus).mean()
         right = right + 0.5 * ((f_plus > 0).float().mean() + (f_minus <= 0).float().mean())
     classes = u_BD.new_zeros(())
     if label_B is not None and prior.net.labels:
-        logits, safe = folded.coupled(positive), label_B.clamp(min=0)
+        logits, safe = frozen.coupled(positive), label_B.clamp(min=0)
         known = label_B >= 0
         entropy = F.cross_entropy(logits, safe, reduction="none") * known
         classes = entropy.sum() / known.sum().clamp(min=1)
     parts = {
         "contrastive": loss.detach(),
         "class": classes.detach(),
-        "told_apart": (right / len(z)).detach(),
+        "classifier_accuracy": (right / len(z)).detach(),
     }
     return Terms(loss + prior.config.class_weight * classes, parts)

@@ -19,7 +19,7 @@ from torch.nn import functional
 from ldebm.config import PriorConfig
 from ldebm.draws import Stream
 from ldebm.langevin import Chain
-from ldebm.nn.energy import value_given
+from ldebm.nn.energy import value_of_class
 from ldebm.priors import EnergyPrior, Pairs
 from ldebm.training.objectives import Terms, gaussian_kl, masked_entropy, mutual_information
 
@@ -85,11 +85,11 @@ def prior_terms(
         The terms (total = contrastive - lambda_2 MI + lambda_3 CE), the negative chains and the
         positive pairs.
     """
-    own_B = label_B if prior.trains_classes else None
+    class_B = label_B if prior.trains_classes else None
     found = contrast_rows(
-        prior, u0_BD, generator, own_B, unlabelled=label_B is None, start_BD=start_BD
+        prior, u0_BD, generator, class_B, unlabelled=label_B is None, start_BD=start_BD
     )
-    terms = contrast_terms(Weights.of(prior.config), found, len(u0_BD), label_B, own_B)
+    terms = contrast_terms(Weights.of(prior.config), found, len(u0_BD), label_B, class_B)
     return terms, found.chain, found.pairs
 
 
@@ -97,7 +97,7 @@ def contrast_rows(
     prior: EnergyPrior,
     u0_BD: Tensor,
     generator: Stream,
-    own_B: Tensor | None = None,
+    class_B: Tensor | None = None,
     *,
     unlabelled: bool,
     start_BD: Tensor | None = None,
@@ -108,14 +108,14 @@ def contrast_rows(
         prior: the energies.
         u0_BD: standardised level-0 latents, without gradient.
         generator: source of all noise.
-        own_B: class whose density a row trains, or -1.
+        class_B: class whose density a row trains, or -1.
         unlabelled: there are no labels at all.
         start_BD: chain states to continue.
     """
     config = prior.config
     pairs = prior.pairs(u0_BD, generator)
     with torch.no_grad():
-        frozen = prior.folded_for(own_B)
+        frozen = prior.frozen_for(class_B)
     if start_BD is None and config.sampler.training_start == "data":
         start_BD = pairs.v_BD
     chain = prior.chain(pairs.u_next_BD, pairs.t_B, generator, frozen, start_BD)
@@ -128,7 +128,7 @@ def contrast_rows(
 
 
 def contrast_terms(
-    weights: Weights, found: Contrast, batch: int, label_B: Tensor | None, own_B: Tensor | None
+    weights: Weights, found: Contrast, batch: int, label_B: Tensor | None, class_B: Tensor | None
 ) -> Terms:
     """The terms of :func:`prior_terms`: contrastive - lambda_2 MI + lambda_3 CE.
 
@@ -137,10 +137,10 @@ def contrast_terms(
         found: the examples; with a leading axis, of several runs, the terms have it too.
         batch: rows of the batch that they were made of.
         label_B: class of each of those, -1 for none; ``None`` when there are no labels at all.
-        own_B: class whose density a row trains, or -1.
+        class_B: class whose density a row trains, or -1.
     """
     rows, logits = found.pairs.weight_B.shape[-1], found.logits_NK
-    own = None if own_B is None else torch.cat([own_B, own_B])
+    own = None if class_B is None else torch.cat([class_B, class_B])
     energy = energy_of(logits[..., : 2 * rows, :], own)
     # F(v-) - F(v+), whose gradient is minus Yu et al. (2022), eq. A19 (Pang and Wu (2021), eq. 11;
     # Cui and Han (2024), eq. 12)
@@ -155,9 +155,9 @@ def contrast_terms(
     return Terms(total, parts)
 
 
-def energy_of(logits_BK: Tensor, own_B: Tensor | None) -> Tensor:
-    """F, or f_y of the rows of class y where ``own_B`` has them, shape (B,)."""
-    return torch.logsumexp(logits_BK, -1) if own_B is None else value_given(logits_BK, own_B)
+def energy_of(logits_BK: Tensor, class_B: Tensor | None) -> Tensor:
+    """F, or f_y of the rows of class y where ``class_B`` has them, shape (B,)."""
+    return torch.logsumexp(logits_BK, -1) if class_B is None else value_of_class(logits_BK, class_B)
 
 
 def _energy_parts(
@@ -261,7 +261,7 @@ def joint_terms(
     u0 = prior.level_zero(z_BD, generator)
     pairs = prior.pairs(u0, generator)
     with torch.no_grad():
-        frozen = prior.net.fold()
+        frozen = prior.net.freeze()
     chain = prior.chain(pairs.u_next_BD.detach(), pairs.t_B, generator, frozen)
     published = config.t_sampling == "published"
     pull = config.kl_weight * rate_factor

@@ -127,7 +127,7 @@ class FrozenTask(ABC):
     def warm_up(self, rows: np.ndarray, labels: Tensor | None, stream: torch.Generator) -> Terms:
         """Loss of an update that warms up by score matching."""
 
-    def given(self, rows: np.ndarray) -> EnergyPrior:
+    def conditioned_on(self, rows: np.ndarray) -> EnergyPrior:
         """The prior of these training rows: with their contexts, where it reads any."""
         del rows
         return self.prior
@@ -178,14 +178,14 @@ class FrozenTask(ABC):
         known = pool_rows(self.labels_np, apart, self.seed, step)
         known_B = torch.from_numpy(self.labels_np[known]).to(self.device)
         u_BD = self.draw(known, stream)
-        return with_labelled(self.given(known), terms, u_BD, known_B, stream)
+        return with_labelled(self.conditioned_on(known), terms, u_BD, known_B, stream)
 
     def contrast(self, rows: np.ndarray, labels: Tensor | None, stream: torch.Generator) -> Terms:
         """Loss of an update against samples of the prior itself."""
         # Pang and Wu (2021), algorithm 1, steps 2 to 4; Cui and Han (2024), algorithm 1, lines 3-7
         u0 = self.prior.level_zero(self.draw(rows, stream), stream)
         start = self._persistent_start(len(u0), stream)
-        terms, chain, pairs = prior_terms(self.given(rows), u0, labels, stream, start)
+        terms, chain, pairs = prior_terms(self.conditioned_on(rows), u0, labels, stream, start)
         self.chain = (chain, pairs)
         if self.config.sampler.persistent:
             assert self.persistent is not None
@@ -275,10 +275,10 @@ class PriorTask(FrozenTask):
             contexts,
         )
 
-    def given(self, rows: np.ndarray) -> EnergyPrior:
+    def conditioned_on(self, rows: np.ndarray) -> EnergyPrior:
         if self.contexts is None:
             return self.prior
-        return self.prior.given(self.contexts[torch.from_numpy(rows).to(self.device)])
+        return self.prior.conditioned_on(self.contexts[torch.from_numpy(rows).to(self.device)])
 
     def latents(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """Posterior means and log-variances of training rows, (B, D) each."""
@@ -291,7 +291,7 @@ class PriorTask(FrozenTask):
         return self.prior.to_standard(sample_posterior(mu, logvar, noise))
 
     def warm_up(self, rows: np.ndarray, labels: Tensor | None, stream: torch.Generator) -> Terms:
-        return score_matching_terms(self.given(rows), *self.latents(rows), labels, stream)
+        return score_matching_terms(self.conditioned_on(rows), *self.latents(rows), labels, stream)
 
 
 def _rank_path() -> tuple[str, ...]:
@@ -381,7 +381,7 @@ class JointTask:
         factor = min(1.0, (step + 1) / max(config.backbone.kl_warmup, 1))
         prior = self.prior
         if prior.contextual:  # the context encoder learns from the responses alone
-            prior = prior.given(self.backbone.context(batch).detach())
+            prior = prior.conditioned_on(self.backbone.context(batch).detach())
         first = config.backbone
         terms, chain, pairs = joint_terms(
             *(prior, nll, mu, logvar, z, labels, stream),

@@ -89,8 +89,8 @@ def matching_rows(
     variance_v = c.square() * (abar.square() * variance + 1 - abar.square())
     noise = normal(shape, generator, device)
     v = mean_v + variance_v.sqrt() * noise
-    folded = prior.net.fold()
-    value, gradient = folded.value_and_gradient(v, t_B)
+    frozen = prior.net.freeze()
+    value, gradient = frozen.value_and_gradient(v, t_B)
     # what F has to add to the kernels' score: docs/method.md, section 4.4
     score = -noise / variance_v.sqrt()
     top = (t_B == prior.levels - 1).unsqueeze(-1)
@@ -101,7 +101,7 @@ def matching_rows(
     loss_B = (0.5 * variance_v * (gradient - wanted).square()).sum(-1)
     u0 = mean + variance.sqrt() * normal(shape, generator, device)
     zero_B = torch.zeros_like(t_B)
-    logits = folded.logits(prior.scale_zero() * prior.level_zero(u0, generator), zero_B)
+    logits = frozen.logits(prior.scale_zero() * prior.level_zero(u0, generator), zero_B)
     return Matching(loss_B, value, logits)
 
 
@@ -145,8 +145,8 @@ def noised_score_terms(
     top = (t_B == prior.levels - 1).unsqueeze(-1)
     flat = torch.zeros_like(scale)
     variance = prior.kernel_tables()[1][-1]
-    away = torch.where(top, 1 / variance, 1 / scale.square() if config.base else flat)
-    wanted = away * v.detach() - noise / spread
+    precision = torch.where(top, 1 / variance, 1 / scale.square() if config.base else flat)
+    wanted = precision * v.detach() - noise / spread
     loss_B = (0.5 * spread.square() * (gradient - wanted).square()).sum(-1)
     if prior.labels_at_zero:
         u0 = prior.level_zero(u_BD, generator)

@@ -40,7 +40,7 @@ def test_a_replay_equals_the_plain_chain_with_the_same_noise(method: str) -> Non
         ones = torch.ones(64, 1, device=device)
         t_B = torch.arange(64, device=device) % 6
         given = Conditional(start, 0.3 * start, 0.5 * ones, ones, 0.2 * ones, t_B)
-        folded = prior.net.fold()
+        folded = prior.net.freeze()
         got = graphs.replay_chain(
             prior, folded.packed, given, method, 12, generator(seed, "noise", device=device)
         )

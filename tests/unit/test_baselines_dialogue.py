@@ -15,7 +15,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 from ldebm.api import load
 from ldebm.assembly import build_model, build_prior
 from ldebm.baselines.codes import code_divergence, code_information, digits, log_one_hot
-from ldebm.baselines.likelihood import own_likelihood
+from ldebm.baselines.likelihood import baseline_likelihood
 from ldebm.baselines.model import DialogueBaseline
 from ldebm.baselines.policy import PolicyPrior, PolicyTask
 from ldebm.cli import main
@@ -85,10 +85,10 @@ def test_only_a_code_has_a_policy_and_it_needs_contexts():
     assert not build_prior(responses("vae"), prior_section()).contextual
     prior = policy(responses("divae"))
     assert prior.contextual
-    with pytest.raises(ValueError, match=r"use given\(context\)"):
+    with pytest.raises(ValueError, match=r"use conditioned_on\(context\)"):
         prior.sample(2, generator(0, "s"))
     context = torch.randn(3, 7, generator=generator(0, "c"))
-    given = prior.given(context)
+    given = prior.conditioned_on(context)
     assert given.policy is prior.policy
     log_p = given.code_log_prior(5)
     assert torch.allclose(log_p.exp().sum(-1), torch.ones(5, 2).double())
@@ -99,7 +99,7 @@ def test_only_a_code_has_a_policy_and_it_needs_contexts():
 
 def test_draws_follow_the_policy_of_their_context_and_their_class():
     prior = policy(responses("divae"))
-    given = prior.given(torch.randn(2, 7, generator=generator(0, "c")))
+    given = prior.conditioned_on(torch.randn(2, 7, generator=generator(0, "c")))
     with torch.no_grad():
         p = given.code_log_prior(2).exp()
     assert float((p[0] - p[1]).abs().max()) > 0.2
@@ -123,7 +123,7 @@ def digits_of(label: int) -> tuple[int, int]:
 
 def test_the_density_of_a_vector_is_the_mixture_weighted_by_the_policy():
     model = responses("gmvae")
-    prior = policy(model).given(torch.randn(3, 7, generator=generator(0, "c")))
+    prior = policy(model).conditioned_on(torch.randn(3, 7, generator=generator(0, "c")))
     mean, std = model.mixture_mean_MKD.detach(), (0.5 * model.mixture_logvar_MKD.detach()).exp()
     mixture = MixtureSameFamily(
         Categorical(logits=prior.code_log_prior(3).float()),
@@ -144,12 +144,12 @@ def test_the_likelihood_given_contexts_is_the_sum_over_all_codes(monkeypatch: py
     of_code = torch.stack([log_p[:, 0, a] + log_p[:, 1, b] for a, b in codes.tolist()])
     joint = of_code - model.nll_matrix(rows, latent).double()
     expected = -torch.logsumexp(joint, 0).numpy()
-    found = own_likelihood(model, prior, [rows], 10, 0)
+    found = baseline_likelihood(model, prior, [rows], 10, 0)
     assert found is not None
     assert found.nll_B == pytest.approx(expected, abs=1e-5)
     assert (found.upper_B >= found.nll_B - 1e-9).all()
     monkeypatch.setattr(prior, "classes", 1)  # as if there were too many to sum over
-    sampled = own_likelihood(model, prior, [rows], 10000, 0)
+    sampled = baseline_likelihood(model, prior, [rows], 10000, 0)
     assert sampled is not None
     assert sampled.nll_B == pytest.approx(expected, abs=0.03)
     assert sampled.upper_B == pytest.approx(found.upper_B, abs=0.05)
@@ -160,10 +160,10 @@ def test_importance_sampling_of_vectors_agrees_with_plain_sampling_given_context
     model.mixture_logvar_MKD.data.fill_(-1.0)  # narrower than the untrained posterior
     model.mixture_mean_MKD.data.mul_(0.5)
     prior = policy(model)
-    found = own_likelihood(model, prior, [rows], 2000, 0)
+    found = baseline_likelihood(model, prior, [rows], 2000, 0)
     assert found is not None
     with torch.no_grad():
-        given = prior.given(model.context(rows))
+        given = prior.conditioned_on(model.context(rows))
         latent = given.sample(6000, generator(0, "plain")).reshape(2000, 3, -1)
     plain = math.log(2000) - torch.logsumexp(-model.nll_matrix(rows, latent).double(), 0)
     assert found.nll_B == pytest.approx(plain.numpy(), abs=0.05)
@@ -191,7 +191,7 @@ def test_the_policy_learns_a_map_from_contexts_to_codes_and_beats_the_marginal()
     log_q = prior.code_part(latent[300:])
     marginal = float(code_information(log_q))
     with torch.no_grad():
-        given = prior.given(context[300:])
+        given = prior.conditioned_on(context[300:])
         kl = float(code_divergence(log_q.double(), given.code_log_prior(100)).mean())
         drawn = given.class_logits(given.sample(100, generator(0, "s"))).argmax(-1)
     assert marginal > 1.5

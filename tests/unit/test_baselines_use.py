@@ -15,9 +15,9 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 from ldebm.api import load
 from ldebm.assembly import build_model, build_prior
 from ldebm.baselines.codes import log_one_hot
-from ldebm.baselines.likelihood import own_likelihood
+from ldebm.baselines.likelihood import baseline_likelihood
 from ldebm.baselines.model import TextBaseline
-from ldebm.baselines.prior import OwnPrior
+from ldebm.baselines.prior import BaselinePrior
 from ldebm.baselines.training import BaselineTask
 from ldebm.config import EvaluateConfig, ExperimentConfig, PriorConfig
 from ldebm.data.batches import TextBatch, collate_ids
@@ -35,9 +35,9 @@ OWN = PriorConfig.model_validate({"kind": "own", "standardise": "none", "trainin
 ROWS = [[2, 5, 6, 3], [2, 7, 3], [2, 9, 8, 7, 3]]
 
 
-def own(model: TextBaseline) -> OwnPrior:
+def own(model: TextBaseline) -> BaselinePrior:
     prior = build_prior(model, OWN)
-    assert isinstance(prior, OwnPrior)
+    assert isinstance(prior, BaselinePrior)
     return prior
 
 
@@ -56,12 +56,12 @@ def exact(model: TextBaseline, batch: TextBatch) -> torch.Tensor:
 def test_a_code_is_summed_out_and_sampling_it_agrees(kind: str, monkeypatch: pytest.MonkeyPatch):
     model, batch = baseline(kind), collate_ids(ROWS)
     prior = own(model)
-    found = own_likelihood(model, prior, [batch], 10, 0)
+    found = baseline_likelihood(model, prior, [batch], 10, 0)
     assert found is not None
     assert found.nll_B == pytest.approx(exact(model, batch).numpy(), abs=1e-5)
     assert (found.upper_B >= found.nll_B - 1e-9).all()
     prior.classes = 1  # as if there were too many to sum over
-    sampled = own_likelihood(model, prior, [batch], 4000, 0)
+    sampled = baseline_likelihood(model, prior, [batch], 4000, 0)
     assert sampled is not None
     assert sampled.nll_B == pytest.approx(found.nll_B, abs=0.02)
     assert sampled.upper_B == pytest.approx(found.upper_B, abs=0.02)
@@ -74,7 +74,7 @@ def test_importance_sampling_of_vectors_agrees_with_plain_sampling_of_the_prior(
             model.mixture_logvar_MKD.data.fill_(-1.0)
             model.mixture_mean_MKD.data.mul_(0.5)
         prior = own(model)
-        found = own_likelihood(model, prior, [batch], 3000, 0)
+        found = baseline_likelihood(model, prior, [batch], 3000, 0)
         assert found is not None
         latent = prior.sample(3000, generator(0, "prior")).unsqueeze(1).expand(-1, 3, -1)
         plain = math.log(3000) - torch.logsumexp(-model.nll_matrix(batch, latent).double(), 0)
@@ -84,14 +84,14 @@ def test_importance_sampling_of_vectors_agrees_with_plain_sampling_of_the_prior(
 
 def test_a_language_model_is_exact_and_auto_encoders_have_no_likelihood():
     model, batch = baseline("rnnlm"), collate_ids(ROWS)
-    found = own_likelihood(model, own(model), [batch], 10, 0)
+    found = baseline_likelihood(model, own(model), [batch], 10, 0)
     assert found is not None
     assert found.nll_B == pytest.approx(
         model.reconstruction_nll(batch, torch.zeros(3, 1)).detach().numpy(), abs=1e-5
     )
     for kind in ("ae", "dae"):
         model = baseline(kind)
-        assert own_likelihood(model, own(model), [batch], 10, 0) is None
+        assert baseline_likelihood(model, own(model), [batch], 10, 0) is None
 
 
 def test_the_mixture_prior_has_the_density_of_what_it_draws():

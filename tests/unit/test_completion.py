@@ -75,7 +75,7 @@ def test_an_energy_that_ties_coordinates_together_is_heeded():
             return -5 * away.square(), gradient
 
     prior = build_prior(2, config("svebm"), generator(0))
-    prior.net.fold = Tied  # type: ignore[union-attr, method-assign, assignment]
+    prior.net.freeze = Tied  # type: ignore[union-attr, method-assign, assignment]
     prior.step_T.fill_(0.1)
     u = torch.linspace(-2, 2, 4000).unsqueeze(1)
     drawn = given_observed(prior, u, 100, generator(0, "chains"))

@@ -46,11 +46,11 @@ def contexts(rows: int) -> torch.Tensor:
 def test_row_i_has_context_i_modulo_b(kind: str) -> None:
     prior, c = make(kind), contexts(4)
     z = torch.randn(10, LATENT, generator=generator(1, "z"))
-    together = prior.given(c).class_logits(z)
+    together = prior.conditioned_on(c).class_logits(z)
     for i in range(10):
-        alone = prior.given(c[i % 4 : i % 4 + 1]).class_logits(z[i : i + 1])
+        alone = prior.conditioned_on(c[i % 4 : i % 4 + 1]).class_logits(z[i : i + 1])
         torch.testing.assert_close(alone[0], together[i])
-    other = prior.given(c[1:2]).class_logits(z[:1])[0]
+    other = prior.conditioned_on(c[1:2]).class_logits(z[:1])[0]
     assert float((together[0] - other).abs().max().detach()) > 1e-3
 
 
@@ -60,10 +60,10 @@ def test_the_gradient_of_a_chain_is_that_of_the_energy(kind: str) -> None:
     assert isinstance(net, EnergyNet)
     z = torch.randn(6, LATENT, generator=generator(1, "z")).requires_grad_()
     t_B = torch.arange(6) % 3
-    given = net.given(contexts(6))
+    given = net.conditioned_on(contexts(6))
     (want,) = torch.autograd.grad(torch.logsumexp(given(z, t_B), -1).sum(), z)
     with torch.no_grad():
-        value, got = given.fold().value_and_gradient(z, t_B)
+        value, got = given.freeze().value_and_gradient(z, t_B)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(value, torch.logsumexp(given(z, t_B), -1).detach())
 
@@ -74,8 +74,10 @@ def test_training_terms_of_given_contexts_reach_all_parameters() -> None:
     u = torch.randn(8, LATENT, generator=generator(2, "u"))
     label = torch.arange(8) % 4
     for terms in (
-        prior_terms(prior.given(contexts(8)), u, label, generator(3))[0],
-        score_matching_terms(prior.given(contexts(8)), u, torch.zeros_like(u), label, generator(3)),
+        prior_terms(prior.conditioned_on(contexts(8)), u, label, generator(3))[0],
+        score_matching_terms(
+            prior.conditioned_on(contexts(8)), u, torch.zeros_like(u), label, generator(3)
+        ),
     ):
         prior.zero_grad()
         terms.total.backward()
@@ -87,20 +89,20 @@ def test_training_terms_of_given_contexts_reach_all_parameters() -> None:
 
 def test_a_given_prior_shares_parameters_and_steps_with_its_own() -> None:
     prior = make()
-    given = prior.given(contexts(2))
+    given = prior.conditioned_on(contexts(2))
     assert given.net.net is prior.net
     assert given.step_T is prior.step_T
     assert {id(p) for p in given.parameters()} == {id(p) for p in prior.parameters()}
-    assert given.given(contexts(3)).net.net is prior.net
+    assert given.conditioned_on(contexts(3)).net.net is prior.net
     assert not any(name.startswith("net.net") for name in prior.state_dict())
 
 
 def test_without_a_context_the_network_says_so() -> None:
-    with pytest.raises(ValueError, match="given"):
+    with pytest.raises(ValueError, match="conditioned_on"):
         make().sample(3, generator(0))
     plain = EnergyNet(LATENT, 4, 3, make().config.energy, generator(0))
     with pytest.raises(ValueError, match="context of size 0"):
-        plain.fold(contexts(1))
+        plain.freeze(contexts(1))
 
 
 @pytest.mark.parametrize("kind", ["diffusion", "svebm"])
@@ -110,7 +112,7 @@ def test_class_samples_given_contexts_follow_bayes_rule(kind: str) -> None:
     rows = 3000
     drawn = prior.sample(2 * rows, generator(5), 1, context_BC=c)
     for i in range(2):
-        given = prior.given(c[i : i + 1])
+        given = prior.conditioned_on(c[i : i + 1])
         z = given.sample(20_000, generator(6, i))
         weight = torch.softmax(given.class_logits(z), -1)[:, 1]
         want = (weight[:, None] * z).sum(0) / weight.sum()

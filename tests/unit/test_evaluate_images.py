@@ -156,7 +156,7 @@ def test_the_fitted_gaussian_has_the_moments_of_the_aggregate_posterior():
 
 
 def fitted_gaussian_of(world: LinearGaussian, images: np.ndarray):
-    from tests.unit.test_evaluate_shifted import _posterior_alone
+    from tests.unit.test_evaluate_corruptions import _posterior_alone
 
     world.draw_and_nll = lambda x, noise: _posterior_alone(world, x, noise)  # type: ignore[method-assign]
     return fitted_gaussian(world, images, 0)

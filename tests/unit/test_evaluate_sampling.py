@@ -33,7 +33,7 @@ def prior_of(kind: str, steps: int):
         def value(self, z_BD, t_B):
             return pull * z_BD.sum(-1)
 
-    prior.net.fold = Pull
+    prior.net.freeze = Pull
     return prior
 
 

@@ -16,7 +16,7 @@ from ldebm.evaluate.synthesis import (
     step_by_step,
 )
 from ldebm.evaluate.transitions import HEADER, follow
-from ldebm.nn.group_energy import FoldedGroups
+from ldebm.nn.group_energy import FrozenGroups
 from ldebm.seeding import generator
 from tests.unit.image_models import Brightness, image_model
 from tests.unit.image_worlds import LinearGaussian
@@ -50,7 +50,7 @@ def test_a_free_group_follows_its_conditional_density(monkeypatch: pytest.Monkey
         gradient = torch.stack([-c * apart, c * apart], 1)
         return -0.5 * c * apart.square(), gradient
 
-    monkeypatch.setattr(FoldedGroups, "value_and_gradient", quadratic)
+    monkeypatch.setattr(FrozenGroups, "value_and_gradient", quadratic)
     world = LinearGaussian()
     sampler = {"steps": 60, "step": 0.3}
     base = image_model("svebm", sampler=sampler)

@@ -42,11 +42,11 @@ def test_a_replay_uses_the_present_weights_states_and_noise(method: str) -> None
     for seed in range(3):
         for parameter in prior.net.parameters():
             parameter.mul_(1.1)
-        given, folded = problem(seed=seed), prior.net.fold()
+        given, frozen = problem(seed=seed), prior.net.freeze()
         stream = generator(seed, "noise")
-        got = graphs.replay_chain(prior, folded.packed, given, method, 5, stream)
+        got = graphs.replay_chain(prior, frozen.packed, given, method, 5, stream)
         noise = draw_noise(given.start_BD, 5, generator(seed, "noise"))
-        target = given.target(folded.value_and_gradient)
+        target = given.target(frozen.value_and_gradient)
         want = move(target, given.start_BD, given.step2_B1, 5, None, noise)
         assert got is not None
         torch.testing.assert_close(got.x_BD, want.x_BD)
@@ -54,7 +54,7 @@ def test_a_replay_uses_the_present_weights_states_and_noise(method: str) -> None
 
 
 def test_results_of_earlier_replays_are_not_overwritten() -> None:
-    prior, packed = make(), make().net.fold().packed
+    prior, packed = make(), make().net.freeze().packed
     first = graphs.replay_chain(prior, packed, problem(), "mala", 4, generator(0, "a"))
     assert first is not None
     kept = first.x_BD.clone()
@@ -72,7 +72,7 @@ def test_a_failed_capture_is_logged_once_and_left_to_the_plain_chain(
     prior = make()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            packed = prior.net.fold().packed
+            packed = prior.net.freeze().packed
             assert graphs.replay_chain(prior, packed, problem(), "mala", 2, None) is None
     assert [record.getMessage() for record in caplog.records] == [
         "sampler: no CUDA graph (not permitted when stream is capturing); "
@@ -81,7 +81,7 @@ def test_a_failed_capture_is_logged_once_and_left_to_the_plain_chain(
 
 
 def test_only_the_latest_shapes_are_kept() -> None:
-    prior, packed = make(), make().net.fold().packed
+    prior, packed = make(), make().net.freeze().packed
     for rows in range(1, graphs.MOST_GRAPHS + 4):
         graphs.replay_chain(prior, packed, problem(rows), "ula", 1, None)
     assert len(graphs._graphs[prior]) == graphs.MOST_GRAPHS

@@ -54,7 +54,7 @@ def test_the_gradient_of_a_chain_is_that_of_the_energies_through_t(
     v = torch.randn(5, prior.latent, generator=generator(0, "v"), dtype=torch.float64)
     t = torch.tensor([0, 1, 5, 3, 2])
     with torch.no_grad():
-        value, gradient = prior.net.fold().value_and_gradient(v, t)
+        value, gradient = prior.net.freeze().value_and_gradient(v, t)
     direction = torch.randn(v.shape, generator=generator(1, "v"), dtype=torch.float64)
     near = [prior.negative_energy(v + step * direction, t) for step in (1e-5, -1e-5)]
     torch.testing.assert_close(value, prior.negative_energy(v, t))
@@ -132,13 +132,13 @@ def test_attributes_are_independent_given_u() -> None:
     prior.backbone.double()
     v = torch.randn(6, prior.latent, generator=generator(0, "v"), dtype=torch.float64)
     net: GroupEnergies = prior.net
-    outputs = net.fold().each(prior.place(v, 0), 0)
+    outputs = net.freeze().each(prior.place(v, 0), 0)
     assert [output.shape[1] for output in outputs] == [2, 2, 2]
     p = torch.softmax(prior.net(v, 0), 1)
     male = torch.softmax(outputs[0], 1)
     smiling = torch.softmax(outputs[1] + outputs[2], 1)
     torch.testing.assert_close(p, (male[:, :, None] * smiling[:, None, :]).flatten(1))
-    among = net.fold().among([2, 3])
+    among = net.freeze().among([2, 3])
     torch.testing.assert_close(
         torch.logsumexp(among.logits(v, 0), 1),
         torch.logsumexp(prior.net(v, 0), 1) + male[:, 1].log(),
@@ -148,15 +148,15 @@ def test_attributes_are_independent_given_u() -> None:
 def test_rows_with_a_class_have_the_energy_of_their_class() -> None:
     hierarchy = EVERY_LEVEL | {"label_groups": [0, 2]}
     prior = make(tiny_hvae().double(), classes=3, hierarchy=hierarchy).double()
-    own_B = torch.tensor([2, -1, 0, 1])
+    class_B = torch.tensor([2, -1, 0, 1])
     v = torch.randn(4, prior.latent, generator=generator(0, "v"), dtype=torch.float64)
-    folded = prior.net.fold()
-    logits = folded.logits(v, 1)
+    frozen = prior.net.freeze()
+    logits = frozen.logits(v, 1)
     wanted = torch.stack([logits[0, 2], logits[1].logsumexp(0), logits[2, 0], logits[3, 1]])
-    value, gradient = folded.given(own_B).value_and_gradient(v, 1)
+    value, gradient = frozen.conditioned_on(class_B).value_and_gradient(v, 1)
     torch.testing.assert_close(value, wanted)
     small = 1e-6 * torch.randn(v.shape, generator=generator(1, "v"), dtype=torch.float64)
-    after, _ = folded.given(own_B).value_and_gradient(v + small, 1)
+    after, _ = frozen.conditioned_on(class_B).value_and_gradient(v + small, 1)
     torch.testing.assert_close(after - value, (gradient * small).sum(1), atol=1e-10, rtol=1e-3)
     with pytest.raises(ValueError, match="needs label_levels 'all'"):
         make(hierarchy={"label_groups": [0], "label_training": "class"})

@@ -40,13 +40,13 @@ def test_the_analytic_gradient_is_that_of_autograd(
     stream = generator(0, "inputs")
     z = torch.randn(9, 5, generator=stream, dtype=torch.float64, requires_grad=True)
     t = torch.randint(0, 6, (9,), generator=stream)
-    value, gradient = net.fold().value_and_gradient(z, t)
+    value, gradient = net.freeze().value_and_gradient(z, t)
     reference = torch.logsumexp(net(z, t), -1)
     (expected,) = torch.autograd.grad(reference.sum(), z)
     torch.testing.assert_close(value, reference)
     torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-12)
     label = torch.randint(0, 7, (9,), generator=stream)
-    value, gradient = net.fold().value_and_gradient(z, t, label)
+    value, gradient = net.freeze().value_and_gradient(z, t, label)
     chosen = net(z, t).gather(1, label.unsqueeze(1)).sum()
     (expected,) = torch.autograd.grad(chosen, z)
     torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-12)
@@ -55,7 +55,7 @@ def test_the_analytic_gradient_is_that_of_autograd(
 def test_every_weight_is_divided_by_its_largest_singular_value() -> None:
     net = make("residual", "leaky_relu", True)
     net.power_iterate(rounds=200)
-    for weight, _ in net.fold().layers:
+    for weight, _ in net.freeze().layers:
         norm = torch.linalg.matrix_norm(weight.detach(), ord=2)
         assert float(norm) == pytest.approx(1, rel=1e-3)
 
@@ -77,7 +77,7 @@ def test_the_spectral_gradient_is_that_of_torch() -> None:
     torch.testing.assert_close(own, theirs, rtol=1e-4, atol=1e-7)
 
 
-def test_levels_are_told_apart_by_their_time_embedding() -> None:
+def test_levels_are_classifier_accuracy_by_their_time_embedding() -> None:
     net = make("residual", "silu", False)
     z = torch.randn(3, 5, generator=generator(0, "z"), dtype=torch.float64)
     assert float((net(z, 0) - net(z, 4)).detach().abs().max()) > 1e-3

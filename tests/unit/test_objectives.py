@@ -167,7 +167,7 @@ def test_score_matching_is_smallest_at_the_true_energy(base: bool) -> None:
             def logits(self, v: Any, t: Any) -> Any:
                 return torch.zeros(len(v), 3)
 
-        prior.net.fold = Quadratic  # type: ignore[method-assign, assignment]
+        prior.net.freeze = Quadratic  # type: ignore[method-assign, assignment]
         stream = generator(1, "score")
         return float(score_matching_terms(prior, mu, logvar, None, stream).parts["contrastive"])
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from ldebm.evaluate.corruptions import corrupt, fit
 from ldebm.evaluate.ood import (
     LIKELIHOOD,
     Detection,
@@ -18,8 +19,7 @@ from ldebm.evaluate.ood import (
     states_at_one,
     top_counts,
 )
-from ldebm.evaluate.shifted import fit, shift
-from ldebm.nn.group_energy import FoldedGroups
+from ldebm.nn.group_energy import FrozenGroups
 from ldebm.seeding import generator, numpy_generator
 from tests.unit.image_models import image_model
 from tests.unit.image_worlds import LinearGaussian, tiny_hvae
@@ -37,17 +37,17 @@ def patches(image: np.ndarray) -> set[bytes]:
 
 def test_changed_images_keep_their_pixels_but_not_their_order():
     images = numbered()
-    assert (shift("inverted", images) == 255 - images).all()
-    rotated = shift("rotated", images)
+    assert (corrupt("inverted", images) == 255 - images).all()
+    rotated = corrupt("rotated", images)
     assert (rotated[0, 0] == np.rot90(images[0, 0])).all()
-    shuffled = shift("shuffled", images)
+    shuffled = corrupt("shuffled", images)
     assert (np.sort(shuffled.reshape(5, -1)) == np.sort(images.reshape(5, -1))).all()
     assert patches(shuffled[0, 0]) == patches(images[0, 0])
     assert (shuffled != images).any()
-    assert (shift("shuffled", images) == shuffled).all()
-    assert shift("noise", images).shape == images.shape
+    assert (corrupt("shuffled", images) == shuffled).all()
+    assert corrupt("noise", images).shape == images.shape
     with pytest.raises(ValueError, match="upside"):
-        shift("upside", images)
+        corrupt("upside", images)
 
 
 def test_images_of_another_set_are_padded_scaled_and_recoloured_to_fit():
@@ -92,7 +92,7 @@ def test_all_groups_together_score_the_energy_and_fewer_groups_a_part_of_it(
         drawn, nll_B = model.backbone.draw_and_nll(model.batch(images), noise)
         u0 = model.prior.level_zero(drawn.u_BD, stream)
         energy = model.prior.negative_energy(model.prior.scale_zero() * u0, 0)
-        top = model.prior.net.fold().group_energies(model.prior.scale_zero() * u0, 0)[:, 0]
+        top = model.prior.net.freeze().group_energies(model.prior.scale_zero() * u0, 0)[:, 0]
     assert scores["inference", 3] == pytest.approx(energy.numpy(), abs=1e-4)
     assert scores["inference", 1] == pytest.approx(top.numpy(), abs=1e-4)
     whole = energy - 0.5 * u0.square().sum(1)
@@ -105,7 +105,7 @@ def test_energies_that_are_known_give_the_auroc_that_is_known(monkeypatch: pytes
     world = LinearGaussian()
     world.register_parameter("anchor", torch.nn.Parameter(torch.zeros(1)))
     model = image_model("svebm", world)
-    monkeypatch.setattr(FoldedGroups, "group_energies", lambda _, v, __: v)
+    monkeypatch.setattr(FrozenGroups, "group_energies", lambda _, v, __: v)
     monkeypatch.setattr(LinearGaussian, "draw_and_nll", _posterior_alone)
     away = 1.5
 
@@ -150,7 +150,7 @@ def test_dark_images_are_told_from_bright_ones_by_likelihood_alone():
     model = image_model("gaussian", backbone)
     dark = numbered(60) // 8
     familiar = {"valid": dark[:20], "test": dark[20:]}
-    inverted = {name: shift("inverted", images) for name, images in familiar.items()}
+    inverted = {name: corrupt("inverted", images) for name, images in familiar.items()}
     found = detect(model, familiar, {"inverted": inverted}, draws=2)
     assert found.chosen is None
     metrics = found.metrics()

@@ -10,12 +10,12 @@ from PIL import Image
 
 from ldebm.seeding import numpy_generator
 
-__all__ = ["fit", "shift"]
+__all__ = ["corrupt", "fit"]
 
 PATCHES = 4  # a side is cut into so many for shuffling
 
 
-def shift(kind: str, images_NCHW: np.ndarray, seed: int = 0) -> np.ndarray:
+def corrupt(kind: str, images_NCHW: np.ndarray, seed: int = 0) -> np.ndarray:
     """Changes images, or replaces them by noise (the names of ``OOD_TRANSFORMS``).
 
     Args:

@@ -1,6 +1,6 @@
 """A prior with modes far apart: chains of training from the data, or from the kernel.
 
-    python -m benchmarks.heaps [--seeds 3] [--updates 1500]
+    python -m benchmarks.clusters [--seeds 3] [--updates 1500]
 
 Four heaps in the latents of the two-layer linear-Gaussian generator, whose aggregate posterior is
 known exactly; the distance of the learnt prior from it is by quadrature. Printed as a table.
