@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldebm.backbones.text import TextVAE
 from ldebm.data.batches import TextBatch
-from ldebm.nn.energy import EnergyNet, SpectralLinear
 from ldebm.nn.gru import PackedGRU
-from ldebm.nn.text import TextVAE
 from ldebm.priors import DiffusionPrior, Pairs
+from ldebm.priors.energy_net import EnergyNet, SpectralLinear
 from ldebm.training.objectives import masked_entropy, mutual_information
 
 __all__ = ["EagerEnergy", "EagerLDEBM", "EagerVAE"]

@@ -16,8 +16,8 @@ from benchmarks.problems import ptb_split, text_batch
 from benchmarks.timing import Record, alternating, compare, count_flops
 from ldebm import kernels
 from ldebm.assembly import build_backbone
+from ldebm.backbones.text import TextVAE
 from ldebm.data.batches import TextBatch
-from ldebm.nn.text import TextVAE
 from ldebm.optimisers import apply_gradients, make_optimiser
 from ldebm.seeding import generator
 from ldebm.training.backbone_task import BackboneTask

@@ -31,9 +31,9 @@ from benchmarks.problems import (
 )
 from benchmarks.timing import Record, Work, alternating, compare, count_flops, rates
 from ldebm.assembly import build_prior
+from ldebm.backbones.text import TextVAE
 from ldebm.config import ExperimentConfig
 from ldebm.data.batches import batch_rows, collate
-from ldebm.nn.text import TextVAE
 from ldebm.optimisers import apply_gradients, make_optimiser
 from ldebm.priors import DiffusionPrior
 from ldebm.seeding import generator

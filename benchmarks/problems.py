@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from ldebm.assembly import build_backbone, build_prior
+from ldebm.backbones.base import Backbone
+from ldebm.backbones.text import TextVAE
 from ldebm.config import ExperimentConfig
 from ldebm.data.batches import TextBatch, collate
 from ldebm.data.packed import Split, open_packed
-from ldebm.nn.backbone import Backbone
-from ldebm.nn.text import TextVAE
 from ldebm.priors import DiffusionPrior
 from ldebm.seeding import generator, numpy_generator
 from ldebm.training.prior_tasks import JointTask

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
+from ldebm.backbones.base import Backbone
 from ldebm.config import BackboneConfig, ExperimentConfig, PriorConfig
 from ldebm.data.tokenizer import Tokenizer
 from ldebm.errors import UsageError
 from ldebm.model import Model
-from ldebm.nn.backbone import Backbone
 from ldebm.priors.base import Prior
 
 __all__ = [
@@ -40,7 +40,7 @@ def architecture(config: BackboneConfig, kind: str) -> type[Backbone]:
         UsageError: the architecture cannot model this kind of data.
     """
     if config.arch == "mlp" and kind == "points":
-        from ldebm.nn.mlp import PointVAE
+        from ldebm.backbones.points import PointVAE
 
         return PointVAE
     if config.arch == "gru" and kind in ("sentences", "dialogues"):
@@ -48,11 +48,11 @@ def architecture(config: BackboneConfig, kind: str) -> type[Backbone]:
             from ldebm.baselines.model import TextBaseline
 
             return TextBaseline
-        from ldebm.nn.text import TextVAE
+        from ldebm.backbones.text import TextVAE
 
         return TextVAE
     if config.arch == "rnn" and kind in ("sentences", "dialogues"):
-        from ldebm.nn.recurrent import RecurrentVAE
+        from ldebm.backbones.recurrent import RecurrentVAE
 
         return RecurrentVAE
     if config.arch == "dialogue" and kind == "dialogues":
@@ -60,19 +60,19 @@ def architecture(config: BackboneConfig, kind: str) -> type[Backbone]:
             from ldebm.baselines.model import DialogueBaseline
 
             return DialogueBaseline
-        from ldebm.nn.dialogue import DialogueVAE
+        from ldebm.backbones.dialogue import DialogueVAE
 
         return DialogueVAE
     if config.arch == "bow" and kind == "documents":
-        from ldebm.nn.bow import BagVAE
+        from ldebm.backbones.documents import BagVAE
 
         return BagVAE
     if config.arch == "hvae" and kind == "images":
-        from ldebm.nn.hvae import HVAE
+        from ldebm.backbones.hvae import HVAE
 
         return HVAE
     if config.arch == "nvae" and kind == "images":
-        from ldebm.nn.nvae import NVAE
+        from ldebm.backbones.nvae import NVAE
 
         return NVAE
     wanted = {"points": "'mlp'", "images": "'hvae' or 'nvae'", "documents": "'bow'"}.get(
@@ -146,7 +146,7 @@ def _of_baseline(
 
 def _on_groups(backbone: Backbone, config: PriorConfig, generator: torch.Generator | None) -> Prior:
     """The prior on the latents of a hierarchical backbone."""
-    from ldebm.nn.hierarchy import HierarchicalBackbone
+    from ldebm.backbones.hierarchical import HierarchicalBackbone
     from ldebm.priors import hierarchical
 
     assert isinstance(backbone, HierarchicalBackbone)

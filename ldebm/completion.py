@@ -23,18 +23,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ldebm.backbones.filling import fill
+from ldebm.backbones.text import TextVAE
 from ldebm.baselines.prior import BaselinePrior
 from ldebm.config import CompletionConfig
 from ldebm.data.batches import batch_rows, collate_ids
 from ldebm.data.packed import Split
 from ldebm.errors import UsageError
 from ldebm.files import read_model, write_model
-from ldebm.langevin import Conditional
 from ldebm.model import Model
-from ldebm.nn.filling import fill
-from ldebm.nn.text import TextVAE
 from ldebm.optimisers import untraced
 from ldebm.priors import Prior
+from ldebm.priors.langevin import Conditional
 from ldebm.seeding import generator, numpy_generator
 
 __all__ = [

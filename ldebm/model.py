@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldebm.backbones.base import Backbone
 from ldebm.config import EvaluateConfig, ExperimentConfig
 from ldebm.data.tokenizer import Tokenizer
 from ldebm.errors import UsageError
 from ldebm.files import hash_path, write_model
-from ldebm.nn.backbone import Backbone
 from ldebm.priors import Prior
 from ldebm.seeding import generator
 

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ldebm.backbones.dialogue import DialogueVAE
+from ldebm.backbones.sentences import LOGVAR_LIMIT, SentenceVAE
+from ldebm.backbones.text import TextVAE
 from ldebm.baselines.codes import FLOOR, of_variables
 from ldebm.config import BackboneConfig, BaselineConfig
 from ldebm.data.batches import TextBatch
-from ldebm.nn.dialogue import DialogueVAE
-from ldebm.nn.sentences import LOGVAR_LIMIT, SentenceVAE
-from ldebm.nn.text import TextVAE
 
 __all__ = ["Baseline", "DialogueBaseline", "Posterior", "TextBaseline"]
 
@@ -138,7 +138,7 @@ class Baseline(SentenceVAE):
 
     @contextmanager
     def tables(self, *, bfloat16: bool = False) -> Iterator[None]:
-        """As of :class:`ldebm.nn.text.TextVAE`; without an encoder there is nothing to look up."""
+        """As of ``TextVAE``; without an encoder there is nothing to look up."""
         if self.baseline.kind == "rnnlm":
             yield
         else:

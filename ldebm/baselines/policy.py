@@ -24,9 +24,9 @@ from ldebm.baselines.model import Baseline
 from ldebm.baselines.prior import BaselinePrior
 from ldebm.config import PriorConfig
 from ldebm.data.batches import batch_rows, steps_per_epoch
-from ldebm.nn.energy import rows_of
 from ldebm.nn.linear import draw_linear
 from ldebm.optimisers import Group
+from ldebm.priors.energy_net import rows_of
 from ldebm.training.inputs import PriorInputs
 from ldebm.training.objectives import Terms
 from ldebm.training.parallel import row_weight, share

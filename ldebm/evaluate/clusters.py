@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ldebm.evaluate.report import Report
-from ldebm.nn.energy import rows_of
 from ldebm.priors import Prior
+from ldebm.priors.energy_net import rows_of
 from ldebm.seeding import generator as make_generator
 from ldebm.seeding import numpy_generator
 

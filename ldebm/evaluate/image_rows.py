@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldebm.nn.hierarchy import HierarchicalBackbone
+from ldebm.backbones.hierarchical import HierarchicalBackbone
 
 __all__ = ["parts", "posterior_draw", "rows_at_once", "to_unit"]
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ldebm.backbones.hierarchical import HierarchicalBackbone
 from ldebm.config import EvaluateConfig
 from ldebm.data.packed import Packed
 from ldebm.evaluate.image_rows import posterior_draw, rows_at_once
@@ -21,7 +22,6 @@ from ldebm.evaluate.transitions import HEADER, follow, saturated
 from ldebm.evaluate.views import energy_histograms, latent_map
 from ldebm.grids import cells
 from ldebm.model import Model
-from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.seeding import generator
 
 __all__ = ["Grid", "Material", "add_image_views"]

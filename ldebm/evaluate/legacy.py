@@ -23,7 +23,7 @@ from torch import Tensor
 from ldebm.evaluate.likelihood import reconstruction
 from ldebm.evaluate.normalisers import Conditionals, conditionals
 from ldebm.priors import Prior
-from ldebm.schedule import Schedule
+from ldebm.priors.schedule import Schedule
 from ldebm.seeding import generator as make_generator
 
 __all__ = ["nll_legacy"]

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ldebm.langevin import Target, mala
 from ldebm.priors import EnergyPrior
+from ldebm.priors.langevin import Target, mala
 
 __all__ = [
     "Conditionals",

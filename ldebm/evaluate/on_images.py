@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldebm.backbones.hierarchical import HierarchicalBackbone
 from ldebm.config import OOD_TRANSFORMS, EvaluateConfig
 from ldebm.data.packed import Measure, Packed
 from ldebm.evaluate.clusters import cluster_metrics
@@ -35,7 +36,6 @@ from ldebm.evaluate.report import Report, subset
 from ldebm.evaluate.sampling import sampler_acceptance
 from ldebm.evaluate.synthesis import by_attributes, by_class, of_images
 from ldebm.model import Model
-from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.seeding import derive_seed, generator
 
 __all__ = ["evaluate_images", "fitted_gaussian", "sample_images"]

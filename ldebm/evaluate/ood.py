@@ -28,11 +28,11 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from ldebm.backbones.hierarchical import HierarchicalBackbone
 from ldebm.evaluate.image_rows import rows_at_once, to_unit
 from ldebm.model import Model
-from ldebm.nn.group_energy import GroupEnergies
-from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.priors import EnergyPrior
+from ldebm.priors.group_energy_net import GroupEnergies
 from ldebm.seeding import generator
 
 __all__ = [

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldebm.backbones.base import Backbone
 from ldebm.data.packed import Split
 from ldebm.files import write_csv, write_json, write_model, write_text
-from ldebm.nn.backbone import Backbone
 from ldebm.seeding import numpy_generator
 from ldebm.training.latents import make_batch
 

@@ -19,15 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldebm.backbones.hierarchical import HierarchicalBackbone
 from ldebm.config import HierarchyConfig
 from ldebm.evaluate.control import wilson
 from ldebm.evaluate.image_rows import parts
 from ldebm.evaluate.judge import Judge, judge_images
-from ldebm.langevin import Conditional
 from ldebm.model import Model
-from ldebm.nn.group_energy import FrozenGroups, GroupEnergies
-from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.priors import EnergyPrior, Prior
+from ldebm.priors.group_energy_net import FrozenGroups, GroupEnergies
+from ldebm.priors.langevin import Conditional
 from ldebm.seeding import generator
 
 __all__ = ["Controlled", "by_attributes", "by_class", "of_images", "redraw", "step_by_step"]

@@ -17,7 +17,7 @@ from ldebm.config import EvaluateConfig
 from ldebm.data.batches import collate_ids, with_turns
 from ldebm.data.user_texts import as_texts
 from ldebm.modalities.sentences import TextModel
-from ldebm.nn.energy import rows_of
+from ldebm.priors.energy_net import rows_of
 
 if TYPE_CHECKING:
     from ldebm.data.packed import Packed, Split

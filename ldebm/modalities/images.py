@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ldebm.backbones.hierarchical import HierarchicalBackbone
 from ldebm.config import EvaluateConfig
 from ldebm.data.folders import EXTENSIONS, content_of, file_names, is_image
 from ldebm.data.image_files import RawImage
@@ -25,7 +26,6 @@ from ldebm.errors import UsageError
 from ldebm.files import write_parquet
 from ldebm.grids import picture, tile, write_png
 from ldebm.model import Model, UserRows
-from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.seeding import generator
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ def score(model: ImageModel, pixels: np.ndarray, seed: int = 0) -> Scores:
         seed: of the draws.
     """
     from ldebm.evaluate.image_rows import parts
-    from ldebm.nn.group_energy import GroupEnergies
+    from ldebm.priors.group_energy_net import GroupEnergies
 
     backbone, prior = model.backbone, model.prior
     stream = generator(seed, "scores", device=model.device)

@@ -18,10 +18,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ldebm.backbones.hierarchical import Gaussian, HierarchicalBackbone
 from ldebm.config import PriorConfig
 from ldebm.errors import UsageError
-from ldebm.nn.group_energy import FrozenGroups, Placed
-from ldebm.nn.hierarchy import Gaussian, HierarchicalBackbone
+from ldebm.priors.group_energy_net import FrozenGroups, Placed
 from ldebm.priors.hierarchical import GroupSymbolPrior
 
 __all__ = ["ContrastivePrior"]

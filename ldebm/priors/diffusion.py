@@ -18,7 +18,7 @@ from torch import Tensor
 from ldebm.config import PriorConfig
 from ldebm.draws import Stream, integers, normal
 from ldebm.priors.energy import EnergyPrior, Pairs
-from ldebm.schedule import make_schedule
+from ldebm.priors.schedule import make_schedule
 
 __all__ = ["DiffusionPrior"]
 

@@ -17,11 +17,18 @@ from torch import Tensor, nn
 from ldebm.config import PriorConfig
 from ldebm.draws import Stream, Streams, normal
 from ldebm.errors import UsageError
-from ldebm.graphs import replay_chain
-from ldebm.langevin import Chain, Conditional
-from ldebm.nn.energy import ConditionedEnergy, Energies, EnergyNet, Frozen, FrozenEnergy, rows_of
 from ldebm.priors.base import Prior
-from ldebm.schedule import Schedule
+from ldebm.priors.energy_net import (
+    ConditionedEnergy,
+    Energies,
+    EnergyNet,
+    Frozen,
+    FrozenEnergy,
+    rows_of,
+)
+from ldebm.priors.graphs import replay_chain
+from ldebm.priors.langevin import Chain, Conditional
+from ldebm.priors.schedule import Schedule
 
 __all__ = ["EnergyPrior", "Pairs"]
 

@@ -22,13 +22,13 @@ import math
 import torch
 from torch import Tensor
 
+from ldebm.backbones.hierarchical import HierarchicalBackbone
 from ldebm.config import HierarchyConfig, PriorConfig
 from ldebm.draws import Stream
 from ldebm.errors import UsageError
-from ldebm.nn.energy import Energies, Frozen
-from ldebm.nn.group_energy import GroupEnergies, Placed
-from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.priors import DiffusionPrior, EnergyPrior, GaussianPrior, Pairs, Prior, SymbolPrior
+from ldebm.priors.energy_net import Energies, Frozen
+from ldebm.priors.group_energy_net import GroupEnergies, Placed
 
 __all__ = [
     "GroupDiffusionPrior",

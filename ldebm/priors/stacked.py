@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ldebm.errors import UsageError
-from ldebm.nn.energy import EnergyNet
-from ldebm.nn.stacked_energy import StackedEnergies
 from ldebm.priors.diffusion import DiffusionPrior
 from ldebm.priors.energy import EnergyPrior
+from ldebm.priors.energy_net import EnergyNet
+from ldebm.priors.stacked_energy_net import StackedEnergies
 from ldebm.priors.svebm import SymbolPrior
 
 __all__ = ["stack"]

@@ -13,7 +13,7 @@ from torch import Tensor
 from ldebm.config import PriorConfig
 from ldebm.draws import Stream
 from ldebm.priors.energy import EnergyPrior, Pairs
-from ldebm.schedule import one_level
+from ldebm.priors.schedule import one_level
 
 __all__ = ["SymbolPrior"]
 

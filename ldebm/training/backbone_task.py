@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ldebm.backbones.base import Backbone
 from ldebm.config import ExperimentConfig
 from ldebm.data.batches import batch_rows, steps_per_epoch
 from ldebm.data.packed import Split
-from ldebm.nn.backbone import Backbone
 from ldebm.nn.linear import draw_linear
 from ldebm.optimisers import Group
 from ldebm.seeding import generator

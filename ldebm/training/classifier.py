@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ldebm.backbones.base import Backbone
 from ldebm.config import ClassifierConfig, ExperimentConfig
 from ldebm.data.packed import Split
 from ldebm.errors import UsageError
-from ldebm.nn.backbone import Backbone
 from ldebm.optimisers import Group
 from ldebm.priors.classifier import ClassifierPrior
 from ldebm.seeding import generator, numpy_generator

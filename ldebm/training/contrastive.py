@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldebm.nn.group_energy import Placed
-from ldebm.nn.hierarchy import Gaussian
+from ldebm.backbones.hierarchical import Gaussian
 from ldebm.priors.contrastive import ContrastivePrior
+from ldebm.priors.group_energy_net import Placed
 from ldebm.training.image_prior_task import ImagePriorTask
 from ldebm.training.objectives import Terms
 

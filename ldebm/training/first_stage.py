@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 
 from ldebm.assembly import architecture, build_backbone, first_stage_task
+from ldebm.backbones.base import Backbone
 from ldebm.config import ExperimentConfig
 from ldebm.data.packed import Packed
 from ldebm.devices import choose_device
 from ldebm.errors import UsageError
 from ldebm.files import hash_path, read_json, read_model, write_json, write_model
-from ldebm.nn.backbone import Backbone
 from ldebm.notes import note, running
 from ldebm.seeding import configure, generator
 from ldebm.training.parallel import is_main

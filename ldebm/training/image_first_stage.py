@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ldebm.backbones.hierarchical import HierarchicalBackbone
 from ldebm.config import BackboneConfig, ExperimentConfig
 from ldebm.data.batches import batch_rows, steps_per_epoch
 from ldebm.data.packed import Split
-from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.optimisers import Group
 from ldebm.seeding import generator
 from ldebm.training.latents import batch_noise, make_batch

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldebm.backbones.hierarchical import HierarchicalBackbone
 from ldebm.config import ExperimentConfig, HierarchyConfig
 from ldebm.data.packed import Split
-from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.priors import EnergyPrior
 from ldebm.priors.hierarchical import OnGroups
 from ldebm.seeding import generator

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ldebm.backbones.base import Backbone
 from ldebm.config import ExperimentConfig
 from ldebm.data.packed import Packed, Split
-from ldebm.nn.backbone import Backbone
 from ldebm.priors import Prior
 
 __all__ = ["PriorInputs"]

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ldebm.backbones.hierarchical import HierarchicalBackbone
 from ldebm.config import ClusterConfig, ExperimentConfig
 from ldebm.data.packed import SPLITS, Packed, Split, check_classes
 from ldebm.devices import choose_device
 from ldebm.errors import UsageError
 from ldebm.files import write_parquet
-from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.seeding import configure, generator, numpy_generator
 from ldebm.training.clustering import geometric_clusters
 from ldebm.training.first_stage import load_backbone

@@ -16,8 +16,8 @@ from ldebm.data.packed import Split
 from ldebm.training.parallel import share
 
 if TYPE_CHECKING:  # whoever only makes batches depends on no network
-    from ldebm.nn.backbone import Backbone
-    from ldebm.nn.hierarchy import HierarchicalBackbone
+    from ldebm.backbones.base import Backbone
+    from ldebm.backbones.hierarchical import HierarchicalBackbone
 
 __all__ = ["batch_noise", "encode_contexts", "encode_split", "encode_top", "make_batch"]
 

@@ -18,9 +18,9 @@ from torch.nn import functional
 
 from ldebm.config import PriorConfig
 from ldebm.draws import Stream
-from ldebm.langevin import Chain
-from ldebm.nn.energy import value_of_class
 from ldebm.priors import EnergyPrior, Pairs
+from ldebm.priors.energy_net import value_of_class
+from ldebm.priors.langevin import Chain
 from ldebm.training.objectives import Terms, gaussian_kl, masked_entropy, mutual_information
 
 __all__ = [

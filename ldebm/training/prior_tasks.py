@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ldebm.backbones.base import Backbone
 from ldebm.config import ExperimentConfig
 from ldebm.data.batches import batch_rows, steps_per_epoch
 from ldebm.data.packed import Split
 from ldebm.errors import DivergenceError
-from ldebm.langevin import Chain
-from ldebm.nn.backbone import Backbone
 from ldebm.optimisers import Group
 from ldebm.priors import EnergyPrior, Pairs
+from ldebm.priors.langevin import Chain
 from ldebm.seeding import generator
 from ldebm.training.classifier import pool_rows
 from ldebm.training.clustering import epoch_rows, geometric_clusters, stability

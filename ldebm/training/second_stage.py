@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from ldebm.assembly import build_prior, prior_task
+from ldebm.backbones.base import Backbone
 from ldebm.config import ExperimentConfig
 from ldebm.data.packed import Packed
 from ldebm.devices import choose_device
 from ldebm.files import hash_path, read_parquet, write_json, write_model
 from ldebm.model import save
-from ldebm.nn.backbone import Backbone
 from ldebm.priors import Prior
 from ldebm.priors.hierarchical import OnGroups
 from ldebm.seeding import configure, generator

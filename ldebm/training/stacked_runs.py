@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from ldebm.config.alike import WHOLE
 from ldebm.draws import Streams
 from ldebm.errors import DivergenceError
-from ldebm.langevin import Chain
-from ldebm.nn.stacked_energy import StackedEnergies
 from ldebm.optimisers import untraced
 from ldebm.priors import EnergyPrior, Pairs
+from ldebm.priors.langevin import Chain
 from ldebm.priors.stacked import stack
+from ldebm.priors.stacked_energy_net import StackedEnergies
 from ldebm.training.objectives import Terms
 from ldebm.training.prior_objectives import Contrast, Weights, contrast_rows, contrast_terms
 from ldebm.training.prior_tasks import PriorTask

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ldebm import graphs
 from ldebm.config import PriorConfig
-from ldebm.langevin import Conditional, draw_noise, mala, ula
-from ldebm.priors import DiffusionPrior
+from ldebm.priors import DiffusionPrior, graphs
+from ldebm.priors.langevin import Conditional, draw_noise, mala, ula
 from ldebm.seeding import generator
 
 pytestmark = [

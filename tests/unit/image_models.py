@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ldebm.assembly import build_model, build_prior
+from ldebm.backbones.hierarchical import HierarchicalBackbone
 from ldebm.config import ExperimentConfig
 from ldebm.model import Model
-from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.seeding import generator, numpy_generator
 from tests.unit.image_worlds import HVAE, tiny_hvae
 

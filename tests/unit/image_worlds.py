@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ldebm.assembly import build_backbone
+from ldebm.backbones.hierarchical import Gaussian, Group, HierarchicalBackbone, Pick
 from ldebm.config import BackboneConfig, HVAEConfig
 from ldebm.data.packed import Packed, open_packed
-from ldebm.nn.hierarchy import Gaussian, Group, HierarchicalBackbone, Pick
 from ldebm.nn.logistic import build_likelihood
 from ldebm.seeding import generator
 

@@ -17,10 +17,11 @@ ROOT = Path(__file__).parents[2]
 ROOMS = ("ldebm", "pipelines", "stages")
 LAYERS = (  # rooms and files of ldebm/: each imports those of its own line and of lines above
     {"errors", "files", "notes", "sources", "user_cache", "yaml_text"},
-    {"config", "devices", "kernels", "optimisers", "schedule", "seeding"},
+    {"config", "devices", "draws", "kernels", "optimisers", "seeding"},
     {"data"},
     {"nn"},
-    {"draws", "graphs", "langevin", "priors"},
+    {"backbones"},
+    {"priors"},
     {"training"},
     {"baselines"},
     {"completion", "grids", "model"},

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from ldebm.assembly import build_prior
+from ldebm.backbones.filling import fill
+from ldebm.backbones.text import TextVAE
 from ldebm.cli import completing, models
 from ldebm.completion import (
     Completer,
@@ -26,8 +28,6 @@ from ldebm.config import CompletionConfig, EvaluateConfig
 from ldebm.data.batches import collate_ids
 from ldebm.errors import UsageError
 from ldebm.files import write_model
-from ldebm.nn.filling import fill
-from ldebm.nn.text import TextVAE
 from ldebm.priors import DiffusionPrior
 from ldebm.seeding import generator, numpy_generator
 from tests.unit.baseline_models import META, section

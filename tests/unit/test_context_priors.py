@@ -9,8 +9,8 @@ import torch
 
 from ldebm.config import PriorConfig
 from ldebm.errors import UsageError
-from ldebm.nn.energy import EnergyNet
 from ldebm.priors import DiffusionPrior, EnergyPrior, SymbolPrior, energy
+from ldebm.priors.energy_net import EnergyNet
 from ldebm.seeding import generator
 from ldebm.training.prior_objectives import prior_terms
 from ldebm.training.score_matching import score_matching_terms

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from ldebm.assembly import build_backbone
+from ldebm.backbones.hierarchical import HierarchicalBackbone
 from ldebm.config import ExperimentConfig
 from ldebm.data.fetch import fetch
 from ldebm.data.packed import open_packed
@@ -17,7 +18,6 @@ from ldebm.data.packing import pack
 from ldebm.data.prepare import prepare
 from ldebm.errors import UsageError
 from ldebm.files import read_json
-from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.training.latents import make_batch
 from ldebm.yaml_text import format_yaml
 from pipelines.library import Library

@@ -10,9 +10,9 @@ import torch
 
 from benchmarks.eager import EagerLDEBM
 from benchmarks.problems import META, PUBLISHED, SyntheticSplit
+from ldebm.backbones.text import TextVAE
 from ldebm.config import ExperimentConfig
 from ldebm.data.batches import collate
-from ldebm.nn.text import TextVAE
 from ldebm.priors import DiffusionPrior
 from ldebm.seeding import generator, numpy_generator
 from ldebm.training.latents import encode_split

@@ -19,7 +19,7 @@ from ldebm.evaluate.ood import (
     states_at_one,
     top_counts,
 )
-from ldebm.nn.group_energy import FrozenGroups
+from ldebm.priors.group_energy_net import FrozenGroups
 from ldebm.seeding import generator, numpy_generator
 from tests.unit.image_models import image_model
 from tests.unit.image_worlds import LinearGaussian, tiny_hvae

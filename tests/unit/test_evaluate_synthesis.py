@@ -16,7 +16,7 @@ from ldebm.evaluate.synthesis import (
     step_by_step,
 )
 from ldebm.evaluate.transitions import HEADER, follow
-from ldebm.nn.group_energy import FrozenGroups
+from ldebm.priors.group_energy_net import FrozenGroups
 from ldebm.seeding import generator
 from tests.unit.image_models import Brightness, image_model
 from tests.unit.image_worlds import LinearGaussian

@@ -8,10 +8,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from ldebm import graphs
 from ldebm.config import PriorConfig
-from ldebm.langevin import Conditional, draw_noise, mala, ula
-from ldebm.priors import DiffusionPrior
+from ldebm.priors import DiffusionPrior, graphs
+from ldebm.priors.langevin import Conditional, draw_noise, mala, ula
 from ldebm.seeding import generator
 
 

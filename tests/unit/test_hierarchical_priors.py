@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from ldebm.assembly import build_prior
+from ldebm.backbones.hierarchical import HierarchicalBackbone
 from ldebm.config import PriorConfig
 from ldebm.errors import UsageError
-from ldebm.nn.group_energy import GroupEnergies
-from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.priors import Prior
+from ldebm.priors.group_energy_net import GroupEnergies
 from ldebm.priors.hierarchical import GroupDiffusionPrior
 from ldebm.seeding import generator
 from ldebm.training.prior_objectives import prior_terms

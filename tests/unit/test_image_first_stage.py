@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from ldebm.assembly import build_backbone
+from ldebm.backbones.hierarchical import HierarchicalBackbone
 from ldebm.config import BackboneConfig, ExperimentConfig
 from ldebm.data.packed import Packed, open_packed
-from ldebm.nn.hierarchy import HierarchicalBackbone
 from ldebm.seeding import generator
 from ldebm.training.first_stage import build_backbone_stage, load_backbone
 from ldebm.training.image_first_stage import ImageTask, balanced_kl, hierarchical_terms

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldebm.langevin import mala, pcnl, ula
+from ldebm.priors.langevin import mala, pcnl, ula
 from ldebm.seeding import generator
 
 VARIANCE = 0.5

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ldebm.backbones.dialogue import DialogueVAE
+from ldebm.backbones.recurrent import RecurrentVAE
 from ldebm.config import BackboneConfig
 from ldebm.data.batches import DialogueBatch, collate_ids, with_turns
 from ldebm.errors import UsageError
-from ldebm.nn.dialogue import DialogueVAE
-from ldebm.nn.recurrent import RecurrentVAE
 from ldebm.seeding import generator
 
 META = {

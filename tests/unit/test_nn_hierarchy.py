@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ldebm.assembly import build_backbone
+from ldebm.backbones.hierarchical import Gaussian, HierarchicalBackbone
 from ldebm.config import BackboneConfig
 from ldebm.errors import UsageError
-from ldebm.nn.hierarchy import Gaussian, HierarchicalBackbone
 from ldebm.seeding import generator
 
 META = {"kind": "images", "size": 8, "channels": 1}

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from ldebm.assembly import build_backbone
+from ldebm.backbones.nvae import NVAE
+from ldebm.backbones.nvae_cells import BatchNorm, NormConv, _ShrinkingSkip
+from ldebm.backbones.nvae_flow import FlowPair
+from ldebm.backbones.nvae_keys import key_map, published_section, rename
 from ldebm.config import BackboneConfig
 from ldebm.errors import UsageError
 from ldebm.files import hash_path
-from ldebm.nn.nvae import NVAE
-from ldebm.nn.nvae_cells import BatchNorm, NormConv, _ShrinkingSkip
-from ldebm.nn.nvae_flow import FlowPair
-from ldebm.nn.nvae_keys import key_map, published_section, rename
 from ldebm.seeding import generator
 
 # Names, shapes and results of the public code (NVlabs/NVAE at 9fc1a28, run on CPU in float32) with

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ldebm.config import EnergyConfig
-from ldebm.nn.energy import EnergyNet
+from ldebm.priors.energy_net import EnergyNet
 from ldebm.seeding import generator
 
 

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ldebm.backbones.text import TextVAE
 from ldebm.config import BackboneConfig
 from ldebm.data.batches import collate_ids
-from ldebm.nn.text import TextVAE
 from ldebm.seeding import generator
 
 META = {"vocab_size": 30, "max_len": 12, "pad_id": 0, "unk_id": 1, "bos_id": 2, "eos_id": 3}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldebm.nn.writing import Output, argmax
+from ldebm.backbones.writing import Output, argmax
 from ldebm.seeding import generator
 
 WORDS, SIZE, ROWS = 1000, 24, 300

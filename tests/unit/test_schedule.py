@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ldebm.schedule import make_schedule
+from ldebm.priors.schedule import make_schedule
 from ldebm.seeding import generator
 
 # docs/method.md, section 2.2

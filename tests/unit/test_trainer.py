@@ -133,15 +133,15 @@ def test_a_checkpoint_belongs_to_the_code_that_it_imports(tmp_path: Path, monkey
     root, copy = Path(runs.__file__).parents[2], tmp_path / "project"
     shutil.copytree(root / "ldebm", copy / "ldebm")
     monkeypatch.setattr(runs, "__file__", str(copy / "ldebm/training/runs.py"))
-    before = [key("priors.svebm"), key("nn.mlp")]
+    before = [key("priors.svebm"), key("backbones.points")]
     energy = copy / "ldebm/priors/energy.py"  # which the first imports, and the second does not
     energy.write_text(energy.read_text() + "# changed\n")
-    after = [key("priors.svebm"), key("nn.mlp")]
+    after = [key("priors.svebm"), key("backbones.points")]
     assert after[0] != before[0]
     assert after[1] == before[1]
     trainer = copy / "ldebm/training/trainer.py"
     trainer.write_text(trainer.read_text() + "# changed\n")
-    assert key("nn.mlp") != after[1]
+    assert key("backbones.points") != after[1]
 
 
 def test_schedules_start_and_end_where_they_should() -> None:

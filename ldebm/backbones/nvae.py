@@ -21,13 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldebm.backbones.hierarchical import Gaussian, Group, HierarchicalBackbone, Pick, full
+from ldebm.backbones.nvae_cells import Cell, NormConv, run_cell
+from ldebm.backbones.nvae_flow import FlowPair
+from ldebm.backbones.nvae_spectral import SpectralPenalty
 from ldebm.config import BackboneConfig
 from ldebm.errors import UsageError
-from ldebm.nn.hierarchy import Gaussian, Group, HierarchicalBackbone, Pick, full
 from ldebm.nn.logistic import build_likelihood
-from ldebm.nn.nvae_cells import Cell, NormConv, run_cell
-from ldebm.nn.nvae_flow import FlowPair
-from ldebm.nn.spectral import SpectralPenalty
 
 __all__ = ["NVAE"]
 
@@ -236,7 +236,7 @@ class NVAE(HierarchicalBackbone):
 
     def load_initial(self) -> None:
         if self.section.published is not None:
-            from ldebm.nn.nvae_keys import load_published
+            from ldebm.backbones.nvae_keys import load_published
 
             load_published(self, self.section.published, self.section)
 

@@ -21,14 +21,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldebm.backbones.sentences import LOGVAR_LIMIT, ROWS_AT_ONCE, SentenceVAE, row_of_token, shifted
+from ldebm.backbones.writing import Output, screens, write
 from ldebm.config import BackboneConfig
 from ldebm.data.batches import TextBatch
 from ldebm.nn.frozen_gru import FrozenGRU, GateTable
 from ldebm.nn.gru import PackedGRU, bidirectional_last
 from ldebm.nn.linear import draw_linear
-from ldebm.nn.sentences import LOGVAR_LIMIT, ROWS_AT_ONCE, SentenceVAE, row_of_token, shifted
 from ldebm.nn.softmax import linear_nll
-from ldebm.nn.writing import Output, screens, write
 
 __all__ = ["TextVAE"]
 

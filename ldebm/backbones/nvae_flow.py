@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldebm.nn.nvae_cells import NormConv
+from ldebm.backbones.nvae_cells import NormConv
 
 __all__ = ["FlowPair", "autoregressive_mask"]
 

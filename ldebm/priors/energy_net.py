@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ldebm.config import EnergyConfig
-from ldebm.nn.packed_energy import SLOPE, PackedEnergy
 from ldebm.nn.silu import silu
+from ldebm.priors.packed_energy_net import SLOPE, PackedEnergy
 
 __all__ = [
     "ConditionedEnergy",

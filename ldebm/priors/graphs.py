@@ -20,8 +20,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ldebm.langevin import Chain, Conditional, Noise, draw_noise
-from ldebm.nn.packed_energy import PackedEnergy
+from ldebm.priors.langevin import Chain, Conditional, Noise, draw_noise
+from ldebm.priors.packed_energy_net import PackedEnergy
 
 __all__ = ["ChainGraph", "replay_chain"]
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ldebm.backbones.text import TextVAE
 from ldebm.nn.frozen_gru import FrozenGRU, GateTable
-from ldebm.nn.text import TextVAE
 
 __all__ = ["fill"]
 

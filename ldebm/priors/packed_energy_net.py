@@ -7,7 +7,7 @@ matrix products. Here the biases are a row of the products, the residual sum is 
 accumulation, and each layer needs one activation forward and two passes backward. Hidden vectors
 have a column that is 1, which the bias row needs, and lie in rows of a multiple of 16 columns,
 which vector units like; the products leave both out. Against the plain operations of
-:mod:`ldebm.nn.energy` only the order of the roundings differs.
+:mod:`ldebm.priors.energy_net` only the order of the roundings differs.
 
 Shapes: B batch, D latent dimension, H hidden size, P padded hidden size, K classes, T levels.
 """

@@ -16,7 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldebm.nn.energy import Energies, EnergyNet, Frozen, FrozenEnergy, SpectralLinear, activation_of
+from ldebm.priors.energy_net import (
+    Energies,
+    EnergyNet,
+    Frozen,
+    FrozenEnergy,
+    SpectralLinear,
+    activation_of,
+)
 
 __all__ = ["StackedEnergies"]
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldebm.nn.nvae_cells import BatchNorm, NormConv
+from ldebm.backbones.nvae_cells import BatchNorm, NormConv
 from ldebm.seeding import generator
 
 __all__ = ["SpectralPenalty"]

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ldebm.backbones.nvae_cells import BatchNorm, Cell
 from ldebm.config import NVAEConfig, PublishedConfig
 from ldebm.errors import UsageError
 from ldebm.files import hash_path
-from ldebm.nn.nvae_cells import BatchNorm, Cell
 
 if TYPE_CHECKING:
-    from ldebm.nn.nvae import NVAE
+    from ldebm.backbones.nvae import NVAE
 
 __all__ = ["key_map", "load_published", "published_section", "rename"]
 

@@ -1,9 +1,10 @@
 """Energies of the groups of a hierarchical model, F(u, t) = sum_g F_g(z_g, t) with z = T(u).
 
-Dense (and small) groups have the network of :mod:`ldebm.nn.energy`, convolutional ones that of the
-public code (docs/method.md, section 2.5). With ``inputs: context`` F_g also sees what is above its
-group: a dense group all z_<=g, a convolutional one z_g and u_g, which tells where z_g lies in
-p(z_g | z_<g). With ``inputs: u`` it sees u_<=g, a convolutional group u_g, and chains need no T.
+Dense (and small) groups have the network of :mod:`ldebm.priors.energy_net`, convolutional ones
+that of the public code (docs/method.md, section 2.5). With ``inputs: context`` F_g also sees what
+is above its group: a dense group all z_<=g, a convolutional one z_g and u_g, which tells where z_g
+lies in p(z_g | z_<g). With ``inputs: u`` it sees u_<=g, a convolutional group u_g, and chains need
+no T.
 
 Some groups may carry labels: their outputs are logits of the classes, which add up over the groups
 of a label. What comes out is one logit per class, sum_g f_g[y] + sum_h F_h, so that the logsumexp
@@ -23,11 +24,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldebm.backbones.hierarchical import Group, full
 from ldebm.config import EnergyConfig, HierarchyConfig, PriorConfig
 from ldebm.errors import UsageError
-from ldebm.nn.energy import Energies, EnergyNet, Frozen, SpectralLinear, value_of_class
-from ldebm.nn.hierarchy import Group, full
 from ldebm.nn.silu import silu
+from ldebm.priors.energy_net import Energies, EnergyNet, Frozen, SpectralLinear, value_of_class
 
 __all__ = ["ConvEnergy", "FrozenGroups", "GroupEnergies", "Place", "Placed"]
 

@@ -25,9 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldebm.backbones.base import Backbone
 from ldebm.config import BackboneConfig
 from ldebm.data.batches import BagBatch
-from ldebm.nn.backbone import Backbone
 from ldebm.nn.linear import draw_linear
 
 __all__ = ["BagVAE"]

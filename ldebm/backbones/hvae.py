@@ -22,10 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldebm.backbones.hierarchical import Gaussian, Group, HierarchicalBackbone, Pick, full
 from ldebm.config import BackboneConfig, LayerConfig
 from ldebm.errors import UsageError
 from ldebm.nn.convolution import Convolution
-from ldebm.nn.hierarchy import Gaussian, Group, HierarchicalBackbone, Pick, full
 from ldebm.nn.logistic import build_likelihood
 from ldebm.nn.silu import silu
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ldebm.nn.backbone import Backbone
+from ldebm.backbones.base import Backbone
 from ldebm.nn.logistic import PixelLikelihood
 
 __all__ = ["Gaussian", "Group", "HierarchicalBackbone", "Pick", "Posterior", "full"]

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ldebm.backbones.base import Backbone
 from ldebm.config import BackboneConfig
 from ldebm.data.batches import TextBatch
-from ldebm.nn.backbone import Backbone
 
 __all__ = ["LOGVAR_LIMIT", "ROWS_AT_ONCE", "SentenceVAE", "row_of_token", "shifted"]
 

@@ -20,12 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldebm.backbones.recurrent import RecurrentVAE
+from ldebm.backbones.sentences import row_of_token
 from ldebm.config import BackboneConfig, ContextConfig
 from ldebm.data.batches import DialogueBatch, TextBatch
 from ldebm.errors import UsageError
 from ldebm.nn.cells import Cell
-from ldebm.nn.recurrent import RecurrentVAE
-from ldebm.nn.sentences import row_of_token
 
 __all__ = ["DialogueVAE"]
 

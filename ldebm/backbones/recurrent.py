@@ -5,7 +5,7 @@ docs/method.md, section 6.3.
 Encoder: embedding, one LSTM or GRU layer (one or both directions), the states after the last token
 and before the first, two linear heads. Decoder: its own embedding, a layer that reads [word; z]
 from states linear in z, an output layer of its own or tied to the embedding; dropout on its inputs
-and outputs. :mod:`ldebm.nn.text` is the faster model with GRUs alone.
+and outputs. :mod:`ldebm.backbones.text` is the faster model with GRUs alone.
 
 Shapes: B rows of the batch, N tokens of all its rows in packed order, D latent dimension, H hidden
 size, E embedding size, V vocabulary, S samples, C context size.
@@ -20,13 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldebm.backbones.sentences import LOGVAR_LIMIT, ROWS_AT_ONCE, SentenceVAE, row_of_token, shifted
+from ldebm.backbones.writing import Output, draw_words
 from ldebm.config import BackboneConfig
 from ldebm.data.batches import TextBatch
 from ldebm.nn.cells import Cell, State
 from ldebm.nn.linear import draw_linear
-from ldebm.nn.sentences import LOGVAR_LIMIT, ROWS_AT_ONCE, SentenceVAE, row_of_token, shifted
 from ldebm.nn.softmax import linear_nll
-from ldebm.nn.writing import Output, draw_words
 
 __all__ = ["RecurrentVAE"]
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ldebm.backbones.base import Backbone
 from ldebm.config import BackboneConfig
-from ldebm.nn.backbone import Backbone
 from ldebm.nn.linear import draw_linear
 
 __all__ = ["PointVAE"]

@@ -1,0 +1,1 @@
+"""First-stage models, one file for each architecture."""
