@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["REBUILD", "DivergenceError", "LdebmError", "UsageError", "disk_fault"]
+__all__ = ["REBUILD", "DivergenceError", "LdebmError", "UsageError", "disk_fault", "explained"]
 
 REBUILD = "if a stage wrote it, build it again (`dvc repro`)"  # what to do about a damaged file
 
@@ -46,3 +46,21 @@ def disk_fault(error: BaseException) -> str | None:
     path = getattr(error, "filename", None)
     what = f"{path}: {fault}" if path else " ".join(text.split())
     return f"{what}; {hint} and start again"
+
+
+def explained(error: BaseException, program: str) -> tuple[str, int]:
+    """A failure of a command line in words, and its exit code; with 0 the words are its help.
+
+    Args:
+        error: any; those of the parser (typer's, click's) know their command.
+        program: its name, where no command was reached.
+    """
+    if isinstance(error, LdebmError):
+        return str(error), error.exit_code
+    message, context = getattr(error, "format_message", None), getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
+        return str(context.get_help()), 0  # a group alone: that is no error
+    if message is not None:
+        command = context.command_path if context is not None else program
+        return f"{message()} (see `{command} --help`)", 2
+    return disk_fault(error) or f"{type(error).__name__}: {error}; `--debug` shows where", 1

@@ -23,7 +23,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from ldebm.errors import LdebmError, UsageError, disk_fault
+from ldebm.errors import UsageError, explained
 from pipelines import model_commands, signals
 from pipelines.engine import flow_or_function, server_lost
 from pipelines.library import CONF
@@ -303,20 +303,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _fault(error: BaseException) -> int:
     """Says what was wrong, and gives the exit code."""
-    if isinstance(error, LdebmError):
-        return _failed(str(error), error.exit_code)
     if type(error).__module__.partition(".")[0] == "httpx":  # only Prefect's client uses it
         return _server_lost(error)
-    message = getattr(error, "format_message", None)  # usage errors of the parser have one
-    context: Any = getattr(error, "ctx", None)
-    if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
-        print(context.get_help())  # no command at all: that is no error
-        return 0
-    if message is None:
-        text = disk_fault(error)
-        return _failed(text or f"{type(error).__name__}: {error}; `--debug` shows where", 1)
-    command = context.command_path if context is not None else "python -m pipelines"
-    return _failed(f"{message()} (see `{command} --help`)", 2)
+    text, code = explained(error, "python -m pipelines")
+    if code:
+        return _failed(text, code)
+    print(text)
+    return 0
 
 
 def _server_lost(error: BaseException) -> NoReturn:

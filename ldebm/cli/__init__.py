@@ -20,7 +20,7 @@ import typer
 from typer.core import TyperGroup
 
 from ldebm.cli import about, completing, models, rows
-from ldebm.errors import LdebmError, UsageError, disk_fault
+from ldebm.errors import UsageError, explained
 
 __all__ = ["app", "main"]
 
@@ -103,23 +103,15 @@ def main(arguments: list[str] | None = None) -> int:
             raise KeyboardInterrupt
     except KeyboardInterrupt:
         code = _failed("interrupted", INTERRUPTED, debug)
-    except LdebmError as error:
-        code = _failed(str(error), error.exit_code, debug)
     except BrokenPipeError:  # the reader (`head`, say) has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:
-        message = getattr(error, "format_message", None)  # usage errors of the parser have one
-        context = getattr(error, "ctx", None)
-        if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
-            print(context.get_help())  # a group alone: that is no error
-            code = 0
-        elif message is not None:
-            command = context.command_path if context is not None else "ldebm"
-            code = _failed(f"{message()} (see `{command} --help`)", 2, debug)
+        text, code = explained(error, "ldebm")
+        if code:
+            _failed(text, code, debug)
         else:
-            text = disk_fault(error) or f"{type(error).__name__}: {error}; `--debug` shows where"
-            code = _failed(text, 1, debug)
+            print(text)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -22,7 +22,7 @@ from tests.pipeline.numbers_project import PARAMS, NumbersProject
 from tests.pipeline.prefect_server import FINAL, Server, started, until
 from tests.pipeline.project_copy import CODE, ProjectCopy
 
-MORE = ("pipelines", "benchmarks", "deploy", "prefect.yaml", "prefect.toml")
+MORE = ("benchmarks", "deploy", "prefect.yaml", "prefect.toml")
 BUILT = (
     "gaussians16-ldebm", "pinwheel10-ldebm", "chatter-svebm-ib", "chatter-ldebm",
     "chatter-ldebm-labels", "digits-hvae", "letters-ldebm",

@@ -7,7 +7,7 @@ import pytest
 from pipelines.audit import AuditReport, Verdict
 from pipelines.lineage.audit import Audit, Output
 from pipelines.lineage.differences import Difference
-from tests.pipeline.project_copy import CODE, ProjectCopy
+from tests.pipeline.project_copy import ProjectCopy
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 def built(tmp_path_factory, server) -> ProjectCopy:
     """The small problem, built by the flow in another folder, its stages by Python's own start."""
     folder = tmp_path_factory.mktemp("flow")
-    project = ProjectCopy(folder / "first", names=(*CODE, "pipelines"))
+    project = ProjectCopy(folder / "first")
     wanted = ("PREFECT_HOME", "PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "LDEBM_SLOTS")
     project.more = {name: server.environment[name] for name in wanted}
     project.more["TESTS_WARM"] = "dvc pipelines"
