@@ -248,8 +248,9 @@ def opened_parquet(path: str | Path, columns: Sequence[str] = ()) -> Iterator[pq
             yield file
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file; build it first (`dvc repro`)") from None
-    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
-        raise UsageError(f"{path}: cannot be read as parquet ({error})") from None
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"{path}: cannot be read as parquet ({reason})") from None
 
 
 def _columns(table: pa.Table) -> dict[str, Any]:

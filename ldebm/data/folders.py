@@ -56,16 +56,12 @@ def other_files(path: Path) -> dict[str, int]:
     if path.suffix.lower() == ".zip":
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if not name.endswith("/")]
-    others = (
-        PurePosixPath(name)
-        for name in names
-        if not is_image(name) and not _is_hidden(name) and parts_of(name)[-1] != LABELS_FILE
-    )
-    found = Counter(
-        other.suffix.lower() or other.name
-        for other in others
-        if other.name.lower() not in OF_SYSTEMS
-    )
+    found = Counter[str]()
+    for name in names:
+        last = PurePosixPath(parts_of(name)[-1])
+        known = last.name == LABELS_FILE or last.name.lower() in OF_SYSTEMS
+        if not (known or is_image(name) or _is_hidden(name)):
+            found[last.suffix.lower() or last.name] += 1
     return dict(sorted(found.items()))
 
 

@@ -49,9 +49,9 @@ def open_zip(path: Path) -> ImageSource:
     if not members:
         raise UsageError(f"{path}: no image in it; expected files of {', '.join(EXTENSIONS)}")
     names, entries = _folders(members)
-    notes: tuple[str, ...] = ()
+    note = ""
     if table is not None:
-        names, entries, notes = _labelled(table, entries, f"{path}: {LABELS_FILE}")
+        names, entries, note = _labelled(table, entries, f"{path}: {LABELS_FILE}")
 
     def rows() -> Iterator[RawImage]:
         with zipfile.ZipFile(path) as archive:
@@ -63,7 +63,7 @@ def open_zip(path: Path) -> ImageSource:
                     content = b""  # damaged within a sound archive: rejected as an image
                 yield RawImage(entry.split, member, content, entry.labels, entry.fault)
 
-    return ImageSource(names, rows(), notes=notes)
+    return ImageSource(names, rows(), notes=(note,) if note else ())
 
 
 def _folders(members: list[str]) -> tuple[tuple[str, ...], dict[str, Entry]]:
@@ -110,15 +110,13 @@ def _split_depth(paths: list[tuple[str, ...]]) -> int | None:
 
 def _labelled(
     table: bytes, entries: Mapping[str, Entry], where: str
-) -> tuple[tuple[str, ...], dict[str, Entry], tuple[str, ...]]:
+) -> tuple[tuple[str, ...], dict[str, Entry], str]:
     """The rows of a labels file by image: its full name in the archive, or its file name."""
-    columns = _columns(table, where)
+    columns = parse_csv(decode(table, where), where)
     key = next((name for name in FILE_COLUMNS if name in columns), None)
     if key is None:
-        raise UsageError(
-            f"{where} has no column 'image' of file names; columns there: "
-            f"{', '.join(columns) or 'none'}"
-        )
+        there = ", ".join(columns) or "none"
+        raise UsageError(f"{where} has no column 'image' of file names; columns there: {there}")
     names = tuple(name for name in columns if name not in NOT_LABELS)
     numbers: dict[str, int] = {}
     for number, cell in enumerate(columns[key]):
@@ -126,37 +124,34 @@ def _labelled(
         if name in numbers:
             raise UsageError(f"{where} has two rows for {name}; leave one")
         numbers[name] = number
+    rows = {member: _row_of(member, numbers) for member in entries}
+    missing = [member for member, row in rows.items() if row is None]
+    if missing:
+        raise UsageError(
+            f"{where} has no row for {missing[0]} ({len(missing)} of {len(entries)} images lack "
+            "one); add a row, without labels where there are none, or take the image away"
+        )
     found: dict[str, Entry] = {}
-    members: dict[int, str] = {}
-    for member, entry in entries.items():
-        pure = parts_of(member)
-        tails = ("/".join(pure[i:]) for i in range(len(pure)))
-        row = next((numbers[tail] for tail in tails if tail in numbers), None)
-        if row is None:
-            missing = sum(not _has_row(name, numbers) for name in entries)
-            raise UsageError(
-                f"{where} has no row for {member} ({missing} of {len(entries)} images lack one); "
-                "add a row, without labels where there are none, or take the image away"
-            )
+    members: dict[int | None, str] = {}
+    for member, row in rows.items():
+        assert row is not None
         if row in members:
             raise UsageError(
                 f"{where} has one row, {columns[key][row]}, for {members[row]} and {member}; write "
                 "the folders of both"
             )
         members[row] = member
-        stated = f"{where}: row {row + 1}"
-        own = stated_split(columns["split"][row], stated) if "split" in columns else entry.split
-        labels = tuple(columns[name][row].strip() or None for name in names)
-        found[member] = Entry(own, labels)
+        own = entries[member].split
+        if "split" in columns:
+            own = stated_split(columns["split"][row], f"{where}: row {row + 1}")
+        found[member] = Entry(own, tuple(columns[name][row].strip() or None for name in names))
     left = [name for name, number in numbers.items() if number not in members]
     note = f"{len(left)} rows of {LABELS_FILE} have no image, such as {left[0]}" if left else ""
-    return names, found, (note,) if note else ()
+    return names, found, note
 
 
-def _has_row(member: str, numbers: Mapping[str, int]) -> bool:
-    pure = parts_of(member)
-    return any("/".join(pure[i:]) in numbers for i in range(len(pure)))
-
-
-def _columns(table: bytes, where: str) -> dict[str, list[str]]:
-    return parse_csv(decode(table, where), where)
+def _row_of(member: str, numbers: Mapping[str, int]) -> int | None:
+    """The row of the longest end of an image's name that the labels file has."""
+    parts = parts_of(member)
+    ends = ("/".join(parts[i:]) for i in range(len(parts)))
+    return next((numbers[end] for end in ends if end in numbers), None)

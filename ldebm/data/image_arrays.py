@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,21 +29,7 @@ EXPECTED = (
     "expected one array of images (n, height, width[, channels]), or one of every split, such as "
     "train_images and test_images"
 )
-
-
-@dataclass
-class Part:
-    """The arrays of one split, or of all rows.
-
-    Attributes:
-        images: names of its arrays of images.
-        others: its other arrays by their name without the split's.
-        arrays: names of these as in the file.
-    """
-
-    images: list[str] = field(default_factory=list)
-    arrays: list[str] = field(default_factory=list)
-    others: dict[str, np.ndarray] = field(default_factory=dict)
+Part = tuple[str, dict[str, str]]  # the array of images, and by label's name another array
 
 
 def open_npz(path: Path) -> ImageSource:
@@ -58,37 +43,39 @@ def open_npz(path: Path) -> ImageSource:
     """
     arrays = _read(path)
     parts = _parts(arrays, path)
-    chosen = {split: _images(part, split, arrays, path) for split, part in parts.items()}
-    scale, note = _scaling([arrays[name] for name in chosen.values()], path)
-    labels: dict[str | None, dict[str, np.ndarray]] = {}
+    scale, note = _scaling([arrays[images] for images, _ in parts.values()], path)
+    labels: dict[str | None, dict[str, np.ndarray]] = {split: {} for split in parts}
     unfit: dict[str, str] = {}
-    for split, part in parts.items():
-        count = len(arrays[chosen[split]])
-        labels[split] = {}
-        for name, values in part.others.items():
+    for split, (images, others) in parts.items():
+        count = len(arrays[images])
+        for name, array in others.items():
+            values = arrays[array]
             flat = _flat(values, count)
             if flat is not None:
                 labels[split][name] = flat
-                continue
-            unfit[name] = f"an array of {_shape(values)}"
-            if name.lower() in LABEL_NAMES and values.shape[:1] != (count,):
+            elif name.lower() in LABEL_NAMES and values.shape[:1] != (count,):
                 raise UsageError(
-                    f"{path}: {count} images in {chosen[split]!r} and labels {name!r} of "
+                    f"{path}: {count} images in {images!r} and labels {name!r} of "
                     f"{_shape(values)}; expected one for every image"
                 )
+            else:
+                unfit[name] = f"an array of {_shape(values)}"
     of_rows = labels.get(None, {}).pop("split", None)
     names = tuple(sorted({name for found in labels.values() for name in found}))
 
     def rows() -> Iterator[RawImage]:
-        for split, array in chosen.items():
-            found = labels[split]
-            for i, image in enumerate(_last(arrays[array])):
+        for split, (array, _) in parts.items():
+            pixels = arrays[array]
+            if pixels.ndim == 4 and pixels.shape[-1] not in CHANNELS:
+                pixels = pixels.transpose(0, 2, 3, 1)
+            columns = [labels[split].get(name) for name in names]
+            for i, image in enumerate(pixels):
                 place = f"{array} {i}"
                 own = split if of_rows is None else stated_split(of_rows[i].item(), place)
-                row = tuple(found[name][i].item() if name in found else None for name in names)
+                row = tuple(None if column is None else column[i].item() for column in columns)
                 yield RawImage(own, place, scale(image), row)
 
-    read = {*chosen.values(), *(array for part in parts.values() for array in part.arrays)}
+    read = {array for images, others in parts.values() for array in (images, *others.values())}
     unread = ", ".join(name for name in arrays if name not in read)
     notes = [note, f"arrays that are not read: {unread}" if unread else ""]
     return ImageSource(names, rows(), unfit, tuple(filter(None, notes)))
@@ -110,48 +97,36 @@ def _parts(arrays: Mapping[str, np.ndarray], path: Path) -> dict[str | None, Par
     Raises:
         UsageError: there is no array of images, or there are more than can be told apart.
     """
-    parts: dict[str | None, Part] = {}
+    images: dict[str | None, list[str]] = {}
+    others: dict[str | None, dict[str, str]] = {}
     for name, values in arrays.items():
         words = [word for word in re.split(r"[_\-./ ]+", name) if word]
-        split = next((split for word in words if (split := SPLIT_WORDS.get(word.lower()))), None)
-        rest = "_".join(word for word in words if SPLIT_WORDS.get(word.lower()) is None)
-        part = parts.setdefault(split, Part())
+        splits = [SPLIT_WORDS.get(word.lower()) for word in words]
+        split = next(filter(None, splits), None)
         if values.ndim in (3, 4) and values.dtype.kind in "biuf":
-            part.images.append(name)
+            images.setdefault(split, []).append(name)
         else:
-            part.others[rest if split else name] = values
-            part.arrays.append(name)
-    with_images = {split: part for split, part in parts.items() if part.images}
-    if None in with_images and len(with_images) > 1:
-        raise UsageError(f"{path}: arrays of images {_all(with_images)}: {EXPECTED}")
-    if not with_images:
+            rest = "_".join(word for word, of in zip(words, splits, strict=True) if of is None)
+            others.setdefault(split, {})[rest if split else name] = name
+    if None in images and len(images) > 1:
+        names = ", ".join(name for found in images.values() for name in found)
+        raise UsageError(f"{path}: arrays of images {names}: {EXPECTED}")
+    if not images:
         there = ", ".join(f"{name} ({_shape(a)})" for name, a in arrays.items()) or "none"
         raise UsageError(f"{path}: no array of images; arrays there: {there}; {EXPECTED}")
-    return dict(sorted(with_images.items(), key=lambda item: ORDER.index(item[0])))
-
-
-def _all(parts: Mapping[str | None, Part]) -> str:
-    return ", ".join(name for part in parts.values() for name in part.images)
-
-
-def _images(part: Part, split: str | None, arrays: Mapping[str, np.ndarray], path: Path) -> str:
-    """The name of the part's array of images."""
-    if len(part.images) > 1:
-        which = f" of the split {split}" if split else ""
-        raise UsageError(
-            f"{path}: {len(part.images)} arrays of images{which}: {', '.join(part.images)}; "
-            f"{EXPECTED}"
-        )
-    name = part.images[0]
-    values = arrays[name]
-    if not values.size or (values.ndim == 3 and values.shape[-1] in CHANNELS):
-        raise UsageError(f"{path}: array {name!r} is of {_shape(values)}; {EXPECTED}")
-    if values.ndim == 4 and not {values.shape[1], values.shape[-1]} & set(CHANNELS):
-        raise UsageError(
-            f"{path}: array {name!r} is of {_shape(values)}; expected 1, 3 or 4 channels, first or "
-            "last"
-        )
-    return name
+    for split, found in images.items():
+        if len(found) > 1:
+            which = f" of the split {split}" if split else ""
+            raise UsageError(
+                f"{path}: {len(found)} arrays of images{which}: {', '.join(found)}; {EXPECTED}"
+            )
+        values, said = arrays[found[0]], f"{path}: array {found[0]!r} is of "
+        if not values.size or (values.ndim == 3 and values.shape[-1] in CHANNELS):
+            raise UsageError(f"{said}{_shape(values)}; {EXPECTED}")
+        if values.ndim == 4 and not {values.shape[1], values.shape[-1]} & set(CHANNELS):
+            raise UsageError(f"{said}{_shape(values)}; expected 1, 3 or 4 channels, first or last")
+    order = sorted(images, key=ORDER.index)
+    return {split: (images[split][0], others.get(split, {})) for split in order}
 
 
 def _shape(values: np.ndarray) -> str:
@@ -162,24 +137,13 @@ def _flat(values: np.ndarray, count: int) -> np.ndarray | None:
     """Labels as an array (N): of (N) or (N, 1), or the places of the ones of (N, K); else None."""
     if values.shape == (count, 1):
         values = values[:, 0]
-    if values.ndim == 2 and len(values) == count and _one_hot(values):
-        return np.asarray(values.argmax(axis=1))
+    if values.ndim == 2 and len(values) == count and values.dtype.kind in "biuf":
+        ones = ((values == 0) | (values == 1)).all() and (values.sum(axis=1) == 1).all()
+        if ones and values.shape[1] > 1:
+            return np.asarray(values.argmax(axis=1))
     if values.shape != (count,) or values.dtype.kind not in "biufUS":
         return None
     return np.char.decode(values, "utf-8", "replace") if values.dtype.kind == "S" else values
-
-
-def _one_hot(values: np.ndarray) -> bool:
-    if values.dtype.kind not in "biuf" or values.shape[1] < 2:
-        return False
-    return bool(((values == 0) | (values == 1)).all() and (values.sum(axis=1) == 1).all())
-
-
-def _last(values: np.ndarray) -> np.ndarray:
-    """The images with their channels last."""
-    if values.ndim == 4 and values.shape[-1] not in CHANNELS:
-        return values.transpose(0, 2, 3, 1)
-    return values
 
 
 def _scaling(

@@ -14,14 +14,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import types
 
 from ldebm.data.columns import split_of, stated_split
 from ldebm.errors import UsageError
+from ldebm.files import opened_parquet
 
 __all__ = ["FILE_COLUMNS", "NOT_LABELS", "ImageSource", "RawImage", "is_binary", "open_shards"]
 
 FILE_COLUMNS = ("image", "file", "filename", "file_name", "name", "path")  # of a labels file
 NOT_LABELS = {*FILE_COLUMNS, "split", "id"}
+LABELS = (types.is_integer, types.is_boolean, types.is_string, types.is_large_string,
+          types.is_string_view, types.is_floating)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,8 @@ class ImageSource:
 def open_shards(paths: list[Path], *, named: bool = True) -> ImageSource:
     """Parquet files with a column of encoded images and one of each label.
 
-    Labels are the columns of text, whole numbers, booleans and categories.
+    Images are the column ``image``, or the only one of bytes; labels the columns of text, whole
+    numbers, booleans and categories.
 
     Args:
         paths: the files, which have the same columns.
@@ -88,83 +93,54 @@ def open_shards(paths: list[Path], *, named: bool = True) -> ImageSource:
     Raises:
         UsageError: a file is damaged or lacks a column.
     """
-    schema = _schema(paths[0])
-    column = _image_column(schema, paths[0])
+    with opened_parquet(paths[0]) as file:
+        schema = file.schema_arrow
+    binary = [f.name for f in schema if is_binary(f.type)]
+    if "image" not in binary and len(binary) != 1:
+        there = ", ".join(schema.names)
+        raise UsageError(f"{paths[0]}: no column 'image' of image files; columns there: {there}")
+    column = "image" if "image" in binary else str(binary[0])
     others = [f for f in schema if f.name != column and f.name not in NOT_LABELS]
     names = tuple(f.name for f in others if _is_label(f.type))
 
     def rows() -> Iterator[RawImage]:
         for path in paths:
             split = split_of(re.split(r"[-_.]", path.name)[0]) if named else None
-            yield from _parquet_rows(path, column, names, split)
+            with opened_parquet(path, (column, *names)) as file:
+                yield from _rows(file, path.name, column, names, split)
 
     unfit = {f.name: _words_for(f.type) for f in others if f.name not in names}
     return ImageSource(names, rows(), unfit)
 
 
-def _schema(path: Path) -> pa.Schema:
-    try:
-        return pq.read_schema(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"{path}: cannot be read as parquet ({reason})") from None
-
-
-def _image_column(schema: pa.Schema, path: Path) -> str:
-    """The column of encoded files: ``image``, or the only one of bytes (or of a bytes field)."""
-    found = [f.name for f in schema if is_binary(f.type)]
-    if "image" in found:
-        return "image"
-    if len(found) != 1:
-        there = ", ".join(schema.names)
-        raise UsageError(f"{path}: no column 'image' of image files; columns there: {there}")
-    return str(found[0])
-
-
 def is_binary(kind: pa.DataType) -> bool:
     """Whether a column of this type can hold encoded files."""
-    if pa.types.is_struct(kind):  # as public hubs store images: {bytes, path}
+    if types.is_struct(kind):  # as public hubs store images: {bytes, path}
         return any(f.name == "bytes" and is_binary(f.type) for f in kind)
-    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+    tests = (types.is_binary, types.is_large_binary, types.is_binary_view)
     return any(test(kind) for test in tests)
 
 
 def _is_label(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        return _is_label(kind.value_type)
-    tests = (
-        pa.types.is_integer, pa.types.is_boolean, pa.types.is_string, pa.types.is_large_string,
-        pa.types.is_string_view, pa.types.is_floating,
-    )  # fmt: skip
-    return any(test(kind) for test in tests)
+    return any(test(kind.value_type if types.is_dictionary(kind) else kind) for test in LABELS)
 
 
 def _words_for(kind: pa.DataType) -> str:
-    if pa.types.is_nested(kind):
-        return "lists" if not pa.types.is_struct(kind) else "groups of fields"
+    if types.is_nested(kind):
+        return "lists" if not types.is_struct(kind) else "groups of fields"
     return f"values of type {kind}"
 
 
-def _parquet_rows(
-    path: Path, column: str, names: tuple[str, ...], split: str | None
+def _rows(
+    file: pq.ParquetFile, name: str, column: str, names: tuple[str, ...], split: str | None
 ) -> Iterator[RawImage]:
-    try:
-        with pq.ParquetFile(path) as file:
-            there = set(file.schema_arrow.names)
-            for name in (column, *names):
-                if name not in there:
-                    raise UsageError(f"{path}: no column {name!r}, which other shards have")
-            wanted = [column, *names, *({"split"} & there)]
-            number = 0
-            for part in file.iter_batches(256, columns=wanted):
-                for row in part.to_pylist():
-                    content = row[column]
-                    content = content["bytes"] if isinstance(content, dict) else content
-                    labels = tuple(row[name] for name in names)
-                    place = f"{path.name} row {number}"
-                    own = stated_split(row["split"], place) if "split" in row else split
-                    yield RawImage(own, place, content or b"", labels)
-                    number += 1
-    except (pa.ArrowInvalid, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"{path}: cannot be read as parquet ({reason})") from None
+    number = 0
+    wanted = [column, *names, *({"split"} & set(file.schema_arrow.names))]
+    for part in file.iter_batches(256, columns=wanted):
+        for row in part.to_pylist():
+            content = row[column]
+            content = content["bytes"] if isinstance(content, dict) else content
+            place = f"{name} row {number}"
+            own = stated_split(row["split"], place) if "split" in row else split
+            yield RawImage(own, place, content or b"", tuple(row[label] for label in names))
+            number += 1

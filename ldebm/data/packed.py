@@ -100,9 +100,7 @@ class Split:
 
     def row(self, index: int) -> np.ndarray:
         """Token ids of one row, BOS to EOS."""
-        if not 0 <= index < self.n:
-            raise IndexError(f"row {index} of {self.n}")
-        return np.asarray(self.ids[self.offsets[index] : self.offsets[index + 1]])
+        return self._slice(self.ids, self.offsets, index)
 
     def context(self, index: int) -> np.ndarray:
         """Token ids of the previous turns of one row, oldest first, each BOS to EOS; may be empty.
@@ -114,18 +112,16 @@ class Split:
             raise UsageError(
                 f"{self.path}: packed without context; set context_turns of the data set to 1 up"
             )
+        return self._slice(*self._context, index)
+
+    @cached_property
+    def _context(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._array("context.ids"), self._array("context.offsets")
+
+    def _slice(self, ids: np.ndarray, offsets: np.ndarray, index: int) -> np.ndarray:
         if not 0 <= index < self.n:
             raise IndexError(f"row {index} of {self.n}")
-        offsets = self._context_offsets
-        return np.asarray(self._context_ids[offsets[index] : offsets[index + 1]])
-
-    @cached_property
-    def _context_ids(self) -> np.ndarray:
-        return self._array("context.ids")
-
-    @cached_property
-    def _context_offsets(self) -> np.ndarray:
-        return self._array("context.offsets")
+        return np.asarray(ids[offsets[index] : offsets[index + 1]])
 
     def labels(self, column: str) -> np.ndarray:
         """Label of every row as an index into ``meta["labels"][column]``, -1 for none; int16 (B).
@@ -181,7 +177,7 @@ class Packed:
         Raises:
             UsageError: the data are no text, or the file is missing or damaged.
         """
-        if self.kind in ("points", "images"):
+        if "vocab_size" not in self.meta:
             raise UsageError(f"{self.path}: {self.kind} have no tokenizer")
         file = self.path / "tokenizer.model"
         if not file.is_file():

@@ -16,12 +16,8 @@ from ldebm.files import hash_path, write_text
 from ldebm.yaml_text import format_yaml
 from pipelines.library import CONF, Library
 from pipelines.names import check_name
-from pipelines.new.duration import expected_minutes
-from pipelines.new.experiment import table_experiment
-from pipelines.new.images import data_section, holds_images, image_experiment
-from pipelines.new.summary import Summary
-from pipelines.new.tables import data_section as table_section
-from pipelines.new.tables import inspect_file
+from pipelines.new import images, tables
+from pipelines.new.summary import Summary, expected_minutes
 
 __all__ = ["add_dataset"]
 
@@ -98,11 +94,11 @@ def _sections(
     name: str, source: Path, place: str, options: dict[str, str], labels: Sequence[str]
 ) -> tuple[str, dict[str, Any], dict[str, Any], Summary | None]:
     """The name of the experiment, the data section, the experiment's, and what was found."""
-    if not holds_images(source):
+    if not images.holds_images(source):
         kind, tokenizer = options.pop("kind", None), options.pop("tokenizer", None)
-        facts = inspect_file(source, options, labels, kind, tokenizer)
-        data = table_section(place, hash_path(source), facts)
-        return f"{name}-ldebm", data, table_experiment(name, facts), facts.summary
+        facts = tables.inspect_file(source, options, labels, kind, tokenizer)
+        data = tables.data_section(place, hash_path(source), facts)
+        return f"{name}-ldebm", data, tables.table_experiment(name, facts), facts.summary
     for option in options:
         raise UsageError(f"{source}: images have no {option}; leave --{option} out")
     if len(labels) > 1:
@@ -112,10 +108,8 @@ def _sections(
         if not file.is_file():
             raise UsageError(f"{source}: no such file")
         try:
-            from pipelines.new.image_facts import inspect_images
-
-            images = inspect_images(file, label, source)
+            seen = images.inspect_images(file, label, source)
         except UsageError as error:  # of a folder the user knows no zip
             raise UsageError(str(error).replace(str(file), str(source))) from None
-        data = data_section(place, hash_path(file), images)
-    return f"{name}-hvae", data, image_experiment(name, images), images.summary
+        data = images.data_section(place, hash_path(file), seen)
+    return f"{name}-hvae", data, images.image_experiment(name, seen), seen.summary

@@ -9,19 +9,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import polars as pl
 
 from ldebm.config import DataConfig
+from ldebm.data.columns import Table, is_list, kind_of, require_column, text_column
+from ldebm.data.documents import document_words
+from ldebm.data.kinds import open_kind
+from ldebm.data.kinds.sentences import UNKNOWN, Sentences
+from ldebm.data.limits import failures
+from ldebm.data.prepare import Prepared, examine
+from ldebm.data.text_files import read_table
 from ldebm.errors import UsageError
-from pipelines.new.summary import Summary
+from pipelines.new.summary import Summary, start_from
 
-if TYPE_CHECKING:
-    import polars as pl
-
-    from ldebm.data.columns import Table
-    from ldebm.data.prepare import Prepared
-
-__all__ = ["FileFacts", "data_section", "inspect_file"]
+__all__ = ["FileFacts", "data_section", "inspect_file", "table_experiment"]
 
 MANY_WORDS = 30_000  # beyond, words alone would leave most of the vocabulary rare
 UNSEEN = 0.3  # of the words of held-out rows: beyond, words are no units to count in
@@ -29,6 +33,12 @@ HELD_OUT = 10  # one row in so many
 MOST_WORDS, MOST_PIECES = 10_001, 8000  # of vocabularies
 ROLES = ("context", "dialogue", "turn", "speaker")
 TURNS = 5  # of context
+LARGE = 20_000  # rows from which text gets networks of the papers' size
+SMALL = 2_000  # rows up to which its networks are smaller still
+UPDATES, FEWEST, MOST = 1000, 12, 60  # of the first stage on less than large data; its epochs
+SUPERVISION = (
+    3.0  # weight of the labels in the first stage, against nats a text; 10 overfits small files
+)
 
 
 @dataclass(frozen=True)
@@ -86,11 +96,6 @@ def inspect_file(
         UsageError: the file cannot be read, a column is missing or not clear, or a build would
             refuse its rows.
     """
-    from ldebm.data.kinds import open_kind
-    from ldebm.data.limits import failures
-    from ldebm.data.prepare import examine
-    from ldebm.data.text_files import read_table
-
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
     table = read_table(path)
@@ -118,8 +123,6 @@ def _config(
     table: Table, path: Path, given: dict[str, str], labels: Sequence[str], kind: str | None
 ) -> DataConfig:
     """The kind of data, and which columns are what."""
-    from ldebm.data.columns import is_list, kind_of, require_column, text_column
-
     for role, name in (*given.items(), *(("label", name) for name in labels)):
         require_column(table, name, f"--{role}", path)
     taken = {*labels, *(given[role] for role in ROLES if role in given), "split", "id"}
@@ -156,8 +159,6 @@ def _plane(table: Table, path: Path, names: list[str]) -> None:
 
 def _words(made: Prepared) -> int:
     """Different words of documents."""
-    from ldebm.data.documents import document_words
-
     found: set[str] = set()
     for table in made.tables.values():
         for text in table["text"]:
@@ -169,10 +170,6 @@ def _tokens(
     config: DataConfig, made: Prepared, wanted: str | None
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Tokenizer, vocabulary and length of texts; and the unknown words of every split."""
-    import numpy as np
-
-    from ldebm.data.kinds.sentences import UNKNOWN, Sentences
-
     texts = {split: table["text"].to_list() for split, table in made.tables.items()}
     rows = [text for part in texts.values() for text in part]
     words = len({word for text in rows for word in text.split()})
@@ -213,8 +210,6 @@ def _vocabulary(tokenizer: str, words: int, rows: Sequence[str]) -> int:
 def _facts(
     config: DataConfig, made: Prepared, tokens: dict[str, Any], path: Path, *, own_splits: bool
 ) -> FileFacts:
-    import polars as pl
-
     profile = made.profile
     splits = profile["splits"]
     every = pl.concat(list(made.tables.values()))
@@ -253,8 +248,6 @@ def _facts(
 
 
 def _lengths(texts: pl.Series) -> dict[str, str]:
-    import numpy as np
-
     words = texts.str.split(" ").list.len().to_numpy()
     marks = texts.str.len_chars().to_numpy()
     name, found = ("words", words) if np.median(words) > 1 else ("characters", marks)
@@ -264,8 +257,6 @@ def _lengths(texts: pl.Series) -> dict[str, str]:
 
 def _spread(points: pl.DataFrame) -> float:
     """The mean standard deviation of the coordinates."""
-    import numpy as np
-
     return float(points["x"].to_numpy().astype(np.float64).std(axis=0).mean())
 
 
@@ -285,3 +276,55 @@ def data_section(path: str, sha256: str, facts: FileFacts) -> dict[str, Any]:
     if facts.kind == "dialogues":
         data["context_turns"] = TURNS
     return data
+
+
+def table_experiment(name: str, facts: FileFacts) -> dict[str, Any]:
+    """An LDEBM experiment with sizes and lengths of training that suit the number of rows."""
+    few = bool(facts.classes) and facts.labelled < facts.rows / 2
+    described = f"LDEBM on {name}, {facts.rows} rows"
+    if facts.classes and facts.labelled < facts.rows:
+        described += f", {facts.labelled} of them labelled"
+    content: dict[str, Any] = {
+        **start_from(_template(facts)),
+        "data": name,
+        "description": described,
+        "backbone": _backbone(facts) | _supervision(facts, few),
+    }
+    if facts.classes:
+        content["cluster"] = {"labels": "given", "column": facts.columns["label"]}
+        content["prior"] = {"classes": facts.classes, "class_weight": 1.0}
+        if few:
+            content["prior"]["labelled_batch"] = min(200, facts.labelled)
+    return {key: value for key, value in content.items() if value != {}}
+
+
+def _template(facts: FileFacts) -> str:
+    if facts.kind == "points":
+        return "points"
+    size = "large" if facts.rows > LARGE else "medium" if facts.rows > SMALL else "small"
+    return f"{facts.kind}-{size}"
+
+
+def _backbone(facts: FileFacts) -> dict[str, Any]:
+    """What depends on the file: noise of points, length and batch of the first stage of text."""
+    if facts.kind == "points":
+        return {"noise": float(f"{0.06 * facts.spread or 0.5:.2g}")}
+    if facts.kind == "documents":
+        batch = 200 if facts.rows > SMALL else 64
+    elif facts.rows > LARGE:
+        return {}
+    else:
+        batch = 128 if facts.rows > 5000 else 64
+    epochs = min(MOST, max(FEWEST, round(UPDATES * batch / facts.rows)))
+    return {"training": {"epochs": epochs, "batch": batch}}
+
+
+def _supervision(facts: FileFacts, few: bool) -> dict[str, Any]:
+    """The labels as a part of the first stage of text, where most rows have one.
+
+    The first stage is frozen when the prior sees the labels: a latent that does not tell them by
+    then never will. Points are their own latent.
+    """
+    if facts.kind == "points" or not facts.classes or few:
+        return {}
+    return {"supervision": {"column": facts.columns["label"], "weight": SUPERVISION}}

@@ -22,9 +22,8 @@ from ldebm.training.latents import make_batch
 from ldebm.yaml_text import format_yaml
 from pipelines.library import Library
 from pipelines.new.dataset import add_dataset
-from pipelines.new.duration import expected_minutes
-from pipelines.new.image_facts import ImageFacts
-from pipelines.new.images import image_experiment
+from pipelines.new.images import ImageFacts, image_experiment
+from pipelines.new.summary import expected_minutes
 
 PARAMS = """run: {datasets: [], experiments: [], seeds: [0]}
 

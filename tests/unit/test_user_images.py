@@ -25,7 +25,7 @@ from ldebm.data.prepare import prepare
 from ldebm.errors import UsageError
 from pipelines.library import Library
 from pipelines.new.dataset import add_dataset
-from pipelines.new.image_facts import inspect_images
+from pipelines.new.images import inspect_images
 
 CLASSES = ("bar", "box", "dot")
 
