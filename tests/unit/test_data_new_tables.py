@@ -8,55 +8,16 @@ from typing import Any
 
 import pytest
 
-from ldebm.config import DataConfig
-from ldebm.data.fetch import fetch
-from ldebm.data.packed import Packed, open_packed
-from ldebm.data.packing import pack
-from ldebm.data.prepare import prepare
 from ldebm.errors import UsageError
-from ldebm.files import read_parquet
+from ldebm.files import hash_path
 from pipelines.library import Library
 from pipelines.new.dataset import add_dataset
-
-PARAMS = """run: {datasets: [], experiments: [], seeds: [0]}
-data:
-  a: {kind: points, source: gaussians16}
-experiments:
-  one:
-    data: a
-    backbone: {arch: mlp, latent: 2, training: {epochs: 1}}
-    prior: {training: {epochs: 1}}
-"""
-
-
-class Project:
-    """A folder with a params.yaml to which files are added."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.params = folder, folder / "params.yaml"
-        self.params.write_text(PARAMS)
-
-    def add(self, file: str, content: str, *labels: str, **options: Any) -> DataConfig:
-        (self.folder / file).write_text(content)
-        columns = {key: options.pop(key) for key in ("text", "context", "dialogue", "turn",
-                                                     "speaker") if key in options}  # fmt: skip
-        add_dataset("mine", self.folder / file, columns, labels, root=self.params.parent, **options)
-        config = Library(self.params.parent).dataset("mine")
-        return config.model_copy(update={"path": str(self.folder / file)})
-
-    def built(self, config: DataConfig) -> Packed:
-        fetch(None, config, self.folder / "raw")
-        prepare(config, self.folder / "raw", self.folder / "prepared")
-        pack(config, self.folder / "prepared", self.folder / "packed")
-        return open_packed(self.folder / "packed")
-
-    def rows(self, split: str = "train") -> dict[str, Any]:
-        return read_parquet(self.folder / "prepared" / f"{split}.parquet")
+from tests.unit.data_worlds import World, table
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
-    return Project(tmp_path)
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
 
 
 def turns(order: Callable[[int], int] = lambda turn: turn) -> str:
@@ -66,15 +27,20 @@ def turns(order: Callable[[int], int] = lambda turn: turn) -> str:
         for d in range(12)
         for turn in map(order, range(3))
     ]
-    return "\n".join(["talk,nr,who,said,act", *rows]) + "\n"
+    return table(["talk", "nr", "who", "said", "act"], rows)
 
 
-def test_a_partly_labelled_file_keeps_rows_without_a_label(project: Project) -> None:
-    rows = [f"sentence number {i},{'ab'[i % 2] if i < 30 else ''}" for i in range(60)]
-    config = project.add("mine.csv", "\n".join(["text,y", *rows]), "y")
-    labels = project.built(config).split("train").labels("y")
+def partly(labelled: int) -> str:
+    """Sixty sentences of which so many have one of two labels."""
+    rows = [f"sentence number {i},{'ab'[i % 2] if i < labelled else ''}" for i in range(60)]
+    return table(["text", "y"], rows)
+
+
+def test_a_partly_labelled_file_keeps_rows_without_a_label(world: World) -> None:
+    config = world.add(world.write("mine.csv", partly(30)), "y")
+    labels = world.built(config).split("train").labels("y")
     assert {*labels.tolist()} == {-1, 0, 1}
-    experiment = Library(project.params.parent).experiment("mine-ldebm")
+    experiment = world.experiment()
     assert experiment.cluster.column == "y"
     assert experiment.prior.classes == 2
     assert "60 rows, 30 of them labelled" in experiment.description
@@ -83,30 +49,26 @@ def test_a_partly_labelled_file_keeps_rows_without_a_label(project: Project) -> 
     assert experiment.backbone.supervision.column == "y"
 
 
-def test_few_labels_get_a_batch_of_their_own(project: Project) -> None:
-    rows = [f"sentence number {i},{'ab'[i % 2] if i < 12 else ''}" for i in range(60)]
-    project.add("mine.csv", "\n".join(["text,y", *rows]), "y")
-    experiment = Library(project.params.parent).experiment("mine-ldebm")
-    assert experiment.prior.labelled_batch == 12
-    assert experiment.backbone.supervision is None, "too few to shape the latent of all rows"
+def test_few_labels_get_a_batch_of_their_own(world: World) -> None:
+    world.add(world.write("mine.csv", partly(12)), "y")
+    assert world.experiment().prior.labelled_batch == 12
+    assert world.experiment().backbone.supervision is None, "too few to shape the latent of all"
 
 
-def test_an_unlabelled_file_gets_classes_by_clustering(project: Project) -> None:
-    project.add("mine.txt", "\n".join(f"sentence number {i}" for i in range(60)))
-    experiment = Library(project.params.parent).experiment("mine-ldebm")
+def test_an_unlabelled_file_gets_classes_by_clustering(world: World) -> None:
+    world.add(world.write("mine.txt", "\n".join(f"sentence number {i}" for i in range(60))))
+    experiment = world.experiment()
     assert experiment.cluster.labels == "gc"
     assert experiment.backbone.supervision is None
     assert experiment.backbone.hidden < 128, "a small file, a small network"
 
 
 @pytest.mark.parametrize("order", [lambda turn: turn, lambda turn: 2 - turn])
-def test_a_turn_a_row_is_put_in_order_and_gets_its_context(project: Project, order) -> None:
-    config = project.add(
-        "mine.csv", turns(order), "act", text="said", dialogue="talk", turn="nr", speaker="who"
-    )
+def test_a_turn_a_row_is_put_in_order_and_gets_its_context(world: World, order) -> None:
+    columns = {"text": "said", "dialogue": "talk", "turn": "nr", "speaker": "who"}
+    config = world.add(world.write("mine.csv", turns(order)), "act", columns=columns)
     assert (config.kind, config.context_turns) == ("dialogues", 5)
-    packed = project.built(config)
-    rows = project.rows()
+    packed, rows = world.built(config), world.rows()
     last = rows["turn"].tolist().index(2)
     number = rows["text"][last].split()[2]
     assert rows["text"][last] == f"<you> words {number} of turn 2"
@@ -115,57 +77,94 @@ def test_a_turn_a_row_is_put_in_order_and_gets_its_context(project: Project, ord
     ]  # fmt: skip
     assert packed.split("train").labels("act")[last] == 0
     assert len(packed.split("train").context(rows["turn"].tolist().index(0))) == 0
-    backbone = Library(project.params.parent).experiment("mine-ldebm").backbone
+    backbone = world.experiment().backbone
     assert backbone.arch == "dialogue"
     assert backbone.supervision is not None
     assert backbone.supervision.column == "act"
 
 
-def test_a_dialogue_a_row_has_lists_of_turns_and_of_labels(project: Project) -> None:
+def test_a_dialogue_a_row_has_lists_of_turns_and_of_labels(world: World) -> None:
     items = [
         {"utterances": [f"hello {i}", f"yes {i}", f"so long {i}"], "act": ["greet", "", "leave"],
          "topic": "ab"[i % 2]}
         for i in range(14)
     ]  # fmt: skip
-    config = project.add("mine.jsonl", "\n".join(map(json.dumps, items)), "act", "topic")
-    packed = project.built(config)
-    assert config.kind == "dialogues"
-    assert config.columns["text"] == "utterances"
-    rows = project.rows()
+    path = world.write("mine.jsonl", "\n".join(map(json.dumps, items)))
+    config = world.add(path, "act", "topic")
+    packed, rows = world.built(config), world.rows()
+    assert (config.kind, config.columns["text"]) == ("dialogues", "utterances")
     assert rows["label.act"][:3] == ["greet", None, "leave"]
     assert len(set(rows["label.topic"][:3])) == 1, "one label for a dialogue holds for its turns"
     assert rows["context"][2] == rows["text"][:2]
     assert packed.meta["labels"] == {"act": ["greet", "leave"], "topic": ["a", "b"]}
 
 
-def test_documents_are_taken_as_words_where_that_is_asked_for(project: Project) -> None:
+def test_documents_are_taken_as_words_where_that_is_asked_for(world: World) -> None:
     rows = "\n".join(f"The market of number{i} fell and markets rose" for i in range(40))
-    config = project.add("mine.txt", rows, kind="documents")
-    packed = project.built(config)
+    packed = world.built(world.add(world.write("mine.txt", rows), kind="documents"))
     assert packed.kind == "documents"
-    assert Library(project.params.parent).experiment("mine-ldebm").backbone.arch == "bow"
+    assert world.experiment().backbone.arch == "bow"
     assert len(packed.split("train").row(0)) == len(packed.split("test").row(0)) == 4
 
 
 def test_labels_of_points_are_left_to_the_prior_and_those_of_documents_supervise(
-    project: Project,
+    world: World,
 ) -> None:
-    rows = "\n".join(f"{i},{i % 5}.5,{'ab'[i % 2]}" for i in range(40))
-    project.add("mine.csv", f"x,y,side\n{rows}\n", "side")
-    assert Library(project.params.parent).experiment("mine-ldebm").backbone.supervision is None
-    shutil.rmtree(project.folder / "conf")
-    rows = "\n".join(f"The market of number{i} fell and rose,{'ab'[i % 2]}" for i in range(40))
-    project.add("mine.csv", f"text,side\n{rows}\n", "side", kind="documents")
-    assert Library(project.params.parent).experiment("mine-ldebm").backbone.supervision is not None
+    rows = [f"{i},{i % 5}.5,{'ab'[i % 2]}" for i in range(40)]
+    world.add(world.write("mine.csv", table(["x", "y", "side"], rows)), "side")
+    assert world.experiment().backbone.supervision is None
+    shutil.rmtree(world.folder / "conf")
+    rows = [f"The market of number{i} fell and rose,{'ab'[i % 2]}" for i in range(40)]
+    world.add(world.write("mine.csv", table(["text", "side"], rows)), "side", kind="documents")
+    assert world.experiment().backbone.supervision is not None
 
 
-def test_pieces_of_words_are_a_choice(project: Project) -> None:
+def test_pieces_of_words_are_a_choice(world: World) -> None:
     words = [f"un{stem}able re{stem}ing" for stem in ("read", "think", "writ", "stop", "lov")]
     lines = "\n".join(f"{a} {b}" for a in words for b in words)
-    config = project.add("mine.txt", lines, tokenizer="bpe")
+    config = world.add(world.write("mine.txt", lines), tokenizer="bpe")
     assert (config.tokenizer, config.vocab_size) == ("bpe", 200)
-    tokenizer = project.built(config).tokenizer
+    tokenizer = world.built(config).tokenizer
     assert tokenizer.decode(tokenizer.encode("unstoping")) == "unstoping"
+
+
+def test_points_sentences_and_dialogues_are_told_apart(world: World) -> None:
+    lines = [f'{{"text": "r {i}", "before": ["a"]}}' for i in range(30)]
+    for kind, file, content, columns in (
+        ("points", "p.csv", "u,v\n" + "\n".join(f"{i},{i}" for i in range(30)), {}),
+        ("sentences", "s.txt", "\n".join(f"some words {i}" for i in range(30)), {}),
+        ("dialogues", "d.jsonl", "\n".join(lines), {"context": "before"}),
+    ):
+        config = world.add(world.write(f"{kind}/{file}", content), columns=columns)
+        assert config.kind == kind
+        shutil.rmtree(world.raw, ignore_errors=True)
+        assert world.built(config).kind == kind
+        shutil.rmtree(world.folder / "conf")
+
+
+def test_names_that_are_taken_or_none_and_columns_that_are_not_there_change_nothing(
+    world: World,
+) -> None:
+    rows = [f"sentence number {i} of,{'ab'[i % 2]}" for i in range(60)]
+    path, body = world.write("mine.csv", table(["body", "y"], rows)), {"text": "body"}
+    config = world.add(path, "y", columns=body)
+    assert Library(world.folder).dataset("mine").path == "mine.csv"
+    assert config.sha256 == hash_path(path)
+    assert (world.experiment().cluster.column, world.experiment().prior.classes) == ("y", 2)
+    before = {path: path.read_bytes() for path in world.folder.rglob("*.yaml")}
+    names = ("../x", "2024", "007", "1e5", "no", "null", "Mine")
+    cases: list[tuple[str, dict[str, str], str]] = [
+        ("mine", body, r"'mine' is in .* already"),
+        ("other", {"text": "z"}, r"no column 'z' for --text; columns there: body, y"),
+        ("other", {}, "Give --text"),
+        *((name, body, f"name '{name}'") for name in names),
+    ]
+    for name, columns, message in cases:
+        with pytest.raises(UsageError, match=message):
+            add_dataset(name, path, columns, root=world.folder)
+    with pytest.raises(UsageError, match=r"https://a\.org/b\.csv: expected a file or a folder"):
+        add_dataset("other", "https://a.org/b.csv", root=world.folder)
+    assert {path: path.read_bytes() for path in world.folder.rglob("*.yaml")} == before
 
 
 LISTS = [{"text": ["a b", "c"], "act": ["x", "y"]} for _ in range(12)]
@@ -182,9 +181,13 @@ BAD: dict[str, tuple[str, str, list[str], dict[str, Any], str]] = {
         "m.csv", "before,text\n" + "".join(f",text {i}\n" for i in range(20)), [],
         {"context": "before"}, "every context is empty; is 'before' the column",
     ),
-    "a turn without a number": (
+    "a turn with a word for its number": (
         "m.csv", "d,n,text\n1,0,a\n1,one,b\n", [], {"dialogue": "d", "turn": "n"},
         "column 'n': row 2 is 'one'; expected the number of the turn",
+    ),
+    "a turn without a number": (
+        "m.csv", "d,n,text\n1,0,a\n1,,b\n", [], {"dialogue": "d", "turn": "n"},
+        "column 'n': row 2 has no number; expected the number of the turn",
     ),
     "a turn of no dialogue": (
         "m.csv", "d,text\n1,a\n,b\n", [], {"dialogue": "d"}, "row 2: no value in column 'd'",
@@ -197,10 +200,6 @@ BAD: dict[str, tuple[str, str, list[str], dict[str, Any], str]] = {
         "m.txt", "\n".join(f"it is {i} of the 12" for i in range(20)), [], {"kind": "documents"},
         r"m\.txt: documents: no training document has a known word",
     ),
-    "labels all empty": (
-        "m.csv", "text,y\n" + "".join(f"text {i},\n" for i in range(20)), ["y"], {},
-        "label 'y' has no value",
-    ),
     "no such dialogue column": (
         "m.csv", "d,text\n1,a\n", [], {"dialogue": "e"}, "no column 'e' for --dialogue",
     ),
@@ -212,15 +211,8 @@ BAD: dict[str, tuple[str, str, list[str], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_tables_are_one_clear_line_and_change_nothing(case: str, project: Project) -> None:
+def test_bad_tables_are_one_clear_line_and_change_nothing(case: str, world: World) -> None:
     file, content, labels, options, message = BAD[case]
-    with pytest.raises(UsageError, match=message) as error:
-        project.add(file, content, *labels, **options)
-    assert "\n" not in str(error.value)
-    assert not (project.folder / "conf").exists()
-
-
-def test_an_address_is_no_file(project: Project) -> None:
-    with pytest.raises(UsageError, match=r"https://a\.org/b\.csv: expected a file or a folder"):
-        add_dataset("mine", "https://a.org/b.csv", root=project.folder)
-    assert not (project.folder / "conf").exists()
+    kind = options.get("kind")
+    options = {role: name for role, name in options.items() if role != "kind"}
+    world.new_refuses(message, world.write(file, content), *labels, columns=options, kind=kind)

@@ -14,16 +14,12 @@ import pytest
 
 from ldebm.config import DataConfig
 from ldebm.data.columns import kind_of, labels, texts
-from ldebm.data.fetch import fetch
-from ldebm.data.packed import Packed, open_packed
-from ldebm.data.packing import label_names, pack
-from ldebm.data.prepare import prepare
+from ldebm.data.packing import label_names
 from ldebm.data.text_files import decode, parse_csv, read_table
 from ldebm.data.user_texts import as_texts, read_stream, read_texts
 from ldebm.errors import UsageError
-from pipelines.library import Library
-from pipelines.new.dataset import add_dataset
 from pipelines.new.tables import inspect_file
+from tests.unit.data_worlds import World, encoded, table
 
 ROWS = 60
 TEXTS = [f"the number {i} goes, {'slowly' if i % 2 else 'quickly'}" for i in range(ROWS)]
@@ -31,99 +27,67 @@ MOODS = ["calm", "busy", "odd"]
 LABELS = [MOODS[i % 3] for i in range(ROWS)]
 
 
-def separated(by: str, end: str = "\n") -> str:
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def separated(by: str, end: str = "\n") -> bytes:
     """Texts and labels with a separator; texts that hold it are in quotes."""
     rows = [("text", "mood"), *zip(TEXTS, LABELS, strict=True)]
     cells = [[f'"{cell}"' if by in cell else cell for cell in row] for row in rows]
-    return end.join(by.join(row) for row in cells) + end
+    return (end.join(by.join(row) for row in cells) + end).encode()
 
 
-def objects() -> list[dict[str, Any]]:
-    return [
-        {"text": text, "mood": mood, "meta": {"id": i, "tags": []}}
-        for i, (text, mood) in enumerate(zip(TEXTS, LABELS, strict=True))
-    ]
+def parquet(change: Callable[[pa.Array], pa.Array] = lambda column: column) -> bytes:
+    sink = pa.BufferOutputStream()
+    columns = {"text": pa.array(TEXTS), "mood": pa.array(LABELS)}
+    pq.write_table(pa.table({name: change(column) for name, column in columns.items()}), sink)
+    return bytes(sink.getvalue())
 
 
-def parquet(text: pa.Array, mood: pa.Array) -> Callable[[Path], None]:
-    return lambda path: pq.write_table(pa.table({"text": text, "mood": mood}), path)
-
-
-def content(data: str | bytes) -> Callable[[Path], object]:
-    raw = data.encode() if isinstance(data, str) else data
-    return lambda path: path.write_bytes(raw)
-
-
-FILES: dict[str, tuple[str, Callable[[Path], object]]] = {
-    "commas": ("a.csv", content(separated(","))),
-    "semicolons": ("a.csv", content(separated(";"))),
-    "tabs in a csv": ("a.csv", content(separated("\t"))),
-    "tabs in a tsv": ("A.TSV", content(separated("\t"))),
-    "bars": ("a.csv", content(separated("|"))),
-    "a stated separator": ("a.csv", content("sep=;\n" + separated(";"))),
-    "carriage returns": ("a.csv", content(separated(",", "\r"))),
-    "line ends of Windows": ("a.csv", content(separated(",", "\r\n"))),
-    "a byte order mark": ("a.csv", content(b"\xef\xbb\xbf" + separated(",").encode())),
-    "UTF-16": ("a.tsv", content(separated("\t").encode("utf-16"))),
-    "gzip": ("a.csv.gz", content(gzip.compress(separated(",").encode()))),
-    "lines of JSON": ("a.jsonl", content("\n\n".join(map(json.dumps, objects())))),
-    "a list of JSON": ("a.json", content(json.dumps(objects(), indent=1))),
-    "parquet": ("a.parquet", parquet(pa.array(TEXTS), pa.array(LABELS))),
-    "categories": (
-        "a.parquet",
-        parquet(pa.array(TEXTS).dictionary_encode(), pa.array(LABELS).dictionary_encode()),
-    ),
-    "large strings": (
-        "a.parquet",
-        parquet(pa.array(TEXTS, pa.large_string()), pa.array(LABELS, pa.large_string())),
-    ),
-}  # fmt: skip
-
-
-def built(file: Path, name: str = "mine", *wanted: str, **options: Any) -> Packed:
-    """A file as `ldebm new` and the stages of data make it."""
-    folder = file.parent
-    add_dataset(name, file, options.pop("columns", {}), wanted, root=folder, **options)
-    config = Library(folder).dataset(name).model_copy(update={"path": str(file)})
-    fetch(None, config, folder / "raw" / name)
-    prepare(config, folder / "raw" / name, folder / "prepared" / name)
-    pack(config, folder / "prepared" / name, folder / "packed" / name)
-    return open_packed(folder / "packed" / name)
+OBJECTS = [
+    {"text": text, "mood": mood, "meta": {"id": i, "tags": []}}
+    for i, (text, mood) in enumerate(zip(TEXTS, LABELS, strict=True))
+]
+FILES: dict[str, tuple[str, bytes]] = {
+    "commas": ("a.csv", separated(",")),
+    "semicolons": ("a.csv", separated(";")),
+    "tabs in a csv": ("a.csv", separated("\t")),
+    "tabs in a tsv": ("A.TSV", separated("\t")),
+    "bars": ("a.csv", separated("|")),
+    "a stated separator": ("a.csv", b"sep=;\n" + separated(";")),
+    "carriage returns": ("a.csv", separated(",", "\r")),
+    "line ends of Windows": ("a.csv", separated(",", "\r\n")),
+    "a byte order mark": ("a.csv", b"\xef\xbb\xbf" + separated(",")),
+    "UTF-16": ("a.tsv", separated("\t").decode().encode("utf-16")),
+    "gzip": ("a.csv.gz", gzip.compress(separated(","))),
+    "lines of JSON": ("a.jsonl", "\n\n".join(map(json.dumps, OBJECTS)).encode()),
+    "a list of JSON": ("a.json", json.dumps(OBJECTS, indent=1).encode()),
+    "parquet": ("a.parquet", parquet()),
+    "categories": ("a.parquet", parquet(lambda column: column.dictionary_encode())),
+    "large strings": ("a.parquet", parquet(lambda column: column.cast(pa.large_string()))),
+}
 
 
 @pytest.mark.parametrize("case", FILES)
-def test_every_format_gives_the_same_rows_to_every_reader(case: str, tmp_path: Path) -> None:
-    name, write = FILES[case]
-    write(tmp_path / name)
-    table = read_table(tmp_path / name)
-    assert texts(table["text"], "") == TEXTS
-    assert labels(table["mood"], "") == LABELS
-    assert read_texts(tmp_path / name).texts == TEXTS
-    facts = inspect_file(tmp_path / name, {}, ["mood"])
-    assert (facts.kind, facts.columns["text"], facts.rows, facts.classes) == (
-        "sentences", "text", ROWS, 3,
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("case", ["semicolons", "UTF-16", "gzip", "a list of JSON", "categories"])
-def test_odd_files_are_built_as_they_were_read(case: str, tmp_path: Path) -> None:
-    name, write = FILES[case]
-    write(tmp_path / name)
-    packed = built(tmp_path / name, "mine", "mood")
-    assert packed.meta["labels"] == {"mood": sorted(MOODS)}
+def test_every_format_gives_the_same_rows_to_every_reader(case: str, world: World) -> None:
+    path = world.write(*FILES[case])
+    rows = read_table(path)
+    assert (texts(rows["text"], ""), labels(rows["mood"], "")) == (TEXTS, LABELS)
+    assert read_texts(path).texts == TEXTS
+    packed = world.built(world.add(path, "mood"))
+    assert (packed.kind, packed.meta["labels"]) == ("sentences", {"mood": sorted(MOODS)})
     assert sum(packed.meta["rows"].values()) == ROWS
-    first = packed.split("train").row(0)
-    assert packed.tokenizer.decode(first) in TEXTS
+    assert packed.tokenizer.decode(packed.split("train").row(0)) in TEXTS
 
 
-def test_quoted_cells_hold_line_ends_and_quotes_in_files_of_any_size(tmp_path: Path) -> None:
+def test_quoted_cells_hold_line_ends_and_quotes_in_files_of_any_size(world: World) -> None:
     long = "word " * 40_000
     rows = ['"one\nand ""two"""', f'"{long}\n{long}"', "three"] * 3
-    (tmp_path / "a.csv").write_text(
-        "id,text\n" + "".join(f"{i},{row}\n" for i, row in enumerate(rows))
-    )
-    assert (tmp_path / "a.csv").stat().st_size > 1 << 20
-    found = read_texts(tmp_path / "a.csv")
+    path = world.write("a.csv", table(["id", "text"], [f"{i},{row}" for i, row in enumerate(rows)]))
+    assert path.stat().st_size > 1 << 20
+    found = read_texts(path)
     assert found.texts[:1] == ['one and "two"']
     assert found.rows == list(range(1, 10))
 
@@ -135,22 +99,20 @@ def test_tables_with_tabs_may_have_quotes_as_marks() -> None:
     assert quoted["text"] == ['He said "hi"']
 
 
-def test_points_with_decimal_commas_are_numbers(tmp_path: Path) -> None:
+def test_points_with_decimal_commas_are_numbers(world: World) -> None:
     rows = "".join(f"{i},5;{i * 2},25\n" for i in range(20))
-    (tmp_path / "p.csv").write_text("east;north\n" + rows)
-    packed = built(tmp_path / "p.csv")
-    x = packed.split("train").x
+    packed = world.built(world.add(world.write("p.csv", "east;north\n" + rows)))
     assert packed.kind == "points"
-    assert {round(float(value) % 1, 2) for value in x[:, 0]} == {0.5}
-    assert {round(float(value) % 1, 2) for value in x[:, 1]} == {0.25}
+    assert {tuple(row) for row in np.round(packed.split("train").x % 1, 2).tolist()} == {
+        (0.5, 0.25)
+    }
 
 
 def test_only_line_ends_end_lines() -> None:
     found = read_stream("one\r\ntwo\u2028still two\rthree\n\x0bfour".encode())
     assert found.texts == ["one", "two still two", "three", "four"]
-    with pytest.raises(
-        UsageError, match=r"standard input: line 2 is not UTF-8 text .* 'caf\u00e9'"
-    ):
+    expected = r"standard input: line 2 is not UTF-8 text .* 'caf\u00e9'"
+    with pytest.raises(UsageError, match=expected):
         read_stream(b"tea\ncaf\xe9\n")
 
 
@@ -159,7 +121,7 @@ NOT_READ: dict[str, tuple[str, bytes, str]] = {
                      r"line 3 is not UTF-8 .*convert .* where 'caf\u00e9 au lait"),
     "NUL bytes": ("a.txt", b"one\ntw\0o\n", "line 2 has a NUL byte"),
     "UTF-16 without a mark": ("a.txt", "one\ntwo\n".encode("utf-16-le"), "UTF-16"),
-    "an empty file": ("a.csv", b" \n\n", "the file is empty"),
+    "white space only": ("a.csv", b" \n\n", "the file is empty"),
     "names alone": ("a.csv", b"text,y\n", "the file has no rows"),
     "a short row": ("a.csv", b'text,y\n"a\nb",c\nd\n', "line 4 has 1 cell and the first line 2"),
     "a long row": ("a.csv", b"text\nyes, sir\n", "line 2 has 2 cells .* name a file with one text"),
@@ -170,6 +132,7 @@ NOT_READ: dict[str, tuple[str, bytes, str]] = {
     "no object": ("a.jsonl", b'{"text": "a"}\n"b"\n', "line 2 is \"b\"; expected an object"),
     "a list in a list": ("a.json", b'[{"text": "a"}, []]', r"entry 2 is \[\]; expected an object"),
     "damaged gzip": ("a.csv.gz", b"\x1f\x8bnothing", "cannot be read as gz"),
+    "broken parquet": ("a.parquet", b"PAR1 not really", "cannot be read as parquet"),
     "a spreadsheet": ("a.xlsx", b"PK", r"format '\.xlsx'; expected \.txt, \.csv"),
     "damaged UTF-16": ("a.txt", b"\xff\xfea\x00b", "damaged UTF-16"),
 }  # fmt: skip
@@ -177,15 +140,15 @@ NOT_READ: dict[str, tuple[str, bytes, str]] = {
 
 @pytest.mark.parametrize("case", NOT_READ)
 def test_what_cannot_be_read_is_refused_in_one_line_by_every_reader(
-    case: str, tmp_path: Path
+    case: str, world: World
 ) -> None:
     name, data, message = NOT_READ[case]
-    (tmp_path / name).write_bytes(data)
-    for read in (inspect_file, read_texts):
-        with pytest.raises(UsageError, match=message) as error:
-            read(tmp_path / name)
-        assert "\n" not in str(error.value)
-        assert name in str(error.value)
+    path = world.write(name, data)
+    world.new_refuses(f"{name}.*{message}", path)
+    with pytest.raises(UsageError, match=f"{name}.*{message}"):
+        read_texts(path)
+    if case != "a spreadsheet":  # which preparing does not look at
+        world.refuses(message, world.config(name, data))
 
 
 VALUES: dict[str, tuple[list[Any], list[str | None]]] = {
@@ -234,56 +197,45 @@ def test_classes_that_look_like_numbers_are_ordered(names: list[str], order: lis
     assert label_names([*names, None]) == order
 
 
-def test_kinds_of_columns_are_told_by_their_values() -> None:
-    assert kind_of([1, 2.5, None]) == "numbers"
-    assert kind_of([True, False]) == "text"
-    assert kind_of([[1.0, 2.0]]) == "vectors"
-    assert kind_of([["1", "2"]]) == "texts"
-    assert kind_of([{"a": 1}, "b"]) == "nested"
-    assert kind_of([[["a"]]]) == "nested"
-    assert kind_of([None, ""]) == "empty"
-
-
-@pytest.mark.parametrize("name", ["a/b", "..", "x" * 300, "Mood", "text", "split", "label", "id"])
-def test_a_label_column_may_have_any_name(name: str, tmp_path: Path) -> None:
-    columns = {"body": TEXTS, name: LABELS, "mood": LABELS[::-1]}
-    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
-    packed = built(tmp_path / "a.parquet", "mine", name, "mood", columns={"text": "body"})
-    split = packed.split("train")
-    names = packed.meta["labels"]
-    for row in range(split.n):
-        number = int(packed.tokenizer.decode(split.row(row)).split()[2])
-        assert names[name][split.labels(name)[row]] == LABELS[number]
-        assert names["mood"][split.labels("mood")[row]] == LABELS[::-1][number]
-
-
-def lines(rows: list[str], *columns: str) -> str:
-    return "\n".join([",".join(columns), *rows]) + "\n"
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([1, 2.5, None], "numbers"), ([True, False], "text"), ([[1.0, 2.0]], "vectors"),
+        ([["1", "2"]], "texts"), ([{"a": 1}, "b"], "nested"), ([[["a"]]], "nested"),
+        ([None, ""], "empty"),
+    ],
+)  # fmt: skip
+def test_kinds_of_columns_are_told_by_their_values(values: list[Any], kind: str) -> None:
+    assert kind_of(values) == kind
 
 
 TOO_LATE: dict[str, tuple[str, list[str], str]] = {
     "too few rows": ("text\n" + "a b\n" * 9, [], "a.csv: 9 usable rows"),
     "more classes than rows": (
-        lines([f"row {i} of it" for i in range(12)], "text"), [],
+        table(["text"], [f"row {i} of it" for i in range(12)]), [],
         "a.csv: prior.classes 16: more classes than the 8 training rows",
     ),
     "one class": (
-        lines([f"row {i},a" for i in range(30)], "text", "y"), ["y"], "label 'y' has only 'a'"),
+        table(["text", "y"], [f"row {i},a" for i in range(30)]), ["y"], "label 'y' has only 'a'"),
     "one class in training": (
-        lines([f"row {i},{'ab'[i > 24]},{'train' if i < 25 else 'test'}" for i in range(30)],
-              "text", "y", "split"), ["y"], "label 'y' has only 'a' in the training split"),
+        table(["text", "y", "split"],
+              [f"row {i},{'ab'[i > 24]},{'train' if i < 25 else 'test'}" for i in range(30)]),
+        ["y"], "label 'y' has only 'a' in the training split"),
+    "labels all empty": (
+        table(["text", "y"], [f"text {i}," for i in range(20)]), ["y"], "label 'y' has no value"),
     "no training rows": (
-        lines([f"row {i},dev" for i in range(30)], "text", "split"), [],
+        table(["text", "split"], [f"row {i},dev" for i in range(30)]), [],
         "all rows are of the split valid; rows of the split train are missing",
     ),
     "an unknown split": (
-        lines([f"row {i},fold {i % 2}" for i in range(30)], "text", "split"), [],
+        table(["text", "split"], [f"row {i},fold {i % 2}" for i in range(30)]), [],
         "row 1: column 'split': split 'fold 0'; expected train",
     ),
     "an identifier as label": (
-        lines([f"row {i},id{i}" for i in range(1200)], "text", "y"), ["y"], "1080 classes, more"),
+        table(["text", "y"], [f"row {i},id{i}" for i in range(1200)]), ["y"],
+        "1080 classes, more"),
     "mostly empty": (
-        lines([f"row {i},1" if i % 2 else " ,1" for i in range(60)], "text", "n"), [],
+        table(["text", "n"], [f"row {i},1" if i % 2 else " ,1" for i in range(60)]), [],
         "train: share of rows without text is 0.5; .*is it the right column",
     ),
     "the same again": ("text\n" + "all the same\n" * 60, [], "repeat another row is 0.98"),
@@ -291,63 +243,51 @@ TOO_LATE: dict[str, tuple[str, list[str], str]] = {
 
 
 @pytest.mark.parametrize("case", TOO_LATE)
-def test_new_refuses_what_a_build_would_and_changes_nothing(case: str, tmp_path: Path) -> None:
+def test_new_refuses_what_a_build_would_and_changes_nothing(case: str, world: World) -> None:
     text, wanted, message = TOO_LATE[case]
-    (tmp_path / "a.csv").write_text(text)
-    with pytest.raises(UsageError, match=message) as error:
-        built(tmp_path / "a.csv", "mine", *wanted)
-    assert "a.csv" in str(error.value)
-    assert "\n" not in str(error.value)
-    assert [item for item in tmp_path.rglob("*") if item.is_file()] == [tmp_path / "a.csv"]
-    assert not (tmp_path / "raw").exists()
+    path = world.write("a.csv", text)
+    world.new_refuses(f"a.csv.*{message.removeprefix('a.csv')}", path, *wanted)
+    assert [item for item in world.folder.rglob("*") if item.is_file()] == [path]
 
 
 @pytest.mark.parametrize("missing", ["valid", "test"])
-def test_a_source_without_one_split_gives_it_some_training_rows(
-    missing: str, tmp_path: Path
-) -> None:
+def test_a_source_without_one_split_gives_it_some_training_rows(missing: str, world: World) -> None:
     other = "test" if missing == "valid" else "val"
     rows = [f"row number {i},{other if i % 5 == 0 else 'Train'}" for i in range(100)]
-    (tmp_path / "a.csv").write_text(lines(rows, "text", "split"))
-    sizes = built(tmp_path / "a.csv").meta["rows"]
-    assert sizes == {"train": 76, "valid": 20, "test": 20} | {missing: 4}
+    packed = world.built(world.add(world.write("a.csv", table(["text", "split"], rows))))
+    assert packed.meta["rows"] == {"train": 76, "valid": 20, "test": 20} | {missing: 4}
 
 
-def test_every_split_of_few_labels_has_some(tmp_path: Path) -> None:
+def test_every_split_of_few_labels_has_some(world: World) -> None:
     rows = [f"row number {i},{'ab'[i % 2] if i < 12 else ''}" for i in range(400)]
-    (tmp_path / "a.csv").write_text(lines(rows, "text", "y"))
-    packed = built(tmp_path / "a.csv", "mine", "y")
+    packed = world.built(world.add(world.write("a.csv", table(["text", "y"], rows)), "y"))
     known = {
         split: int((packed.split(split).labels("y") >= 0).sum()) for split in packed.meta["rows"]
     }
     assert known == {"train": 8, "valid": 2, "test": 2}
-    summary = inspect_file(tmp_path / "a.csv", {}, ["y"]).summary.lines()
-    assert summary[-1] == "  label     y: 2 classes (a 6, b 6); 388 rows have none"
+    assert world.says("  label     y: 2 classes (a 6, b 6); 388 rows have none")
 
 
 ZH = "\u79cb\u96e8\u6708\u590f\u82b1\u5c71\u4eba\u98ce\u6625\u65e5\u51ac\u5929\u5fc3\u6c34"
 
 
-def test_text_without_spaces_is_cut_into_pieces(tmp_path: Path) -> None:
+def test_text_without_spaces_is_cut_into_pieces(world: World) -> None:
     stream = np.random.default_rng(0)
     rows = ["".join(stream.choice(list(ZH), 9 + i % 4)) for i in range(200)]
-    (tmp_path / "zh.txt").write_text("\n".join(rows), encoding="utf-8")
-    packed = built(tmp_path / "zh.txt")
+    path = world.write("zh.txt", "\n".join(rows))
+    words = r"words that the vocabulary lacks is 1; .*unigram"
+    world.new_refuses(words, path, tokenizer="word")
+    packed = world.built(world.add(path))
     assert packed.meta["tokenizer"] == "unigram"
     test = packed.split("test")
     assert (test.ids != packed.tokenizer.unk_id).all()
     assert test.lengths.max() <= packed.meta["max_len"]
     assert packed.tokenizer.decode(test.row(0)) in rows
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other/zh.txt").write_text("\n".join(rows), encoding="utf-8")
-    with pytest.raises(UsageError, match=r"words that the vocabulary lacks is 1; .*unigram"):
-        built(tmp_path / "other/zh.txt", tokenizer="word")
 
 
-def test_new_says_what_it_has_found(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text(separated(";") + ";calm\n")
-    facts = inspect_file(tmp_path / "a.csv", {}, ["mood"])
-    assert facts.summary.lines()[1:] == [
+def test_new_says_what_it_has_found(world: World) -> None:
+    path = world.write("a.csv", separated(";") + b";calm\n")
+    assert inspect_file(path, {}, ["mood"]).summary.lines()[1:] == [
         "  rows      60: 54 train, 3 valid, 3 test (divided at random)",
         "  left out  1 empty",
         "  columns   text text",
@@ -363,18 +303,66 @@ def test_a_bare_string_is_one_text() -> None:
         as_texts(["a", None])
 
 
-def test_marks_of_encodings_are_read_and_nothing_else() -> None:
-    for encoding in ("utf-8-sig", "utf-16", "utf-32"):
-        assert decode("caf\u00e9".encode(encoding), "a.txt") == "caf\u00e9"
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_marks_of_encodings_are_read_and_nothing_else(encoding: str) -> None:
+    assert decode("caf\u00e9".encode(encoding), "a.txt") == "caf\u00e9"
 
 
-def test_unused_config_columns_are_no_labels(tmp_path: Path) -> None:
-    """A label called as a role is never taken for it."""
-    rows = [
-        {"text": text, "context": mood, "turn": mood}
-        for text, mood in zip(TEXTS, LABELS, strict=True)
-    ]
-    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    packed = built(tmp_path / "a.jsonl", "mine", "context", "turn")
-    assert packed.kind == DataConfig(kind="sentences", source="file").kind
+def test_a_label_called_as_a_role_is_never_taken_for_it(world: World) -> None:
+    rows = [{"text": text, "context": mood, "turn": mood}
+            for text, mood in zip(TEXTS, LABELS, strict=True)]  # fmt: skip
+    path = world.write("a.jsonl", "\n".join(map(json.dumps, rows)))
+    packed = world.built(world.add(path, "context", "turn"))
+    assert packed.kind == "sentences"
     assert set(packed.meta["labels"]) == {"context", "turn"}
+
+
+NAMES = (  # of columns of the pipeline, and others that could be mistaken
+    "number", "digest", "reason", "line", "place", "fault", "group", "turn", "dialogue", "context",
+    "known", "x", "height", "width", "channels", "bytes", "range", "label.a", "labels", "a/b", "..",
+    "n" * 300, "Mood", "text", "split", "label", "id",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["images", "sentences", "points"])
+def test_a_label_may_have_any_name_and_stays_with_its_row(kind: Any, world: World) -> None:
+    """Every row shows its number: as pixels, words or a coordinate."""
+    expected = {
+        label: {row: f"{label} {(row + shift) % 3}"[-190:] for row in range(40)}
+        for shift, label in enumerate(NAMES)
+    }
+    columns: dict[str, Any] = {label: list(rows.values()) for label, rows in expected.items()}
+    roles: dict[Any, str] = {}
+    if kind == "images":
+        names = [name for name in NAMES if name not in ("id", "split")]  # are none of images'
+        expected = {name: expected[name] for name in names}
+        columns = {name: columns[name] for name in names} | {
+            "image": pa.array(map(tile, range(40)))
+        }
+    elif kind == "points":
+        columns |= {"a": [float(row) for row in range(40)], "b": [row / 7 for row in range(40)]}
+        roles = {"x": "a,b"}
+    else:
+        columns["body"] = [" ".join(f"{row:02}") for row in range(40)]
+        roles = {"text": "body"}
+    world.raw.mkdir()
+    pq.write_table(pa.table(columns), world.raw / "mine.parquet")
+    config = DataConfig(kind=kind, source="file", columns=roles, labels=list(expected))
+    packed = world.built(config)
+    found: dict[str, dict[int, str]] = {label: {} for label in expected}
+    for split in map(packed.split, ("train", "valid", "test")):
+        for row in range(split.n):
+            if kind == "sentences":
+                own = int("".join(packed.tokenizer.decode(split.row(row)).split()))
+            else:
+                own = int(split.x[row, 0, 4, 4] if kind == "images" else split.x[row, 0])
+            for label, rows in found.items():
+                rows[own] = packed.meta["labels"][label][split.labels(label)[row]]
+    assert found == expected
+
+
+def tile(value: int) -> bytes:
+    """A picture whose every pixel has the value; a corner has another."""
+    pixels = np.full((8, 8), value, dtype=np.uint8)
+    pixels[0, 0] = 255
+    return encoded(pixels)
