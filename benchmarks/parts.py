@@ -37,8 +37,8 @@ from ldebm.data.batches import batch_rows, collate
 from ldebm.optimisers import apply_gradients, make_optimiser
 from ldebm.priors import DiffusionPrior
 from ldebm.seeding import generator
+from ldebm.training.joint_task import JointTask
 from ldebm.training.latents import encode_split
-from ldebm.training.prior_tasks import JointTask
 
 __all__ = ["PARTS"]
 

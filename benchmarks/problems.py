@@ -22,7 +22,7 @@ from ldebm.data.batches import TextBatch, collate
 from ldebm.data.packed import Split, open_packed
 from ldebm.priors import DiffusionPrior
 from ldebm.seeding import generator, numpy_generator
-from ldebm.training.prior_tasks import JointTask
+from ldebm.training.joint_task import JointTask
 
 __all__ = [
     "PTB",

@@ -191,7 +191,8 @@ def prior_task(config: ExperimentConfig, prior: Prior, backbone: Backbone) -> An
         return ClassifierTask
     if config.prior.kind in ("gaussian", "own"):
         return None
-    from ldebm.training.prior_tasks import JointTask, PriorTask
+    from ldebm.training.joint_task import JointTask
+    from ldebm.training.prior_tasks import PriorTask
 
     if config.prior.scheme != "two_stage":
         return JointTask

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from ldebm.nn.gru import Gates, product, run_gates
+from ldebm.nn.gru_steps import Gates, product, run_gates
 from ldebm.nn.lstm import run_lstm
 
 __all__ = ["Cell", "State"]

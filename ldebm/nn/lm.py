@@ -11,11 +11,9 @@ Shapes: B rows or streams, L steps, N tokens in packed order, V vocabulary, E em
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -25,7 +23,9 @@ from torch import Tensor, nn
 
 from ldebm import kernels
 from ldebm.data.batches import batch_rows, collate_ids, epoch_order, steps_per_epoch
+from ldebm.data.tokenizer import BOS_ID, EOS_ID
 from ldebm.errors import UsageError
+from ldebm.nn.awd_lstm import AWDConfig, AWDLanguageModel, dropped, stream_of
 from ldebm.nn.gru import PackedGRU
 from ldebm.nn.softmax import linear_nll
 from ldebm.optimisers import untraced
@@ -40,8 +40,6 @@ __all__ = [
     "train_language_model",
 ]
 
-BOS_ID, EOS_ID = 2, 3  # the control tokens of every tokenizer of the project
-
 
 @dataclass(frozen=True)
 class GRUConfig:
@@ -53,28 +51,6 @@ class GRUConfig:
     lr: float = 3e-3
     clip: float = 1.0
     bfloat16: bool = True  # products while training
-
-
-@dataclass(frozen=True)
-class AWDConfig:
-    """The published configuration for generated text (docs/method.md, section 5.3)."""
-
-    embed: int = 400
-    hidden: int = 1150
-    layers: int = 3
-    dropout: float = 0.4  # of the last layer's output
-    dropout_hidden: float = 0.25  # between layers
-    dropout_input: float = 0.4
-    dropout_embedding: float = 0.1  # of whole words
-    dropout_weight: float = 0.5  # of recurrent weights
-    activation_weight: float = 2.0  # penalty on the size of the outputs
-    slowness_weight: float = 1.0  # penalty on their change
-    streams: int = 20
-    window: int = 70
-    lr: float = 30.0
-    clip: float = 0.25
-    weight_decay: float = 1.2e-6
-    patience: int = 5  # epochs without a new best before averaging starts
 
 
 class GRULanguageModel(nn.Module):
@@ -105,9 +81,9 @@ class GRULanguageModel(nn.Module):
         steps = torch.split(batch.tokens_N, batch.batch_sizes)
         inputs = torch.cat([tokens[:n] for tokens, n in zip(steps[:-1], sizes, strict=True)])
         rounded = self.config.bfloat16 and stream is not None
-        words = _dropped(F.embedding(inputs, self.embedding), self.config.dropout, stream)
+        words = dropped(F.embedding(inputs, self.embedding), self.config.dropout, stream)
         states, _ = self.gru(words, sizes, bfloat16=rounded)
-        states = _dropped(states, self.config.dropout, stream)
+        states = dropped(states, self.config.dropout, stream)
         targets = batch.tokens_N[len(batch) :]
         return linear_nll(states, self.embedding, targets, bfloat16=rounded)
 
@@ -119,96 +95,6 @@ class GRULanguageModel(nn.Module):
         for start in range(0, len(order), 256):
             nll_N = self.nll([sentences[row] for row in order[start : start + 256]], None)
             total, tokens = total + float(nll_N.double().sum()), tokens + len(nll_N)
-        return total, tokens
-
-
-class AWDLanguageModel(nn.Module):
-    """Stacked LSTMs over one stream of sentences, whose ends are words.
-
-    Args:
-        vocab_size: V.
-        config: sizes and dropout rates.
-        seed: of the initial weights.
-    """
-
-    def __init__(self, vocab_size: int, config: AWDConfig, seed: int) -> None:
-        super().__init__()
-        self.config = config
-        self.embedding = nn.Parameter(torch.empty(vocab_size, config.embed))
-        self.bias = nn.Parameter(torch.zeros(vocab_size))
-        sizes = [config.embed] + [config.hidden] * (config.layers - 1) + [config.embed]
-        self.layers = nn.ModuleList(nn.LSTM(size, out) for size, out in pairwise(sizes))
-        stream = generator(seed, "lm-init")
-        with torch.no_grad():
-            self.embedding.uniform_(-0.1, 0.1, generator=stream)
-            for layer, size in zip(self.layers, sizes[1:], strict=True):
-                for parameter in layer.parameters():
-                    parameter.uniform_(-(size**-0.5), size**-0.5, generator=stream)
-
-    def initial_state(self, streams: int) -> list[tuple[Tensor, Tensor]]:
-        """Zero states of every layer."""
-        return [
-            (self.embedding.new_zeros(1, streams, size), self.embedding.new_zeros(1, streams, size))
-            for size in (int(layer.hidden_size) for layer in self.layers)  # type: ignore[arg-type]
-        ]
-
-    def forward(
-        self,
-        tokens_LB: Tensor,
-        state: list[tuple[Tensor, Tensor]],
-        stream: torch.Generator | None,
-    ) -> tuple[Tensor, Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
-        """Logits (L, B, V), outputs with and without dropout (L, B, E), and the states after."""
-        config = self.config
-        table: Tensor = self.embedding
-        if stream is not None:
-            ones = torch.ones(len(table), 1, device=table.device)
-            table = table * _dropped(ones, config.dropout_embedding, stream)
-        x = _locked(F.embedding(tokens_LB, table), config.dropout_input, stream)
-        after: list[tuple[Tensor, Tensor]] = []
-        for index, layer in enumerate(self.layers):
-            weights: dict[str, Tensor] = dict(layer.named_parameters())
-            recurrent = weights["weight_hh_l0"]
-            weights["weight_hh_l0"] = _dropped(recurrent, config.dropout_weight, stream)
-            with warnings.catch_warnings():  # dropped weights cannot lie in cuDNN's one block
-                warnings.filterwarnings("ignore", message="RNN module weights")
-                x, last = torch.func.functional_call(layer, weights, (x, state[index]))
-            after.append((last[0].detach(), last[1].detach()))
-            raw = x
-            inner = index < len(self.layers) - 1
-            x = _locked(x, config.dropout_hidden if inner else config.dropout, stream)
-        return F.linear(x, self.embedding, self.bias), x, raw, after
-
-    def loss(
-        self, tokens_LB: Tensor, state: list[tuple[Tensor, Tensor]], stream: torch.Generator
-    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """Mean nats a word plus the two penalties on the outputs, and the states after."""
-        logits, dropped, raw, state = self(tokens_LB[:-1], state, stream)
-        loss = F.cross_entropy(logits.flatten(0, 1), tokens_LB[1:].flatten())
-        loss = loss + self.config.activation_weight * dropped.square().mean()
-        if len(raw) > 1:
-            loss = loss + self.config.slowness_weight * (raw[1:] - raw[:-1]).square().mean()
-        return loss, state
-
-    @torch.no_grad()
-    def total_nll(self, sentences: Sequence[Sequence[int]]) -> tuple[float, int]:
-        """Nats of all sentences and the number of their words with EOS, read as ten streams."""
-        total, tokens = 0.0, 0
-        shares = [part for part in np.array_split(np.arange(len(sentences)), 10) if len(part)]
-        flat = [_stream([sentences[row] for row in part]) for part in shares]
-        longest = max(map(len, flat))
-        # Streams end at different places: what follows an end is not counted.
-        padded = torch.full((longest, len(flat)), -1)
-        for column, row in enumerate(flat):
-            padded[: len(row), column] = row
-        padded = padded.to(self.embedding.device)
-        state = self.initial_state(len(flat))
-        for start in range(0, longest - 1, self.config.window):
-            part = padded[start : start + self.config.window + 1]
-            logits, _, _, state = self(part[:-1].clamp(min=0), state, None)
-            targets = part[1:].flatten()
-            nll = F.cross_entropy(logits.flatten(0, 1), targets, ignore_index=-1, reduction="sum")
-            total, tokens = total + float(nll), tokens + int((targets >= 0).sum())
         return total, tokens
 
 
@@ -330,7 +216,7 @@ def _train_awd(
     count = 0
     for epoch in range(epochs):
         order = epoch_order(len(sentences), seed, epoch)
-        flat = _stream([sentences[row] for row in order])
+        flat = stream_of([sentences[row] for row in order])
         streams = max(1, min(config.streams, len(flat) // 4))
         length = len(flat) // streams
         tokens_LB = flat[: length * streams].view(streams, length).t().contiguous().to(device)
@@ -372,33 +258,6 @@ def _window(mean: int, draws: np.random.Generator) -> int:
     """Steps of the next back-propagation window, random so that no word is always at an edge."""
     centre = mean if draws.random() < 0.95 else mean / 2
     return max(5, int(draws.normal(centre, 5)))
-
-
-def _stream(sentences: Sequence[Sequence[int]]) -> Tensor:
-    """EOS, then every sentence with its EOS: int64 (N)."""
-    flat = [EOS_ID]
-    for words in sentences:
-        flat.extend(words)
-        flat.append(EOS_ID)
-    return torch.tensor(flat)
-
-
-def _dropped(x: Tensor, rate: float, stream: torch.Generator | None) -> Tensor:
-    if stream is None or rate == 0:
-        return x
-    return x * _mask(x.shape, rate, stream)
-
-
-def _locked(x_LBE: Tensor, rate: float, stream: torch.Generator | None) -> Tensor:
-    """Dropout with one mask for all steps of a stream."""
-    if stream is None or rate == 0:
-        return x_LBE
-    return x_LBE * _mask(x_LBE.shape[1:], rate, stream)
-
-
-def _mask(shape: torch.Size, rate: float, stream: torch.Generator) -> Tensor:
-    kept = torch.rand(shape, generator=stream, device=stream.device) >= rate
-    return kept.float() / (1 - rate)
 
 
 @contextmanager

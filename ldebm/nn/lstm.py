@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ldebm import kernels
 from ldebm.kernels import functions
-from ldebm.nn.gru import packed_spans
+from ldebm.nn.gru_steps import packed_spans
 
 __all__ = ["run_lstm"]
 

@@ -1,4 +1,4 @@
-"""What the second stage trains: a prior on stored latents, or a prior and a backbone together.
+"""What the second stage trains: a prior on the latents of a frozen backbone.
 
 Pang and Wu (2021), algorithm 1; Cui and Han (2024), algorithm 1; docs/method.md, section 4.
 
@@ -8,75 +8,31 @@ Shapes: B batch, D latent dimension, n rows of the training split.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ldebm.backbones.base import Backbone
 from ldebm.config import ExperimentConfig
 from ldebm.data.batches import batch_rows, steps_per_epoch
-from ldebm.data.packed import Split
-from ldebm.errors import DivergenceError
 from ldebm.optimisers import Group
 from ldebm.priors import EnergyPrior, Pairs
 from ldebm.priors.langevin import Chain
 from ldebm.seeding import generator
+from ldebm.training.acceptance import AcceptanceGuard, rank_path, sampler_metrics
 from ldebm.training.classifier import pool_rows
-from ldebm.training.clustering import epoch_rows, geometric_clusters, stability
+from ldebm.training.clustering import epoch_rows
 from ldebm.training.inputs import PriorInputs
-from ldebm.training.latents import batch_noise, encode_split, make_batch
 from ldebm.training.objectives import Terms, sample_posterior
-from ldebm.training.parallel import is_main, rank, share
+from ldebm.training.parallel import share
 from ldebm.training.prior_objectives import (
-    joint_terms,
     prior_terms,
     with_labelled,
 )
 from ldebm.training.score_matching import score_matching_terms
 
-__all__ = ["FrozenTask", "JointTask", "PriorTask"]
-
-MAX_ROLLBACKS = 200
-
-
-class _AcceptanceGuard:
-    """Keeps Metropolis-adjusted training alive (acceptance falls before losses do).
-
-    Below ``rollback_acceptance`` the averaged weights are restored; a run that stays below
-    ``minimum_acceptance`` is stopped.
-    """
-
-    def __init__(self, prior: EnergyPrior) -> None:
-        self.prior, self.rollbacks = prior, 0
-
-    def check(self, chain: Chain, step: int, averaged: dict[str, Tensor] | None, at: str) -> None:
-        config = self.prior.config
-        if config.sampler.method == "ula":
-            return
-        acceptance = float(chain.acceptance_B.mean())
-        if step < 20 or acceptance >= config.rollback_acceptance:
-            return
-        self.rollbacks += 1
-        if averaged is not None:
-            own = dict(self.prior.named_parameters())
-            with torch.no_grad():
-                for name, value in own.items():
-                    value.copy_(averaged[at + name])
-        if self.rollbacks > MAX_ROLLBACKS and acceptance < config.sampler.minimum_acceptance:
-            raise DivergenceError(
-                f"prior: the sampler accepts {acceptance:.2f} of its moves at update {step} "
-                f"(below {config.sampler.minimum_acceptance}); the energies became too steep: "
-                "lower prior.training.optimiser.lr or raise its clipping"
-            )
-
-
-def _sampler_metrics(prior: EnergyPrior) -> dict[str, float]:
-    """Acceptance and step size of every level."""
-    acceptance = {f"acceptance_{t}": float(a) for t, a in enumerate(prior.acceptance_T)}
-    return acceptance | {f"step_{t}": float(s) for t, s in enumerate(prior.step_T)}
+__all__ = ["FrozenTask", "PriorTask"]
 
 
 class FrozenTask(ABC):
@@ -114,7 +70,7 @@ class FrozenTask(ABC):
             (self.config.training.epochs or 0) * self.steps_per_epoch
         )
         self.warm_updates = round(warm * total)
-        self.guard = _AcceptanceGuard(prior)
+        self.guard = AcceptanceGuard(prior)
         self.rows: np.ndarray | None = None
         self.chain: tuple[Chain, Pairs] | None = None
         self.persistent: Tensor | None = None
@@ -149,7 +105,7 @@ class FrozenTask(ABC):
 
     def stream(self, step: int) -> torch.Generator:
         """The source of all noise of an update."""
-        return generator(self.seed, "prior", step, *_rank_path(), device=self.device)
+        return generator(self.seed, "prior", step, *rank_path(), device=self.device)
 
     def begin_loss(self) -> None:
         """What an update does before its loss: the spectral norms."""
@@ -212,7 +168,7 @@ class FrozenTask(ABC):
 
     def validate(self, step: int) -> dict[str, float]:
         """Acceptance and step size per level: the likelihood is measured by evaluate."""
-        return _sampler_metrics(self.prior)
+        return sampler_metrics(self.prior)
 
     def state(self) -> dict[str, Any]:
         return {
@@ -292,126 +248,3 @@ class PriorTask(FrozenTask):
 
     def warm_up(self, rows: np.ndarray, labels: Tensor | None, stream: torch.Generator) -> Terms:
         return score_matching_terms(self.conditioned_on(rows), *self.latents(rows), labels, stream)
-
-
-def _rank_path() -> tuple[str, ...]:
-    return () if is_main() else ("rank", str(rank()))
-
-
-class JointTask:
-    """All parameters together, with labels clustered anew every ``cluster.refresh`` epochs.
-
-    docs/method.md, sections 4.5 and 4.7.
-    """
-
-    title = "joint"
-
-    @classmethod
-    def of(cls, inputs: PriorInputs) -> Self:
-        """The task of a second stage."""
-        assert inputs.prior.energies is not None
-        stages = inputs.backbone, inputs.prior.energies, inputs.train
-        return cls(*stages, inputs.labels, inputs.config, inputs.seed, inputs.device, log=print)
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        prior: EnergyPrior,
-        train: Split,
-        labels: np.ndarray | None,
-        config: ExperimentConfig,
-        seed: int,
-        device: torch.device,
-        log: Callable[[str], None] = lambda _: None,
-    ) -> None:
-        self.module: nn.Module = nn.ModuleDict({"backbone": backbone, "prior": prior})
-        self.backbone, self.prior, self.train_split = backbone, prior, train
-        self.config, self.seed, self.device, self.log = config, seed, device, log
-        self.labels = labels
-        self.steps_per_epoch = steps_per_epoch(train.n, config.prior.training.batch)
-        self.rows: np.ndarray | None = None
-        self.guard = _AcceptanceGuard(prior)
-        self.chain: tuple[Chain, Pairs] | None = None
-
-    def groups(self) -> list[Group]:
-        training = self.config.prior.training
-        return [
-            Group("prior", list(self.prior.parameters()), training.optimiser),
-            Group(
-                "backbone",
-                list(self.backbone.parameters()),
-                self.config.backbone.training.optimiser,
-            ),
-        ]
-
-    def begin_epoch(self, epoch: int) -> None:
-        cluster = self.config.cluster
-        if cluster.labels == "gc" and cluster.refresh and epoch and epoch % cluster.refresh == 0:
-            features, _ = encode_split(self.backbone, self.train_split, self.device)
-            classes = self.config.prior.classes
-            fresh = geometric_clusters(features, classes, cluster, self.seed, self.labels)
-            if self.labels is not None:
-                self.log(f"clusters: {stability(fresh, self.labels):.2f} of the rows kept theirs")
-            self.labels = fresh
-        if self.labels is not None and cluster.sampler != "natural":
-            self.rows = epoch_rows(self.labels, cluster.sampler, self.seed, epoch)
-
-    def loss(self, step: int) -> Terms:
-        config = self.config
-        size = config.prior.training.batch
-        rows = batch_rows(self.train_split.n, size, self.seed, step)
-        if self.rows is not None:
-            position = step % self.steps_per_epoch * size
-            rows = self.rows[position : position + size]
-        noise = batch_noise(
-            (len(rows), self.backbone.latent), generator(self.seed, "joint", step), self.device
-        )
-        rows = rows[share(len(rows))]
-        stream = generator(self.seed, "joint-prior", step, *_rank_path(), device=self.device)
-        self.backbone.stream = generator(self.seed, "joint-dropout", step, device=self.device)
-        if config.prior.energy.spectral_norm:
-            self.prior.net.power_iterate()
-        batch = make_batch(self.train_split, rows, self.device)
-        mu, logvar = self.backbone.encode(batch)
-        z = sample_posterior(mu, logvar, noise)
-        nll = self.backbone.reconstruction_nll(batch, z)
-        labels, apart = None, config.prior.labelled_batch
-        if self.labels is not None and not apart:
-            labels = torch.from_numpy(self.labels[rows]).to(self.device)
-        factor = min(1.0, (step + 1) / max(config.backbone.kl_warmup, 1))
-        prior = self.prior
-        if prior.contextual:  # the context encoder learns from the responses alone
-            prior = prior.conditioned_on(self.backbone.context(batch).detach())
-        first = config.backbone
-        terms, chain, pairs = joint_terms(
-            *(prior, nll, mu, logvar, z, labels, stream),
-            *(first.entropy_mask, factor, first.kl_floor),
-        )
-        self.chain = (chain, pairs)
-        if self.labels is None or not apart:
-            return terms
-        known = pool_rows(self.labels, apart, self.seed, step)
-        known_B = torch.from_numpy(self.labels[known].astype(np.int64)).to(self.device)
-        mean, _ = self.backbone.encode(make_batch(self.train_split, known, self.device))
-        return with_labelled(prior, terms, self.prior.to_standard(mean), known_B, stream)
-
-    def after_update(self, step: int, averaged: dict[str, Tensor] | None) -> None:
-        if self.chain is not None:
-            chain, pairs = self.chain
-            self.prior.observe_acceptance(chain, pairs.t_B, step)
-            self.guard.check(chain, step, averaged, "prior.")
-
-    def validate(self, step: int) -> dict[str, float]:
-        return _sampler_metrics(self.prior)
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "labels": None if self.labels is None else torch.from_numpy(self.labels),
-            "rows": None if self.rows is None else torch.from_numpy(self.rows),
-            "rollbacks": self.guard.rollbacks,
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.labels = None if state["labels"] is None else state["labels"].numpy()
-        self.rows = None if state["rows"] is None else state["rows"].numpy()
-        self.guard.rollbacks = state["rollbacks"]

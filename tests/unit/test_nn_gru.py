@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from ldebm.nn.gru import Gates, PackedGRU, bidirectional_last, run_gates
+from ldebm.nn.gru import PackedGRU, bidirectional_last
+from ldebm.nn.gru_steps import Gates, run_gates
 from ldebm.seeding import generator
 
 SIZES = [5, 5, 3, 2, 2, 1]  # rows of 6, 5, 3, 2, 2 tokens
