@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldebm.backbones.sentences import LOGVAR_LIMIT, ROWS_AT_ONCE, SentenceVAE, row_of_token, shifted
+from ldebm.backbones.sentences import ROWS_AT_ONCE, SentenceVAE, row_of_token, shifted
 from ldebm.backbones.writing import Output, draw_words
 from ldebm.config import BackboneConfig
 from ldebm.data.batches import TextBatch
@@ -41,10 +41,6 @@ class RecurrentVAE(SentenceVAE):
             layer while training on a CPU.
         meta: of the packed data: ``vocab_size``, ``max_len`` and the ids of the control tokens.
         generator: initial weights.
-
-    Attributes:
-        stream: source of the dropout masks; the trainer sets it before each update.
-        low_precision: whether training computes those products in bfloat16.
     """
 
     def __init__(
@@ -54,7 +50,6 @@ class RecurrentVAE(SentenceVAE):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(config, meta)
-        self.low_precision = config.training.precision == "bfloat16"
         vocabulary, hidden, embed = int(meta["vocab_size"]), config.hidden, config.embed
         read = self.read_size(config)
         self._add_encoder(config, vocabulary)
@@ -85,11 +80,6 @@ class RecurrentVAE(SentenceVAE):
         del config
         return features
 
-    def _add_heads(self, features: int, config: BackboneConfig) -> None:
-        """The layers that give q(z|x)."""
-        self.mean = nn.Linear(features, config.latent)
-        self.logvar = nn.Linear(features, config.latent)
-
     def _add_more(self, config: BackboneConfig) -> None:
         """Further layers of a model that builds on this one."""
 
@@ -107,12 +97,6 @@ class RecurrentVAE(SentenceVAE):
             parameter.uniform_(-0.1, 0.1, generator=generator)
 
     # Encoder
-
-    def encode(self, batch: TextBatch) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of q(z|x), each (B, D), in the order the batch was asked for."""
-        state = self.encoder_state(batch)
-        logvar = self.logvar(state).clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)
-        return self.mean(state), logvar
 
     def encoder_state(self, batch: TextBatch) -> Tensor:
         features = self._features(batch)
@@ -157,8 +141,7 @@ class RecurrentVAE(SentenceVAE):
         first = self._first(z[: sizes[0]])
         h_NH, _ = self.decoder(self._inputs(words, row_N, z, c), sizes, first)
         hidden = self._to_output(self._drop(h_NH))
-        low = self.low_precision and self.training
-        nll_N = linear_nll(hidden, self._weight(), targets_N, bfloat16=low)
+        nll_N = linear_nll(hidden, self._weight(), targets_N, bfloat16=self._rounded())
         return batch.restore(nll_N.new_zeros(len(batch)).index_add(0, row_N, nll_N))
 
     @torch.no_grad()

@@ -29,6 +29,10 @@ class SentenceVAE(Backbone):
     Args:
         config: ``latent``, ``dropout``, ``word_dropout``, ``posterior_activation``.
         meta: of the packed data: ``max_len`` and the ids of the control tokens.
+
+    Attributes:
+        stream: source of the dropout masks; the trainer sets it before each update.
+        low_precision: whether training computes products in bfloat16.
     """
 
     adapter: nn.Linear | None
@@ -41,6 +45,18 @@ class SentenceVAE(Backbone):
         self.max_len = int(meta["max_len"])
         self.pad_id, self.unk_id = int(meta["pad_id"]), int(meta["unk_id"])
         self.bos_id, self.eos_id = int(meta["bos_id"]), int(meta["eos_id"])
+        self.low_precision = config.training.precision == "bfloat16"
+
+    def _add_heads(self, features: int, config: BackboneConfig) -> None:
+        """The layers that give q(z|x)."""
+        self.mean = nn.Linear(features, config.latent)
+        self.logvar = nn.Linear(features, config.latent)
+
+    def encode(self, batch: TextBatch) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z|x), each (B, D), in the order the batch was asked for."""
+        state = self.encoder_state(batch)
+        logvar = self.logvar(state).clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)
+        return self.mean(state), logvar
 
     @abstractmethod
     def encoder_state(self, batch: TextBatch) -> Tensor:
@@ -65,6 +81,9 @@ class SentenceVAE(Backbone):
     @abstractmethod
     def nll_matrix(self, batch: TextBatch, z_SBD: Tensor, *, bfloat16: bool = False) -> Tensor:
         """-log p(x_b | z_sb) of samples of every row, without dropout, shape (S, B)."""
+
+    def _rounded(self) -> bool:
+        return self.low_precision and self.training
 
     def _to_output(self, h_NH: Tensor) -> Tensor:
         return h_NH if self.adapter is None else self.adapter(h_NH)

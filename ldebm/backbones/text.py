@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldebm.backbones.sentences import LOGVAR_LIMIT, ROWS_AT_ONCE, SentenceVAE, row_of_token, shifted
+from ldebm.backbones.sentences import ROWS_AT_ONCE, SentenceVAE, row_of_token, shifted
 from ldebm.backbones.writing import Output, screens, write
 from ldebm.config import BackboneConfig
 from ldebm.data.batches import TextBatch
@@ -50,10 +50,6 @@ class TextVAE(SentenceVAE):
             products of the GRU and the output layer while training.
         meta: of the packed data: ``vocab_size``, ``max_len`` and the ids of the control tokens.
         generator: initial weights.
-
-    Attributes:
-        stream: source of the dropout masks; the trainer sets it before each update.
-        low_precision: whether training computes those products in bfloat16.
     """
 
     def __init__(
@@ -63,7 +59,6 @@ class TextVAE(SentenceVAE):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(config, meta)
-        self.low_precision = config.training.precision == "bfloat16"
         vocabulary, hidden, embed = int(meta["vocab_size"]), config.hidden, config.embed
         read = self.read_size(config)
 
@@ -83,10 +78,6 @@ class TextVAE(SentenceVAE):
         self.encoder_backward = PackedGRU(config.embed, config.hidden)
         self._add_heads(2 * config.hidden, config)
 
-    def _add_heads(self, features: int, config: BackboneConfig) -> None:
-        self.mean = nn.Linear(features, config.latent)
-        self.logvar = nn.Linear(features, config.latent)
-
     @torch.no_grad()
     def _initialise(self, init: str, generator: torch.Generator | None) -> None:
         for module in self.modules():
@@ -98,12 +89,6 @@ class TextVAE(SentenceVAE):
                 weight.uniform_(-0.1, 0.1, generator=generator)
 
     # Encoder
-
-    def encode(self, batch: TextBatch) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of q(z|x), each (B, D), in the order the batch was asked for."""
-        state = self.encoder_state(batch)
-        logvar = self.logvar(state).clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)
-        return self.mean(state), logvar
 
     def encoder_state(self, batch: TextBatch) -> Tensor:
         """What the heads read, (B, 2H): the last states of both directions."""
@@ -149,9 +134,6 @@ class TextVAE(SentenceVAE):
             yield
         finally:
             self._frozen = None
-
-    def _rounded(self) -> bool:
-        return self.low_precision and self.training
 
     # Decoder with given tokens
 
