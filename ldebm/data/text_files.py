@@ -20,6 +20,7 @@ from typing import Any
 
 from ldebm.data.columns import Table
 from ldebm.errors import UsageError
+from ldebm.files import opened_parquet
 
 __all__ = ["FORMATS", "decode", "existing", "file_format", "parse_csv", "read_json_file",
            "read_lines", "read_table", "split_lines"]  # fmt: skip
@@ -81,7 +82,7 @@ def decode(data: bytes, where: str) -> str:
     if not text.strip():
         raise UsageError(f"{where}: the file is empty; a data set needs at least one row")
     if "\0" in text:
-        line = _line(text[: text.index("\0")])
+        line = len(LINE_END.findall(text[: text.index("\0")])) + 1
         raise UsageError(
             f"{where}: line {line} has a NUL byte; expected text: is it another format, or UTF-16 "
             "without a byte order mark? Save it as UTF-8"
@@ -94,17 +95,13 @@ def _undecoded(data: bytes, error: UnicodeDecodeError, where: str) -> str:
     if not name.startswith("UTF-8"):
         return f"{where}: damaged {name} text at byte {error.start}; save it as UTF-8"
     start = max(data.rfind(b"\n", 0, error.start), data.rfind(b"\r", 0, error.start)) + 1
-    line = _line(data[: error.start].decode("latin-1"))
+    line = len(LINE_END.findall(data[: error.start].decode("latin-1"))) + 1
     shown = data[max(start, error.start - 20) : error.start + 12].splitlines()[0]
     said = shown.decode("cp1252", errors="replace").strip()
     return (
         f"{where}: line {line} is not UTF-8 text (byte 0x{data[error.start]:02x}); convert the "
         f"file to UTF-8: where {said!r} is right, with `iconv -f WINDOWS-1252 -t UTF-8`"
     )
-
-
-def _line(before: str) -> int:
-    return len(LINE_END.findall(before)) + 1
 
 
 def split_lines(text: str) -> list[str]:
@@ -179,35 +176,21 @@ def read_table(path: Path) -> Table:
 
 
 def _parquet(path: Path) -> Table:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     if path.stat().st_size == 0:
         raise UsageError(f"{path}: the file is empty; a data set needs at least one row")
-    try:
-        table = pq.read_table(path)
-        names = table.column_names
+    with opened_parquet(path) as file:
+        names = file.schema_arrow.names
         double = next((name for name in names if names.count(name) > 1), None)
         if double is not None:
             raise UsageError(f"{path}: column {double!r} is there twice; rename one")
-        return {name: table.column(name).to_pylist() for name in names}
-    except (pa.ArrowException, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"{path}: cannot be read as parquet ({reason})") from None
+        table = file.read()
+    return {name: table.column(name).to_pylist() for name in names}
 
 
 def _json(text: str, where: str) -> Table:
     """Objects, a line each or as one list; columns in the order in which they are first there."""
-    rows = _objects(text, where)
-    names = dict.fromkeys(name for _, row in rows for name in row)
-    return {name: [row.get(name) for _, row in rows] for name in names}
-
-
-def _objects(text: str, where: str) -> list[tuple[int, dict[str, Any]]]:
-    """Every object with its line, or in a list with its number."""
     listed = text.lstrip().startswith("[")
-    unit = "entry" if listed else "line"
-    found: list[tuple[int, Any]] = []
+    rows: list[dict[str, Any]] = []
     for number, line in enumerate([text] if listed else split_lines(text), 1):
         if not line.strip():
             continue
@@ -220,14 +203,16 @@ def _objects(text: str, where: str) -> list[tuple[int, dict[str, Any]]]:
                 f"{where}: line {at}: cannot be read as {'json' if listed else 'jsonl'} "
                 f"({reason}); expected an object a line, or one list of objects"
             ) from None
-        found += enumerate(value, 1) if listed else [(number, value)]
-    for number, row in found:
-        if not isinstance(row, dict):
-            raise UsageError(
-                f"{where}: {unit} {number} is {json.dumps(row)[:40]}; expected an object such as "
-                '{"text": "..."}'
-            )
-    return found
+        for entry, row in enumerate(value if listed else [value], 1):
+            if not isinstance(row, dict):
+                place = f"entry {entry}" if listed else f"line {number}"
+                raise UsageError(
+                    f"{where}: {place} is {json.dumps(row)[:40]}; expected an object such as "
+                    '{"text": "..."}'
+                )
+            rows.append(row)
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
 
 
 def parse_csv(text: str, where: str, *, tabs: bool = False) -> dict[str, list[str]]:
@@ -250,18 +235,32 @@ def parse_csv(text: str, where: str, *, tabs: bool = False) -> dict[str, list[st
     """
     csv.field_size_limit(sys.maxsize)
     separator, text = _separator(text, tabs)
-    source = _stream(text)
-    if _plain_quotes(text, separator):
-        rows = csv.reader(source, delimiter=separator, quoting=csv.QUOTE_NONE, strict=True)
-    else:
-        rows = csv.reader(source, delimiter=separator, strict=True)
+    plain = _plain_quotes(text, separator)
+    rows = csv.reader(
+        _stream(text),
+        delimiter=separator,
+        quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL,
+        strict=True,
+    )
     try:
-        names = _names(next(row for row in rows if row), where)
+        first = next(row for row in rows if row)
+        names = [name.strip() or f"column {i}" for i, name in enumerate(first, 1)]
+        double = next((name for name in names if names.count(name) > 1), None)
+        if double is not None:
+            raise UsageError(f"{where}: column {double!r} is there twice; rename one")
+        if not any(map(str.strip, first)):
+            raise UsageError(f"{where}: the first line has no names of columns")
         columns: list[list[str]] = [[] for _ in names]
         line = rows.line_num + 1
         for row in rows:
-            if len(row) != len(names) and any(cell.strip() for cell in row):
-                raise UsageError(_ragged(names, row, separator, f"{where}: line {line}"))
+            if len(row) != len(names) and any(map(str.strip, row)):
+                cells = f"{len(row)} cell{'s' if len(row) > 1 else ''}"
+                mark = SEPARATORS.get(separator, separator)
+                raise UsageError(
+                    f"{where}: line {line} has {cells} and the first line {len(names)} "
+                    f"({', '.join(names)[:80]}); put cells that hold a {mark} in quotes, or name a "
+                    "file with one text a line .txt"
+                )
             if len(row) == len(names) and (len(row) > 1 or row[0].strip()):
                 for column, cell in zip(columns, row, strict=True):
                     column.append(cell)
@@ -312,29 +311,8 @@ def _plain_quotes(text: str, separator: str) -> bool:
     return plain and len({len(row) for row in rows}) == 1
 
 
-def _names(row: list[str], where: str) -> list[str]:
-    names = [name.strip() or f"column {i}" for i, name in enumerate(row, 1)]
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(f"{where}: column {name!r} is there twice; rename one")
-    if not any(name.strip() for name in row):
-        raise UsageError(f"{where}: the first line has no names of columns")
-    return names
-
-
-def _ragged(names: list[str], row: list[str], separator: str, place: str) -> str:
-    number = f"{len(row)} cell{'s' if len(row) > 1 else ''}"
-    return (
-        f"{place} has {number} and the first line {len(names)} ({', '.join(names)[:80]}); put "
-        f"cells that hold a {SEPARATORS.get(separator, separator)} in quotes, or name a file with "
-        "one text a line .txt"
-    )
-
-
 def _with_points(column: list[str]) -> list[str]:
     """A column of numbers with a decimal comma as numbers; any other as it is."""
-    if not any("," in cell for cell in column):
-        return column
-    if not all(DECIMAL_COMMA.fullmatch(cell.strip()) for cell in column if cell.strip()):
-        return column
-    return [cell.replace(",", ".") for cell in column]
+    there = [cell.strip() for cell in column if cell.strip()]
+    numbers = any("," in cell for cell in there) and all(map(DECIMAL_COMMA.fullmatch, there))
+    return [cell.replace(",", ".") for cell in column] if numbers else column

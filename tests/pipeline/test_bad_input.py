@@ -182,39 +182,53 @@ def test_the_sha256_of_a_users_file_is_checked(project: Project):
 @pytest.mark.parametrize(
     ("content", "options", "expected"),
     [
-        (b"", {}, "the file is empty"),
-        (b"body,topic\n\xff\xfe,a\n", {}, "line 2 is not UTF-8 text (byte 0xff)"),
-        (LETTERS.encode(), {"--text": "boody"}, "no column 'boody' for --text; columns there"),
-        (LETTERS.replace(",b", ",a").encode(), {"--label": "topic"}, "'topic' has only 'a'"),
+        (b"body,topic\n\xff\xfe,a\n", [], "line 2 is not UTF-8 text (byte 0xff)"),
+        (LETTERS.encode(), ["--text", "boody"], "no column 'boody' for --text; columns there"),
+        (LETTERS.encode(), ["--tokenizer", "letters"], "'letters' is not one of"),
     ],
-    ids=["empty", "not UTF-8", "no such column", "one class"],
+    ids=["not UTF-8", "no such column", "no such tokenizer"],
 )
 def test_a_file_that_new_cannot_use(project: Project, content, options, expected):
     (project.folder / "mine.csv").write_bytes(content)
     before = project.files()
-    chosen = [word for pair in options.items() for word in pair]
-    call = project.run("ldebm.cli", "new", "mine", "--from", "mine.csv", *chosen)
+    call = project.run("ldebm.cli", "new", "mine", "--from", "mine.csv", *options)
     project.refuses(expected, call, before)
+
+
+def raw_letters(project: Project, content: bytes) -> None:
+    raw = project.folder / "data/raw/letters"
+    raw.mkdir(parents=True)
+    (raw / "letters.csv").write_bytes(content)
 
 
 @pytest.mark.parametrize(
     ("content", "changes", "expected"),
     [
-        (b"", {}, "the file is empty"),
         (b"body,topic\nbl\xe4tter,a\n", {}, "line 2 is not UTF-8 text (byte 0xe4)"),
-        (LETTERS.encode(), {"columns": {"text": "boody"}}, "no column 'boody' for text"),
         (LETTERS.encode(), {"labels": ["tpic"]}, "no column 'tpic' for label"),
         (LETTERS.replace(",b", ",a").encode(), {}, "label 'topic' has only 'a'"),
     ],
-    ids=["empty", "not UTF-8", "no such column", "no such label", "one class"],
+    ids=["not UTF-8", "no such label", "one class"],
 )
 def test_a_file_that_prepare_cannot_use(project: Project, content, changes, expected):
     project.set({f"data.letters.{key}": value for key, value in changes.items()})
-    raw = project.folder / "data/raw/letters"
-    raw.mkdir(parents=True)
-    (raw / "letters.csv").write_bytes(content)
+    raw_letters(project, content)
     before = project.files()
     project.refuses(expected, project.data_stage("prepare", "letters"), before)
+
+
+def test_labels_that_training_lacks_stop_packing_by_their_name_where_they_are_many(
+    project: Project,
+):
+    splits = ["train"] * 30 + ["dev"] * 5 + ["test"] * 5
+    rows = [f"{split},letter {i} to you,{'ab'[i % 2]}" for i, split in enumerate(splits)]
+    rows += [f"dev,note {i} to you,gossip" for i in range(2)]
+    raw_letters(project, "\n".join(["split,body,topic", *rows]).encode())
+    assert project.data_stage("prepare", "letters").code == 0
+    assert project.data_stage("validate", "letters").code == 0, "the report is kept"
+    before = project.files()
+    expected = "no training row has is 0.1; expected at most 0.05"
+    project.refuses(expected, project.data_stage("pack", "letters"), before)
 
 
 def test_an_empty_file_is_not_fetched(project: Project):

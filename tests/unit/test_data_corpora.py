@@ -10,14 +10,14 @@ import pytest
 
 from ldebm.config import DataConfig
 from ldebm.data.fetch import fetch
-from ldebm.data.packed import Packed, open_packed
 from ldebm.data.packing import pack
 from ldebm.data.prepare import prepare
 from ldebm.data.registry import SOURCES
 from ldebm.errors import UsageError
-from ldebm.files import hash_path, read_parquet
+from ldebm.files import hash_path
 from pipelines.library import Library
 from tests.unit import published_texts as published
+from tests.unit.data_worlds import World, sizes
 
 ROOT = Path(__file__).parents[2]
 DD: dict[str, Any] = {
@@ -26,26 +26,26 @@ DD: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _prepare(config: DataConfig, tmp_path: Path) -> dict[str, Any]:
-    return prepare(config, tmp_path / "raw", tmp_path / "prepared")
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
 
 
-def _pack(config: DataConfig, tmp_path: Path) -> Packed:
-    pack(config, tmp_path / "prepared", tmp_path / "packed")
-    return open_packed(tmp_path / "packed")
+def change(path: Path, number: int, line: str) -> list[str]:
+    """Replaces one line of a file, from 1, and returns all."""
+    lines = path.read_text().splitlines()
+    lines[number - 1] = line
+    path.write_text("\n".join(lines) + "\n")
+    return lines
 
 
-def _rows(tmp_path: Path, split: str) -> dict[str, Any]:
-    return read_parquet(tmp_path / "prepared" / f"{split}.parquet")
-
-
-def test_daily_dialogue_has_a_row_an_utterance_with_names_of_labels(tmp_path: Path) -> None:
-    published.write_daily_dialog(tmp_path / "raw")
-    profile = _prepare(DataConfig(**DD, context_turns=5), tmp_path)
-    assert [facts["rows"] for facts in profile["splits"].values()] == [36, 9, 9]
+def test_daily_dialogue_has_a_row_an_utterance_with_names_of_labels(world: World) -> None:
+    published.write_daily_dialog(world.raw)
+    profile = world.prepared(DataConfig(**DD, context_turns=5))
+    assert sizes(profile) == [36, 9, 9]
     assert profile["splits"]["train"]["dialogues"] == 12
     assert all(facts["shared_dialogues"] == 0 for facts in profile["splits"].values())
-    train = _rows(tmp_path, "train")
+    train = world.rows("train")
     assert train["text"][:3] == [
         "shall we meet at 0 o ' clock ?", "no , i can ' t ... train !", "then at 1 .",
     ]  # fmt: skip
@@ -57,11 +57,11 @@ def test_daily_dialogue_has_a_row_an_utterance_with_names_of_labels(tmp_path: Pa
     assert train["turn"][:6].tolist() == [0, 1, 2, 0, 1, 2]
 
 
-def test_contexts_are_packed_turn_by_turn_and_empty_at_the_start(tmp_path: Path) -> None:
-    published.write_daily_dialog(tmp_path / "raw")
+def test_contexts_are_packed_turn_by_turn_and_empty_at_the_start(world: World) -> None:
+    published.write_daily_dialog(world.raw)
     config = DataConfig(**DD, context_turns=1)
-    _prepare(config, tmp_path)
-    packed = _pack(config, tmp_path)
+    world.prepared(config)
+    packed = world.packed(config)
     train, tokenizer = packed.split("train"), packed.tokenizer
     assert len(train.context(0)) == 0
     assert train.context(2).tolist() == tokenizer.encode("no , i can ' t ... train !")
@@ -71,20 +71,15 @@ def test_contexts_are_packed_turn_by_turn_and_empty_at_the_start(tmp_path: Path)
     )
 
 
-def test_unequal_numbers_of_labels_are_named_or_left_out(tmp_path: Path) -> None:
-    published.write_daily_dialog(tmp_path / "raw")
-    path = tmp_path / "raw" / "train" / "dialogues_act.txt"
-    lines = path.read_text().splitlines()
-    lines[4] = "1 2 1 1"
-    path.write_text("\n".join(lines) + "\n")
+def test_unequal_numbers_of_labels_are_named_or_left_out(world: World) -> None:
+    published.write_daily_dialog(world.raw)
+    change(world.raw / "train" / "dialogues_act.txt", 5, "1 2 1 1")
     expected = r"train/dialogues\.txt: line 5: 3 turns and 4 labels of 'action'; .*strict: false"
-    with pytest.raises(UsageError, match=expected):
-        _prepare(DataConfig(**DD), tmp_path)
-    assert not (tmp_path / "prepared").exists()
-    profile = _prepare(DataConfig(**DD, strict=False), tmp_path)
+    world.refuses(expected, DataConfig(**DD))
+    profile = world.prepared(DataConfig(**DD, strict=False))
     assert profile["splits"]["train"]["rows"] == 33
     assert profile["rejects"]["reasons"] == {"unequal numbers of turns and labels": 1}
-    rejects = read_parquet(tmp_path / "prepared" / "rejects.parquet")
+    rejects = world.rows("rejects")
     assert rejects["line"].tolist() == [5]
     assert rejects["row"][0].startswith("shall we meet at 4")
 
@@ -96,51 +91,47 @@ def test_unequal_numbers_of_labels_are_named_or_left_out(tmp_path: Path) -> None
         ("dialogues_emotion.txt", "0 x 1", r"line 2: label 'x'; expected 0 no emotion"),
     ],
 )
-def test_unknown_labels_are_named_with_their_line(tmp_path: Path, name, line, message) -> None:
-    published.write_daily_dialog(tmp_path / "raw")
-    path = tmp_path / "raw" / "train" / name
-    lines = path.read_text().splitlines()
-    lines[1] = line
-    path.write_text("\n".join(lines) + "\n")
-    with pytest.raises(UsageError, match=message):
-        _prepare(DataConfig(**DD), tmp_path)
+def test_unknown_labels_are_named_with_their_line(world: World, name, line, message) -> None:
+    published.write_daily_dialog(world.raw)
+    path = world.raw / "train" / name
+    lines = change(path, 2, line)
+    world.refuses(message, DataConfig(**DD))
     path.write_text("\n".join(lines[:-1]) + "\n")
-    with pytest.raises(UsageError, match="11 lines of labels for 12 dialogues"):
-        _prepare(DataConfig(**DD), tmp_path)
+    world.refuses("11 lines of labels for 12 dialogues", DataConfig(**DD))
 
 
-def test_kvret_has_both_speakers_their_mark_first_and_case_kept(tmp_path: Path) -> None:
-    published.write_kvret(tmp_path / "raw")
+def test_kvret_has_both_speakers_their_mark_first_and_case_kept(world: World) -> None:
+    published.write_kvret(world.raw)
     config = DataConfig(
         kind="dialogues", source="kvret", split_punctuation=True, labels=["task"], context_turns=5
     )
-    profile = _prepare(config, tmp_path)
-    assert [facts["rows"] for facts in profile["splits"].values()] == [36, 9, 9]
-    train = _rows(tmp_path, "train")
+    profile = world.prepared(config)
+    assert sizes(profile) == [36, 9, 9]
+    train = world.rows("train")
     assert train["text"][:2] == [
         "<usr> Where is the nearest Gas station 0 ?", "<sys> It ' s 2 miles away .",
     ]  # fmt: skip
     assert set(train["label.task"]) == {"navigate", "weather", "schedule"}
-    tokenizer = _pack(config, tmp_path).tokenizer
+    tokenizer = world.packed(config).tokenizer
     assert tokenizer.unk_id not in tokenizer.encode(train["text"][0])
 
 
-def test_jericho_keeps_each_place_once_and_games_in_one_split(tmp_path: Path) -> None:
-    published.write_jericho(tmp_path / "raw")
+def test_jericho_keeps_each_place_once_and_games_in_one_split(world: World) -> None:
+    published.write_jericho(world.raw)
     config = DataConfig(
         kind="sentences", source="jericho", lowercase=True, split_punctuation=True, valid=6
     )
-    profile = _prepare(config, tmp_path)
-    assert [facts["rows"] for facts in profile["splits"].values()] == [30, 6, 6]
-    texts = {split: _rows(tmp_path, split)["text"] for split in ("train", "valid", "test")}
+    profile = world.prepared(config)
+    assert sizes(profile) == [30, 6, 6]
+    texts = {split: world.rows(split)["text"] for split in ("train", "valid", "test")}
     games = {split: {text.split()[0] for text in rows} for split, rows in texts.items()}
     assert games["test"] == {"x"}
     assert len(games["valid"]) == 1
     assert not games["valid"] & games["train"]
     assert texts["test"][0] == "x room 0 a door leads on ."
-    (tmp_path / "raw" / "test.json").write_text('[{"rom": "x", "state": {}}]')
+    (world.raw / "test.json").write_text('[{"rom": "x", "state": {}}]')
     with pytest.raises(UsageError, match=r"test\.json: entry 1: no 'loc_desc' as published"):
-        _prepare(config, tmp_path)
+        world.prepared(config)
 
 
 def _agree(rows: dict[str, Any], word: str, sentiment: str) -> None:
@@ -153,54 +144,54 @@ def _yelp(**changes: Any) -> DataConfig:
     return DataConfig(**{"kind": "sentences", "source": "yelp", "labels": ["sentiment"], **changes})
 
 
-def test_yelp_trains_on_no_sentence_of_the_other_splits(tmp_path: Path) -> None:
-    published.write_yelp(tmp_path / "raw")
-    profile = _prepare(_yelp(), tmp_path)
-    assert [facts["rows"] for facts in profile["splits"].values()] == [18, 20, 20]
+def test_yelp_trains_on_no_sentence_of_the_other_splits(world: World) -> None:
+    published.write_yelp(world.raw)
+    profile = world.prepared(_yelp())
+    assert sizes(profile) == [18, 20, 20]
     assert profile["rejects"]["reasons"] == {"also in the validation or test split": 2}
     assert profile["splits"]["valid"]["in_train"] == 0
-    train = _rows(tmp_path, "train")
+    train = world.rows("train")
     assert {text.split()[1] for text in train["text"]} == {"sentiment.test"}
     _agree(train, "bad", "negative")
-    judge = _prepare(_yelp(source="yelp_judge"), tmp_path)
+    judge = world.prepared(_yelp(source="yelp_judge"))
     assert judge["splits"]["train"]["rows"] == 20
-    others = _rows(tmp_path, "train")["text"]
+    others = world.rows("train")["text"]
     assert not set(others) & set(train["text"]), "the judge sees none of the generator's sentences"
-    _prepare(_yelp(full=True), tmp_path)
-    assert _rows(tmp_path, "train")["text"][0] == "yelp_li sentiment.train 0 was bad ."
+    world.prepared(_yelp(full=True))
+    assert world.rows("train")["text"][0] == "yelp_li sentiment.train 0 was bad ."
 
 
-def test_rewrites_have_the_sentiment_that_was_asked_for(tmp_path: Path) -> None:
-    published.write_yelp(tmp_path)
-    profile = prepare(_yelp(source="yelp_li"), tmp_path / "yelp_li", tmp_path / "prepared")
-    assert [facts["rows"] for facts in profile["splits"].values()] == [20, 20, 20]
-    valid = _rows(tmp_path, "valid")
+def test_rewrites_have_the_sentiment_that_was_asked_for(world: World) -> None:
+    published.write_yelp(world.folder)
+    profile = prepare(_yelp(source="yelp_li"), world.folder / "yelp_li", world.folder / "prepared")
+    assert sizes(profile) == [20, 20, 20]
+    valid = world.rows("valid")
     _agree(valid, "good", "positive")
 
 
-def test_polarity_is_split_by_the_seed_and_treebank_as_published(tmp_path: Path) -> None:
-    raw = tmp_path / "raw"
+def test_polarity_is_split_by_the_seed_and_treebank_as_published(world: World) -> None:
+    raw = world.raw
     raw.mkdir()
     for suffix, word in (("neg", "dull"), ("pos", "fine")):
         (raw / f"rt-polarity.{suffix}").write_text(
             "".join(f"a {word} film {i} \n" for i in range(40))
         )
     config = _yelp(source="rt_polarity", valid=8, test=8)
-    profile = _prepare(config, tmp_path)
-    assert [facts["rows"] for facts in profile["splits"].values()] == [64, 8, 8]
-    first = _rows(tmp_path, "test")
+    profile = world.prepared(config)
+    assert sizes(profile) == [64, 8, 8]
+    first = world.rows("test")
     _agree(first, "fine", "positive")
-    _prepare(config.model_copy(update={"seed": 1}), tmp_path)
-    assert _rows(tmp_path, "test")["text"] != first["text"]
+    world.prepared(config.model_copy(update={"seed": 1}))
+    assert world.rows("test")["text"] != first["text"]
     for name in ("train", "dev", "test"):
         text = "\n".join(f"{name} film {i}\t{i % 2}" for i in range(12))
         (raw / f"{name}.tsv").write_text(text)  # without a line end, as published
-    profile = _prepare(_yelp(source="sst2"), tmp_path)
-    assert [facts["rows"] for facts in profile["splits"].values()] == [12, 12, 12]
-    assert _rows(tmp_path, "valid")["label.sentiment"][:2] == ["negative", "positive"]
+    profile = world.prepared(_yelp(source="sst2"))
+    assert sizes(profile) == [12, 12, 12]
+    assert world.rows("valid")["label.sentiment"][:2] == ["negative", "positive"]
     (raw / "dev.tsv").write_text("a film\t1\nanother film\t7\n")
     with pytest.raises(UsageError, match=r"dev\.tsv: line 2: .* got label '7'"):
-        _prepare(_yelp(source="sst2"), tmp_path)
+        world.prepared(_yelp(source="sst2"))
 
 
 NEWS = DataConfig(
@@ -208,18 +199,18 @@ NEWS = DataConfig(
 )
 
 
-def test_documents_are_bags_of_known_words(tmp_path: Path) -> None:
-    published.write_agnews(tmp_path / "raw")
-    profile = _prepare(NEWS, tmp_path)
-    assert [facts["rows"] for facts in profile["splits"].values()] == [36, 4, 19]
+def test_documents_are_bags_of_known_words(world: World) -> None:
+    published.write_agnews(world.raw)
+    profile = world.prepared(NEWS)
+    assert sizes(profile) == [36, 4, 19]
     assert profile["rejects"]["reasons"] == {"no known word": 1}
-    packed = _pack(NEWS, tmp_path)
+    packed = world.packed(NEWS)
     train, tokenizer = packed.split("train"), packed.tokenizer
     row = train.row(0)
     assert row.tolist() == sorted(row.tolist())
     counts = train.counts[train.offsets[0] : train.offsets[1]]
     found = {tokenizer.piece(i)[1:]: int(n) for i, n in zip(row, counts, strict=True)}
-    first = _rows(tmp_path, "train")["text"][0]
+    first = world.rows("train")["text"][0]
     assert found.pop("dev") == 2
     assert set(found.values()) == {1}
     assert all(word in first for word in found)
@@ -229,64 +220,59 @@ def test_documents_are_bags_of_known_words(tmp_path: Path) -> None:
     assert packed.meta["labels"]["topic"] == ["business", "sports", "technology", "world"]
 
 
-def test_the_full_protocol_trains_on_the_published_training_file(tmp_path: Path) -> None:
-    published.write_agnews(tmp_path / "raw", train=True)
+def test_the_full_protocol_trains_on_the_published_training_file(world: World) -> None:
+    published.write_agnews(world.raw, train=True)
     full = NEWS.model_copy(update={"full": True, "valid": None})
-    profile = _prepare(full, tmp_path)
-    assert [facts["rows"] for facts in profile["splits"].values()] == [60, 40, 19]
+    profile = world.prepared(full)
+    assert sizes(profile) == [60, 40, 19]
 
 
-def test_documents_of_stop_words_and_numbers_are_one_clear_error(tmp_path: Path) -> None:
-    published.write_agnews(tmp_path / "raw")
+def test_documents_of_stop_words_and_numbers_are_one_clear_error(world: World) -> None:
+    published.write_agnews(world.raw)
     for name in ("dev", "test"):
         rows = "".join(f'{{"label": {1 + i % 4}, "text": "it was {i}"}}\n' for i in range(40))
-        (tmp_path / "raw" / f"{name}.jsonl").write_text(rows)
-    with pytest.raises(UsageError, match="no training document has a known word"):
-        _prepare(NEWS, tmp_path)
-    assert not (tmp_path / "prepared").exists()
-    (tmp_path / "raw" / "dev.jsonl").write_text('{"label": 9, "text": "a text"}\n')
-    with pytest.raises(UsageError, match=r"dev\.jsonl: line 1: label '9'; expected 1 to 4"):
-        _prepare(NEWS, tmp_path)
+        (world.raw / f"{name}.jsonl").write_text(rows)
+    world.refuses("no training document has a known word", NEWS)
+    (world.raw / "dev.jsonl").write_text('{"label": 9, "text": "a text"}\n')
+    world.refuses(r"dev\.jsonl: line 1: label '9'; expected 1 to 4", NEWS)
 
 
-def test_packing_documents_twice_gives_the_same_bytes(tmp_path: Path) -> None:
-    published.write_agnews(tmp_path / "raw")
-    _prepare(NEWS, tmp_path)
+def test_packing_documents_twice_gives_the_same_bytes(world: World) -> None:
+    published.write_agnews(world.raw)
+    world.prepared(NEWS)
     for name in ("one", "two"):
-        pack(NEWS, tmp_path / "prepared", tmp_path / name)
-    assert hash_path(tmp_path / "one") == hash_path(tmp_path / "two")
+        pack(NEWS, world.folder / "prepared", world.folder / name)
+    assert hash_path(world.folder / "one") == hash_path(world.folder / "two")
 
 
-def test_optional_files_are_fetched_only_where_asked_for_and_checked(tmp_path: Path) -> None:
-    mirror = tmp_path / "mirror"
+def test_optional_files_are_fetched_only_where_asked_for_and_checked(world: World) -> None:
+    mirror = world.folder / "mirror"
     published.write_yelp(mirror)
     names = [f"yelp_{part}/sentiment.{split}.{i}" for part, split in (
         ("shen", "test"), ("li", "dev"), ("li", "test")) for i in (0, 1)]  # fmt: skip
     known = {name: hash_path(mirror / name) for name in names}
     config = _yelp(checksums=known)
-    fetch(SOURCES["yelp"], config, tmp_path / "raw", mirror)
-    found = {
-        path.relative_to(tmp_path / "raw").as_posix() for path in (tmp_path / "raw").rglob("*.*")
-    }
+    fetch(SOURCES["yelp"], config, world.raw, mirror)
+    found = {path.relative_to(world.raw).as_posix() for path in (world.raw).rglob("*.*")}
     assert found == set(names)
     full = config.model_copy(update={"full": True})
     with pytest.raises(UsageError, match=r"sentiment\.train\.0: no sha256 is known"):
-        fetch(SOURCES["yelp"], full, tmp_path / "other", mirror)
-    assert not [path for path in (tmp_path / "other").rglob("*") if path.is_file()]
+        fetch(SOURCES["yelp"], full, world.folder / "other", mirror)
+    assert not [path for path in (world.folder / "other").rglob("*") if path.is_file()]
     more = {name: hash_path(mirror / name) for name in
             ("yelp_li/sentiment.train.0", "yelp_li/sentiment.train.1")}  # fmt: skip
     fetch(
         SOURCES["yelp"],
         full.model_copy(update={"checksums": known | more}),
-        tmp_path / "all",
+        world.folder / "all",
         mirror,
     )
-    assert (tmp_path / "all" / "yelp_li" / "sentiment.train.1").is_file()
+    assert (world.folder / "all" / "yelp_li" / "sentiment.train.1").is_file()
 
 
-def test_a_source_has_its_own_kind(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="kind 'sentences'; its kind is 'documents'"):
-        _prepare(NEWS.model_copy(update={"kind": "sentences"}), tmp_path)
+def test_a_source_has_its_own_kind(world: World) -> None:
+    other = NEWS.model_copy(update={"kind": "sentences"})
+    world.refuses("kind 'sentences'; its kind is 'documents'", other)
 
 
 COUNTS = {  # of the mirror, as its READMEs say
@@ -299,13 +285,13 @@ COUNTS = {  # of the mirror, as its READMEs say
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COUNTS)
-def test_the_mirror_holds_what_the_papers_count(name: str, tmp_path: Path) -> None:
+def test_the_mirror_holds_what_the_papers_count(name: str, world: World) -> None:
     mirror = os.environ.get("LDEBM_DATA_MIRROR")
     if not mirror:
         pytest.skip("LDEBM_DATA_MIRROR is not set: the published corpora are not here")
     config = Library(ROOT).dataset(name)
-    fetch(None, config, tmp_path / "raw", mirror)
-    profile = _prepare(config, tmp_path)
+    fetch(None, config, world.raw, mirror)
+    profile = world.prepared(config)
     rows, dialogues = COUNTS[name]
     rejected = profile["rejects"]["rows"]
     assert (
@@ -314,4 +300,4 @@ def test_the_mirror_holds_what_the_papers_count(name: str, tmp_path: Path) -> No
     assert json.dumps(profile["rejects"]["reasons"]).count("unequal") == 0
     if dialogues:
         assert [facts["dialogues"] for facts in profile["splits"].values()] == dialogues
-        assert [facts["rows"] for facts in profile["splits"].values()] == rows
+        assert sizes(profile) == rows

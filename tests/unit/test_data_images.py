@@ -26,18 +26,10 @@ from ldebm.data.prepare import prepare
 from ldebm.errors import UsageError
 from ldebm.files import hash_path, read_parquet
 from ldebm.training.latents import make_batch
+from tests.unit.data_worlds import World, encoded, noise, sizes
 
 COLOUR = np.arange(6 * 6 * 3, dtype=np.uint8).reshape(6, 6, 3)
 GREY = COLOUR[:, :, 0]
-
-
-def encoded(
-    pixels: np.ndarray, form: str = "PNG", mode: str | None = None, **options: Any
-) -> bytes:
-    image = Image.fromarray(pixels)
-    stream = io.BytesIO()
-    (image.convert(mode) if mode else image).save(stream, form, **options)
-    return stream.getvalue()
 
 
 def _frames() -> bytes:
@@ -50,10 +42,6 @@ def _frames() -> bytes:
 FRAMES = _frames()
 
 
-def noise(i: int, *shape: int) -> np.ndarray:
-    return np.random.default_rng(i).integers(0, 256, shape, dtype=np.uint8)
-
-
 def parquet(path: Path, contents: list[bytes], **columns: list[Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     table = {"image": pa.array(contents, pa.binary()), **columns}
@@ -64,8 +52,9 @@ def images_config(source: str, **options: Any) -> DataConfig:
     return DataConfig(kind="images", source=source, **options)
 
 
-def prepared(config: DataConfig, tmp_path: Path) -> dict[str, Any]:
-    return prepare(config, tmp_path / "raw", tmp_path / "prepared")
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
 
 
 # Decoding
@@ -176,52 +165,51 @@ def _write_idx(path: Path, array: np.ndarray) -> None:
     path.write_bytes(gzip.compress(head + array.tobytes()))
 
 
-def test_idx_files_keep_pixels_and_labels_and_give_validation_rows(tmp_path: Path) -> None:
+def test_idx_files_keep_pixels_and_labels_and_give_validation_rows(world: World) -> None:
     for prefix, rows in (("train", 40), ("t10k", 12)):
-        _write_idx(tmp_path / f"raw/{prefix}-images-idx3-ubyte.gz", noise(rows, rows, 9, 9))
+        _write_idx(world.raw / f"{prefix}-images-idx3-ubyte.gz", noise(rows, rows, 9, 9))
         labels = np.arange(rows, dtype=np.uint8) % 10
-        _write_idx(tmp_path / f"raw/{prefix}-labels-idx1-ubyte.gz", labels)
+        _write_idx(world.raw / f"{prefix}-labels-idx1-ubyte.gz", labels)
     config = images_config("mnist", valid=8, labels=["digit"])
-    profile = prepared(config, tmp_path)
-    sizes = {split: facts["rows"] for split, facts in profile["splits"].items()}
-    assert sizes == {"train": 32, "valid": 8, "test": 12}
-    (test,) = batches(tmp_path / "prepared/test.parquet")
+    profile = world.prepared(config)
+    assert sizes(profile) == [32, 8, 12]
+    (test,) = batches(world.folder / "prepared/test.parquet")
     assert (test[0][..., 0] == noise(12, 12, 9, 9)).all()
     assert test[1]["label.digit"] == [str(i % 10) for i in range(12)]
-    parts = [next(batches(tmp_path / f"prepared/{s}.parquet")) for s in ("train", "valid")]
+    parts = [next(batches(world.folder / f"prepared/{s}.parquet")) for s in ("train", "valid")]
     together = np.concatenate([pixels[..., 0] for pixels, _ in parts])
     assert {row.tobytes() for row in together} == {row.tobytes() for row in noise(40, 40, 9, 9)}
 
 
-def test_the_lossless_cifar_archive_is_read_in_planes(tmp_path: Path) -> None:
+def test_the_lossless_cifar_archive_is_read_in_planes(world: World) -> None:
     pixels = noise(0, 2, 3, 32, 32)
     rows = b"".join(bytes([i]) + image.tobytes() for i, image in enumerate(pixels))
-    (tmp_path / "raw").mkdir()
-    with tarfile.open(tmp_path / "raw/cifar-10-binary.tar.gz", "w:gz") as archive:
+    (world.raw).mkdir()
+    with tarfile.open(world.raw / "cifar-10-binary.tar.gz", "w:gz") as archive:
         for name in [f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"]:
             entry = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
             entry.size = len(rows)
             archive.addfile(entry, io.BytesIO(rows))
-    found = list(open_images(images_config("cifar10_lossless"), tmp_path / "raw").images)
+    found = list(open_images(images_config("cifar10_lossless"), world.raw).images)
     assert [image.split for image in found] == ["train"] * 10 + ["test"] * 2
     assert [image.labels for image in found[:2]] == [("airplane",), ("automobile",)]
     assert (found[1].content == pixels[1].transpose(1, 2, 0)).all()
 
 
-def test_the_matlab_house_numbers_have_zero_for_ten(tmp_path: Path) -> None:
+def test_the_matlab_house_numbers_have_zero_for_ten(world: World) -> None:
     from scipy.io import savemat
 
     pixels = noise(0, 32, 32, 3, 4)
-    (tmp_path / "raw").mkdir()
+    (world.raw).mkdir()
     for split in ("train", "test"):
-        savemat(tmp_path / f"raw/{split}_32x32.mat", {"X": pixels, "y": [[1], [10], [9], [2]]})
-    found = list(open_images(images_config("svhn"), tmp_path / "raw").images)
+        savemat(world.raw / f"{split}_32x32.mat", {"X": pixels, "y": [[1], [10], [9], [2]]})
+    found = list(open_images(images_config("svhn"), world.raw).images)
     assert [image.labels[0] for image in found] == [1, 0, 9, 2] * 2
     assert (found[2].content == pixels[..., 2]).all()
 
 
-def test_shards_have_splits_classes_and_attributes(tmp_path: Path) -> None:
-    raw = tmp_path / "raw"
+def test_shards_have_splits_classes_and_attributes(world: World) -> None:
+    raw = world.raw
     contents = [encoded(noise(i, 8, 8, 3)) for i in range(4)]
     parquet(raw / "train-0.parquet", contents, label=[0, 9, 3, 1], split=["train"] * 4)
     parquet(raw / "test-0.parquet", contents[:1], label=[2], split=["test"])
@@ -237,14 +225,14 @@ def test_shards_have_splits_classes_and_attributes(tmp_path: Path) -> None:
     assert [image.labels for image in source.images] == [(1, 0), (0, 1)]
 
 
-def test_digits_are_prepared_and_packed_with_the_same_bytes_every_time(tmp_path: Path) -> None:
+def test_digits_are_prepared_and_packed_with_the_same_bytes_every_time(world: World) -> None:
     config = images_config("digits", valid=180, test=360, labels=["digit"])
-    fetch(None, config, tmp_path / "raw")
+    fetch(None, config, world.raw)
     for name in ("one", "two"):
-        prepare(config, tmp_path / "raw", tmp_path / name / "prepared")
-        pack(config, tmp_path / name / "prepared", tmp_path / name / "packed")
-    assert hash_path(tmp_path / "one") == hash_path(tmp_path / "two")
-    packed = open_packed(tmp_path / "one/packed")
+        prepare(config, world.raw, world.folder / name / "prepared")
+        pack(config, world.folder / name / "prepared", world.folder / name / "packed")
+    assert hash_path(world.folder / "one") == hash_path(world.folder / "two")
+    packed = open_packed(world.folder / "one/packed")
     assert {**packed.meta, "labels": None} == {
         "kind": "images",
         "source": "digits",
@@ -257,20 +245,19 @@ def test_digits_are_prepared_and_packed_with_the_same_bytes_every_time(tmp_path:
     train = packed.split("train")
     assert train.x.shape == (1257, 1, 8, 8)
     assert set(np.unique(train.x)) == set(np.rint(np.arange(17) * 255 / 16))
-    rows = read_parquet(tmp_path / "one/prepared/train.parquet", ["label.digit"])
+    rows = read_parquet(world.folder / "one/prepared/train.parquet", ["label.digit"])
     assert [str(number) for number in train.labels("digit")] == rows["label.digit"]
 
 
-def test_batches_run_from_minus_one_to_one(tmp_path: Path) -> None:
+def test_batches_run_from_minus_one_to_one(world: World) -> None:
     ramp = np.tile(np.arange(256, dtype=np.uint8).reshape(16, 16), (3, 1, 1)).transpose(1, 2, 0)
     images = np.stack([ramp] + [noise(i, 16, 16, 3) for i in range(29)])
-    (tmp_path / "raw").mkdir()
+    (world.raw).mkdir()
     split = np.array((["train"] * 10) + ["valid"] * 10 + ["test"] * 10)
-    np.savez(tmp_path / "raw/mine.npz", images=images, split=split)
+    np.savez(world.raw / "mine.npz", images=images, split=split)
     config = images_config("file")
-    prepared(config, tmp_path)
-    pack(config, tmp_path / "prepared", tmp_path / "packed")
-    train = open_packed(tmp_path / "packed").split("train")
+    packed = world.built(config)
+    train = packed.split("train")
     x = make_batch(train, np.array([3, 0]), torch.device("cpu"))
     assert x.shape == (2, 3, 16, 16)
     assert x.dtype == torch.float32
@@ -279,50 +266,49 @@ def test_batches_run_from_minus_one_to_one(tmp_path: Path) -> None:
     back = ((x + 1) * 127.5).round().to(torch.uint8)
     assert (back.numpy() == images[[3, 0]].transpose(0, 3, 1, 2)).all()
     with pytest.raises(UsageError, match="images have no tokenizer"):
-        _ = open_packed(tmp_path / "packed").tokenizer
+        _ = packed.tokenizer
 
 
-def test_many_label_columns_are_one_array(tmp_path: Path) -> None:
+def test_many_label_columns_are_one_array(world: World) -> None:
     names = [f"attribute {i}" for i in range(40)]
     values = noise(0, 40, 30) % 2 * 2 - np.int8(1)
     values[:, :2] = [-1, 1]  # both classes in training
     contents = [encoded(noise(i, 8, 8, 3)) for i in range(30)]
     for split, part in (("train", slice(20)), ("valid", slice(20, 25)), ("test", slice(25, 30))):
         columns = {name: row[part] for name, row in zip(names, values.tolist(), strict=True)}
-        parquet(tmp_path / f"raw/{split}-0.parquet", contents[part], **columns)
+        parquet(world.raw / f"{split}-0.parquet", contents[part], **columns)
     config = images_config("celeba64", side=8)
-    prepared(config, tmp_path)
-    pack(config, tmp_path / "prepared", tmp_path / "packed")
-    assert len(list((tmp_path / "packed").iterdir())) < 12
-    test = open_packed(tmp_path / "packed").split("test")
+    packed = world.built(config)
+    assert len(list((world.folder / "packed").iterdir())) < 12
+    test = packed.split("test")
     for name, row in zip(names, values, strict=True):
         assert (test.labels(name) == (row[25:] > 0)).all()
     with pytest.raises(UsageError, match="no label column 'Male'"):
         test.labels("Male")
 
 
-def test_rejected_images_are_listed_with_their_place_and_reason(tmp_path: Path) -> None:
+def test_rejected_images_are_listed_with_their_place_and_reason(world: World) -> None:
     contents = [encoded(noise(i, 8, 8, 3)) for i in range(30)]
     contents[4], contents[7] = b"no image", encoded(noise(0, 8, 8))
-    parquet(tmp_path / "raw/mine.parquet", contents)
-    profile = prepared(images_config("file", side=8), tmp_path)
+    parquet(world.raw / "mine.parquet", contents)
+    profile = world.prepared(images_config("file", side=8))
     assert profile["rejects"]["reasons"] == {
         "corrupt image": 1,
         "greyscale where colour is wanted": 1,
     }
-    rejects = read_parquet(tmp_path / "prepared/rejects.parquet")
+    rejects = world.rows("rejects")
     assert rejects["row"] == ["mine.parquet row 4", "mine.parquet row 7"]
     assert rejects["line"].tolist() == [5, 8]
     assert sum(facts["rows"] for facts in profile["splits"].values()) == 28
 
 
-def test_equal_images_are_counted_and_statistics_are_those_of_numpy(tmp_path: Path) -> None:
+def test_equal_images_are_counted_and_statistics_are_those_of_numpy(world: World) -> None:
     images = noise(3, 30, 8, 8, 3)
     images[1], images[25], images[5] = images[0], images[2], 9
     split = np.array((["train"] * 20) + ["valid"] * 5 + ["test"] * 5)
-    (tmp_path / "raw").mkdir()
-    np.savez(tmp_path / "raw/mine.npz", images=images, split=split)
-    splits = prepared(images_config("file"), tmp_path)["splits"]
+    (world.raw).mkdir()
+    np.savez(world.raw / "mine.npz", images=images, split=split)
+    splits = world.prepared(images_config("file"))["splits"]
     assert splits["train"]["duplicates"] == 1
     assert splits["test"]["in_train"] == 1
     assert splits["train"]["constant"] == 1
@@ -343,40 +329,37 @@ def test_equal_images_are_counted_and_statistics_are_those_of_numpy(tmp_path: Pa
     ids=["other size", "not square", "grey", "no attribute"],
 )  # fmt: skip
 def test_bad_images_are_one_clear_line_and_write_nothing(
-    shapes: list[tuple[int, ...]], options: dict[str, Any], message: str, tmp_path: Path
+    shapes: list[tuple[int, ...]], options: dict[str, Any], message: str, world: World
 ) -> None:
     contents = [encoded(noise(i, *shape)) for i, shape in enumerate(shapes)]
-    parquet(tmp_path / "raw/mine.parquet", contents, y=[i % 2 for i in range(len(shapes))])
-    with pytest.raises(UsageError, match=message) as error:
-        prepared(images_config("file", **options), tmp_path)
-    assert "\n" not in str(error.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+    parquet(world.raw / "mine.parquet", contents, y=[i % 2 for i in range(len(shapes))])
+    world.refuses(message, images_config("file", **options))
 
 
 def test_a_source_without_registered_files_takes_those_that_the_parameters_name(
-    tmp_path: Path,
+    world: World,
 ) -> None:
-    path = tmp_path / "mirror/celebahq256/train-00000.parquet"
+    path = world.folder / "mirror/celebahq256/train-00000.parquet"
     parquet(path, [encoded(noise(i, 10, 10, 3)) for i in range(20)])
     config = images_config("celebahq256", side=8)
     with pytest.raises(UsageError, match=r"no file to fetch: .* as checksums"):
-        fetch(None, config, tmp_path / "raw", tmp_path / "mirror")
+        fetch(None, config, world.raw, world.folder / "mirror")
     named = config.model_copy(update={"checksums": {path.name: hash_path(path)}})
-    fetch(None, named, tmp_path / "raw", tmp_path / "mirror")
-    found = list(open_images(named, tmp_path / "raw").images)
+    fetch(None, named, world.raw, world.folder / "mirror")
+    found = list(open_images(named, world.raw).images)
     assert len(found) == 20
     assert found[0].split == "train"
 
 
 @pytest.mark.parametrize("name", ["train-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"])
-def test_a_damaged_idx_file_is_named(name: str, tmp_path: Path) -> None:
+def test_a_damaged_idx_file_is_named(name: str, world: World) -> None:
     for prefix in ("train", "t10k"):
-        _write_idx(tmp_path / f"raw/{prefix}-images-idx3-ubyte.gz", noise(0, 20, 8, 8))
-        _write_idx(tmp_path / f"raw/{prefix}-labels-idx1-ubyte.gz", noise(0, 20) % 10)
-    path = tmp_path / "raw" / name
+        _write_idx(world.raw / f"{prefix}-images-idx3-ubyte.gz", noise(0, 20, 8, 8))
+        _write_idx(world.raw / f"{prefix}-labels-idx1-ubyte.gz", noise(0, 20) % 10)
+    path = world.raw / name
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(UsageError, match=rf"{name}: damaged"):
-        prepared(images_config("mnist"), tmp_path)
+        world.prepared(images_config("mnist"))
 
 
 # A user's own images
@@ -391,36 +374,36 @@ def folder_of(path: Path, names: list[str], labels: str | None = None) -> Path:
     return path
 
 
-def fetched(path: Path, tmp_path: Path, **options: Any) -> list[Any]:
+def fetched(path: Path, world: World, **options: Any) -> list[Any]:
     config = images_config("file", path=str(path), **options)
-    fetch(None, config, tmp_path / "raw")
-    return list(open_images(config, tmp_path / "raw").images)
+    fetch(None, config, world.raw)
+    return list(open_images(config, world.raw).images)
 
 
-def test_a_folder_is_kept_as_one_file_whose_bytes_follow_from_its_content(tmp_path: Path) -> None:
+def test_a_folder_is_kept_as_one_file_whose_bytes_follow_from_its_content(world: World) -> None:
     names = ["b/2.png", "a/1.png", "a/.hidden.png", "a/notes.txt"]
-    one = folder_of(tmp_path / "one", names)
-    two = folder_of(tmp_path / "two", names[1::-1])
+    one = folder_of(world.folder / "one", names)
+    two = folder_of(world.folder / "two", names[1::-1])
     (two / "b/2.png").write_bytes((one / "b/2.png").read_bytes())
     (two / "a/1.png").write_bytes((one / "a/1.png").read_bytes())
     for folder in (one, two):
-        fetch(None, images_config("file", path=str(folder)), tmp_path / f"raw-{folder.name}")
-    assert hash_path(tmp_path / "raw-one") == hash_path(tmp_path / "raw-two")
-    pinned = hash_path(tmp_path / "raw-one/images.zip")
-    fetch(None, images_config("file", path=str(one), sha256=pinned), tmp_path / "again")
+        fetch(None, images_config("file", path=str(folder)), world.folder / f"raw-{folder.name}")
+    assert hash_path(world.folder / "raw-one") == hash_path(world.folder / "raw-two")
+    pinned = hash_path(world.folder / "raw-one/images.zip")
+    fetch(None, images_config("file", path=str(one), sha256=pinned), world.folder / "again")
     (one / "a/1.png").write_bytes(b"other")
     with pytest.raises(UsageError, match=r"one: wrong sha256"):
-        fetch(None, images_config("file", path=str(one), sha256=pinned), tmp_path / "changed")
+        fetch(None, images_config("file", path=str(one), sha256=pinned), world.folder / "changed")
 
 
-def test_folders_are_splits_and_classes(tmp_path: Path) -> None:
+def test_folders_are_splits_and_classes(world: World) -> None:
     names = [
         "all/train/cat/1.png",
         "all/train/dog/2.png",
         "all/val/cat/3.png",
         "all/test/dog/4.jpg",
     ]
-    found = fetched(folder_of(tmp_path / "mine", names), tmp_path)
+    found = fetched(folder_of(world.folder / "mine", names), world)
     assert [(image.split, image.labels) for image in found] == [
         ("test", ("dog",)),
         ("train", ("cat",)),
@@ -429,22 +412,22 @@ def test_folders_are_splits_and_classes(tmp_path: Path) -> None:
     ]
 
 
-def test_images_in_one_folder_have_no_class(tmp_path: Path) -> None:
-    found = fetched(folder_of(tmp_path / "mine", ["faces/1.png", "faces/2.png"]), tmp_path)
+def test_images_in_one_folder_have_no_class(world: World) -> None:
+    found = fetched(folder_of(world.folder / "mine", ["faces/1.png", "faces/2.png"]), world)
     assert [(image.split, image.labels) for image in found] == [(None, ()), (None, ())]
 
 
-def test_a_labels_file_names_splits_and_attributes(tmp_path: Path) -> None:
+def test_a_labels_file_names_splits_and_attributes(world: World) -> None:
     table = "image,Male,Smiling,split\n1.png,1,0,train\nsub/2.png,0,,test\n"
-    found = fetched(folder_of(tmp_path / "mine", ["1.png", "sub/2.png"], table), tmp_path)
+    found = fetched(folder_of(world.folder / "mine", ["1.png", "sub/2.png"], table), world)
     assert [(image.split, image.labels) for image in found] == [
         ("train", ("1", "0")),
         ("test", ("0", None)),
     ]
 
 
-def test_a_zip_is_read_as_the_folder_and_a_damaged_member_is_rejected(tmp_path: Path) -> None:
-    path = tmp_path / "mine.zip"
+def test_a_zip_is_read_as_the_folder_and_a_damaged_member_is_rejected(world: World) -> None:
+    path = world.folder / "mine.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for i in range(24):
             archive.writestr(f"{'ab'[i % 2]}/{i:02}.png", encoded(noise(i, 8, 8, 3)))
@@ -452,8 +435,8 @@ def test_a_zip_is_read_as_the_folder_and_a_damaged_member_is_rejected(tmp_path: 
     whole[whole.index(b"IDAT") + 20] ^= 255  # of the first member: its checksum does not fit
     path.write_bytes(bytes(whole))
     config = images_config("file", path=str(path), labels=["class"])
-    fetch(None, config, tmp_path / "raw")
-    profile = prepared(config, tmp_path)
+    fetch(None, config, world.raw)
+    profile = world.prepared(config)
     assert profile["rejects"] == {"rows": 1, "reasons": {"corrupt image": 1}}
     assert sum(profile["splits"]["train"]["labels"]["class"].values()) == 19
 
@@ -473,16 +456,16 @@ def test_a_zip_is_read_as_the_folder_and_a_damaged_member_is_rejected(tmp_path: 
     ids=["no image", "no attribute", "no row", "no names", "unknown split", "empty table"],
 )  # fmt: skip
 def test_a_folder_that_cannot_be_used_is_one_clear_line(
-    names: list[str], labels: str | None, options: dict[str, Any], message: str, tmp_path: Path
+    names: list[str], labels: str | None, options: dict[str, Any], message: str, world: World
 ) -> None:
-    path = folder_of(tmp_path / "mine", names, labels)
+    path = folder_of(world.folder / "mine", names, labels)
     with pytest.raises(UsageError, match=message) as error:
-        fetched(path, tmp_path, **options)
+        fetched(path, world, **options)
     assert "\n" not in str(error.value)
 
 
-def test_other_files_that_cannot_be_used_are_one_clear_line(tmp_path: Path) -> None:
-    raw = tmp_path / "raw"
+def test_other_files_that_cannot_be_used_are_one_clear_line(world: World) -> None:
+    raw = world.raw
     raw.mkdir()
     cases: dict[str, tuple[bytes | dict[str, Any], str]] = {
         "a.zip": (b"PK no zip", "damaged archive"),
