@@ -6,7 +6,7 @@ import pytest
 
 from ldebm.errors import UsageError
 from pipelines.dag import Dag, Stage, fingerprints, read_dag, work_key
-from pipelines.estimate import Past, estimate
+from pipelines.estimate import OVERHEAD, Past, estimate
 from pipelines.lockfile import lock_blocks, merge_lock, read_outs, whole
 from pipelines.sweep import grid
 from tests.pipeline.tiny_project import Tiny, names
@@ -193,7 +193,7 @@ def test_what_stands_behind_the_stages_in_dvc_lock_is_kept(tiny):
 
 def test_an_estimate_counts_the_chain_the_slots_and_what_is_unknown(tiny):
     dag = read_dag(tiny.root)
-    seconds = {"base": 6.0, "end": 16.0} | {f"part@{x}": 26.0 for x in "abcdef"}
+    seconds = {"base": 10.0, "end": 16.0} | {f"part@{x}": 30.0 for x in "abcdef"}
     past = [
         Past(name.partition("@")[0], name.partition("@")[2], None, {}, value, here=True)
         for name, value in seconds.items()
@@ -201,11 +201,11 @@ def test_an_estimate_counts_the_chain_the_slots_and_what_is_unknown(tiny):
     ]
     found = estimate(dag, names(), past, slots=2)
     assert found.unknown == ("end",)
-    assert found.total == pytest.approx(10 + 6 * 30 + 4)
+    assert found.total == pytest.approx(10 + 6 * 30 + 8 * OVERHEAD)
     assert found.elapsed == pytest.approx(found.total / 2)
-    assert estimate(dag, names(), past, slots=100).elapsed == pytest.approx(10 + 30 + 4)
+    assert estimate(dag, names(), past, slots=100).elapsed == pytest.approx(10 + 30 + 3 * OVERHEAD)
     assert "; not known for 1: end" in found.line()
-    assert "more than 1.6 min" in found.line()
+    assert "more than 1.7 min" in found.line()
 
 
 def test_a_grid_has_every_combination_and_keeps_lists_whole(tiny):
