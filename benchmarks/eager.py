@@ -22,7 +22,7 @@ from ldebm.data.batches import TextBatch
 from ldebm.nn.gru import PackedGRU
 from ldebm.priors import DiffusionPrior, Pairs
 from ldebm.priors.energy_net import EnergyNet, SpectralLinear
-from ldebm.training.objectives import masked_entropy, mutual_information
+from ldebm.training.objectives import batch_information, masked_entropy
 
 __all__ = ["EagerEnergy", "EagerLDEBM", "EagerVAE"]
 
@@ -241,7 +241,7 @@ class EagerLDEBM:
         config = self.prior.config
         rate = masked_entropy(logvar, self.mask).mean() + pull + encoder
         total: Tensor = nll + config.kl_weight * (rate + contrast)
-        total = total - config.mi_weight * mutual_information(logits)
+        total = total - config.mi_weight * batch_information(logits)
         return total + config.class_weight * F.cross_entropy(logits, labels_B)
 
     def negative(self, pairs: Pairs, batch: int, stream: torch.Generator) -> Tensor:

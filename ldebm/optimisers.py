@@ -15,11 +15,17 @@ from ldebm import kernels
 from ldebm.config import OptimiserConfig
 from ldebm.kernels import functions
 
-__all__ = ["Group", "apply_gradients", "learning_rate_factor", "make_optimiser", "untraced"]
+__all__ = [
+    "ParameterGroup",
+    "apply_gradients",
+    "learning_rate_factor",
+    "make_optimiser",
+    "untraced",
+]
 
 
 @dataclass(frozen=True)
-class Group:
+class ParameterGroup:
     """Parameters that share an optimiser configuration and are clipped together."""
 
     name: str
@@ -64,7 +70,7 @@ def learning_rate_factor(
 
 
 def apply_gradients(
-    group: Group, optimiser: torch.optim.Optimizer, *, compiled: bool = False
+    group: ParameterGroup, optimiser: torch.optim.Optimizer, *, compiled: bool = False
 ) -> None:
     """Clips the gradients of a group together, and makes the optimiser's step.
 
@@ -88,7 +94,7 @@ def _whole(x: Tensor) -> bool:
     return x.is_contiguous() or maps
 
 
-def make_optimiser(group: Group) -> torch.optim.Optimizer:
+def make_optimiser(group: ParameterGroup) -> torch.optim.Optimizer:
     """The optimiser of a group's configuration."""
     config = group.config
     shared: dict[str, Any] = {

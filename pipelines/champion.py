@@ -19,13 +19,13 @@ from ldebm.config import RuleConfig
 from pipelines.candidates import Candidate
 from pipelines.compare.significance import half_width, mean_error, welch_error
 
-__all__ = ["Difference", "Verdict", "decide", "improvement", "incomparable"]
+__all__ = ["MetricChange", "Verdict", "decide", "improvement", "incomparable"]
 
 Decision = Literal["promote", "refuse"]
 
 
 @dataclass(frozen=True)
-class Difference:
+class MetricChange:
     """One metric of both.
 
     Attributes:
@@ -70,7 +70,7 @@ class Verdict:
     reasons: tuple[str, ...]
     champion: str | None
     challenger: str
-    rows: tuple[Difference, ...] = ()
+    rows: tuple[MetricChange, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -112,7 +112,7 @@ def decide(champion: Candidate | None, challenger: Candidate, rule: RuleConfig) 
         row = improvement(metric, direction, champion, challenger)
         refusal = _deciding(row, limit) if decides else _guarding(row, limit)
         role = "decides" if decides else f"guard, may get worse by {limit:g}"
-        rows.append(Difference(**{**asdict(row), "role": role}))
+        rows.append(MetricChange(**{**asdict(row), "role": role}))
         if refusal:
             refusals.append(refusal)
     notes = _notes(champion, challenger, rows)
@@ -194,7 +194,7 @@ def _changed(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def _notes(
-    champion: Candidate, challenger: Candidate, rows: Sequence[Difference]
+    champion: Candidate, challenger: Candidate, rows: Sequence[MetricChange]
 ) -> tuple[str, ...]:
     notes = []
     files = _changed(champion.files, challenger.files)
@@ -210,7 +210,7 @@ def _notes(
 
 def improvement(
     metric: str, direction: str, champion: Candidate, challenger: Candidate
-) -> Difference:
+) -> MetricChange:
     """How much better the challenger is in one metric, with its interval.
 
     Every run of both has the metric as a finite number (:func:`decide` asks first).
@@ -233,7 +233,7 @@ def improvement(
         how = "one seed; no interval in the reports"
         if half is not None:
             how = f"one seed; the reports' own interval ({metric}_low, {metric}_high)"
-    return Difference(
+    return MetricChange(
         metric=metric,
         direction=direction,
         champion=statistics.fmean(old.values()),
@@ -259,7 +259,7 @@ def _own(metric: str, candidate: Candidate) -> float | None:
     return statistics.fmean(halves)
 
 
-def _deciding(row: Difference, minimum: float) -> str | None:
+def _deciding(row: MetricChange, minimum: float) -> str | None:
     """Why the declared metric does not suffice; None if it does."""
     wanted = f"by more than {minimum:g}" if minimum else "at all"
     if row.low is None or row.high is None:
@@ -277,23 +277,23 @@ def _deciding(row: Difference, minimum: float) -> str | None:
     )
 
 
-def _guarding(row: Difference, tolerance: float) -> str | None:
+def _guarding(row: MetricChange, tolerance: float) -> str | None:
     """Why a guard forbids it; None if it does not."""
     if row.better >= -tolerance:
         return None
     return f"{row.metric} {_change(row)}: worse by {-row.better:.4g}, allowed {tolerance:g}"
 
 
-def _success(row: Difference, rule: RuleConfig) -> str:
+def _success(row: MetricChange, rule: RuleConfig) -> str:
     asked = f", more than the {rule.minimum:g} asked for" if rule.minimum else ""
     return f"{row.metric} {_change(row)}: better by {row.better:.4g}, {_interval(row)}{asked}"
 
 
-def _change(row: Difference) -> str:
+def _change(row: MetricChange) -> str:
     return f"{row.champion:.5g} -> {row.challenger:.5g}"
 
 
-def _interval(row: Difference) -> str:
+def _interval(row: MetricChange) -> str:
     return f"95% interval {row.low:.4g} to {row.high:.4g} ({row.how})"
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from ldebm.errors import UsageError
 from ldebm.files import read_json, write_json, write_text
 from pipelines.candidates import stand_in
-from pipelines.champion import Difference, Verdict
+from pipelines.champion import MetricChange, Verdict
 from pipelines.changes import Finding
 from pipelines.git import git
 from pipelines.lineage.checkout import WHOLE
@@ -195,7 +195,7 @@ def _rows(verdict: Verdict) -> list[str]:
     return [_row((verdict.experiment, word, *_cells(row))) for row in verdict.rows]
 
 
-def _cells(row: Difference) -> Sequence[str]:
+def _cells(row: MetricChange) -> Sequence[str]:
     known = row.low is not None and row.high is not None
     interval = f"{row.low:.4g} to {row.high:.4g}" if known else "none"
     arrow = "lower is better" if row.direction == "lower" else "higher is better"

@@ -25,7 +25,7 @@ from ldebm.yaml_text import format_yaml, parse_yaml
 from pipelines.library import Library
 
 __all__ = [
-    "Difference",
+    "Edit",
     "Edits",
     "Status",
     "differing",
@@ -50,7 +50,7 @@ MISSING = object()
 
 
 @dataclass(frozen=True)
-class Difference:
+class Edit:
     """A key whose value in params.yaml is not the one that conf/ gives."""
 
     key: str
@@ -73,12 +73,12 @@ class Status:
     """
 
     params: Params
-    differences: tuple[Difference, ...]
+    differences: tuple[Edit, ...]
     edited: bool
     own: tuple[str, ...] = ()
 
     @property
-    def edits(self) -> tuple[Difference, ...]:
+    def edits(self) -> tuple[Edit, ...]:
         """The differences that would be lost by composing params.yaml again."""
         return self.differences if self.edited else ()
 
@@ -123,7 +123,7 @@ def status(path: str | Path = "params.yaml") -> Status:
     if facts == stated:  # neither was changed: nothing has to be composed
         return Status(params, (), False, tuple(own))
     composed = explicit(_composed(params, library))
-    differences = tuple(starmap(Difference, differing(here, composed, missing=MISSING)))
+    differences = tuple(starmap(Edit, differing(here, composed, missing=MISSING)))
     return Status(params, differences, facts[0] != stated[0], tuple(own))
 
 

@@ -21,10 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldebm.backbones.sentences import ROWS_AT_ONCE, SentenceVAE, row_of_token, shifted
-from ldebm.backbones.writing import Output, draw_words
+from ldebm.backbones.writing import OutputLayer, draw_words
 from ldebm.config import BackboneConfig
 from ldebm.data.batches import TextBatch
-from ldebm.nn.cells import Cell, State
+from ldebm.nn.cells import RecurrentCell, State
 from ldebm.nn.linear import draw_linear
 from ldebm.nn.softmax import linear_nll
 
@@ -54,7 +54,7 @@ class RecurrentVAE(SentenceVAE):
         read = self.read_size(config)
         self._add_encoder(config, vocabulary)
         self.decoder_embedding = nn.Parameter(torch.empty(vocabulary, embed))
-        self.decoder = Cell(config.cell, embed + read, hidden, bfloat16=self.low_precision)
+        self.decoder = RecurrentCell(config.cell, embed + read, hidden, bfloat16=self.low_precision)
         self.start = nn.Linear(read, hidden * self.decoder.states)
         adapt = config.tied and hidden != embed
         self.adapter = nn.Linear(hidden, embed, bias=False) if adapt else None
@@ -65,7 +65,7 @@ class RecurrentVAE(SentenceVAE):
     def _add_encoder(self, config: BackboneConfig, vocabulary: int) -> None:
         """Makes the encoder and its heads."""
         self.encoder_embedding = nn.Parameter(torch.empty(vocabulary, config.embed))
-        self.encoder = Cell(
+        self.encoder = RecurrentCell(
             config.cell,
             config.embed,
             config.encoder_hidden or config.hidden,
@@ -90,7 +90,7 @@ class RecurrentVAE(SentenceVAE):
                 parameter.uniform_(-0.1, 0.1, generator=generator)
             return
         for module in self.modules():
-            if isinstance(module, Cell):
+            if isinstance(module, RecurrentCell):
                 module.reset_parameters(generator)
             draw_linear(module, generator)
         for parameter in self.parameters(recurse=False):
@@ -220,7 +220,7 @@ class RecurrentVAE(SentenceVAE):
         self, z_BD: Tensor, context_BC: Tensor | None, steps: int, uniform_BL: Tensor | None
     ) -> list[list[int]]:
         """Decodes rows together; those that have written EOS leave the batch."""
-        output = Output(self._weight(), (self.pad_id, self.bos_id), screen=False)
+        output = OutputLayer(self._weight(), (self.pad_id, self.bos_id), screen=False)
         rows = torch.arange(len(z_BD), device=z_BD.device)
         out_BL = torch.full((len(rows), steps), self.eos_id, device=rows.device)
         alive, tokens, state = rows, torch.full_like(rows, self.bos_id), self._first(z_BD)

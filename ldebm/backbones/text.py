@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldebm.backbones.sentences import ROWS_AT_ONCE, SentenceVAE, row_of_token, shifted
-from ldebm.backbones.writing import Output, screens, write
+from ldebm.backbones.writing import OutputLayer, screens, write
 from ldebm.config import BackboneConfig
 from ldebm.data.batches import TextBatch
 from ldebm.nn.frozen_gru import FrozenGRU, GateTable
@@ -38,7 +38,7 @@ class _Frozen:
     """What :meth:`TextVAE.tables` keeps: both encoder directions, and the decoder once it wrote."""
 
     encoder: list[tuple[FrozenGRU, GateTable]] = field(default_factory=list)
-    writer: tuple[FrozenGRU, GateTable | None, Output] | None = None
+    writer: tuple[FrozenGRU, GateTable | None, OutputLayer] | None = None
 
 
 class TextVAE(SentenceVAE):
@@ -280,7 +280,9 @@ class TextVAE(SentenceVAE):
             )
         return written
 
-    def _writer(self, words: int, *, screen: bool) -> tuple[FrozenGRU, GateTable | None, Output]:
+    def _writer(
+        self, words: int, *, screen: bool
+    ) -> tuple[FrozenGRU, GateTable | None, OutputLayer]:
         """The decoder at its weights, with a table of the vocabulary if ``words`` make it pay."""
         kept, embedding = self._frozen, self.decoder_embedding
         if kept is not None and kept.writer is not None:
@@ -289,7 +291,7 @@ class TextVAE(SentenceVAE):
         pays = words > 2 * len(embedding)  # else projecting as it goes is less
         table = gru.table(embedding) if pays or kept is not None else None
         screen = (screen and pays) or kept is not None
-        output = Output(embedding, (self.pad_id, self.bos_id), screen and screens(embedding))
+        output = OutputLayer(embedding, (self.pad_id, self.bos_id), screen and screens(embedding))
         if kept is not None:
             kept.writer = gru, table, output
         return gru, table, output

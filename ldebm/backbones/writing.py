@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ldebm.nn.frozen_gru import FrozenGRU, GateTable
 
-__all__ = ["Output", "argmax", "draw_words", "screens", "write"]
+__all__ = ["OutputLayer", "argmax", "draw_words", "screens", "write"]
 
 GROUP = 128  # columns whose maximum is looked at first
 UNIT = 2.0**-9  # rounding of bfloat16
@@ -61,7 +61,7 @@ def _groups(x_BV: Tensor, group_BC: Tensor) -> tuple[Tensor, Tensor]:
     return x_BV.gather(1, columns.flatten(1)).view(columns.shape), columns
 
 
-class Output:
+class OutputLayer:
     """The output layer h -> h E^T without the words that are never written.
 
     Args:
@@ -135,7 +135,7 @@ def write(
     gru: FrozenGRU,
     embedding_VE: Tensor,
     table: GateTable | None,
-    output: Output,
+    output: OutputLayer,
     adapter: torch.nn.Linear | None,
     start: tuple[Tensor, GateTable],
     control: tuple[int, int],

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ldebm.baselines.codes import code_divergence, digits, log_one_hot
-from ldebm.baselines.model import Baseline, Posterior
+from ldebm.baselines.model import Baseline, CodePosterior
 from ldebm.baselines.prior import BaselinePrior
 from ldebm.data.batches import TextBatch
 from ldebm.evaluate.likelihood import Estimate, collect
@@ -73,7 +73,9 @@ def baseline_likelihood(
     return Estimate(*table)
 
 
-def _summed(model: Baseline, prior: BaselinePrior, batch: TextBatch, found: Posterior) -> Tensor:
+def _summed(
+    model: Baseline, prior: BaselinePrior, batch: TextBatch, found: CodePosterior
+) -> Tensor:
     """The columns of an estimate by the sum over all codes, (7, B)."""
     log_q = found.log_q_BMK
     assert log_q is not None
@@ -102,7 +104,7 @@ def _weights(
     model: Baseline,
     prior: BaselinePrior,
     batch: TextBatch,
-    found: Posterior,
+    found: CodePosterior,
     draws: int,
     stream: torch.Generator,
 ) -> tuple[Tensor, Tensor]:

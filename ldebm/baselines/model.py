@@ -26,11 +26,11 @@ from ldebm.baselines.codes import FLOOR, of_variables
 from ldebm.config import BackboneConfig, BaselineConfig
 from ldebm.data.batches import TextBatch
 
-__all__ = ["Baseline", "DialogueBaseline", "Posterior", "TextBaseline"]
+__all__ = ["Baseline", "CodePosterior", "DialogueBaseline", "TextBaseline"]
 
 
 @dataclass(frozen=True)
-class Posterior:
+class CodePosterior:
     """What the encoder says of a batch.
 
     Attributes:
@@ -104,11 +104,11 @@ class Baseline(SentenceVAE):
 
     # Encoder
 
-    def posterior(self, batch: TextBatch) -> Posterior:
+    def posterior(self, batch: TextBatch) -> CodePosterior:
         """q(c|x) and q(z|x) of a batch."""
         baseline = self.baseline
         if baseline.kind == "rnnlm":
-            return Posterior(None, None, None)
+            return CodePosterior(None, None, None)
         state = self.encoder_state(batch)
         log_q = mu = logvar = None
         if baseline.coded:
@@ -119,7 +119,7 @@ class Baseline(SentenceVAE):
             logvar = torch.full_like(mu, -LOGVAR_LIMIT)
             if baseline.kind != "ae":
                 logvar = self.logvar(state).clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)
-        return Posterior(log_q, mu, logvar)
+        return CodePosterior(log_q, mu, logvar)
 
     def encode(self, batch: TextBatch) -> tuple[Tensor, Tensor]:
         """The latent [log q(c|x); mean of z] and log-variances (of the code the least)."""

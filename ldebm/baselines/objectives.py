@@ -28,28 +28,28 @@ from ldebm.baselines.codes import (
     code_information,
     kl_gaussians,
 )
-from ldebm.baselines.model import Baseline, Posterior
+from ldebm.baselines.model import Baseline, CodePosterior
 from ldebm.config import BackboneConfig, BaselineConfig
 from ldebm.training.objectives import Terms, gaussian_kl
 
-__all__ = ["anneal", "baseline_terms", "elbo_rate", "rate_terms"]
+__all__ = ["annealed_weight", "baseline_terms", "elbo_rate", "rate_terms"]
 
 SLOPE = 6.25  # of the published logistic: 0.0025 a step, half at step 2500
 
 
-def anneal(update: int, warmup: int) -> float:
+def annealed_weight(update: int, warmup: int) -> float:
     """w: a logistic that is one half after ``warmup / 2`` updates; published: warmup 5000.
 
     Example:
-        >>> anneal(2500, 5000), round(anneal(4999, 5000), 3), anneal(0, 0)
-        (0.5, 0.998, 1.0)
+        >>> [round(annealed_weight(step, 5000), 3) for step in (2500, 4999)], annealed_weight(0, 0)
+        ([0.5, 0.998], 1.0)
     """
     if warmup == 0:
         return 1.0
     return 1 / (1 + math.exp(-SLOPE * (2 * update / warmup - 1)))
 
 
-def rate_terms(found: Posterior, model: Baseline) -> dict[str, Tensor]:
+def rate_terms(found: CodePosterior, model: Baseline) -> dict[str, Tensor]:
     """Every term beside the reconstruction, unweighted, means over the batch in nats."""
     parts: dict[str, Tensor] = {}
     log_q, mu, logvar = found.log_q_BMK, found.mu_BD, found.logvar_BD
@@ -77,7 +77,7 @@ def _mixture_terms(
     return kl_gaussians(mu, logvar, mean, other).sum((-1, -2)), dispersion
 
 
-def elbo_rate(found: Posterior, model: Baseline) -> Tensor | None:
+def elbo_rate(found: CodePosterior, model: Baseline) -> Tensor | None:
     """KL(q(c, z|x) || p(c, z)) per row, (B,); ``None`` where the model has no such prior."""
     if model.baseline.kind in ("ae", "dae"):
         return None
@@ -113,7 +113,7 @@ def _weights(baseline: BaselineConfig, weight: float, w: float) -> dict[str, flo
 
 
 def baseline_terms(
-    nll_B: Tensor, found: Posterior, model: Baseline, config: BackboneConfig, update: int
+    nll_B: Tensor, found: CodePosterior, model: Baseline, config: BackboneConfig, update: int
 ) -> Terms:
     """The loss of one batch and its parts.
 
@@ -126,7 +126,7 @@ def baseline_terms(
     """
     reconstruction = nll_B.mean()
     parts = rate_terms(found, model)
-    weights = _weights(model.baseline, config.kl_weight, anneal(update, config.kl_warmup))
+    weights = _weights(model.baseline, config.kl_weight, annealed_weight(update, config.kl_warmup))
     total = reconstruction
     for name, value in parts.items():
         if weights.get(name):

@@ -25,7 +25,7 @@ from ldebm.baselines.prior import BaselinePrior
 from ldebm.config import PriorConfig
 from ldebm.data.batches import batch_rows, steps_per_epoch
 from ldebm.nn.linear import draw_linear
-from ldebm.optimisers import Group
+from ldebm.optimisers import ParameterGroup
 from ldebm.priors.energy_net import rows_of
 from ldebm.training.inputs import PriorInputs
 from ldebm.training.objectives import Terms
@@ -132,10 +132,12 @@ class PolicyTask:
         )
         return cls(inputs.prior, train, valid, inputs.config.prior, inputs.seed, inputs.device)
 
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[ParameterGroup]:
         """The policy alone; the mixture stays that of the first stage."""
         return [
-            Group("policy", list(self.prior.policy.parameters()), self.config.training.optimiser)
+            ParameterGroup(
+                "policy", list(self.prior.policy.parameters()), self.config.training.optimiser
+            )
         ]
 
     def begin_epoch(self, epoch: int) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ldebm.baselines.codes import gumbel_softmax
-from ldebm.baselines.model import Baseline, Posterior
+from ldebm.baselines.model import Baseline, CodePosterior
 from ldebm.baselines.objectives import baseline_terms, elbo_rate
 from ldebm.config import ExperimentConfig
 from ldebm.data.batches import batch_rows
@@ -60,7 +60,7 @@ class BaselineTask(BackboneTask):
         return uniform.to(self.device), normal.to(self.device)
 
     def _read(
-        self, found: Posterior, noise: tuple[Tensor, Tensor], rows: int, *, hard: bool
+        self, found: CodePosterior, noise: tuple[Tensor, Tensor], rows: int, *, hard: bool
     ) -> Tensor:
         """What the decoder reads of a draw of q(c, z|x): the code relaxed, or ``hard``."""
         model, baseline = self.model, self.model.baseline
@@ -104,14 +104,14 @@ class BaselineTask(BackboneTask):
         return metrics if step < self.config.kl_warmup else metrics | {"score": float(terms.total)}
 
 
-def _joined(parts: list[Posterior]) -> Posterior:
+def _joined(parts: list[CodePosterior]) -> CodePosterior:
     """The distributions of all batches as one."""
 
     def join(values: list[Tensor | None]) -> Tensor | None:
         known = [value for value in values if value is not None]
         return torch.cat(known) if known else None
 
-    return Posterior(
+    return CodePosterior(
         join([part.log_q_BMK for part in parts]),
         join([part.mu_BD for part in parts]),
         join([part.logvar_BD for part in parts]),

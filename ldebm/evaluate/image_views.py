@@ -24,7 +24,7 @@ from ldebm.grids import cells
 from ldebm.model import Model
 from ldebm.seeding import generator
 
-__all__ = ["Grid", "Material", "add_image_views"]
+__all__ = ["ImageGrid", "Material", "add_image_views"]
 
 BASES, VARIATIONS = 6, 6  # of hierarchical sampling: images, and changes of each
 ROWS = 8  # of a grid with an image's variations, or a class's images, in a row
@@ -34,7 +34,7 @@ LARGEST_MAP = 4096  # latents of a group of which a map is drawn
 
 
 @dataclass(frozen=True)
-class Grid:
+class ImageGrid:
     """Images of one picture.
 
     Attributes:
@@ -93,16 +93,16 @@ def add_image_views(
     side = round(cells(int(packed.meta["size"])) ** 0.5)
     most = side * side
     grids = {
-        "data": Grid("Test images", material.test[:most], side),
-        "reconstruction": Grid("Reconstructed", material.reconstructed[:most], side),
-        "gaussian": Grid("Gaussian prior N(0, I)", material.gaussian[:most], side),
-        "prior": Grid("This prior, from the same noise", material.prior[:most], side),
+        "data": ImageGrid("Test images", material.test[:most], side),
+        "reconstruction": ImageGrid("Reconstructed", material.reconstructed[:most], side),
+        "gaussian": ImageGrid("Gaussian prior N(0, I)", material.gaussian[:most], side),
+        "prior": ImageGrid("This prior, from the same noise", material.prior[:most], side),
     }
     if material.controlled:
         chosen = dict(list(material.controlled.items())[: 2 * ROWS])
         images = np.concatenate([item[:ROWS] for item in chosen.values()])
         columns = min(ROWS, *(len(item) for item in chosen.values()))
-        grids["control"] = Grid("Drawn for a label", images, columns, list(chosen))
+        grids["control"] = ImageGrid("Drawn for a label", images, columns, list(chosen))
     grids |= _hierarchical_sampling(report, model, judge, config.decode)
     few = min(len(rows), rows_at_once(model.prior.latent))
     _latents(report, model, packed, rows[:few], material.test[:few])
@@ -117,7 +117,7 @@ def add_image_views(
 
 def _hierarchical_sampling(
     report: Report, model: Model, judge: Judge | None, mode: str
-) -> dict[str, Grid]:
+) -> dict[str, ImageGrid]:
     """Samples with the top, or bottom, third of the groups drawn anew.
 
     Cui and Han (2024), figure 2.
@@ -148,7 +148,7 @@ def _hierarchical_sampling(
                 report.metrics[f"class_kept_{name}"] = same
         images = np.stack(shown, 1)
         labels = [f"first column: sample {row + 1}" for row in range(len(images))]
-        grids[f"hierarchy_{name}"] = Grid(
+        grids[f"hierarchy_{name}"] = ImageGrid(
             title, images.reshape(-1, *images.shape[2:]), images.shape[1], labels
         )
     return grids
@@ -200,7 +200,7 @@ def _transitions(
     judge: Judge | None,
     config: EvaluateConfig,
     material: Material,
-) -> dict[str, Grid]:
+) -> dict[str, ImageGrid]:
     """Chains followed in a short and a long run, and whether their images saturate."""
     chains = min(config.chains, rows_at_once(model.prior.latent))
     features = None
@@ -219,5 +219,5 @@ def _transitions(
         moves = [f"t = {row[1]}, {row[2]} moves" for row in found.rows if row[0] == run]
         title = f"Chains in a {run} run; a column is a moment"
         flat = images.reshape(-1, *images.shape[2:])
-        grids[f"transitions_{run}"] = Grid(title, flat, images.shape[1], moves)
+        grids[f"transitions_{run}"] = ImageGrid(title, flat, images.shape[1], moves)
     return grids

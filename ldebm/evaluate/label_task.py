@@ -16,7 +16,7 @@ from torch.nn import functional
 from ldebm.config import JudgeConfig, OptimiserConfig, TextJudgeConfig
 from ldebm.data.batches import batch_rows, steps_per_epoch
 from ldebm.data.packed import Split
-from ldebm.optimisers import Group
+from ldebm.optimisers import ParameterGroup
 from ldebm.training.objectives import Terms
 
 __all__ = ["LabelTask", "column_labels"]
@@ -54,9 +54,9 @@ class LabelTask(ABC):
     def validate(self, step: int) -> dict[str, float]:
         """Measures on the validation rows."""
 
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[ParameterGroup]:
         optimiser = OptimiserConfig(lr=self.lr, schedule="one_cycle", final=0.0, clip=1.0)
-        return [Group("judge", list(self.module.parameters()), optimiser)]
+        return [ParameterGroup("judge", list(self.module.parameters()), optimiser)]
 
     def begin_epoch(self, epoch: int) -> None:
         """Nothing changes between epochs."""

@@ -19,13 +19,13 @@ from torch.nn.utils.rnn import PackedSequence
 from ldebm.nn.gru_steps import Gates, product, run_gates
 from ldebm.nn.lstm import run_lstm
 
-__all__ = ["Cell", "State"]
+__all__ = ["RecurrentCell", "State"]
 
 State = tuple[Tensor, ...]
 """(h,) of a GRU, (h, c) of an LSTM; each (directions, B, H)."""
 
 
-class Cell(nn.Module):
+class RecurrentCell(nn.Module):
     """One layer, in one direction or both.
 
     Args:

@@ -17,7 +17,7 @@ from ldebm.config import ExperimentConfig
 from ldebm.data.batches import batch_rows, steps_per_epoch
 from ldebm.data.packed import Split
 from ldebm.nn.linear import draw_linear
-from ldebm.optimisers import Group
+from ldebm.optimisers import ParameterGroup
 from ldebm.seeding import generator
 from ldebm.training.latents import batch_noise, make_batch
 from ldebm.training.objectives import Terms, backbone_terms, gaussian_kl, sample_posterior
@@ -46,12 +46,12 @@ class BackboneTask:
         self.steps_per_epoch = steps_per_epoch(train.n, self.config.training.batch)
         self.head = _head(config, train, backbone.latent, seed, device)
 
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[ParameterGroup]:
         parameters = [p for p in self.backbone.parameters() if p.requires_grad]
-        groups = [Group("backbone", parameters, self.config.training.optimiser)]
+        groups = [ParameterGroup("backbone", parameters, self.config.training.optimiser)]
         if self.head is not None:
             head = list(self.head.parameters())
-            groups.append(Group("classifier", head, self.config.training.optimiser))
+            groups.append(ParameterGroup("classifier", head, self.config.training.optimiser))
         return groups
 
     def begin_epoch(self, epoch: int) -> None:

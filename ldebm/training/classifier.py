@@ -21,7 +21,7 @@ from ldebm.backbones.base import Backbone
 from ldebm.config import ClassifierConfig, ExperimentConfig
 from ldebm.data.packed import Split
 from ldebm.errors import UsageError
-from ldebm.optimisers import Group
+from ldebm.optimisers import ParameterGroup
 from ldebm.priors.classifier import ClassifierPrior
 from ldebm.seeding import generator, numpy_generator
 from ldebm.training.inputs import PriorInputs
@@ -94,10 +94,10 @@ class ClassifierTask:
         stages = inputs.backbone, inputs.prior, inputs.train
         return cls(*stages, inputs.labels, inputs.config, inputs.seed, inputs.device)
 
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[ParameterGroup]:
         """The encoder and the classifier; the decoder gets no gradient."""
         parameters = [p for p in self.module.parameters() if p.requires_grad]
-        return [Group("classifier", parameters, self.config.prior.training.optimiser)]
+        return [ParameterGroup("classifier", parameters, self.config.prior.training.optimiser)]
 
     def begin_epoch(self, epoch: int) -> None:
         if epoch == 0 or epoch > self.section.rounds:

@@ -21,7 +21,7 @@ from ldebm.backbones.hierarchical import HierarchicalBackbone
 from ldebm.config import BackboneConfig, ExperimentConfig
 from ldebm.data.batches import batch_rows, steps_per_epoch
 from ldebm.data.packed import Split
-from ldebm.optimisers import Group
+from ldebm.optimisers import ParameterGroup
 from ldebm.seeding import generator
 from ldebm.training.latents import batch_noise, make_batch
 from ldebm.training.objectives import Terms
@@ -109,9 +109,9 @@ class ImageTask:
         self.config, self.seed, self.device = config.backbone, seed, device
         self.steps_per_epoch = steps_per_epoch(train.n, self.config.training.batch)
 
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[ParameterGroup]:
         parameters = [p for p in self.backbone.parameters() if p.requires_grad]
-        return [Group("backbone", parameters, self.config.training.optimiser)]
+        return [ParameterGroup("backbone", parameters, self.config.training.optimiser)]
 
     def begin_epoch(self, epoch: int) -> None:
         """Nothing changes between epochs."""

@@ -27,7 +27,7 @@ from ldebm.training.objectives import Terms
 from ldebm.training.prior_tasks import FrozenTask
 from ldebm.training.score_matching import noised_score_terms
 
-__all__ = ["ImagePriorTask", "draws_to_fit", "posterior_draws"]
+__all__ = ["ImagePriorTask", "draws_to_fit", "encoder_draws"]
 
 FIT_VALUES = 2**25  # of latents that the standardisation is fitted to
 FIT_ROWS = 20_000
@@ -35,7 +35,7 @@ ENCODE_ROWS = 250
 
 
 @torch.no_grad()
-def posterior_draws(
+def encoder_draws(
     backbone: HierarchicalBackbone,
     split: Split,
     rows: np.ndarray,
@@ -124,7 +124,7 @@ class ImagePriorTask(FrozenTask):
     def latents(self, rows: np.ndarray, stream: torch.Generator) -> Tensor:
         """Draws in the backbone's coordinates."""
         if not self.cached_RnD:
-            return posterior_draws(self.backbone, self.split, rows, stream, self.device)
+            return encoder_draws(self.backbone, self.split, rows, stream, self.device)
         kept = len(self.cached_RnD)
         which = int(torch.randint(kept, (1,), generator=stream, device=self.device))
         return self.cached_RnD[which][torch.from_numpy(rows).to(self.device)]

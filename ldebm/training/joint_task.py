@@ -18,7 +18,7 @@ from ldebm.backbones.base import Backbone
 from ldebm.config import ExperimentConfig
 from ldebm.data.batches import batch_rows, steps_per_epoch
 from ldebm.data.packed import Split
-from ldebm.optimisers import Group
+from ldebm.optimisers import ParameterGroup
 from ldebm.priors import EnergyPrior, Pairs
 from ldebm.priors.langevin import Chain
 from ldebm.seeding import generator
@@ -72,11 +72,11 @@ class JointTask:
         self.guard = AcceptanceGuard(prior)
         self.chain: tuple[Chain, Pairs] | None = None
 
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[ParameterGroup]:
         training = self.config.prior.training
         return [
-            Group("prior", list(self.prior.parameters()), training.optimiser),
-            Group(
+            ParameterGroup("prior", list(self.prior.parameters()), training.optimiser),
+            ParameterGroup(
                 "backbone",
                 list(self.backbone.parameters()),
                 self.config.backbone.training.optimiser,

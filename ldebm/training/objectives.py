@@ -20,9 +20,9 @@ from ldebm.config import BackboneConfig
 __all__ = [
     "Terms",
     "backbone_terms",
+    "batch_information",
     "gaussian_kl",
     "masked_entropy",
-    "mutual_information",
     "sample_posterior",
 ]
 
@@ -66,7 +66,7 @@ def masked_entropy(logvar_BD: Tensor, threshold: float | None) -> Tensor:
     return (e * (e > threshold)).sum(-1)
 
 
-def mutual_information(logits_BK: Tensor) -> Tensor:
+def batch_information(logits_BK: Tensor) -> Tensor:
     """I(z; y) estimated on the batch, H(mean p(y|z)) - mean H(p(y|z)).
 
     Pang and Wu (2021), eq. 21; Yu et al. (2022), eq. A10; docs/method.md, section 4.2. With leading

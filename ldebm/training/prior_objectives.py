@@ -21,7 +21,7 @@ from ldebm.draws import Stream
 from ldebm.priors import EnergyPrior, Pairs
 from ldebm.priors.energy_net import value_of_class
 from ldebm.priors.langevin import Chain
-from ldebm.training.objectives import Terms, gaussian_kl, masked_entropy, mutual_information
+from ldebm.training.objectives import Terms, batch_information, gaussian_kl, masked_entropy
 
 __all__ = [
     "Contrast",
@@ -183,7 +183,7 @@ def class_terms(logits_BK: Tensor, label_B: Tensor | None) -> tuple[Tensor, Tens
 
     Pang and Wu (2021), eq. 21 and algorithm 1, step 6; Cui and Han (2024), eq. 20.
     """
-    information = mutual_information(logits_BK)
+    information = batch_information(logits_BK)
     if label_B is None:
         return information, torch.zeros_like(information)
     labelled = label_B >= 0

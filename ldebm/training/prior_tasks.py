@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ldebm.config import ExperimentConfig
 from ldebm.data.batches import batch_rows, steps_per_epoch
-from ldebm.optimisers import Group
+from ldebm.optimisers import ParameterGroup
 from ldebm.priors import EnergyPrior, Pairs
 from ldebm.priors.langevin import Chain
 from ldebm.seeding import generator
@@ -88,8 +88,10 @@ class FrozenTask(ABC):
         del rows
         return self.prior
 
-    def groups(self) -> list[Group]:
-        return [Group("prior", list(self.prior.parameters()), self.config.training.optimiser)]
+    def groups(self) -> list[ParameterGroup]:
+        return [
+            ParameterGroup("prior", list(self.prior.parameters()), self.config.training.optimiser)
+        ]
 
     def begin_epoch(self, epoch: int) -> None:
         if self.labels_np is not None and self.sampler != "natural":

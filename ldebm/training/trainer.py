@@ -26,7 +26,7 @@ from ldebm.errors import DivergenceError, UsageError
 from ldebm.files import atomic_path
 from ldebm.notes import note
 from ldebm.optimisers import (
-    Group,
+    ParameterGroup,
     apply_gradients,
     learning_rate_factor,
     make_optimiser,
@@ -55,7 +55,7 @@ class Task(Protocol):
     module: nn.Module
     steps_per_epoch: int
 
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[ParameterGroup]:
         """Disjoint parameter groups."""
 
     def begin_epoch(self, epoch: int) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 __all__ = [
     "LEVEL",
-    "Difference",
+    "PairedDifference",
     "difference",
     "half_width",
     "holm",
@@ -30,7 +30,7 @@ _NO_SPREAD = 1e-12  # relative: below it values are equal but for rounding
 
 
 @dataclass(frozen=True)
-class Difference:
+class PairedDifference:
     """Second minus first.
 
     Attributes:
@@ -62,7 +62,7 @@ class Difference:
         return None if self.half is None else abs(self.value) > self.half
 
 
-def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Difference:
+def difference(first: Mapping[int, float], second: Mapping[int, float]) -> PairedDifference:
     """Judges second minus first.
 
     Args:
@@ -83,10 +83,10 @@ def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Diffe
     value = means[1] - means[0]
     if len(one) < 2 or len(other) < 2:
         method = "equal" if len(one) == len(other) and one == other else "one seed"
-        return Difference(*means, value, None, None, None, method, seeds)
+        return PairedDifference(*means, value, None, None, None, method, seeds)
     error, freedom = welch_error(one, other)
     if error <= _NO_SPREAD * max(map(abs, means)):
-        return Difference(*means, value, None, None, None, _still(value, means), seeds)
+        return PairedDifference(*means, value, None, None, None, _still(value, means), seeds)
     return _judged(means, value, error, freedom, "welch", seeds)
 
 
@@ -111,14 +111,16 @@ def half_width(error: float, freedom: float) -> float:
     return float(stdtrit(freedom, 0.5 + LEVEL / 2)) * error if error else 0.0
 
 
-def _paired(first: Sequence[float], second: Sequence[float], seeds: Sequence[int]) -> Difference:
+def _paired(
+    first: Sequence[float], second: Sequence[float], seeds: Sequence[int]
+) -> PairedDifference:
     changes = [b - a for a, b in zip(first, second, strict=True)]
     means = statistics.fmean(first), statistics.fmean(second)
     value = statistics.fmean(changes)
     both = tuple(seeds), tuple(seeds)
     error, freedom = mean_error(changes)
     if error <= _NO_SPREAD * max(map(abs, means)):
-        return Difference(*means, value, None, None, None, _still(value, means), both)
+        return PairedDifference(*means, value, None, None, None, _still(value, means), both)
     return _judged(means, value, error, freedom, "paired", both)
 
 
@@ -134,12 +136,12 @@ def _judged(
     freedom: float,
     method: str,
     seeds: tuple[tuple[int, ...], tuple[int, ...]],
-) -> Difference:
+) -> PairedDifference:
     from scipy.special import stdtr  # comes with scikit-learn; slow to load
 
     half = half_width(error, freedom)
     p = 2 * float(stdtr(freedom, -abs(value) / error))
-    return Difference(*means, value, half, p, freedom, method, seeds)
+    return PairedDifference(*means, value, half, p, freedom, method, seeds)
 
 
 def holm(p_values: Mapping[str, float]) -> set[str]:

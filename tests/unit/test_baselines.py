@@ -22,8 +22,8 @@ from ldebm.baselines.codes import (
     log_one_hot,
     of_variables,
 )
-from ldebm.baselines.model import Posterior, TextBaseline
-from ldebm.baselines.objectives import anneal, baseline_terms, elbo_rate
+from ldebm.baselines.model import CodePosterior, TextBaseline
+from ldebm.baselines.objectives import annealed_weight, baseline_terms, elbo_rate
 from ldebm.config import BackboneConfig, ExperimentConfig, parse
 from ldebm.data.batches import collate_ids
 from ldebm.errors import UsageError
@@ -137,9 +137,9 @@ def test_what_is_left_out_is_left_out():
 
 
 def test_the_weight_rises_as_published_except_that_of_the_average_code():
-    assert anneal(2500, 5000) == 0.5
-    assert anneal(1000, 5000) == pytest.approx(1 / (1 + math.exp(-0.0025 * (1000 - 2500))))
-    w = anneal(1000, 5000)
+    assert annealed_weight(2500, 5000) == 0.5
+    assert annealed_weight(1000, 5000) == pytest.approx(1 / (1 + math.exp(-0.0025 * (1000 - 2500))))
+    w = annealed_weight(1000, 5000)
     early, found, _ = terms("vae", update=1000)
     kl = gaussian_kl(found.mu_BD, found.logvar_BD).mean().item()
     assert early.total.item() == pytest.approx(3 + w * kl, rel=1e-5)
@@ -223,4 +223,4 @@ def test_priors_and_baselines_have_to_belong_together():
 def test_sections_without_a_baseline_are_written_as_before():
     plain = BackboneConfig.model_validate({"arch": "gru", "latent": 8, "training": {"updates": 1}})
     assert "baseline" not in plain.model_dump(mode="json")
-    assert isinstance(Posterior(None, None, None), Posterior)
+    assert isinstance(CodePosterior(None, None, None), CodePosterior)

@@ -28,7 +28,7 @@ from ldebm.nn.gru import PackedGRU
 from ldebm.nn.gru_steps import Gates, run_gates
 from ldebm.nn.lstm import run_lstm
 from ldebm.nn.softmax import linear_nll
-from ldebm.optimisers import Group, apply_gradients, make_optimiser
+from ldebm.optimisers import ParameterGroup, apply_gradients, make_optimiser
 from ldebm.seeding import generator, numerics
 from ldebm.sources import closure, native_sources
 from ldebm.training.backbone_task import BackboneTask
@@ -237,7 +237,7 @@ def test_a_step_of_adam_is_that_of_torch(clip: float | None) -> None:
     found = []
     for fast in (False, True):
         values = [nn.Parameter(normal(*shape, name="value")) for shape in shapes]
-        group = Group("all", values, config)
+        group = ParameterGroup("all", values, config)
         optimiser = make_optimiser(group)
         for step in range(5):
             for value, shape in zip(values, shapes, strict=True):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldebm.backbones.writing import Output, argmax
+from ldebm.backbones.writing import OutputLayer, argmax
 from ldebm.seeding import generator
 
 WORDS, SIZE, ROWS = 1000, 24, 300
@@ -27,7 +27,7 @@ def test_the_largest_column_is_found_and_the_first_of_equals(columns: int) -> No
 @pytest.mark.parametrize("scale", [0.01, 1.0, 30.0])
 def test_screening_chooses_the_words_of_the_float32_product(scale: float) -> None:
     weight, h = problem(scale)
-    plain, screened = (Output(weight, (0, 3), screen) for screen in (False, True))
+    plain, screened = (OutputLayer(weight, (0, 3), screen) for screen in (False, True))
     words = screened._screened(h)
     assert words is not None
     assert torch.equal(words, plain.logits(h).argmax(-1))
@@ -42,12 +42,12 @@ def test_screening_is_right_where_bfloat16_alone_is_wrong() -> None:
     wanted = (h @ weight.t()).argmax(-1)
     assert bool((wanted == 500).all())
     assert not bool(((h.bfloat16() @ weight.bfloat16().t()).argmax(-1) == wanted).all())
-    assert torch.equal(Output(weight, (), screen=True).best(h), wanted)
+    assert torch.equal(OutputLayer(weight, (), screen=True).best(h), wanted)
 
 
 def test_too_many_likely_words_are_left_to_the_whole_product() -> None:
     weight, h = problem(1.0)
     weight[:] = weight[:1] + 1e-5 * weight
-    output = Output(weight, (), screen=True)
+    output = OutputLayer(weight, (), screen=True)
     assert output._screened(h) is None
     assert torch.equal(output.best(h), (h @ weight.t()).argmax(-1))

@@ -14,7 +14,7 @@ from ldebm import kernels
 from ldebm.config import OptimiserConfig
 from ldebm.nn.convolution import Convolution
 from ldebm.nn.silu import silu
-from ldebm.optimisers import Group, apply_gradients, make_optimiser
+from ldebm.optimisers import ParameterGroup, apply_gradients, make_optimiser
 from ldebm.seeding import generator
 from ldebm.training.score_matching import noised_score_terms
 from tests.unit.image_models import PRIOR, image_model
@@ -99,7 +99,7 @@ def test_the_compiled_step_of_adam_takes_weights_with_channels_last(clip: float 
             layer.weight.copy_(normal(5, 3, 3, 3))
             layer.bias.copy_(normal(5))
         layer.to(memory_format=torch.channels_last)
-        group = Group("all", list(layer.parameters()), OptimiserConfig(lr=0.1, clip=clip))
+        group = ParameterGroup("all", list(layer.parameters()), OptimiserConfig(lr=0.1, clip=clip))
         optimiser = make_optimiser(group)
         for step in range(3):
             for p in layer.parameters():  # as autograd lays gradients out

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import ldebm
 from ldebm.config import OptimiserConfig, TrainingConfig
 from ldebm.errors import DivergenceError, UsageError
-from ldebm.optimisers import Group, learning_rate_factor, untraced
+from ldebm.optimisers import ParameterGroup, learning_rate_factor, untraced
 from ldebm.seeding import generator
 from ldebm.training import runs
 from ldebm.training.objectives import Terms
@@ -39,9 +39,9 @@ class Regression:
         self.epochs_seen: list[int] = []
         self.extra = torch.zeros(1)
 
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[ParameterGroup]:
         config = OptimiserConfig(lr=0.05, clip=1.0, ema=self.ema, schedule="cosine")
-        return [Group("all", list(self.module.parameters()), config)]
+        return [ParameterGroup("all", list(self.module.parameters()), config)]
 
     def begin_epoch(self, epoch: int) -> None:
         self.epochs_seen.append(epoch)
@@ -179,9 +179,9 @@ def test_the_trainer_lets_the_learning_rate_fall_after_every_epoch() -> None:
             super().__init__()
             self.weights: list[float] = [0.0]
 
-        def groups(self) -> list[Group]:
+        def groups(self) -> list[ParameterGroup]:
             config = OptimiserConfig(lr=0.1, schedule="exponential", decay=0.5)
-            return [Group("all", [self.module.weight], config)]  # type: ignore[list-item]
+            return [ParameterGroup("all", [self.module.weight], config)]  # type: ignore[list-item]
 
         def loss(self, step: int) -> Terms:
             weight = self.module.weight.sum()  # type: ignore[operator]
