@@ -6,6 +6,7 @@ build refuses is refused here, before anything is written.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,25 +47,17 @@ class FileFacts:
     """What a user's file holds.
 
     Attributes:
-        kind: points, sentences, dialogues or documents.
-        columns: role (text, label, context, dialogue, turn, speaker, x) to column name.
-        labels: label columns.
+        config: its kind, its labels, and which column has which role.
         rows: usable rows that a model reads: points, texts, or turns of dialogues.
-        training: how many of them are in the training split.
-        words: different words of the text; 0 for points.
         classes: values of the first label in the training split; 0 without one.
         labelled: rows that have the first label.
-        spread: standard deviation of the points; 0 for text.
+        spread: mean standard deviation of the coordinates of points; 0 for text.
         tokens: of text the keys tokenizer, vocab_size and max_len of the data section.
         summary: all this for people.
     """
 
-    kind: str
-    columns: dict[str, str]
-    labels: list[str]
+    config: DataConfig
     rows: int
-    training: int
-    words: int
     classes: int
     labelled: int
     spread: float
@@ -210,71 +203,54 @@ def _vocabulary(tokenizer: str, words: int, rows: Sequence[str]) -> int:
 def _facts(
     config: DataConfig, made: Prepared, tokens: dict[str, Any], path: Path, *, own_splits: bool
 ) -> FileFacts:
-    profile = made.profile
-    splits = profile["splits"]
+    splits = made.profile["splits"]
     every = pl.concat(list(made.tables.values()))
     roles = [f"{role} {name}" for role, name in config.columns.items() if role != "label"]
-    facts = {"columns": ", ".join(roles)}
-    if config.kind != "points":
-        facts |= _lengths(every["text"])
+    said, spread = {"columns": ", ".join(roles)}, 0.0
+    if "text" in every.columns:
+        said["lengths"] = _lengths(every["text"])
+    else:
+        spread = float(every["x"].to_numpy().astype(np.float64).std(axis=0).mean())
     if "tokenizer" in tokens:
         unit = {"word": "words", "unigram": "pieces of words (unigram)",
                 "bpe": "pieces of words (bpe)"}[tokens["tokenizer"]]  # fmt: skip
-        facts["tokens"] = f"{unit}, a vocabulary of at most {tokens['vocab_size']}"
-    counts: dict[str, dict[str, int]] = {}
-    for label in config.labels:
-        counts[label] = {}
-        for part in splits.values():
-            for name, rows in part["labels"][label].items():
-                counts[label][name] = counts[label].get(name, 0) + rows
-    rows_of = {split: part["rows"] for split, part in splits.items()}
-    first = config.labels[0] if config.labels else None
+        said["tokens"] = f"{unit}, a vocabulary of at most {tokens['vocab_size']}"
+    counts: dict[str, Counter[str]] = {label: Counter() for label in config.labels}
+    for part in splits.values():
+        for label, found in counts.items():
+            found.update(part["labels"][label])
+    first = next(iter(counts), None)
+    rows = {split: part["rows"] for split, part in splits.items()}
+    reasons = made.profile["rejects"]["reasons"]
     return FileFacts(
-        kind=config.kind,
-        columns={str(role): name for role, name in config.columns.items()},
-        labels=list(config.labels),
+        config,
         rows=every.height,
-        training=rows_of["train"],
-        words=0 if config.kind == "points" else every["text"].str.split(" ").explode().n_unique(),
         classes=len(splits["train"]["labels"][first]) if first else 0,
-        labelled=sum(counts[first].values()) if first else 0,
-        spread=_spread(every) if config.kind == "points" else 0.0,
+        labelled=counts[first].total() if first else 0,
+        spread=spread,
         tokens=tokens,
-        summary=Summary(
-            config.kind, str(path), rows_of, own_splits, profile["rejects"]["reasons"], counts,
-            facts,
-        ),
-    )  # fmt: skip
+        summary=Summary(config.kind, str(path), rows, own_splits, reasons, counts, said),
+    )
 
 
-def _lengths(texts: pl.Series) -> dict[str, str]:
+def _lengths(texts: pl.Series) -> str:
     words = texts.str.split(" ").list.len().to_numpy()
     marks = texts.str.len_chars().to_numpy()
     name, found = ("words", words) if np.median(words) > 1 else ("characters", marks)
     half, most = (int(np.quantile(found, q)) for q in (0.5, 0.95))
-    return {"lengths": f"median {half} {name}, 95 of 100 rows at most {most}"}
-
-
-def _spread(points: pl.DataFrame) -> float:
-    """The mean standard deviation of the coordinates."""
-    return float(points["x"].to_numpy().astype(np.float64).std(axis=0).mean())
+    return f"median {half} {name}, 95 of 100 rows at most {most}"
 
 
 def data_section(path: str, sha256: str, facts: FileFacts) -> dict[str, Any]:
-    """The data set's section.
-
-    Args:
-        path: of the file, relative to params.yaml.
-        sha256: of the file.
-        facts: what it holds.
-    """
-    data: dict[str, Any] = {"kind": facts.kind, "source": "file", "path": path, "sha256": sha256}
-    data["columns"] = dict(facts.columns)
-    if facts.labels:
-        data["labels"] = list(facts.labels)
+    """The data set's section; ``path`` of the file is relative to params.yaml."""
+    config = facts.config
+    data: dict[str, Any] = {"kind": config.kind, "source": "file", "path": path, "sha256": sha256}
+    data["columns"] = {str(role): name for role, name in config.columns.items()}
+    if config.labels:
+        data["labels"] = list(config.labels)
     data |= facts.tokens
-    if facts.kind == "dialogues":
-        data["context_turns"] = TURNS
+    if config.context_turns:
+        data["context_turns"] = config.context_turns
     return data
 
 
@@ -291,7 +267,7 @@ def table_experiment(name: str, facts: FileFacts) -> dict[str, Any]:
         "backbone": _backbone(facts) | _supervision(facts, few),
     }
     if facts.classes:
-        content["cluster"] = {"labels": "given", "column": facts.columns["label"]}
+        content["cluster"] = {"labels": "given", "column": facts.config.labels[0]}
         content["prior"] = {"classes": facts.classes, "class_weight": 1.0}
         if few:
             content["prior"]["labelled_batch"] = min(200, facts.labelled)
@@ -299,17 +275,17 @@ def table_experiment(name: str, facts: FileFacts) -> dict[str, Any]:
 
 
 def _template(facts: FileFacts) -> str:
-    if facts.kind == "points":
+    if facts.config.kind == "points":
         return "points"
     size = "large" if facts.rows > LARGE else "medium" if facts.rows > SMALL else "small"
-    return f"{facts.kind}-{size}"
+    return f"{facts.config.kind}-{size}"
 
 
 def _backbone(facts: FileFacts) -> dict[str, Any]:
     """What depends on the file: noise of points, length and batch of the first stage of text."""
-    if facts.kind == "points":
+    if facts.config.kind == "points":
         return {"noise": float(f"{0.06 * facts.spread or 0.5:.2g}")}
-    if facts.kind == "documents":
+    if facts.config.kind == "documents":
         batch = 200 if facts.rows > SMALL else 64
     elif facts.rows > LARGE:
         return {}
@@ -325,6 +301,6 @@ def _supervision(facts: FileFacts, few: bool) -> dict[str, Any]:
     The first stage is frozen when the prior sees the labels: a latent that does not tell them by
     then never will. Points are their own latent.
     """
-    if facts.kind == "points" or not facts.classes or few:
+    if facts.config.kind == "points" or not facts.classes or few:
         return {}
-    return {"supervision": {"column": facts.columns["label"], "weight": SUPERVISION}}
+    return {"supervision": {"column": facts.config.labels[0], "weight": SUPERVISION}}
