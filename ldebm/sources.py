@@ -90,7 +90,7 @@ def _nodes(tree: ast.AST, deep: bool) -> Iterator[ast.AST]:
 
 
 def native_sources(module: Path) -> list[Path]:
-    """The C++ files beside a package's ``__init__``: they are code as it is."""
+    """The C++ files beside a package's ``__init__``, and a module's table: code as it is."""
     if module.name != "__init__.py":
-        return []
+        return [table] if (table := module.with_suffix(".toml")).is_file() else []
     return sorted(path for path in module.parent.iterdir() if path.suffix in (".cpp", ".h"))

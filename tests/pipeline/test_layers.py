@@ -132,6 +132,7 @@ def small(tmp_path: Path) -> Path:
         "ldebm/model.py": "import ldebm.deep",
         "ldebm/deep.py": "",
         "ldebm/used.py": "def f():\n    from .late import g\n",
+        "ldebm/used.toml": "",
         "ldebm/late.py": "import os\n"
         "import typing\nif typing.TYPE_CHECKING:\n    import ldebm.typed\n",
         "ldebm/typed.py": "",
@@ -147,7 +148,7 @@ def small(tmp_path: Path) -> Path:
 
 
 def test_the_closure_follows_imports_in_functions_but_not_those_for_types(small: Path):
-    expected = ["ldebm/__init__.py", "ldebm/late.py", "ldebm/used.py"]
+    expected = ["ldebm/__init__.py", "ldebm/late.py", "ldebm/used.py", "ldebm/used.toml"]
     assert closure("stages.one", small) == [*expected, "stages/__init__.py", "stages/one.py"]
 
 

@@ -449,4 +449,4 @@ def test_records_and_code_lists_name_them() -> None:
     assert sources
     assert sources <= set(closure("stages.backbone", root))
     assert not sources & set(closure("stages.fetch", root))
-    assert native_sources(root / "ldebm" / "names.py") == []
+    assert native_sources(root / "ldebm" / "files.py") == []

@@ -16,7 +16,7 @@ METHOD, TABLE, WORKS = (
     ROOT / f"docs/{name}.md" for name in ("method", "equations", "bibliography")
 )
 SOURCES = (".py", ".yaml", ".md", ".cpp", ".h")
-NOT_OURS = ("results/", "docs/reference/", "docs/results.md", "ldebm/data/registry.py", "dvc.lock")
+NOT_OURS = ("results/", "docs/reference/", "docs/results.md", "dvc.lock")
 INNER = re.compile(
     r"\bMR \d|\bC[1-9]\d?\b|\b[Dd]esign \d|\bfindings-|(?<![\d.,_])00[0134] [a-zA-Z]|\(00[0134]\b"
 )
