@@ -140,7 +140,7 @@ def test_pilot_moves_the_proposal_where_the_energy_is_steep() -> None:
         value=lambda v, _t: v @ slope,
         gradient=lambda v, _t: (v @ slope, slope.expand_as(v)),
         **{name: getattr(energies, name) for name in
-           ("factor", "variance", "scale", "keep", "noise", "abar0", "sbar0", "step")},
+           ("factor", "variance", "scale", "signal", "noise", "abar0", "sbar0", "step")},
     )  # fmt: skip
     u_next = torch.randn(20, 40, generator=generator(13))
     assert choose_shift(steep, 2, u_next, 64, generator(14)) == 1.0
