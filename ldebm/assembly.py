@@ -1,7 +1,8 @@
 """Which class models what: the one file that knows all kinds of backbones, priors and tasks.
 
-Whoever adds a kind writes it where its like are and names it here; nothing else asks what kind of
-thing it holds. Only what is asked for is imported.
+Whoever adds a kind writes it where its like are and names it here, or adds it from outside as a
+plugin (docs/extending.md); nothing else asks what kind of thing it holds. Only what is asked for is
+imported.
 
 Shapes: D latent dimension.
 """
@@ -14,10 +15,12 @@ from typing import Any
 import torch
 
 from ldebm.backbones.base import Backbone
-from ldebm.config import BackboneConfig, ExperimentConfig, PriorConfig
+from ldebm.config import BackboneConfig, DataConfig, ExperimentConfig, PriorConfig
+from ldebm.config.plugged import is_plugin, plugin_of
 from ldebm.data.tokenizer import Tokenizer
 from ldebm.errors import UsageError
 from ldebm.model import Model
+from ldebm.plugins import find
 from ldebm.priors.base import Prior
 
 __all__ = [
@@ -39,6 +42,12 @@ def architecture(config: BackboneConfig, kind: str) -> type[Backbone]:
     Raises:
         UsageError: the architecture cannot model this kind of data.
     """
+    if (plugin := plugin_of(config, "arch", "backbone")) is not None:
+        if kind in plugin.kinds:
+            found: type[Backbone] = plugin.build
+            return found
+        wanted = " or ".join(plugin.kinds)
+        raise UsageError(f"backbone.arch {config.arch!r} does not model {kind}: it is for {wanted}")
     if config.arch == "mlp" and kind == "points":
         from ldebm.backbones.points import PointVAE
 
@@ -105,7 +114,10 @@ def build_prior(
         config: the experiment's prior section.
         generator: initial weights.
     """
+    plugin = plugin_of(config, "kind", "prior")
     if not isinstance(backbone, int) and backbone.hierarchical:
+        if plugin is not None:
+            raise UsageError(f"prior.kind {config.kind!r}: a plugin has no groups of latents")
         return _on_groups(backbone, config, generator)
     if config.kind == "own":
         return _of_baseline(backbone, config, generator)
@@ -113,6 +125,9 @@ def build_prior(
     if not isinstance(backbone, int):
         latent, context = backbone.latent, backbone.context_size
     assert isinstance(latent, int)
+    if plugin is not None:
+        prior: Prior = plugin.build(latent, config, generator)
+        return prior
     if config.kind == "gaussian":
         from ldebm.priors.base import GaussianPrior
 
@@ -163,6 +178,8 @@ def _on_groups(backbone: Backbone, config: PriorConfig, generator: torch.Generat
 
 def first_stage_task(config: ExperimentConfig, backbone: type[Backbone]) -> Any:
     """The class of the task that trains backbones of a class."""
+    if (plugin := plugin_of(config.backbone, "arch", "backbone")) and plugin.task is not None:
+        return plugin.task
     if backbone.hierarchical:
         from ldebm.training.image_first_stage import ImageTask
 
@@ -180,7 +197,15 @@ def prior_task(config: ExperimentConfig, prior: Prior, backbone: Backbone) -> An
     """What trains a prior: the class of its task, whose ``of`` takes the stage's inputs.
 
     None: it is only fitted to the aggregate posterior.
+
+    Raises:
+        UsageError: ``scheme: joint`` with a prior that has no energies.
     """
+    if (plugin := plugin_of(config.prior, "kind", "prior")) is not None:
+        if config.prior.scheme == "two_stage":
+            return plugin.task
+        if prior.energies is None:
+            raise UsageError(f"prior.scheme 'joint': prior {config.prior.kind!r} has no energies")
     if config.prior.kind == "own" and prior.contextual:
         from ldebm.baselines.policy import PolicyTask
 
@@ -209,6 +234,9 @@ def prior_task(config: ExperimentConfig, prior: Prior, backbone: Backbone) -> An
 
 def modality(backbone: Backbone, kind: str) -> type[Model]:
     """The class of models of data of ``kind``."""
+    if is_plugin(DataConfig, "kind", kind):
+        found: type[Model] = find("kinds", kind).model()
+        return found
     if kind == "points":
         from ldebm.modalities.points import PointModel
 

@@ -148,7 +148,6 @@ class Model(ABC):
             seed: of the sampling.
         """
 
-    @abstractmethod
     def read(
         self,
         path: Path,
@@ -168,8 +167,8 @@ class Model(ABC):
         Raises:
             UsageError: it cannot be read, or an option is not for this kind of data.
         """
+        raise self._not_here("files are read for")
 
-    @abstractmethod
     def scored(
         self, rows: UserRows, seed: int, done: Callable[[int], None], **settings: Any
     ) -> list[dict[str, Any]]:
@@ -181,6 +180,7 @@ class Model(ABC):
             done: is told how many rows are scored.
             settings: further ones of this kind of data.
         """
+        raise self._not_here("scores are of")
 
     @abstractmethod
     def evaluate(
@@ -205,7 +205,11 @@ class Model(ABC):
         Raises:
             UsageError: the model gives no scores of its rows.
         """
-        raise UsageError(f"{self.experiment}: scores are of models of text and of images")
+        raise self._not_here("scores are of")
+
+    def _not_here(self, what: str) -> UsageError:
+        mine = f"{self.experiment}: a model of {self.rows}"
+        return UsageError(f"{mine}; {what} models of text and of images")
 
     def respond(self, context: Sequence[str], *_: Any, **__: Any) -> list[str]:
         """Responses to a dialogue.

@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib.metadata
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["CODE", "closure", "native_sources"]
+__all__ = ["CODE", "GROUPS", "OWN", "PLUGINS", "closure", "files_of", "native_sources"]
 
-CODE = ("ldebm", "pipelines", "stages")  # the packages whose files stages run
+OWN = ("ldebm", "pipelines", "stages")
+PLUGINS = "plugins"  # the project's folder of what is added from outside
+GROUPS = ("priors", "backbones", "metrics", "kinds")  # of plugins
+CODE = (*OWN, PLUGINS)  # the packages whose files stages run
 
 
 def closure(module: str, root: Path = Path()) -> list[str]:
@@ -39,6 +44,44 @@ def closure(module: str, root: Path = Path()) -> list[str]:
         waiting += [(item, True) for item in _imports(path, name, root, deep)]
     files = [*found, *(source for path in found for source in native_sources(path))]
     return sorted(path.relative_to(root).as_posix() for path in files)
+
+
+def files_of(module: str, root: Path = Path()) -> dict[str, Path]:
+    """The files that a module runs, by path; also of one that is installed outside the project.
+
+    An installed one counts with all Python files of its package, under the package's name and
+    version, and with the project's files that these import.
+
+    Args:
+        module: dotted name.
+        root: the project's folder.
+    """
+    if _file(module, root) is not None:
+        return {path: root / path for path in closure(module, root)}
+    top = module.split(".")[0]
+    spec = importlib.util.find_spec(top)
+    if spec is None or spec.origin is None:  # of no file, as what a notebook defines
+        return {}
+    whole, origin = _distribution(top), Path(spec.origin)
+    folder = origin.parent.parent if spec.submodule_search_locations else origin.parent
+    package = sorted(origin.parent.rglob("*.py")) if folder != origin.parent else [origin]
+    found: dict[str, Path] = {}
+    for path in package:
+        inside = path.relative_to(folder)
+        found[f"{whole}/{inside.as_posix()}"] = path
+        name = ".".join(inside.with_suffix("").parts).removesuffix(".__init__")
+        for item in _imports(path, name, root, deep=True):
+            found |= {own: root / own for own in closure(item, root)}
+    return dict(sorted(found.items()))
+
+
+def _distribution(top: str) -> str:
+    """The name and version of the installed package whose plugins are in a top-level module."""
+    for group in GROUPS:
+        for entry in importlib.metadata.entry_points(group=f"ldebm.{group}"):
+            if entry.module.split(".")[0] == top and entry.dist is not None:
+                return f"{entry.dist.name} {entry.dist.version}"
+    return "installed"
 
 
 def _file(name: str, root: Path) -> Path | None:

@@ -15,13 +15,20 @@ import re
 from pathlib import Path
 
 from ldebm.config import load_params
+from ldebm.config.plugged import plugins_of
 from ldebm.files import write_json
-from ldebm.sources import closure
+from ldebm.plugins import plugin_files
+from ldebm.sources import GROUPS, closure
 from pipelines.lineage.code_lists import code_list
 from pipelines.lineage.records import dvc_md5
 from stages._entry import arguments, run
 
-__all__ = ["stage_names", "write_lists"]
+__all__ = ["PLUGINS_OF", "stage_names", "write_lists"]
+
+# Stages that depend on all plugins of a group. Those of an experiment reach the stages of its model
+# by way of `bind`, so that a change of one trains only what uses it.
+_DATA = ("prepare", "validate", "pack")
+PLUGINS_OF = {stage: ("kinds",) for stage in _DATA} | {"bind": GROUPS, "report": ("metrics",)}
 
 
 def stage_names(root: Path = Path()) -> list[str]:
@@ -37,11 +44,13 @@ def write_lists(root: Path = Path()) -> None:
     for stage in stage_names(root):
         if stage == "code":
             continue
-        files = closure(f"stages.{stage}", root)
-        for path in files:
+        files = {path: root / path for path in closure(f"stages.{stage}", root)}
+        for group in PLUGINS_OF.get(stage, ()):
+            files |= plugin_files(group)
+        for path, file in files.items():
             if path not in hashes:
-                hashes[path] = dvc_md5(root / path)
-        write_json(root / code_list(stage), {path: hashes[path] for path in files})
+                hashes[path] = dvc_md5(file)
+        write_json(root / code_list(stage), {path: hashes[path] for path in sorted(files)})
 
 
 def main() -> None:
@@ -52,8 +61,11 @@ def main() -> None:
     options = arguments(__doc__)
     try:
         params = load_params(options.params)
+        for data in params.run.datasets:
+            plugins_of(params.dataset(data), "kind")
         for experiment in params.run.experiments:
             params.require_datasets(experiment)
+            params.experiment(experiment).check_plugins(f"experiments.{experiment}")
     finally:
         write_lists()
 

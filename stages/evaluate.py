@@ -13,6 +13,7 @@ from pathlib import Path
 from ldebm.api import load
 from ldebm.data.packed import open_bound, open_measure
 from ldebm.evaluate.figures import draw_figures
+from ldebm.evaluate.plugged import add_metrics
 from ldebm.evaluate.summary import summary_of
 from ldebm.files import write_json
 from ldebm.seeding import configure
@@ -32,10 +33,11 @@ def main() -> None:
     snapshots = folder / "snapshots.safetensors"
     packed = open_bound(bound)
     report = model.evaluate(packed, config, measure, snapshots)
+    added = add_metrics(report, model, packed, config)
     shutil.rmtree(out / "details", ignore_errors=True)
     report.write(out / "metrics.json", out / "details")
     draw_figures(report, out / "details")
-    write_json(out / "summary.json", summary_of(model, packed, report.metrics))
+    write_json(out / "summary.json", summary_of(model, packed, report.metrics) | added)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from ldebm.config.baseline import BaselineConfig
 from ldebm.config.images import HVAEConfig, NVAEConfig
+from ldebm.config.plugged import Plugged
 from ldebm.config.sections import Section
 from ldebm.config.training import TrainingConfig
 
@@ -55,14 +56,19 @@ class BackboneConfig(Section):
     added: ClassVar[frozenset[str]] = frozenset(
         {
             "hvae", "nvae", "cell", "encoder_hidden", "bidirectional", "tied", "context",
-            "baseline", "supervision",
+            "baseline", "supervision", "options",
         }
     )  # fmt: skip
-    arch: Literal["mlp", "gru", "rnn", "dialogue", "bow", "hvae", "nvae"]
+    unlisted: ClassVar[frozenset[str]] = frozenset({"options"})
+    arch: Annotated[
+        Literal["mlp", "gru", "rnn", "dialogue", "bow", "hvae", "nvae"] | str, Plugged("backbones")
+    ]
     """Network: `mlp` for points; `gru` (the text VAE) or `rnn` (choice of cell and sizes) for
     sentences; `dialogue` for responses to a context; `bow` for documents as word counts; `hvae`
-    or `nvae` for images.
+    or `nvae` for images; or a network of yours (docs/extending.md).
     """
+    options: dict[str, Any] = {}
+    """Settings of a network of yours."""
     baseline: BaselineConfig | None = None
     """Makes this a baseline of Yu et al. (2022), appendix B.2, instead of a plain VAE; needs
     `arch` gru or dialogue.

@@ -17,7 +17,7 @@ __all__ = ["Kind", "expected", "nearest", "options", "parse"]
 
 SectionT = TypeVar("SectionT", bound=Section)
 WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
-PLURAL = {int: "integers", float: "numbers", str: "strings"}
+PLURAL = {int: "integers", float: "numbers", str: "strings", Any: "values"}
 LIMITS = {"gt": "greater than", "ge": "of at least", "lt": "less than", "le": "of at most"}
 SHOWN = 60  # characters of a value in a message
 LISTED = 40  # names in a message
@@ -102,7 +102,8 @@ def _explained(section: type[Section], content: Any, error: ValidationError, whe
         said = f"{key}: " if key else ""
         said += first["msg"].removeprefix("Value error, ")
     else:
-        said = f"{key}: expected {expected(kind)}, got {_shown(value)}{_advice(kind, value)}"
+        advice = first["msg"] if first["type"] == "plugin" else _advice(kind, value)
+        said = f"{key}: expected {expected(kind)}, got {_shown(value)}{advice}"
     end = "s" if len(others) > 1 else ""
     return said + (f" (and {len(others)} more mistake{end})" if others else "")
 
@@ -207,9 +208,11 @@ def expected(kind: Kind) -> str:
         "'mala' or 'ula'"
     """
     limits = "".join(f" {text}" for text in _limits(kind.limits))
+    plugged = next((str(limit.words) for limit in kind.limits if hasattr(limit, "words")), "")
     words: list[str] = []
     for option in options(kind.annotation):
-        words += _words(option, limits)
+        named = plugged and (option is str or get_origin(option) is list)
+        words += [plugged] if named else _words(option, limits)
     return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 

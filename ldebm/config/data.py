@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from ldebm.config.images import JudgeConfig
+from ldebm.config.plugged import Plugged
 from ldebm.config.sections import Section
 from ldebm.config.text_judge import TextJudgeConfig
 
@@ -19,9 +20,11 @@ class DataConfig(Section):
     added: ClassVar[frozenset[str]] = frozenset(
         {"full", "split_punctuation", "strict", "classifier", "background"}
     )
-    kind: Literal["points", "sentences", "dialogues", "documents", "images"]
+    kind: Annotated[
+        Literal["points", "sentences", "dialogues", "documents", "images"] | str, Plugged("kinds")
+    ]
     """What a row is: a point of the plane, a sentence, an utterance of a dialogue, a document
-    (word counts) or an image.
+    (word counts), an image, or a kind of yours (docs/extending.md).
     """
     source: str
     """Name in the list of known sources (`ldebm data list`), or `file` for your own data."""

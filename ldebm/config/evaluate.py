@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from ldebm.config.completion import CompletionConfig
+from ldebm.config.plugged import Plugged
 from ldebm.config.sections import Section
 
 __all__ = ["OOD_TRANSFORMS", "EvaluateConfig"]
@@ -20,9 +21,10 @@ class EvaluateConfig(Section):
     added: ClassVar[frozenset[str]] = frozenset(
         {
             "chains", "inception", "ood", "ood_rows", "judge", "word_vectors", "completion",
-            "control_draws",
+            "control_draws", "metrics",
         }
     )  # fmt: skip
+    unlisted: ClassVar[frozenset[str]] = frozenset({"metrics"})
     threads: int = Field(1, gt=0)
     """CPU threads of the evaluation; results can differ in the last digits with another number."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -73,3 +75,5 @@ class EvaluateConfig(Section):
     """
     inception: str | None = None
     """Local file of Inception's weights, for FID; null: no FID by Inception."""
+    metrics: Annotated[list[str], Plugged("metrics", "a list of plugins")] = []
+    """Metrics of yours to add (docs/extending.md)."""

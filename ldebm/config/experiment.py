@@ -6,6 +6,7 @@ from pydantic import model_validator
 
 from ldebm.config.backbone import BackboneConfig
 from ldebm.config.evaluate import OOD_TRANSFORMS, EvaluateConfig
+from ldebm.config.plugged import named_plugins, plugin_of, plugins_of
 from ldebm.config.prior import ClusterConfig, PriorConfig
 from ldebm.config.sections import Section
 
@@ -45,6 +46,27 @@ class ExperimentConfig(Section):
         if hierarchy is not None:
             found += [("prior.hierarchy.attributes", name) for name in hierarchy.attributes]
         return found
+
+    def plugins(self) -> list[tuple[str, str]]:
+        """Group and name of the plugins that the model is made of."""
+        return [*named_plugins(self.backbone, "arch"), *named_plugins(self.prior, "kind")]
+
+    def metric_plugins(self) -> list[tuple[str, str]]:
+        """Group and name of the plugins that only measure it."""
+        return named_plugins(self.evaluate, "metrics")
+
+    def check_plugins(self, where: str) -> None:
+        """Imports the plugins that are named, and checks their options.
+
+        Args:
+            where: the key of this section.
+
+        Raises:
+            UsageError: a plugin cannot be imported, or an option is wrong.
+        """
+        plugin_of(self.backbone, "arch", f"{where}.backbone")
+        plugin_of(self.prior, "kind", f"{where}.prior")
+        plugins_of(self.evaluate, "metrics")
 
     @model_validator(mode="after")
     def _coherent(self) -> ExperimentConfig:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from ldebm.config.images import HierarchyConfig
+from ldebm.config.plugged import Plugged
 from ldebm.config.sections import Section
 from ldebm.config.training import TrainingConfig
 
@@ -133,13 +134,21 @@ class ClassifierConfig(Section):
 class PriorConfig(Section):
     """Second stage: the density of z, and what is trained with it."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"hierarchy", "labelled_batch", "classifier"})
-    kind: Literal["gaussian", "svebm", "diffusion", "nce", "classifier", "own"] = "diffusion"
+    added: ClassVar[frozenset[str]] = frozenset(
+        {"hierarchy", "labelled_batch", "classifier", "options"}
+    )
+    unlisted: ClassVar[frozenset[str]] = frozenset({"options"})
+    kind: Annotated[
+        Literal["gaussian", "svebm", "diffusion", "nce", "classifier", "own"] | str,
+        Plugged("priors"),
+    ] = "diffusion"
     """Prior of z: a Gaussian (fitted unless `standardise` is none); `svebm`, one energy with a
     symbol vector (Pang and Wu 2021); `diffusion`, one energy per noise level (Yu et al. 2022);
-    `nce`, noise-contrastive, for images; `classifier`, only p(y|z); or the own prior of a
-    baseline.
+    `nce`, noise-contrastive, for images; `classifier`, only p(y|z); the own prior of a baseline;
+    or a prior of yours (docs/extending.md).
     """
+    options: dict[str, Any] = {}
+    """Settings of a prior of yours."""
     scheme: Literal["two_stage", "joint"] = "two_stage"
     """Train the prior on the frozen first stage, or all parameters together, as in the papers."""
     classes: int = Field(20, gt=0)

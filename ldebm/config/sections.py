@@ -26,12 +26,14 @@ class Section(BaseModel):
 
     Attributes:
         added: keys that came after the first model files were written.
+        unlisted: keys that are empty unless plugins are used, and are not written out then.
     """
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
     )
     added: ClassVar[frozenset[str]] = frozenset()
+    unlisted: ClassVar[frozenset[str]] = frozenset()
 
     @model_serializer(mode="wrap")
     def _without_added(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -54,7 +56,8 @@ Seeds = Annotated[list[int], AfterValidator(_distinct_seeds)]
 
 def explicit(section: Section) -> dict[str, Any]:
     """A section with every key, defaults included, as plain values in the order of its fields."""
-    return {name: _plain(getattr(section, name)) for name in type(section).model_fields}
+    values = {name: getattr(section, name) for name in type(section).model_fields}
+    return {name: _plain(v) for name, v in values.items() if v or name not in section.unlisted}
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ldebm.data.kinds import KINDS
+from ldebm.data.kinds import kind_named
 from ldebm.data.kinds.base import Limit
 from ldebm.data.packed import SPLITS
 
@@ -35,7 +35,7 @@ def limits(kind: str, labels: Sequence[str]) -> list[Limit]:
     ]
     words = "share of labelled rows whose {!r} no training row has"
     unseen = [Limit(f"unseen in {label}", words.format(label), most=MAX_UNSEEN) for label in labels]
-    return [*COMMON, *classes, *unseen, *KINDS[kind].limits]
+    return [*COMMON, *classes, *unseen, *kind_named(kind).limits]
 
 
 def shares(
@@ -47,7 +47,7 @@ def shares(
         profile: of the prepared data.
         unknown: by split the share of words that the vocabulary lacks; None: not known.
     """
-    rejects, splits, kind = profile["rejects"], profile["splits"], KINDS[profile["kind"]]
+    rejects, splits, kind = profile["rejects"], profile["splits"], kind_named(profile["kind"])
     total = sum(facts["rows"] for facts in splits.values()) + rejects["rows"]
     found = []
     for split in (name for name in SPLITS if name in splits):

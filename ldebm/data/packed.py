@@ -22,6 +22,7 @@ import numpy as np
 from ldebm.data.tokenizer import Tokenizer
 from ldebm.errors import REBUILD, UsageError
 from ldebm.files import read_json
+from ldebm.plugins import require_same
 
 __all__ = [
     "JUDGE",
@@ -67,7 +68,7 @@ class Split:
 
     @cached_property
     def x(self) -> np.ndarray:
-        """Points, float32 (B, 2), or images, uint8 (B, C, H, W)."""
+        """Points and the like, float32 (B, X), or images, uint8 (B, C, H, W)."""
         return self._array("x")
 
     @cached_property
@@ -87,6 +88,11 @@ class Split:
     def offsets(self) -> np.ndarray:
         """Row i is ``ids[offsets[i]:offsets[i + 1]]``; int64 (B + 1)."""
         return self._array("offsets")
+
+    @cached_property
+    def flat(self) -> bool:
+        """Whether rows are those of one array ``x``; else of lists of token ids."""
+        return (self.path / f"{self.name}.x.npy").is_file()
 
     @property
     def n(self) -> int:
@@ -145,7 +151,7 @@ class Packed:
 
     @property
     def kind(self) -> str:
-        """``points``, ``sentences``, ``dialogues``, ``documents`` or ``images``."""
+        """``points``, ``sentences``, ``dialogues``, ``documents``, ``images`` or a plugin."""
         return str(self.meta["kind"])
 
     def split(self, name: str) -> Split:
@@ -206,7 +212,14 @@ def open_bound(path: str | Path) -> Packed:
     bound = read_json(path)
     if not isinstance(bound, dict) or "path" not in bound:
         raise UsageError(f"{path}: does not name a packed data set; build it again (`dvc repro`)")
+    _same_plugins(bound, path)
     return open_packed(bound["path"])
+
+
+def _same_plugins(bound: dict[str, Any], path: str | Path) -> None:
+    if "plugins" in bound:
+        named = [(group, name) for group, name in bound["plugins"]["named"]]
+        require_same(bound["plugins"]["files"], named, path)
 
 
 @dataclass(frozen=True)
@@ -232,6 +245,7 @@ def open_measure(path: str | Path) -> Measure:
     try:
         judge, ood = content["judge"], content["ood"]
         found = {name: open_packed(item["path"]) for name, item in ood.items()}
+        _same_plugins(content, path)
         return Measure(Path(judge["path"]) if judge else None, found)
     except (KeyError, TypeError, AttributeError):
         raise UsageError(

@@ -119,8 +119,9 @@ def _grid_at(prior: Prior, extent: float, points: int, of_sampler: bool) -> Grid
     axis = torch.linspace(-half, half, points, dtype=torch.float64)
     cell = float(axis[1] - axis[0])
     if (ebm := prior.energies) is None:
-        log_p = -0.5 * (axis[:, None] ** 2 + axis[None] ** 2)
-        mass = torch.softmax(log_p.flatten(), 0).reshape(points, points)
+        exact: Any = prior
+        log_p = exact.log_standard(torch.cartesian_prod(axis, axis))
+        mass = torch.softmax(log_p, 0).reshape(points, points)
         return Grid(axis, mass, _border(mass), 1 / cell)
     energies = conditionals(ebm, of_sampler=of_sampler)
     mass, worst, finest = torch.zeros(()), 0.0, math.inf

@@ -74,7 +74,7 @@ def row_batches(
     Returns:
         The rows in the order of the batches, and the batches.
     """
-    if split.meta["kind"] != "points":
+    if not split.flat:
         rows = rows[np.argsort(split.lengths[rows], kind="stable")]
     parts = (rows[i : i + size] for i in range(0, len(rows), size))
     return rows, (make_batch(split, part, device) for part in parts)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from ldebm.data.packed import Packed
 from ldebm.model import Model
 
-__all__ = ["SUMMARY", "summarise", "summary_of"]
+__all__ = ["DECIMALS", "SUMMARY", "summarise", "summary_of"]
 
 DECIMALS = 3
 _TEXT = {"nll": ("nll",), "ami": ("ami_{label}",)}

@@ -5,7 +5,6 @@ Shapes: B batch, D latent dimension.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from ldebm.config import EvaluateConfig
 from ldebm.errors import UsageError
-from ldebm.model import Model, UserRows
+from ldebm.model import Model
 from ldebm.seeding import generator
 
 if TYPE_CHECKING:
@@ -44,25 +43,6 @@ class PointModel(Model):
             noise = torch.randn(x.shape, generator=stream, device=x.device)
             x = x + self.config.backbone.noise * noise
         return np.asarray(x.cpu().numpy())
-
-    def read(
-        self,
-        path: Path,
-        column: str | None = None,
-        context: str | None = None,
-        *,
-        resize: bool = False,
-    ) -> UserRows:
-        raise UsageError(
-            f"{self.experiment}: a model of points; files are read for models of text and of images"
-        )
-
-    def scored(
-        self, rows: UserRows, seed: int, done: Callable[[int], None], **settings: Any
-    ) -> list[dict[str, Any]]:
-        raise UsageError(
-            f"{self.experiment}: a model of points; scores are of models of text and of images"
-        )
 
     def evaluate(
         self,

@@ -19,7 +19,7 @@ do not.
 Shapes: B batch, D latent dimension, K classes, T levels.
 """
 
-from ldebm.priors.base import GaussianPrior, Prior
+from ldebm.priors.base import ExactPrior, GaussianPrior, Prior
 from ldebm.priors.diffusion import DiffusionPrior
 from ldebm.priors.energy import EnergyPrior, Pairs
 from ldebm.priors.svebm import SymbolPrior
@@ -27,6 +27,7 @@ from ldebm.priors.svebm import SymbolPrior
 __all__ = [
     "DiffusionPrior",
     "EnergyPrior",
+    "ExactPrior",
     "GaussianPrior",
     "Pairs",
     "Prior",

@@ -18,7 +18,7 @@ from ldebm.errors import UsageError
 if TYPE_CHECKING:
     from ldebm.priors.energy import EnergyPrior
 
-__all__ = ["GaussianPrior", "Prior"]
+__all__ = ["ExactPrior", "GaussianPrior", "Prior"]
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -167,10 +167,24 @@ class Prior(nn.Module):
         return self.from_standard(self.sample_standard(max(4 * n, 256), generator))
 
 
-class GaussianPrior(Prior):
-    """N(shift, scale scale^T): with ``standardise: none`` the VAE's own N(0, I)."""
+class ExactPrior(Prior):
+    """A prior whose density is known: a subclass gives ``log_standard`` and ``sample_standard``."""
+
+    without_classes = "this prior has no classes"
+
+    def log_standard(self, u_BD: Tensor) -> Tensor:
+        """Exact log p(u) of standardised latents, shape (B,)."""
+        raise NotImplementedError
 
     def log_prob(self, z_BD: Tensor) -> Tensor:
         """Exact log p(z), shape (B,)."""
-        u = self.to_standard(z_BD)
-        return -0.5 * (u.square().sum(-1) + self.latent * LOG_2PI) - self.log_det()
+        return self.log_standard(self.to_standard(z_BD)) - self.log_det()
+
+
+class GaussianPrior(ExactPrior):
+    """N(shift, scale scale^T): with ``standardise: none`` the VAE's own N(0, I)."""
+
+    without_classes = Prior.without_classes
+
+    def log_standard(self, u_BD: Tensor) -> Tensor:
+        return -0.5 * (u_BD.square().sum(-1) + self.latent * LOG_2PI)

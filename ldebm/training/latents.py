@@ -29,10 +29,10 @@ def make_batch(split: Split, rows: np.ndarray, device: torch.device) -> Any:
     points x of shape (B, 2); or images x of shape (B, C, H, W), whose values 0 to 255 become -1
     to 1.
     """
-    if split.meta["kind"] == "images":
+    if split.flat and split.x.dtype == np.uint8:
         pixels = torch.from_numpy(split.x[rows]).to(device)
         return pixels.float().div_(127.5).sub_(1)
-    if split.meta["kind"] == "points":
+    if split.flat:
         return torch.from_numpy(np.asarray(split.x[rows], dtype=np.float32)).to(device)
     if split.meta["kind"] == "documents":
         return collate_documents(split, rows, device)
@@ -63,8 +63,7 @@ def encode_split(
             spread, at two thirds of the time.
     """
     backbone.eval()
-    arrays = split.meta["kind"] in ("points", "images")
-    order = np.arange(split.n) if arrays else np.argsort(split.lengths, kind="stable")
+    order = np.arange(split.n) if split.flat else np.argsort(split.lengths, kind="stable")
     mu = np.empty((split.n, backbone.latent), dtype=np.float32)
     logvar = np.empty_like(mu)
     with backbone.tables(bfloat16=bfloat16):

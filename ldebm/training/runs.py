@@ -8,7 +8,7 @@ from typing import Any
 
 from ldebm.config import TrainingConfig
 from ldebm.files import hash_json, hash_path, write_csv
-from ldebm.sources import closure
+from ldebm.sources import files_of
 from ldebm.training.trainer import TrainResult
 
 __all__ = ["CHECKPOINTS", "run_key", "with_length", "write_curves"]
@@ -31,9 +31,10 @@ def run_key(*parts: Any, code: Iterable[str]) -> str:
         code: names of the modules that the training begins with; all that they import counts.
     """
     root = Path(__file__).parents[2]
-    names = {"ldebm.training.trainer", *code}
-    files = sorted({path for name in names for path in closure(name, root)})
-    return hash_json([*parts, {path: hash_path(root / path) for path in files}])[:32]
+    files: dict[str, Path] = {}
+    for name in {"ldebm.training.trainer", *code}:
+        files |= files_of(name, root)
+    return hash_json([*parts, {path: hash_path(files[path]) for path in sorted(files)}])[:32]
 
 
 def write_curves(out: Path, result: TrainResult | None) -> None:

@@ -114,7 +114,7 @@ def _write_prior(
 ) -> None:
     state: dict[str, Tensor] = {f"backbone.{k}": v for k, v in backbone.state_dict().items()}
     state |= {f"prior.{k}": v for k, v in prior.state_dict().items()}
-    tokenizer = None if packed.kind in ("points", "images") else packed.tokenizer
+    tokenizer = None if packed.split("train").flat else packed.tokenizer
     save(out / "model.safetensors", state, header, tokenizer)
     write_json(out / "config.json", header)
     metrics: dict[str, Any] = {"updates": result.updates if result else 0}

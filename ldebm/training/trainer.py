@@ -50,7 +50,7 @@ CURVE_POINTS = 200
 
 
 class Task(Protocol):
-    """What the trainer trains."""
+    """What the trainer trains. A subclass needs only what differs from the defaults here."""
 
     module: nn.Module
     steps_per_epoch: int
@@ -69,9 +69,11 @@ class Task(Protocol):
 
     def validate(self, step: int) -> dict[str, float]:
         """Validation metrics; ``score``, when there, is minimised to choose the weights kept."""
+        return {}
 
     def state(self) -> dict[str, Any]:
         """Tensors and numbers beside the module that a resumed run needs."""
+        return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Takes back what :meth:`state` gave."""

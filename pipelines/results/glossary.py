@@ -6,8 +6,11 @@ interval): a comparison calls it different, never better or worse.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Literal
+
+from ldebm.plugins import find, names
 
 __all__ = ["Metric", "describe"]
 
@@ -172,6 +175,7 @@ _COMPARED = {
 }
 
 
+@functools.cache
 def describe(name: str) -> Metric:
     """The metric of that name; an unknown one has no direction.
 
@@ -189,7 +193,18 @@ def describe(name: str) -> Metric:
     if label and score in _AGREEMENT and "shuffled" not in label and "legacy" not in label:
         end = " or are in one class" if score == "completeness" else ""
         return Metric("higher", _AGREEMENT[score].format(label) + _UNDEFINED + end)
-    return Metric("", "")
+    return _of_plugin(name) or Metric("", "")
+
+
+def _of_plugin(name: str) -> Metric | None:
+    """What the plugin with the longest name that this one begins with says of it."""
+    mine = [item for item in names("metrics") if f"{name}_".startswith(f"{item}_")]
+    if not mine:
+        return None
+    described: Metric | None = None
+    if (entry := find("metrics", max(mine, key=len)).glossary.get(name)) is not None:
+        described = Metric(*entry)
+    return described
 
 
 def _of_images(name: str) -> Metric | None:

@@ -247,7 +247,7 @@ def _samples(folder: Path) -> dict[str, Any]:
     lines = paths[0].read_text(encoding="utf-8").splitlines() if paths else []
     rows = [json.loads(line) for line in lines]
     drawn = [row for row in rows if row.get("kind", "sample") == "sample"]
-    points = [row["x"] for row in drawn if isinstance(row.get("x"), list)]
+    points = [row["x"] for row in drawn if len(row.get("x") or ()) == 2]
     texts = [row for row in drawn if isinstance(row.get("text"), str)]
     classes: dict[str, str] = {}
     samples = []

@@ -16,7 +16,7 @@ from tests.warm import warm_python
 
 ROOT = Path(__file__).parents[2]
 IDENTITY = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
-CODE = ("ldebm", "pipelines", "stages", "dvc.yaml", ".dvcignore", ".gitignore")
+CODE = ("ldebm", "pipelines", "plugins", "stages", "dvc.yaml", ".dvcignore", ".gitignore")
 SMALL = """\
 # A problem of seconds.
 run:
@@ -35,6 +35,7 @@ experiments:
     backbone: {arch: mlp, latent: 2, hidden: 16, noise: 0.5, training: {updates: 20, batch: 64}}
     cluster: {labels: gc, dims: 2}
     prior:
+      kind: diffusion
       classes: 16
       levels: 3
       energy: {hidden: 8, blocks: 1, spectral_norm: false}
@@ -46,6 +47,7 @@ experiments:
     backbone: {arch: mlp, latent: 2, hidden: 16, noise: 0.5, training: {updates: 20, batch: 64}}
     cluster: {labels: gc, dims: 2}
     prior:
+      kind: diffusion
       classes: 8
       levels: 3
       energy: {hidden: 8, blocks: 1, spectral_norm: false}

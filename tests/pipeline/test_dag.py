@@ -85,8 +85,10 @@ def test_a_prior_parameter_runs_prior_and_what_follows_only():
         for stage, content in STAGES.items()
         if (keys := [p for p in content.get("params", []) if ".prior" in p])
     }
-    # Geometric clustering needs the number of classes, and no other key of the prior.
+    # Geometric clustering needs the number of classes, and no other key of the prior; `bind` names
+    # the plugin that the prior may be.
     assert readers == {
+        "bind": ["experiments.${item.experiment}.prior.kind"],
         "cluster": ["experiments.${item.experiment}.prior.classes"],
         "prior": ["experiments.${item.experiment}.prior"],
     }

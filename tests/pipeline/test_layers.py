@@ -117,7 +117,7 @@ def test_what_a_stage_loads_is_on_its_list():
 
 
 def test_every_change_of_code_runs_the_stage_that_lists_it():
-    assert STAGES["code"]["deps"] == ["ldebm", "params.yaml", "pipelines", "stages"]
+    assert STAGES["code"]["deps"] == ["ldebm", "params.yaml", "pipelines", "plugins", "stages"]
 
 
 def test_the_closure_names_the_stages_of_the_dag():

@@ -44,6 +44,7 @@ experiments:
     backbone: {arch: mlp, latent: 2, hidden: 16, noise: 0.5, training: {updates: 20, batch: 64}}
     cluster: {labels: gc, dims: 2}
     prior: &prior
+      kind: diffusion
       classes: 16
       levels: 3
       energy: {hidden: 8, blocks: 1, spectral_norm: false}

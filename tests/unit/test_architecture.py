@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 ROOMS = ("ldebm", "pipelines", "stages")
 LAYERS = (  # rooms and files of ldebm/: each imports those of its own line and of lines above
-    {"errors", "files", "notes", "sources", "user_cache", "yaml_text"},
+    {"errors", "files", "notes", "plugins", "sources", "user_cache", "yaml_text"},
     {"config", "devices", "draws", "kernels", "optimisers", "seeding"},
     {"data"},
     {"nn"},

@@ -9,8 +9,9 @@ from ldebm.data.kinds.documents import Documents
 from ldebm.data.kinds.images import Images
 from ldebm.data.kinds.points import Points
 from ldebm.data.kinds.sentences import Sentences
+from ldebm.plugins import find
 
-__all__ = ["KINDS", "open_kind"]
+__all__ = ["KINDS", "kind_named", "open_kind"]
 
 KINDS: dict[str, type[Kind]] = {
     "points": Points,
@@ -23,4 +24,16 @@ KINDS: dict[str, type[Kind]] = {
 
 def open_kind(config: DataConfig) -> Kind:
     """A data set as its kind treats it."""
-    return KINDS[config.kind](config)
+    return kind_named(config.kind)(config)
+
+
+def kind_named(name: str) -> type[Kind]:
+    """The class of a kind of data: of this table, or of a plugin.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name in KINDS:
+        return KINDS[name]
+    found: type[Kind] = find("kinds", name).data()
+    return found
