@@ -225,35 +225,27 @@ def _labelled(config: DataConfig, frame: pl.DataFrame) -> pl.Series | None:
 
 
 def _from_training(config: DataConfig, frame: pl.DataFrame, group: str, split: str) -> pl.DataFrame:
-    """Makes random training rows, by default one in twenty, the split that is missing."""
-    train = np.flatnonzero((frame["split"] == "train").to_numpy())
+    """Makes random training rows, by default one in twenty, the split that is missing.
+
+    They are whole groups that together have at least so many rows, but not all.
+    """
+    train = frame.filter(pl.col("split") == "train")[group].to_numpy()
     rows = getattr(config, split) or max(FEWEST, round(SHARES[split] * len(train)))
     if rows >= len(train):
         raise UsageError(
             f"{split} {rows} takes all {len(train)} training rows; lower it in the data set's "
             "section of params.yaml"
         )
-    names = frame["split"].to_numpy().astype(object)
-    if group == "line":
-        stream = numpy_generator(config.seed, split, len(train))
-        chosen = train[stream.permutation(len(train))[:rows]]
-    else:
-        chosen = train[_whole_groups(config, frame[group].to_numpy()[train], rows, split)]
-    names[chosen] = split
-    return frame.with_columns(split=pl.Series(names.tolist(), dtype=pl.String))
-
-
-def _whole_groups(config: DataConfig, groups: np.ndarray, rows: int, split: str) -> np.ndarray:
-    """Indices of random groups that together have at least ``rows`` rows, but not all."""
-    there = np.unique(groups)
-    if len(there) < 2:
+    groups, sizes = np.unique(train, return_counts=True)
+    if len(groups) < 2:
         raise UsageError(
             f"the training rows are one group, so none can be taken for the split {split}"
         )
-    order = there[numpy_generator(config.seed, split, len(there)).permutation(len(there))]
-    sizes = np.array([int((groups == group).sum()) for group in order[:-1]])
-    enough = int(np.searchsorted(np.cumsum(sizes), rows)) + 1
-    return np.flatnonzero(np.isin(groups, order[: min(enough, len(sizes))]))
+    order = numpy_generator(config.seed, split, len(groups)).permutation(len(groups))[:-1]
+    enough = int(np.searchsorted(np.cumsum(sizes[order]), rows)) + 1
+    chosen = pl.Series(groups[order[:enough]]).implode()
+    taken = (pl.col("split") == "train") & pl.col(group).is_in(chosen)
+    return frame.with_columns(split=pl.when(taken).then(pl.lit(split)).otherwise(pl.col("split")))
 
 
 def _limited(config: DataConfig, frame: pl.DataFrame) -> pl.DataFrame:
