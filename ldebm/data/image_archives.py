@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from ldebm.data.columns import split_of, stated_split
@@ -21,13 +21,7 @@ __all__ = ["open_zip"]
 STRAY = "outside the folders of classes"
 
 
-@dataclass(frozen=True)
-class Entry:
-    """What is known of an image beside its content."""
-
-    split: str | None = None
-    labels: tuple[str | None, ...] = ()
-    fault: str | None = None
+Entries = dict[str, RawImage]  # by name, without the content
 
 
 def open_zip(path: Path) -> ImageSource:
@@ -56,17 +50,16 @@ def open_zip(path: Path) -> ImageSource:
     def rows() -> Iterator[RawImage]:
         with zipfile.ZipFile(path) as archive:
             for member in members:
-                entry = entries[member]
                 try:
                     content = archive.read(member)
                 except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError):
                     content = b""  # damaged within a sound archive: rejected as an image
-                yield RawImage(entry.split, member, content, entry.labels, entry.fault)
+                yield dataclasses.replace(entries[member], content=content)
 
     return ImageSource(names, rows(), notes=(note,) if note else ())
 
 
-def _folders(members: list[str]) -> tuple[tuple[str, ...], dict[str, Entry]]:
+def _folders(members: list[str]) -> tuple[tuple[str, ...], Entries]:
     """Splits and classes by folders.
 
     Splits are the folders that are nearest to the top and named so. Classes are the folders in
@@ -86,12 +79,12 @@ def _folders(members: list[str]) -> tuple[tuple[str, ...], dict[str, Entry]]:
     classes = {member: parts[member][0] if parts[member] else None for member in ours}
     sorted_out = {splits[member] for member, name in classes.items() if name}
     if not sorted_out:
-        return (), {member: Entry(splits[member]) for member in members}
+        return (), {member: RawImage(splits[member], member, b"") for member in members}
     found = {}
     for member in members:
         name, split = classes.get(member), splits[member]
         stray = name is None and member in classes and split in sorted_out
-        found[member] = Entry(split, (name,), STRAY if stray else None)
+        found[member] = RawImage(split, member, b"", (name,), STRAY if stray else None)
     return ("class",), found
 
 
@@ -108,9 +101,7 @@ def _split_depth(paths: list[tuple[str, ...]]) -> int | None:
     return None
 
 
-def _labelled(
-    table: bytes, entries: Mapping[str, Entry], where: str
-) -> tuple[tuple[str, ...], dict[str, Entry], str]:
+def _labelled(table: bytes, entries: Entries, where: str) -> tuple[tuple[str, ...], Entries, str]:
     """The rows of a labels file by image: its full name in the archive, or its file name."""
     columns = parse_csv(decode(table, where), where)
     key = next((name for name in FILE_COLUMNS if name in columns), None)
@@ -131,7 +122,7 @@ def _labelled(
             f"{where} has no row for {missing[0]} ({len(missing)} of {len(entries)} images lack "
             "one); add a row, without labels where there are none, or take the image away"
         )
-    found: dict[str, Entry] = {}
+    found: Entries = {}
     members: dict[int | None, str] = {}
     for member, row in rows.items():
         assert row is not None
@@ -144,7 +135,8 @@ def _labelled(
         own = entries[member].split
         if "split" in columns:
             own = stated_split(columns["split"][row], f"{where}: row {row + 1}")
-        found[member] = Entry(own, tuple(columns[name][row].strip() or None for name in names))
+        labels = tuple(columns[name][row].strip() or None for name in names)
+        found[member] = RawImage(own, member, b"", labels)
     left = [name for name, number in numbers.items() if number not in members]
     note = f"{len(left)} rows of {LABELS_FILE} have no image, such as {left[0]}" if left else ""
     return names, found, note
