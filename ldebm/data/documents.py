@@ -21,7 +21,7 @@ import numpy as np
 from ldebm.data.tokenizer import Tokenizer, train_tokenizer
 from ldebm.errors import UsageError
 
-__all__ = ["FIRST_WORD", "bag", "bags", "document_words", "log_frequencies", "train_vocabulary"]
+__all__ = ["FIRST_WORD", "bags", "document_words", "log_frequencies", "train_vocabulary"]
 
 FIRST_WORD = 4  # ids of words start here, after pad, unk, bos and eos
 ABSENT = 1e-12  # frequency of what training documents do not hold
@@ -68,11 +68,6 @@ def bags(tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple[np.ndarray, n
         ids, counts = np.unique(np.array(row, dtype=np.int64), return_counts=True)
         found.append((ids[ids >= FIRST_WORD], counts[ids >= FIRST_WORD]))
     return found
-
-
-def bag(tokenizer: Tokenizer, text: str) -> tuple[np.ndarray, np.ndarray]:
-    """:func:`bags` of one document."""
-    return bags(tokenizer, [text])[0]
 
 
 def log_frequencies(ids: np.ndarray, counts: np.ndarray, vocab_size: int) -> np.ndarray:

@@ -182,22 +182,16 @@ def test_packed_text_reads_back_with_labels_context_and_truncation(tmp_path: Pat
         packed.split("dev")
 
 
-def test_packing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
-    prepared = _prepared(tmp_path / "prepared")
-    for name in ("one", "two"):
-        pack(CONFIG, prepared, tmp_path / name)
-    assert hash_path(tmp_path / "one") == hash_path(tmp_path / "two")
-
-
-def test_packing_in_parts_gives_the_same_bytes(
+def test_packing_again_and_in_parts_gives_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared = _prepared(tmp_path / "prepared")
-    pack(CONFIG, prepared, tmp_path / "whole")
-    monkeypatch.setattr("ldebm.files.PARQUET_PART", 3)
-    monkeypatch.setattr("ldebm.data.tokenizer.PART", 2)
-    pack(CONFIG, prepared, tmp_path / "parts")
-    assert hash_path(tmp_path / "whole") == hash_path(tmp_path / "parts")
+    for name in ("one", "two", "parts"):
+        if name == "parts":
+            monkeypatch.setattr("ldebm.files.PARQUET_PART", 3)
+            monkeypatch.setattr("ldebm.data.tokenizer.PART", 2)
+        pack(CONFIG, prepared, tmp_path / name)
+    assert len({hash_path(tmp_path / name) for name in ("one", "two", "parts")}) == 1
 
 
 def test_a_tokenizer_of_a_part_of_the_rows_says_so(
