@@ -30,7 +30,7 @@ from ldebm.errors import UsageError
 from ldebm.files import hash_json, hash_path, read_json, write_json
 from ldebm.notes import Recording, recording_of, running
 from ldebm.seeding import numerics
-from ldebm.sources import CODE, native_sources
+from ldebm.sources import CODE, closure, native_sources
 from pipelines.git import git_or_none
 
 if TYPE_CHECKING:
@@ -116,18 +116,22 @@ def digest(path: str | Path, root: Path = Path()) -> dict[str, Any]:
     }
 
 
-def code_hashes(root: Path = Path()) -> dict[str, str]:
-    """The sha256 of every file of the project that this process has imported."""
+def code_hashes(root: Path = Path(), stage: str = "") -> dict[str, str]:
+    """The sha256 of every file of the project that a stage may run, by its imports.
+
+    Of what is no stage of the project: of every file that this process has imported.
+    """
     base = root.resolve()
-    found = {}
-    for module in list(sys.modules.values()):
-        source = getattr(module, "__file__", None)
-        if not (source and source.endswith(".py")):
-            continue
-        path = Path(source).resolve()
-        if path.is_relative_to(base) and path.relative_to(base).parts[0] in CODE:
-            for file in (path, *native_sources(path)):
-                found[file.relative_to(base).as_posix()] = hash_path(file)
+    command = Path("stages", f"{stage.partition('@')[0]}.py")
+    if stage and (base / command).is_file():
+        files = [base / name for name in closure(".".join(command.with_suffix("").parts), base)]
+    else:
+        loaded = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+        modules = [Path(name).resolve() for name in loaded if name and name.endswith(".py")]
+        mine = [path for path in modules if path.is_relative_to(base)]
+        mine = [path for path in mine if path.relative_to(base).parts[0] in CODE]
+        files = [file for path in mine for file in (path, *native_sources(path))]
+    found = {file.relative_to(base).as_posix(): hash_path(file) for file in files}
     return dict(sorted(found.items()))
 
 
@@ -211,7 +215,7 @@ def recorded(
         yield recording
     device = recording.device
     after = [digest(path, root) for path in outputs if (root / path).exists()]
-    code = code_hashes(project or root)
+    code = code_hashes(project or root, stage)
     record = {
         "stage": stage,
         "inputs": before,

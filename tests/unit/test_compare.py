@@ -160,7 +160,7 @@ def test_code_and_data_that_differ_come_from_the_records_of_these_very_metrics(
     (project / "ldebm").mkdir()
     (project / "ldebm/priors.py").write_text("changed = True\n")
     monkeypatch.setattr(
-        "pipelines.lineage.records.code_hashes", lambda root: {"ldebm/priors.py": "b" * 64}
+        "pipelines.lineage.records.code_hashes", lambda root, stage: {"ldebm/priors.py": "b" * 64}
     )
     for seed in range(3):
         evaluated(project, "better", seed, 4, nll=70.0 + seed)

@@ -10,6 +10,7 @@ import yaml
 
 from ldebm.errors import UsageError
 from ldebm.files import hash_path, write_json
+from ldebm.sources import closure
 from pipelines.lineage.records import (
     code_hashes,
     digest,
@@ -265,3 +266,11 @@ def test_a_selection_makes_nothing_dirty_and_a_parameter_does(tmp_path):
     params.write_text(text.replace("[0]", "[1]"))
     (tmp_path / "ldebm/a.py").write_text("2\n")
     assert git_state(tmp_path)["dirty"] is True
+
+
+def test_the_code_of_a_stage_is_what_it_may_import_whatever_its_process_has_loaded():
+    root = Path(__file__).parents[2]
+    found = code_hashes(root, "prior@ptb-ldebm-0")
+    assert found.keys() == set(closure("stages.prior", root))
+    assert "ldebm/training/joint_task.py" in found
+    assert code_hashes(root, "campaign") == code_hashes(root)
