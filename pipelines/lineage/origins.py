@@ -148,7 +148,10 @@ def _section(params: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _read_data(found: Origin, run: Run, md5: str) -> None:
-    """The files that the binding names, if the binding is still at hand; else its own hash."""
+    """The files that the binding names, if the binding is still at hand; else its own hash.
+
+    Those of plugins are code.
+    """
     path = f"data/bound/{run.experiment}.json"
     content = run.snapshot.read(path) if run.snapshot is not None else None
     if content is None or hashlib.md5(content).hexdigest() != md5:
@@ -156,6 +159,8 @@ def _read_data(found: Origin, run: Run, md5: str) -> None:
         return
     bound = json.loads(content)
     found.data = {f"{bound['path']}/{name}": sha for name, sha in bound["files"].items()}
+    for code in found.code.values():
+        code.update(bound.get("plugins", {}).get("files", {}))
 
 
 def changed_code(first: Origin, second: Origin) -> dict[str, tuple[str | None, str | None]] | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import re
 import shutil
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,6 +36,7 @@ from ldebm.sources import files_of
 from ldebm.training.first_stage import build_backbone_stage
 from ldebm.training.labelling import cluster_stage
 from ldebm.training.second_stage import prior_stage
+from pipelines.lineage import origins
 from pipelines.results.glossary import describe
 
 ROOT = Path(__file__).parents[2]
@@ -266,6 +270,22 @@ def test_a_plugin_that_cannot_be_imported_is_one_line_that_names_it(folder: Path
         plugins.find("priors", "empty")
     with pytest.raises(UsageError, match="'gone' of priors: there is none"):
         plugins.find("priors", "gone")
+
+
+def test_a_comparison_counts_the_files_of_plugins_as_code():
+    sides = []
+    for sha in ("old", "new"):
+        content = {"path": "data/packed/dots", "files": {"meta.json": "same"}}
+        content |= {"plugins": {"named": [], "files": {"plugins/priors/student_t.py": sha}}}
+        text = json.dumps(content).encode()
+        snapshot = SimpleNamespace(read=lambda _, text=text: text)
+        side = origins.Origin()
+        side.code["sha256"] = {}
+        run = SimpleNamespace(experiment="toy", snapshot=snapshot)
+        origins._read_data(side, run, hashlib.md5(text).hexdigest())
+        sides.append(side)
+    assert origins.changed_code(*sides) == {"plugins/priors/student_t.py": ("old", "new")}
+    assert origins.changed_data(*sides) == {}
 
 
 def test_joint_training_asks_for_energies(dots: Packed, tmp_path: Path):
