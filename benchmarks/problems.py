@@ -67,6 +67,11 @@ class SyntheticSplit:
     x: np.ndarray = field(repr=False)
 
     @property
+    def flat(self) -> bool:
+        """Whether rows are those of ``x``; else of lists of token ids."""
+        return bool(self.meta["kind"] == "points")
+
+    @property
     def lengths(self) -> np.ndarray:
         """Tokens of every row."""
         return np.diff(self.offsets)
