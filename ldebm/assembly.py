@@ -216,10 +216,9 @@ def prior_task(config: ExperimentConfig, prior: Prior, backbone: Backbone) -> An
         return ClassifierTask
     if config.prior.kind in ("gaussian", "own"):
         return None
-    from ldebm.training.joint_task import JointTask
-    from ldebm.training.prior_tasks import PriorTask
-
     if config.prior.scheme != "two_stage":
+        from ldebm.training.joint_task import JointTask
+
         return JointTask
     if backbone.hierarchical:
         if config.prior.kind == "nce":
@@ -229,6 +228,8 @@ def prior_task(config: ExperimentConfig, prior: Prior, backbone: Backbone) -> An
         from ldebm.training.image_prior_task import ImagePriorTask
 
         return ImagePriorTask
+    from ldebm.training.prior_tasks import PriorTask
+
     return PriorTask
 
 

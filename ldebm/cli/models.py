@@ -16,13 +16,12 @@ from ldebm.cli.output import class_records, progress, show_classes
 from ldebm.errors import UsageError
 
 if TYPE_CHECKING:
-    from ldebm.data.user_texts import Texts
     from ldebm.evaluate.clusters import ClusterDescription
     from ldebm.modalities.dialogues import ResponseModel
     from ldebm.modalities.sentences import TextModel
     from ldebm.model import Model, UserRows
 
-__all__ = ["COMMANDS", "file_texts", "find_model", "load_target", "read_texts", "require_text"]
+__all__ = ["COMMANDS", "find_model", "load_target", "read_rows", "read_texts", "require_text"]
 
 MODELS = Path("models")
 CLUSTER_ROWS, ENCODED = 5000, 512  # rows that are described, and encoded at a time
@@ -194,12 +193,15 @@ def read_rows(
 ) -> UserRows:
     """The rows of a file; how many are left out goes to standard error."""
     rows = model.read(file, column, context, resize=resize)
-    if rows.left_out:
-        every = len(rows) + rows.left_out
-        typer.echo(
-            f"{file}: {rows.left_out} of {every} rows have no text and are left out", err=True
-        )
+    _say_left_out(file, len(rows), rows.left_out)
     return rows
+
+
+def _say_left_out(file: Path, kept: int, left_out: int) -> None:
+    if left_out:
+        typer.echo(
+            f"{file}: {left_out} of {kept + left_out} rows have no text and are left out", err=True
+        )
 
 
 def read_texts(
@@ -211,11 +213,14 @@ def read_texts(
         UsageError: both are given, nothing is, or the file cannot be read.
     """
     from ldebm.data.user_texts import read_stream
+    from ldebm.data.user_texts import read_texts as read_file
 
     if file is not None and texts:
         raise UsageError("give texts or --file, not both")
     if file is not None:
-        return file_texts(file, column).texts
+        found = read_file(file, column)
+        _say_left_out(file, len(found.texts), found.left_out)
+        return found.texts
     if column is not None:
         raise UsageError(f"column {column!r} is one of --file, which is not given")
     rows = [text for text in texts or [] if text.strip()]
@@ -225,19 +230,6 @@ def read_texts(
     if not rows:
         raise UsageError(f"nothing to {verb}: give texts, or --file with one text a line")
     return rows
-
-
-def file_texts(file: Path, column: str | None = None, context: str | None = None) -> Texts:
-    """The texts of a file; how many rows are left out goes to standard error."""
-    from ldebm.data.user_texts import read_texts as read
-
-    found = read(file, column, context)
-    if found.left_out:
-        rows = len(found.texts) + found.left_out
-        typer.echo(
-            f"{file}: {found.left_out} of {rows} rows have no text and are left out", err=True
-        )
-    return found
 
 
 def require_text(model: Model, target: str) -> TextModel:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ldebm.config import EvaluateConfig
-from ldebm.data.batches import collate_ids, with_turns
+from ldebm.data.batches import DialogueBatch, TextBatch, collate_ids, with_turns
 from ldebm.data.user_texts import as_texts
 from ldebm.modalities.sentences import TextModel
 from ldebm.priors.energy_net import rows_of
@@ -31,7 +31,7 @@ class ResponseModel(TextModel):
     """A model of responses.
 
     Attributes:
-        context_BC: of a model :meth:`given` contexts, else ``None``: it begins dialogues.
+        context_BC: of a model :meth:`conditioned_on` contexts, else ``None``: it begins dialogues.
     """
 
     task = "responses"
@@ -63,8 +63,10 @@ class ResponseModel(TextModel):
 
     def after(self, rows: Any, turns: Sequence[Sequence[str]] | None) -> Any:
         batch = self.batch(rows)
-        if turns is None:
-            return batch
+        return batch if turns is None else self._with_turns(batch, turns)
+
+    def _with_turns(self, batch: TextBatch, turns: Sequence[Sequence[str]]) -> DialogueBatch:
+        """A batch with the turns before each of its rows."""
         most = int(self.meta["context_turns"])
         kept = [as_texts(before)[-most:] for before in turns]
         flat = [self.ids(text, "context") for row in kept for text in row]
@@ -79,12 +81,7 @@ class ResponseModel(TextModel):
             UsageError: a turn is empty.
         """
         empty = [[self.tokenizer.bos_id, self.tokenizer.eos_id]] * len(turns)
-        most = int(self.meta["context_turns"])
-        kept = [as_texts(before)[-most:] for before in turns]
-        flat = [self.ids(text, "context") for row in kept for text in row]
-        packed = collate_ids(flat, self.device) if flat else None
-        batch = with_turns(collate_ids(empty, self.device), packed, [len(row) for row in kept])
-        return self.backbone.context(batch)
+        return self.backbone.context(self._with_turns(collate_ids(empty, self.device), turns))
 
     def prior_of(self, batch: Any) -> Prior:
         return self.prior.conditioned_on(self.backbone.context(batch))

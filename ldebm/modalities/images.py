@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ldebm.data.packed import Measure, Packed
     from ldebm.evaluate.report import Report
 
-__all__ = ["ImageModel", "Pictures", "Scores", "read_pictures", "score", "write_pictures"]
+__all__ = ["ImageModel", "Pictures", "Scores", "read_pictures", "write_pictures"]
 
 DRAWS = 5  # posterior draws that scores are the mean of
 
@@ -173,16 +173,44 @@ class ImageModel(Model):
         return UserRows(found.pixels, {"image": found.places})
 
     def score(self, images: np.ndarray, seed: int = 0) -> Scores:
-        """How familiar images are: energies by group and the evidence lower bound.
+        """How familiar images are: energies by group at t = 0 and the evidence lower bound.
+
+        They are means over five posterior draws. All images share the noise of a draw, so that a
+        score does not depend on the other rows.
 
         Args:
-            images: uint8 (B, C, H, W).
-            seed: of the posterior draws that the scores are the mean of.
+            images: uint8 (N, C, H, W).
+            seed: of the draws.
 
         Raises:
             UsageError: the images have another shape.
         """
-        return score(self, images, seed)
+        from ldebm.evaluate.image_rows import parts
+        from ldebm.priors.group_energy_net import GroupEnergies
+
+        backbone, prior = self.backbone, self.prior
+        stream = generator(seed, "scores", device=self.device)
+        noise = torch.randn(DRAWS, backbone.latent, generator=stream, device=self.device)
+        bounds, energies = [], []
+        with torch.no_grad():
+            for part in parts(len(images), backbone.latent):
+                x_BCHW = self.batch(images[part])
+                bound = torch.zeros(len(x_BCHW), device=self.device)
+                energy: torch.Tensor | None = None
+                for draw_D in noise:
+                    drawn, nll_B = backbone.draw_and_nll(x_BCHW, draw_D.expand(len(x_BCHW), -1))
+                    bound -= (nll_B + drawn.kl_BG.sum(1)) / DRAWS
+                    if (ebm := prior.energies) is not None:
+                        assert isinstance(ebm.net, GroupEnergies)
+                        v_BD = ebm.scale_zero() * prior.to_standard(drawn.u_BD)
+                        value_BG = ebm.net.freeze().group_energies(v_BD, 0) / DRAWS
+                        energy = -value_BG if energy is None else energy - value_BG
+                bounds.append(bound.double().cpu().numpy())
+                if energy is not None:
+                    energies.append(energy.double().cpu().numpy())
+        found = np.concatenate(bounds)
+        bits = -found / (np.log(2) * images[0].size)
+        return Scores(found, bits, np.concatenate(energies) if energies else None)
 
     def scored(
         self, rows: UserRows, seed: int, done: Callable[[int], None], **settings: Any
@@ -204,44 +232,6 @@ class ImageModel(Model):
 
         del snapshots
         return evaluate_images(self, packed, config, measure or Measure())
-
-
-def score(model: ImageModel, pixels: np.ndarray, seed: int = 0) -> Scores:
-    """Energies by group at t = 0 and the evidence lower bound, means over five posterior draws.
-
-    All images share the noise of a draw, so that a score does not depend on the other rows.
-
-    Args:
-        model: hierarchical.
-        pixels: uint8 (N, C, H, W).
-        seed: of the draws.
-    """
-    from ldebm.evaluate.image_rows import parts
-    from ldebm.priors.group_energy_net import GroupEnergies
-
-    backbone, prior = model.backbone, model.prior
-    stream = generator(seed, "scores", device=model.device)
-    noise = torch.randn(DRAWS, backbone.latent, generator=stream, device=model.device)
-    bounds, energies = [], []
-    with torch.no_grad():
-        for part in parts(len(pixels), backbone.latent):
-            x_BCHW = model.batch(pixels[part])
-            bound = torch.zeros(len(x_BCHW), device=model.device)
-            energy: torch.Tensor | None = None
-            for draw_D in noise:
-                drawn, nll_B = backbone.draw_and_nll(x_BCHW, draw_D.expand(len(x_BCHW), -1))
-                bound -= (nll_B + drawn.kl_BG.sum(1)) / DRAWS
-                if (ebm := prior.energies) is not None:
-                    assert isinstance(ebm.net, GroupEnergies)
-                    v_BD = ebm.scale_zero() * prior.to_standard(drawn.u_BD)
-                    value_BG = ebm.net.freeze().group_energies(v_BD, 0) / DRAWS
-                    energy = -value_BG if energy is None else energy - value_BG
-            bounds.append(bound.double().cpu().numpy())
-            if energy is not None:
-                energies.append(energy.double().cpu().numpy())
-    found = np.concatenate(bounds)
-    bits = -found / (np.log(2) * pixels[0].size)
-    return Scores(found, bits, np.concatenate(energies) if energies else None)
 
 
 def write_pictures(

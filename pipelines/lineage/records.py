@@ -32,6 +32,7 @@ from ldebm.notes import Recording, recording_of, running
 from ldebm.seeding import numerics
 from ldebm.sources import CODE, closure, native_sources
 from pipelines.git import git_or_none
+from pipelines.lineage.code_lists import code_list, parse_code_list
 
 if TYPE_CHECKING:
     import torch
@@ -121,10 +122,9 @@ def code_hashes(root: Path = Path(), stage: str = "") -> dict[str, str]:
 
     Of what is no stage of the project: of every file that this process has imported.
     """
-    base = root.resolve()
-    command = Path("stages", f"{stage.partition('@')[0]}.py")
-    if stage and (base / command).is_file():
-        files = [base / name for name in closure(".".join(command.with_suffix("").parts), base)]
+    base, kind = root.resolve(), stage.partition("@")[0]
+    if kind and (base / "stages" / f"{kind}.py").is_file():
+        files = [base / name for name in _listed(base, kind) or closure(f"stages.{kind}", base)]
     else:
         loaded = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
         modules = [Path(name).resolve() for name in loaded if name and name.endswith(".py")]
@@ -133,6 +133,19 @@ def code_hashes(root: Path = Path(), stage: str = "") -> dict[str, str]:
         files = [file for path in mine for file in (path, *native_sources(path))]
     found = {file.relative_to(base).as_posix(): hash_path(file) for file in files}
     return dict(sorted(found.items()))
+
+
+def _listed(root: Path, kind: str) -> list[str]:
+    """The files in the list that the stage ``code`` has written, if none of them has changed since.
+
+    It spares every stage from reading the imports of all its files.
+    """
+    path = root / code_list(kind)
+    listed = (parse_code_list(path.read_bytes()) if path.is_file() else None) or {}
+    same = all(
+        (root / name).is_file() and dvc_md5(root / name) == md5 for name, md5 in listed.items()
+    )
+    return list(listed) if same else []
 
 
 def git_state(root: Path = Path()) -> dict[str, Any]:

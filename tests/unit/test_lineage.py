@@ -274,3 +274,16 @@ def test_the_code_of_a_stage_is_what_it_may_import_whatever_its_process_has_load
     assert found.keys() == set(closure("stages.prior", root))
     assert "ldebm/training/joint_task.py" in found
     assert code_hashes(root, "campaign") == code_hashes(root)
+
+
+def test_the_list_of_a_stage_counts_while_none_of_its_files_has_changed(tmp_path: Path):
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "data/code").mkdir(parents=True)
+    command, other = tmp_path / "stages/one.py", tmp_path / "stages/two.py"
+    command.write_text("from stages import two\n")
+    other.write_text("")
+    listed = {"stages/one.py": dvc_md5(command)}  # shorter than the imports, to tell which is read
+    (tmp_path / "data/code/one.json").write_text(json.dumps(listed))
+    assert set(code_hashes(tmp_path, "one@x")) == {"stages/one.py"}
+    command.write_text("from stages import two  # changed\n")
+    assert set(code_hashes(tmp_path, "one@x")) == {"stages/one.py", "stages/two.py"}
