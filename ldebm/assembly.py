@@ -44,8 +44,8 @@ def architecture(config: BackboneConfig, kind: str) -> type[Backbone]:
     """
     if (plugin := plugin_of(config, "arch", "backbone")) is not None:
         if kind in plugin.kinds:
-            found: type[Backbone] = plugin.build
-            return found
+            backbone: type[Backbone] = plugin.build
+            return backbone
         wanted = " or ".join(plugin.kinds)
         raise UsageError(f"backbone.arch {config.arch!r} does not model {kind}: it is for {wanted}")
     if config.arch == "mlp" and kind == "points":
@@ -236,8 +236,8 @@ def prior_task(config: ExperimentConfig, prior: Prior, backbone: Backbone) -> An
 def modality(backbone: Backbone, kind: str) -> type[Model]:
     """The class of models of data of ``kind``."""
     if is_plugin(DataConfig, "kind", kind):
-        found: type[Model] = find("kinds", kind).model()
-        return found
+        model: type[Model] = find("kinds", kind).model()
+        return model
     if kind == "points":
         from ldebm.modalities.points import PointModel
 

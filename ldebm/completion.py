@@ -336,14 +336,14 @@ def complete(
     assert tokenizer is not None
     rows, gaps = read_gaps(model, texts)
     filled = complete_rows(model, completer, rows, gaps, config, seed, done)
-    found = []
+    completed = []
     for item, row, mask in zip(texts, filled, gaps, strict=True):
         answers = iter([token for token, gap in zip(row, mask, strict=True) if gap])
         words = [
             tokenizer.decode([next(answers)]) if word in GAPS else word for word in item.split()
         ]
-        found.append(" ".join(words))
-    return found
+        completed.append(" ".join(words))
+    return completed
 
 
 def save_completer(path: str | Path, completer: Completer, about: dict[str, Any]) -> None:

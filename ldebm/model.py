@@ -59,13 +59,13 @@ class UserRows:
     def __len__(self) -> int:
         return len(self.values)
 
-    def records(self, found: Mapping[str, Sequence[Any] | np.ndarray]) -> list[dict[str, Any]]:
+    def records(self, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> list[dict[str, Any]]:
         """One record a row, for tables and JSON.
 
         Args:
-            found: further columns.
+            columns: further ones.
         """
-        table = {**self.columns, **found}
+        table = {**self.columns, **columns}
         names = list(table)
         return [
             dict(zip(names, (_plain(value) for value in row), strict=True))

@@ -155,18 +155,18 @@ class _Place:
 
 def _places(group: str) -> dict[str, _Place]:
     """The plugins of a group in the project's folder and in installed packages."""
-    found: dict[str, _Place] = {}
+    places: dict[str, _Place] = {}
     for path in sorted((ROOT / PLUGINS / group).glob("[!_.]*")):
         if path.suffix == ".py" or (path / "__init__.py").is_file():
             where = f"{PLUGINS}/{group}/{path.name}"
-            found[path.stem] = _Place(f"{PLUGINS}.{group}.{path.stem}", "plugin", where)
+            places[path.stem] = _Place(f"{PLUGINS}.{group}.{path.stem}", "plugin", where)
     for entry in importlib.metadata.entry_points(group=f"ldebm.{group}"):
         where = f"package {entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
-        if entry.name in found and found[entry.name].where != where:
-            both = f"{found[entry.name].where} and {where}"
+        if entry.name in places and places[entry.name].where != where:
+            both = f"{places[entry.name].where} and {where}"
             raise UsageError(f"plugin {entry.name!r} of {group}: is in {both}; remove one")
-        found[entry.name] = _Place(entry.module, entry.attr, where)
-    return found
+        places[entry.name] = _Place(entry.module, entry.attr, where)
+    return places
 
 
 def names(group: str) -> list[str]:
@@ -220,12 +220,12 @@ def plugin_files(group: str, named: Iterable[str] | None = None) -> dict[str, Pa
         named: which; None: all that there are.
     """
     places = _places(group)
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for name in places if named is None else named:
         if name in places:
             files = files_of(places[name].module, ROOT)
-            found |= {p: file for p, file in files.items() if p.split("/")[0] not in OWN}
-    return dict(sorted(found.items()))
+            paths |= {p: file for p, file in files.items() if p.split("/")[0] not in OWN}
+    return dict(sorted(paths.items()))
 
 
 def hashes(named: Iterable[tuple[str, str]]) -> dict[str, str]:

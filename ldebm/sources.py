@@ -32,17 +32,17 @@ def closure(module: str, root: Path = Path()) -> list[str]:
     Returns:
         Sorted paths relative to ``root``.
     """
-    found: dict[Path, bool] = {}  # file -> whether its function-level imports were followed
+    followed: dict[Path, bool] = {}  # file -> whether its function-level imports were followed
     waiting = [(module, True)]
     while waiting:
         name, deep = waiting.pop()
         path = _file(name, root)
-        if path is None or (found.get(path, not deep) >= deep and path in found):
+        if path is None or (followed.get(path, not deep) >= deep and path in followed):
             continue
-        found[path] = deep
+        followed[path] = deep
         waiting += [(parent, False) for parent in _parents(name)]
         waiting += [(item, True) for item in _imports(path, name, root, deep)]
-    files = [*found, *(source for path in found for source in native_sources(path))]
+    files = [*followed, *(source for path in followed for source in native_sources(path))]
     return sorted(path.relative_to(root).as_posix() for path in files)
 
 
@@ -65,14 +65,14 @@ def files_of(module: str, root: Path = Path()) -> dict[str, Path]:
     whole, origin = _distribution(top), Path(spec.origin)
     folder = origin.parent.parent if spec.submodule_search_locations else origin.parent
     package = sorted(origin.parent.rglob("*.py")) if folder != origin.parent else [origin]
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for path in package:
         inside = path.relative_to(folder)
-        found[f"{whole}/{inside.as_posix()}"] = path
+        paths[f"{whole}/{inside.as_posix()}"] = path
         name = ".".join(inside.with_suffix("").parts).removesuffix(".__init__")
         for item in _imports(path, name, root, deep=True):
-            found |= {own: root / own for own in closure(item, root)}
-    return dict(sorted(found.items()))
+            paths |= {own: root / own for own in closure(item, root)}
+    return dict(sorted(paths.items()))
 
 
 def _distribution(top: str) -> str:

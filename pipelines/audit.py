@@ -71,7 +71,7 @@ def matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
     Raises:
         UsageError: a pattern that names none.
     """
-    found: set[str] = set()
+    matched: set[str] = set()
     for pattern in patterns:
         hits = [
             name
@@ -80,8 +80,8 @@ def matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
         ]
         if not hits:
             raise UsageError(f"stage {pattern!r}: not in the DAG{nearest(pattern, names)}")
-        found.update(hits)
-    return [name for name in names if name in found]
+        matched.update(hits)
+    return [name for name in names if name in matched]
 
 
 def audit(
@@ -174,8 +174,10 @@ def _first(details: Any) -> str:
     outputs = details.get("outputs", []) if isinstance(details, dict) else []
     for output in outputs:
         if not output["same"]:
-            found = output["difference"] or {}
-            place = ": ".join(filter(None, [output["path"], found.get("file"), found.get("where")]))
-            values = f": {found['expected']} -> {found['found']}" if found else ""
+            difference = output["difference"] or {}
+            place = ": ".join(
+                filter(None, [output["path"], difference.get("file"), difference.get("where")])
+            )
+            values = f": {difference['expected']} -> {difference['actual']}" if difference else ""
             return f": {place}{values}"
     return ""

@@ -31,7 +31,7 @@ def stage_rows(stages: Sequence[StageOutcome]) -> list[dict[str, Any]]:
 
 def report_lines(report: BuildReport) -> list[str]:
     """A build in a few lines: failures with the end of their logs, and what came out."""
-    counts = [f"{len(found)} {status}" for status in STATUSES if (found := report.having(status))]
+    counts = [f"{len(names)} {status}" for status in STATUSES if (names := report.having(status))]
     head = f"{', '.join(counts) or 'nothing to do'} in {words(report.seconds)}"
     lines = [head, f"commit {report.commit[:10]}{' with changes' if report.dirty else ''}"]
     lines.append(f"result in {report.worktree}")

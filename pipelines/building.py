@@ -297,15 +297,15 @@ def _alike(stale: Sequence[str], needs: Mapping[str, Need], params: Any) -> dict
     """What the priors have in common that can be trained together on this machine's cores."""
     from ldebm.config.alike import alike
 
-    found = {}
+    keys = {}
     for name in stale:
         kind, _, run = name.partition("@")
         experiment = run.rpartition("-")[0]
         if kind == "prior" and params is not None and experiment in params.experiments:
             key = alike(params.experiment(experiment))
             if key is not None and not needs[name].gpu:
-                found[name] = key
-    return found
+                keys[name] = key
+    return keys
 
 
 def _fill(workspace: Workspace, project: Path, dag: Dag) -> None:

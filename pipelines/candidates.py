@@ -154,8 +154,8 @@ class Candidate:
 
     def values(self, metric: str) -> dict[int, float | None]:
         """The metric by seed; None where a run has none or it is not a finite number."""
-        found = {seed: run.get(metric) for seed, run in self.metrics.items()}
-        return {seed: value if _finite(value) else None for seed, value in found.items()}
+        values = {seed: run.get(metric) for seed, run in self.metrics.items()}
+        return {seed: value if _finite(value) else None for seed, value in values.items()}
 
 
 def _finite(value: Any) -> bool:
@@ -216,7 +216,7 @@ def _json(tree: Tree, path: str) -> dict[str, Any] | None:
     if content is None:
         return None
     try:
-        found = json.loads(content)
+        value = json.loads(content)
     except ValueError as error:
         raise UsageError(f"{path} of {tree.words}: not valid JSON ({error})") from None
-    return found if isinstance(found, dict) else None
+    return value if isinstance(value, dict) else None

@@ -80,16 +80,18 @@ def find_changes(
     for name in datasets or params.run.datasets:
         config = params.dataset(name)
         recorded = stages.get(f"fetch@{name}")
-        found = _look(root, name, config, sections[name], recorded, place)
-        mark = _fingerprint(sections[name], found)
-        if found.state == "changed" and mark in handled:
-            found = Finding(name, "same", "other than dvc.lock has, and retrained on already")
-        findings.append(Finding(name, found.state, found.words, mark, found.overrides))
+        finding = _look(root, name, config, sections[name], recorded, place)
+        mark = _fingerprint(sections[name], finding)
+        if finding.state == "changed" and mark in handled:
+            finding = Finding(name, "same", "other than dvc.lock has, and retrained on already")
+        findings.append(Finding(name, finding.state, finding.words, mark, finding.overrides))
     return findings
 
 
-def _fingerprint(section: Any, found: Finding) -> str:
-    text = json.dumps([section, found.fingerprint, found.overrides], sort_keys=True, default=str)
+def _fingerprint(section: Any, finding: Finding) -> str:
+    text = json.dumps(
+        [section, finding.fingerprint, finding.overrides], sort_keys=True, default=str
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
@@ -173,7 +175,7 @@ def _mirrored(
     mirror: str | Path | None,
 ) -> Finding:
     """A published source: its files are fixed by sha256, in the mirror and elsewhere."""
-    found: dict[str, str] = {}
+    hashes: dict[str, str] = {}
     for file in source.files:
         path = None if mirror is None else Path(mirror) / source.folder / file.name
         if path is None or not path.is_file():
@@ -182,12 +184,12 @@ def _mirrored(
         now = hash_path(path)
         if expected is None or now != expected.lower():
             return Finding(name, "problem", _foreign(name, path, file, now, expected), now)
-        found[file.name] = dvc_md5(path)
-    if len(found) == len(source.files) and found:
-        if _folder_md5(found) == md5:
-            return Finding(name, "same", f"{len(found)} files of the mirror are what dvc.lock has")
+        hashes[file.name] = dvc_md5(path)
+    if len(hashes) == len(source.files) and hashes:
+        if _folder_md5(hashes) == md5:
+            return Finding(name, "same", f"{len(hashes)} files of the mirror are what dvc.lock has")
         return Finding(
-            name, "changed", "the mirror's files are others than dvc.lock has", _folder_md5(found)
+            name, "changed", "the mirror's files are others than dvc.lock has", _folder_md5(hashes)
         )
     return _fixed(root, name, config, source)
 

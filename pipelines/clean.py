@@ -193,8 +193,8 @@ def _collect(workspace: Workspace, delete: bool) -> Iterator[Item]:
 
 def _number(text: str) -> int:
     """How many objects DVC says it would remove."""
-    found = [int(number) for number in re.findall(r"(\d+) objects", text)]
-    return max(found, default=0)
+    counts = [int(number) for number in re.findall(r"(\d+) objects", text)]
+    return max(counts, default=0)
 
 
 def _shown(workspace: Workspace, path: Path) -> str:

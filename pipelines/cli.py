@@ -136,8 +136,8 @@ def _say_edits() -> None:
 
     path = Path("params.yaml")
     if path.is_file() and (Path() / CONF).is_dir():
-        found = status(path)
-        for line in filter(None, (found.summary(), length_line(found.params.run))):
+        state = status(path)
+        for line in filter(None, (state.summary(), length_line(state.params.run))):
             typer.echo(line)
 
 
@@ -249,7 +249,7 @@ def _selection(
     """The options of a command as a selection; a wrong folder or revision is found here."""
     from pipelines.worktree import Workspace
 
-    found = Selection(
+    selection = Selection(
         revision=revision,
         experiments=tuple(run or ()),
         seeds=_seeds(seeds),
@@ -261,7 +261,7 @@ def _selection(
     workspace = Workspace()
     if revision is not None:
         workspace.state(revision)
-    return found
+    return selection
 
 
 def _seeds(text: str) -> tuple[int, ...]:

@@ -67,12 +67,12 @@ def add_ignored(source: Path, target: Path) -> None:
 
 def _files_but(root: Path, folder: str, outs: Collection[str]) -> set[str]:
     """Files below a folder that belong to none of the outputs, relative to the project."""
-    found = set()
+    paths = set()
     for where, folders, files in os.walk(root / folder):
         base = Path(where).relative_to(root)
         folders[:] = [name for name in folders if str(base / name) not in outs]
-        found |= {str(base / name) for name in files} - set(outs)
-    return found
+        paths |= {str(base / name) for name in files} - set(outs)
+    return paths
 
 
 def _prune(folder: Path, top: Path) -> None:

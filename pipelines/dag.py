@@ -84,23 +84,23 @@ class Dag:
 
     def stale(self) -> list[str]:
         """Stages that are out of date, or may become so because of one above them."""
-        found: set[str] = set()
+        stale: set[str] = set()
         checks: set[str] = set()
         for name, stage in self.stages.items():
-            reached = (found - checks).intersection(stage.parents)
+            reached = (stale - checks).intersection(stage.parents)
             if stage.changes or reached:
-                found.add(name)
+                stale.add(name)
             if stage.only_checks and not reached:
                 checks.add(name)
-        return [name for name in self.stages if name in found]
+        return [name for name in self.stages if name in stale]
 
     def below(self, name: str) -> set[str]:
         """All stages that need ``name``, directly or not."""
-        found = {name}
+        reached = {name}
         for other, stage in self.stages.items():  # parents come first in this order
-            if found.intersection(stage.parents):
-                found.add(other)
-        return found - {name}
+            if reached.intersection(stage.parents):
+                reached.add(other)
+        return reached - {name}
 
     def part(self, names: Collection[str]) -> Dag:
         """The stages ``names`` and all that they need."""
@@ -200,7 +200,7 @@ def fingerprints(dag: Dag, root: Path) -> dict[str, str]:
     and, all the way up, the stages that it needs.
     """
     made = {out for stage in dag.stages.values() for out in stage.outs}
-    found: dict[str, str] = {}
+    hashes: dict[str, str] = {}
     results: dict[str, str] = {}  # what others see of a stage: without what it only checks
     for name, stage in dag.stages.items():
         files = {}
@@ -212,8 +212,8 @@ def fingerprints(dag: Dag, root: Path) -> dict[str, str]:
         checked = files.pop(PARAMS, None)
         facts = [name, stage.cmd, stage.params, files, above, stage.outs]
         results[name] = _hash(facts)
-        found[name] = _hash([*facts, checked]) if checked else results[name]
-    return found
+        hashes[name] = _hash([*facts, checked]) if checked else results[name]
+    return hashes
 
 
 def _hash(facts: list[Any]) -> str:

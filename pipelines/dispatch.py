@@ -316,17 +316,17 @@ class Dispatcher:
 
     def _beside(self, started: Sequence[str], left: Sequence[str]) -> dict[str, list[str]]:
         """Shares the stages that found no slot out among those that started and are alike."""
-        found: dict[str, list[str]] = {name: [] for name in started}
+        beside: dict[str, list[str]] = {name: [] for name in started}
         for name in left:
             key = None if name in self.beside else self.alike.get(name)  # once is enough
             leaders = [
                 x for x in started if key and self.alike.get(x) == key and x not in self.beside
             ]
             if leaders:
-                leader = min(leaders, key=lambda name: len(found[name]))
-                found[leader].append(name)
+                leader = min(leaders, key=lambda name: len(beside[name]))
+                beside[leader].append(name)
                 self.beside[name] = leader
-        return found
+        return beside
 
     def _failed(self) -> bool:
         return any(outcome.status == "failed" for outcome in self.outcomes.values())
@@ -366,7 +366,7 @@ class Dispatcher:
 
     def _settled(self, stop: bool) -> list[str]:
         """Stages that need no process: up to date, or needing something that failed."""
-        found = []
+        settled = []
         for name in self.waiting:
             stage = self.dag.stages[name]
             parents = [self.outcomes.get(parent) for parent in stage.parents]
@@ -379,8 +379,8 @@ class Dispatcher:
                 self.outcomes[name] = StageOutcome(name, "cached")
             else:
                 continue
-            found.append(name)
-        return found
+            settled.append(name)
+        return settled
 
     def _ready(self) -> Sequence[str]:
         ready = [

@@ -112,11 +112,13 @@ class Estimate:
         return text
 
     def _sources(self) -> str:
-        found = set(self.basis.values())
-        if found <= {RECORDED, SEED}:
+        sources = set(self.basis.values())
+        if sources <= {RECORDED, SEED}:
             return "as recorded here"
-        if found <= {RECORDED, SEED, RESULTS}:
-            return "as recorded, partly elsewhere" if RECORDED in found else "as recorded elsewhere"
+        if sources <= {RECORDED, SEED, RESULTS}:
+            return (
+                "as recorded, partly elsewhere" if RECORDED in sources else "as recorded elsewhere"
+            )
         return "recorded or scaled"
 
 
@@ -242,7 +244,9 @@ def _comparable(stage: Stage, item: Past, own: Kin | None, theirs: Kin | None) -
     if own is None or theirs is None or own.arch != theirs.arch:
         return False
     lengths = [_length(settings, section) for section in ("backbone", "prior")]
-    return own.data == theirs.data or not any(found and found[0] == "epochs" for found in lengths)
+    return own.data == theirs.data or not any(
+        length and length[0] == "epochs" for length in lengths
+    )
 
 
 def _parts(name: str) -> tuple[str, str, str | None]:
@@ -273,14 +277,14 @@ def _settings(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in content.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
-            found |= _flat(value, f"{name}.")
+            values |= _flat(value, f"{name}.")
         else:
-            found[name] = value
-    return found
+            values[name] = value
+    return values
 
 
 def _length(settings: Mapping[str, Any], section: str) -> tuple[str, float] | None:

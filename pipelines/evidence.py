@@ -97,10 +97,10 @@ def new_folder(root: Path) -> Path:
 
 def handled(root: Path) -> set[str]:
     """Fingerprints of the data changes that earlier retrainings dealt with."""
-    found: set[str] = set()
+    marks: set[str] = set()
     for path in (root / FOLDER).glob("*/retrain.json"):
-        found.update(read_json(path).get("dealt", []))
-    return found
+        marks.update(read_json(path).get("dealt", []))
+    return marks
 
 
 def keep(folder: Path, worktree: Path, datasets: Iterable[str]) -> None:
@@ -152,10 +152,10 @@ def commit_build(root: Path, worktree: Path, branch: str, message: str) -> str:
 
 def _identity(root: Path) -> dict[str, str]:
     """What git is told where it knows nobody."""
-    found = stand_in(root)
-    if found is None:
+    identity = stand_in(root)
+    if identity is None:
         return {}
-    facts = dict(zip(("NAME", "EMAIL"), found, strict=True))
+    facts = dict(zip(("NAME", "EMAIL"), identity, strict=True))
     return {f"GIT_{r}_{k}": text for r in ("AUTHOR", "COMMITTER") for k, text in facts.items()}
 
 

@@ -63,15 +63,15 @@ def explain(code: int, lines: Sequence[str]) -> Failure:
         True
     """
     text = "\n".join(lines)
-    found = _EXITED.findall(text)
-    status = int(found[-1]) if found else code
+    codes = _EXITED.findall(text)
+    status = int(codes[-1]) if codes else code
     signalled = -status if status < 0 else status - 128 if 128 < status <= 192 else 0
     if _FULL.search(text):
         hint = "free some space, or `python -m pipelines clean`; finished stages are kept"
         return Failure("the disk is full", False, hint)
     if _READ_ONLY.search(text):
         return Failure("a folder cannot be written to", False, "check owner, mode and mount")
-    if not found and _DVC.search(text):
+    if not codes and _DVC.search(text):
         return Failure("dvc was disturbed by the death of another one", True)
     if LOCK.search(text):
         return Failure("a lock of dvc was busy", True)

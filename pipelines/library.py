@@ -54,17 +54,17 @@ class Library:
 
     def _names(self, kind: str) -> dict[str, str]:
         """Name to the file's path without suffix, relative to ``conf/``."""
-        found: dict[str, str] = {}
+        paths: dict[str, str] = {}
         for path in sorted((self.folder / kind).rglob("*.yaml")):
             relative = path.relative_to(self.folder).with_suffix("")
             name = "-".join(relative.parts[1:])
-            if name in found:
+            if name in paths:
                 raise UsageError(
-                    f"{CONF}/{found[name]}.yaml and {CONF}/{relative}.yaml are both called "
+                    f"{CONF}/{paths[name]}.yaml and {CONF}/{relative}.yaml are both called "
                     f"{name!r}; rename one"
                 )
-            found[name] = relative.as_posix()
-        return found
+            paths[name] = relative.as_posix()
+        return paths
 
     def fingerprint(self) -> str:
         """Of the content of every file."""
@@ -99,7 +99,7 @@ class Library:
         Raises:
             UsageError: a name is neither, or a group names an unknown experiment.
         """
-        found: list[str] = []
+        experiments: list[str] = []
         for name in (part for item in names for part in item.split(",") if part):
             if name in self.groups:
                 for member in self.groups[name]:
@@ -108,13 +108,13 @@ class Library:
                         raise UsageError(
                             f"{CONF}/groups.yaml: {name}: {member!r} is no experiment{hint}"
                         )
-                found += self.groups[name]
+                experiments += self.groups[name]
             elif name in self.experiments or name in known:
-                found.append(name)
+                experiments.append(name)
             else:
                 hint = nearest(name, {*self.groups, *self.experiments, *known})
                 raise UsageError(f"{name!r} is neither a group nor an experiment{hint}")
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(experiments))
 
     def experiment(self, name: str) -> ExperimentConfig:
         """An experiment, composed and checked.
@@ -123,8 +123,8 @@ class Library:
             UsageError: there is none, or a file of it is wrong.
         """
         path = self._path(name, self.experiments, "experiment")
-        found: ExperimentConfig = self._checked(ExperimentConfig, path)
-        return found
+        config: ExperimentConfig = self._checked(ExperimentConfig, path)
+        return config
 
     def dataset(self, name: str) -> DataConfig:
         """A data set, composed and checked.
@@ -132,18 +132,20 @@ class Library:
         Raises:
             UsageError: there is none, or a file of it is wrong.
         """
-        found: DataConfig = self._checked(DataConfig, self._path(name, self.data, "data set"))
-        return found
+        config: DataConfig = self._checked(DataConfig, self._path(name, self.data, "data set"))
+        return config
 
     def retrain(self) -> RetrainConfig:
         """The section ``retrain``: ``conf/retrain.yaml``, or the defaults."""
         there = (self.folder / "retrain.yaml").is_file()
-        found: RetrainConfig = self._checked(RetrainConfig, "retrain") if there else RetrainConfig()
-        for name in (*found.experiments, *found.rules):
+        config: RetrainConfig = (
+            self._checked(RetrainConfig, "retrain") if there else RetrainConfig()
+        )
+        for name in (*config.experiments, *config.rules):
             if name not in self.experiments:
                 hint = nearest(name, self.experiments)
                 raise UsageError(f"{CONF}/retrain.yaml: {name!r} is not an experiment{hint}")
-        return found
+        return config
 
     def params(self, run: RunConfig) -> Params:
         """All parameters of a selection; ``run.datasets`` is filled in from the experiments.

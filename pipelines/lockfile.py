@@ -48,10 +48,10 @@ def whole(block: str, outs: Sequence[str]) -> bool:
     import yaml
 
     try:
-        found = read_outs(block)
+        hashes = read_outs(block)
     except (yaml.YAMLError, KeyError, TypeError, AttributeError):
         return False
-    return set(found) == set(outs) and "None" not in found.values()
+    return set(hashes) == set(outs) and "None" not in hashes.values()
 
 
 def merge_lock(text: str, blocks: Mapping[str, str], order: Sequence[str]) -> str:

@@ -32,11 +32,11 @@ def changes(
     from pipelines.changes import find_changes
     from pipelines.evidence import handled
 
-    found = find_changes(Path(), datasets or (), handled=handled(Path()))
+    findings = find_changes(Path(), datasets or (), handled=handled(Path()))
     if as_json:
-        typer.echo(json.dumps([item.to_json() for item in found], indent=1))
+        typer.echo(json.dumps([item.to_json() for item in findings], indent=1))
         return
-    for item in found:
+    for item in findings:
         typer.echo(f"{item.data:<16} {item.state:<8} {item.words}")
 
 
@@ -60,16 +60,16 @@ def retrain(
         raise UsageError(f"seeds {seeds!r}: expected integers separated by commas, as in 0,1,2")
     known = list(load_params("params.yaml").experiments)
     Library().expand(experiments or [], known)  # a wrong name is found before anything starts
-    found = _retrained(experiments or [], [int(part) for part in parts], on_change, push)
+    outcome = _retrained(experiments or [], [int(part) for part in parts], on_change, push)
     if as_json:
-        typer.echo(json.dumps(found, indent=1))
+        typer.echo(json.dumps(outcome, indent=1))
     else:
-        typer.echo(found["summary"])
-        for verdict in found["verdicts"]:
+        typer.echo(outcome["summary"])
+        for verdict in outcome["verdicts"]:
             typer.echo(f"  {verdict['experiment']}: {'; '.join(verdict['reasons'])}")
-        if found["name"]:
-            typer.echo(f"  retrain/{found['name']}/verdict.md")
-    if found["failures"]:
+        if outcome["name"]:
+            typer.echo(f"  retrain/{outcome['name']}/verdict.md")
+    if outcome["failures"]:
         raise typer.Exit(1)
 
 
@@ -79,12 +79,12 @@ def _retrained(*arguments: Any) -> dict[str, Any]:
     if not hasattr(run, "fn"):
         return dict(run(*arguments).to_json())
     state = run(*arguments, return_state=True)
-    found = state.result(raise_on_failure=False)
-    if isinstance(found, LdebmError):
-        raise found
-    if not isinstance(found, dict):
+    outcome = state.result(raise_on_failure=False)
+    if isinstance(outcome, LdebmError):
+        raise outcome
+    if not isinstance(outcome, dict):
         raise LdebmError(f"retraining ended as {state.type.value}: {state.message}")
-    return found
+    return outcome
 
 
 def champion(

@@ -30,7 +30,7 @@ def outcome_lines(root: Path, stages: Sequence[StageOutcome]) -> list[str]:
         root: folder of the project that holds the result.
         stages: what became of each.
     """
-    found: dict[str, list[Metrics]] = {}
+    runs_of: dict[str, list[Metrics]] = {}
     for stage in stages:
         kind, _, run = stage.name.partition("@")
         experiment, _, seed = run.rpartition("-")
@@ -40,9 +40,9 @@ def outcome_lines(root: Path, stages: Sequence[StageOutcome]) -> list[str]:
         folder = root / "reports" / experiment / seed
         metrics = {**_read(folder / "summary.json"), **_read(folder / "metrics.json")}
         if metrics:
-            found.setdefault(experiment, []).append(metrics)
+            runs_of.setdefault(experiment, []).append(metrics)
     lines = []
-    for experiment, runs in found.items():
+    for experiment, runs in runs_of.items():
         lines += experiment_line(experiment, runs)
     return lines
 
@@ -95,32 +95,32 @@ def _quality(mean: Metrics) -> list[str]:
 
 
 def _warnings(mean: Metrics, control: float | None) -> list[str]:
-    found = []
+    warnings = []
     kl = mean.get("kl_standard_normal")
     if kl is not None and kl < EMPTY_KL:
-        found.append(
+        warnings.append(
             f"the latent holds nothing of the text (KL {kl:.2f} nats); lower backbone.kl_weight "
             "or raise backbone.word_dropout"
         )
     if "ami" in mean and mean["ami"] < NO_AGREEMENT:
-        found.append(
+        warnings.append(
             f"classes and labels have nothing to do with each other (AMI {mean['ami']:.2f}); "
             "longer training, or backbone.supervision, makes the latent tell the labels"
         )
     labels = mean.get("control_labels", mean.get("classes_used", 0.0))
     if control is not None and labels > 1 and control < 1 / labels + CHANCE_MARGIN:
-        found.append(
+        warnings.append(
             f"samples for a class are no better than chance ({control:.0%} of them are "
             f"classified as asked, {1 / labels:.0%} by chance)"
         )
     gain, error = (mean.get(f"gain_over_standard_normal{end}") for end in ("", "_se"))
     if gain is not None and error and gain < SURE * error:  # no error: N(0, I) is the prior
-        found.append(
+        warnings.append(
             f"the learned prior is not better than N(0, I) (by {gain:.2f} nats, standard error "
             f"{error:.2f})"
         )
     for measure in ("fid", "fid_classifier"):
         if mean.get(measure, 0.0) > mean.get(f"{measure}_gaussian", math.inf):
-            found.append("samples of the learned prior are worse than those of N(0, I)")
+            warnings.append("samples of the learned prior are worse than those of N(0, I)")
             break
-    return found
+    return warnings

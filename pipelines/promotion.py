@@ -130,7 +130,7 @@ def promote(
     if here is None:
         _free(root, f"{experiment}@{number}")
     held = {s: registered(root, experiment, s) for s in stages}
-    missing = [s for s, found in held.items() if found is None or found.version != number]
+    missing = [s for s, assigned in held.items() if assigned is None or assigned.version != number]
     created = _write(root, experiment, commit, None if here else number, number, missing, message)
     return Promotion(experiment, number, commit, tuple(stages), tuple(created))
 
@@ -191,7 +191,7 @@ def _higher(root: Path, artifact: str, stage: str, version: str) -> list[str]:
         )
     except ArtifactNotFound:
         return []
-    return [found.version for found in holding or [] if _numbers(found.version) > _numbers(version)]
+    return [entry.version for entry in holding or [] if _numbers(entry.version) > _numbers(version)]
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -277,8 +277,8 @@ def _stale(stages: dict[str, Any], path: str) -> str | None:
 def _versions(root: Path, artifact: str) -> list[tuple[tuple[int, ...], str]]:
     """Version tags of an artifact, in ascending order, as numbers and text."""
     tags = git(root, "tag", "--list", f"{artifact}@v*").splitlines()
-    found = [tag.removeprefix(f"{artifact}@") for tag in tags]
-    plain = [text for text in found if re.fullmatch(r"v\d+\.\d+\.\d+", text)]
+    versions = [tag.removeprefix(f"{artifact}@") for tag in tags]
+    plain = [text for text in versions if re.fullmatch(r"v\d+\.\d+\.\d+", text)]
     return sorted((_numbers(text), text) for text in plain)
 
 

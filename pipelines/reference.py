@@ -70,12 +70,12 @@ class Table(NamedTuple):
 
 def tables() -> list[Table]:
     """All sections of params.yaml, in the order in which they are met."""
-    found: dict[type[Section], Table] = {}
+    tables_of: dict[type[Section], Table] = {}
     for place, section in _sections(Params, ""):
-        if section not in found:
-            found[section] = Table(section, [], _entries(section))
-        found[section].places.append(place)
-    return list(found.values())
+        if section not in tables_of:
+            tables_of[section] = Table(section, [], _entries(section))
+        tables_of[section].places.append(place)
+    return list(tables_of.values())
 
 
 def _sections(section: type[Section], place: str) -> Iterator[tuple[str, type[Section]]]:
@@ -121,7 +121,7 @@ def _default(field: FieldInfo) -> str:
 @functools.cache
 def descriptions(section: type[Section]) -> dict[str, str]:
     """The string under every field of a section."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for base in section.__mro__:
         if not issubclass(base, Section):
             break
@@ -130,8 +130,8 @@ def descriptions(section: type[Section]) -> dict[str, str]:
         for field, text in pairwise(body.body):
             if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
                 assert isinstance(field.target, ast.Name)
-                found.setdefault(field.target.id, " ".join(ast.literal_eval(text.value).split()))
-    return found
+                texts.setdefault(field.target.id, " ".join(ast.literal_eval(text.value).split()))
+    return texts
 
 
 def find(key: str) -> list[tuple[list[str], Entry]]:
@@ -144,17 +144,17 @@ def find(key: str) -> list[tuple[list[str], Entry]]:
         >>> [(keys, entry.default) for keys, entry in find("prior.levels")]
         [(['experiments.NAME.prior.levels'], '6')]
     """
-    parts, found, known = key.split("."), [], set()
+    parts, entries, known = key.split("."), [], set()
     for table in tables():
         for entry in table.entries:
             keys = [f"{place}.{entry.key}".strip(".") for place in table.places]
             known |= {".".join(full.split(".")[-len(parts) :]) for full in keys}
             same = [full for full in keys if _ends(full.split("."), parts)]
             if same:
-                found.append((same, entry))
-    if not found:
+                entries.append((same, entry))
+    if not entries:
         raise UsageError(f"config: there is no key {key!r}{nearest(key, known)}")
-    return found
+    return entries
 
 
 def _ends(full: list[str], parts: list[str]) -> bool:

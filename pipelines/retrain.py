@@ -57,11 +57,11 @@ def plan(root: Path, experiments: Sequence[str], seeds: Sequence[int]) -> Plan:
     """
     params, library = load_params(root / "params.yaml"), Library(root)
     wanted = experiments or params.retrain.experiments or params.run.experiments
-    found = {
+    data = {
         name: (params.experiments.get(name) or library.experiment(name)).data
         for name in library.expand(wanted, list(params.experiments))
     }
-    return Plan(found, tuple(seeds or params.retrain.seeds), params.retrain)
+    return Plan(data, tuple(seeds or params.retrain.seeds), params.retrain)
 
 
 def retrain(

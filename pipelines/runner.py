@@ -55,8 +55,8 @@ def tail(path: Path, lines: int = TAIL_LINES) -> tuple[str, ...]:
             text = stream.read().decode("utf-8", errors="replace")
     except FileNotFoundError:
         return ()
-    found = [line.rpartition("\r")[2].rstrip() for line in text.replace("\r\n", "\n").split("\n")]
-    return tuple([line for line in found if line][-lines:])
+    shown = [line.rpartition("\r")[2].rstrip() for line in text.replace("\r\n", "\n").split("\n")]
+    return tuple([line for line in shown if line][-lines:])
 
 
 def run(
@@ -193,7 +193,7 @@ def end_with_parent() -> None:
 def strays(worktree: Path) -> list[int]:
     """Processes that a run in ``worktree`` started and that are still alive."""
     wanted = f"{MARK}={worktree.resolve()}".encode()
-    found = []
+    processes = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
@@ -203,5 +203,5 @@ def strays(worktree: Path) -> list[int]:
         except OSError:
             continue
         if wanted in variables and state != "Z":
-            found.append(int(entry.name))
-    return found
+            processes.append(int(entry.name))
+    return processes

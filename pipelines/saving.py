@@ -36,8 +36,8 @@ def save_edits(path: str | Path, name: str) -> list[Path]:
     """
     path = Path(path)
     check_name(name)
-    library, found = Library(path.parent), status(path)
-    keys = [item.key.split(".") for item in found.edits]
+    library, state = Library(path.parent), status(path)
+    keys = [item.key.split(".") for item in state.edits]
     if not keys:
         raise UsageError("params.yaml has no values of its own: there is nothing to save")
     shared = [".".join(key) for key in keys if key[0] not in ("experiments", "data")]
@@ -50,19 +50,19 @@ def save_edits(path: str | Path, name: str) -> list[Path]:
     touched = [key[1] for key in keys if key[0] == "experiments"]
     touched += [
         experiment
-        for experiment, config in found.params.experiments.items()
+        for experiment, config in state.params.experiments.items()
         if set(config.datasets()) & data.keys()
     ]
     experiments = _new_names(name, touched)
-    _free(library, found.params, experiments.values(), data.values())
-    files = [_data_file(library, found.params, old, new) for old, new in data.items()]
+    _free(library, state.params, experiments.values(), data.values())
+    files = [_data_file(library, state.params, old, new) for old, new in data.items()]
     files += [
-        _experiment_file(library, found.params, old, new, data) for old, new in experiments.items()
+        _experiment_file(library, state.params, old, new, data) for old, new in experiments.items()
     ]
     for file, text in files:
         _write(file, text)
     try:
-        _reselect(path, found.params, experiments)
+        _reselect(path, state.params, experiments)
     except UsageError:
         for file, _ in files:
             file.unlink()

@@ -243,14 +243,14 @@ def extended(params: Params, root: Path, data: str | None, experiment: str | Non
     )
 
 
-def _refuse_loss(found: Status, after: Params | None) -> None:
+def _refuse_loss(state: Status, after: Params | None) -> None:
     """Stops where composing again would lose what somebody typed.
 
     Args:
-        found: the file's state before.
+        state: the file's before.
         after: what it will be, if edits in sections that stay there are kept.
     """
-    lost = [item for item in found.edits if after is None or not _holds(after, item.key)]
+    lost = [item for item in state.edits if after is None or not _holds(after, item.key)]
     if lost:
         listed = "; ".join(str(item) for item in lost[:3])
         more = f"; and {len(lost) - 3} more" if len(lost) > 3 else ""
@@ -329,8 +329,8 @@ def _fingerprint(content: Mapping[str, Any]) -> str:
 def _stated(path: Path) -> tuple[str, str]:
     """The fingerprints that the file's first lines give; empty where there are none."""
     text = path.read_text(encoding="utf-8")
-    found = re.search(r"^# composed: ([0-9a-f]+) of conf/ ([0-9a-f]+)$", text, re.MULTILINE)
-    return (found[1], found[2]) if found else ("", "")
+    match = re.search(r"^# composed: ([0-9a-f]+) of conf/ ([0-9a-f]+)$", text, re.MULTILINE)
+    return (match[1], match[2]) if match else ("", "")
 
 
 def differing(

@@ -39,13 +39,13 @@ def descendants(root: int) -> list[int]:
         except (OSError, IndexError, ValueError):
             continue  # it has ended meanwhile
         children.setdefault(parent, []).append(int(entry))
-    found: list[int] = []
+    processes: list[int] = []
     queue = [root]
     while queue:
         below = children.get(queue.pop(0), [])
-        found += below
+        processes += below
         queue += below
-    return found
+    return processes
 
 
 def send(number: int) -> None:

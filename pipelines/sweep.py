@@ -77,7 +77,7 @@ class SweepReport:
 
     def summary(self) -> list[dict[str, Any]]:
         """One row for every point and experiment: mean and, over seeds, standard deviation."""
-        found = []
+        rows = []
         for point in self.points:
             groups: dict[str, list[dict[str, float]]] = {}
             for stage, metrics in point.metrics.items():
@@ -91,8 +91,8 @@ class SweepReport:
                     row[key] = mean(values)
                     if len(values) > 1:
                         row[f"{key} sd"] = stdev(values)
-                found.append(row)
-        return found
+                rows.append(row)
+        return rows
 
 
 def grid(root: Path, axes: Sequence[str]) -> list[tuple[str, ...]]:
@@ -167,15 +167,15 @@ def sweep(
             _with_first(report, before) if number == 0 else report
             for number, report in enumerate(reports)
         ]
-        found = tuple(
+        measured = tuple(
             Point(overrides, report, _metrics(job))
             for overrides, report, job in zip(points, built, jobs, strict=True)
         )
     folder = (out or root / FOLDER / _name(axes, base)).resolve()
-    result = SweepReport(found, folder, max(report.seconds for report in reports))
+    result = SweepReport(measured, folder, max(report.seconds for report in reports))
     _write(result, axes, engine)
     if must_succeed and not result.ok:
-        raise BuildFailed(next(point.report for point in found if not point.report.ok))
+        raise BuildFailed(next(point.report for point in measured if not point.report.ok))
     return result
 
 
@@ -269,7 +269,7 @@ def _metrics(job: Job) -> dict[str, dict[str, float]]:
     """Metrics of the last stages that have any: of those that no other with metrics needs."""
     having = [name for name, stage in job.dag.stages.items() if stage.metrics]
     last = [name for name in having if not job.dag.below(name).intersection(having)]
-    found = {}
+    metrics = {}
     for name in last:
         numbers: dict[str, float] = {}
         for path in job.dag.stages[name].metrics:
@@ -277,17 +277,17 @@ def _metrics(job: Job) -> dict[str, dict[str, float]]:
             if file.is_file():
                 numbers |= _flat(json.loads(file.read_text(encoding="utf-8")))
         if numbers:
-            found[name] = numbers
-    return found
+            metrics[name] = numbers
+    return metrics
 
 
 def _flat(content: Any, prefix: str = "") -> dict[str, float]:
     """Numbers of nested JSON by dotted name."""
     if isinstance(content, dict):
-        found: dict[str, float] = {}
+        values: dict[str, float] = {}
         for key, value in content.items():
-            found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-        return found
+            values |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+        return values
     if isinstance(content, int | float) and not isinstance(content, bool):
         return {prefix: float(content)}
     return {}

@@ -79,10 +79,10 @@ class Workspace:
         if not (self.root / ".dvc").is_dir():
             raise UsageError(f"{self.root}: no DVC project here; run from the project's folder")
         self.runs = self.root / RUNS
-        found = run_git(self.root, "rev-parse", "--show-prefix")
-        none = found.returncode != 0 and "not a git repository (or any" in said(found)
-        if found.returncode and not none:
-            raise UsageError(f"{self.root}: git cannot be used here: {said(found)}")
+        answer = run_git(self.root, "rev-parse", "--show-prefix")
+        none = answer.returncode != 0 and "not a git repository (or any" in said(answer)
+        if answer.returncode and not none:
+            raise UsageError(f"{self.root}: git cannot be used here: {said(answer)}")
         if none or git_or_none(self.root, "rev-parse", "-q", "--verify", "HEAD") is None:
             unused = "; GIT_DIR is set, but only a repository in the folder or above it counts"
             raise UsageError(
@@ -111,12 +111,12 @@ class Workspace:
         Raises:
             UsageError: there is no such revision.
         """
-        found = git_or_none(
+        answer = git_or_none(
             self.root, "rev-parse", "-q", "--verify", f"{revision or 'HEAD'}^{{commit}}"
         )
-        if found is None:
+        if answer is None:
             raise UsageError(f"revision {revision!r}: git does not know it; see `git log`")
-        commit = found.decode().strip()
+        commit = answer.decode().strip()
         if revision is not None:
             return State(commit, git(self.root, "rev-parse", f"{commit}^{{tree}}"), dirty=False)
         files = tuple(name for name in project_files(self.root) if not name.startswith(OWN))

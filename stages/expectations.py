@@ -63,12 +63,12 @@ def validate(prepared: str | Path, config: DataConfig) -> dict[str, Any]:
         of_rows = (parts, _expectations([*of_labels, *checks]))
         results += _check(context, split, ([pd.DataFrame({"id": ids})], once), of_rows)
     facts = shares(profile, kind.unknown(prepared))
-    found = _check(context, "profile", ([pd.DataFrame(facts)], _of_profile(profile)))
+    of_profile = _check(context, "profile", ([pd.DataFrame(facts)], _of_profile(profile)))
     said = broken(profile, facts)
-    for item in found:
+    for item in of_profile:
         if item["column"] in said:
             item["detail"] = "; ".join(said[item["column"]])
-    results = found + results
+    results = of_profile + results
     return {
         "success": all(item["success"] for item in results),
         "kind": profile["kind"],
@@ -101,7 +101,7 @@ def _check(
     context: Any, name: str, *suites: tuple[Iterable[pd.DataFrame], list[Any]]
 ) -> list[dict[str, Any]]:
     """Runs each suite on all parts of its frame; the results by expectation and column."""
-    found = []
+    results = []
     for number, (frames, checks) in enumerate(suites):
         key = f"{name} {number}"
         source = context.data_sources.add_pandas(key)
@@ -112,8 +112,8 @@ def _check(
         )
         runs = [definition.run(batch_parameters={"dataframe": frame}) for frame in frames]
         parts = [sorted(run.to_json_dict()["results"], key=_place) for run in runs]
-        found += [_plain(name, _joined(items)) for items in zip(*parts, strict=True)]
-    return sorted(found, key=lambda item: (item["expectation"], item["column"]))
+        results += [_plain(name, _joined(items)) for items in zip(*parts, strict=True)]
+    return sorted(results, key=lambda item: (item["expectation"], item["column"]))
 
 
 def _place(item: dict[str, Any]) -> tuple[str, str]:

@@ -58,7 +58,7 @@ def others_beside(
     Raises:
         UsageError: what is no run, or an unknown experiment.
     """
-    found = {}
+    inputs_of = {}
     for item in filter(None, text.split(",")):
         name, _, seed = item.strip().rpartition("-")
         if not name or not seed.isdecimal():
@@ -70,8 +70,8 @@ def others_beside(
         if missing is not None:
             print(f"--beside {item}: left out, there is no {missing} yet", file=sys.stderr)
         elif run_of != mine:
-            found[run_of] = inputs(params, *run_of)
-    return found
+            inputs_of[run_of] = inputs(params, *run_of)
+    return inputs_of
 
 
 if __name__ == "__main__":

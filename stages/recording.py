@@ -47,7 +47,7 @@ def plan(stage: str, keys: Mapping[str, str], root: Path = Path()) -> Plan:
 
     def filled(kind: str) -> list[str]:
         items = [next(iter(i)) if isinstance(i, dict) else i for i in definition.get(kind, [])]
-        return [re.sub(r"\$\{item\.(\w+)\}", lambda found: keys[found[1]], item) for item in items]
+        return [re.sub(r"\$\{item\.(\w+)\}", lambda match: keys[match[1]], item) for item in items]
 
     instance = "-".join(keys[key] for key in definition.get("matrix", {}))
     return Plan(

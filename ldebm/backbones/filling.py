@@ -42,13 +42,13 @@ def fill(
         beam: K, hypotheses that are kept; with one, a gap does not see what follows it.
     """
     order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
-    found: dict[int, list[int]] = {}
+    filled: dict[int, list[int]] = {}
     at_once = max(1, STATES // (beam * len(z_SBD)))
     for start in range(0, len(order), at_once):
         part = order[start : start + at_once]
         search = _Search(model, [rows[i] for i in part], [gaps[i] for i in part], beam)
-        found |= dict(zip(part, search.run(z_SBD[:, part]), strict=True))
-    return [found[index] for index in range(len(rows))]
+        filled |= dict(zip(part, search.run(z_SBD[:, part]), strict=True))
+    return [filled[index] for index in range(len(rows))]
 
 
 class _Search:

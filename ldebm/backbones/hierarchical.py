@@ -213,8 +213,8 @@ class HierarchicalBackbone(Backbone):
     def encode(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """The mean path in u, and the log-variance of q along it, each (B, D)."""
         features = self.features(self.likelihood.quantise(batch))
-        found = self._draw(features, len(batch), None, finish=False)
-        return found.u_BD, found.logvar_BD
+        posterior = self._draw(features, len(batch), None, finish=False)
+        return posterior.u_BD, posterior.logvar_BD
 
     def to_z(self, u_BD: Tensor, temperature: float = 1.0) -> list[Tensor]:
         """z = T(u) by group; differentiable, and without the pixel decoder's work.

@@ -175,17 +175,17 @@ class NVAE(HierarchicalBackbone):
         state = self.stem(x)
         for cell in self.pre:
             state = self._run(cell, state)
-        found: list[Tensor] = []
+        states: list[Tensor] = []
         for g in reversed(range(len(self.groups))):
             cells = self.encoder[g]
             assert isinstance(cells, nn.ModuleList)
             for cell in cells:
                 state = self._run(cell, state)
-            found.append(state)
+            states.append(state)
             if g and self.scale_of[g - 1] < self.scale_of[g]:
                 state = self._run(self.shrink[self.scale_of[g] - 1], state)
-        found[-1] = F.elu(self.top(F.elu(found[-1])))
-        return found[::-1]
+        states[-1] = F.elu(self.top(F.elu(states[-1])))
+        return states[::-1]
 
     def descend(self, pick: Pick, rows: int, *, finish: bool) -> Tensor:
         state = self.start.expand(rows, *self.start.shape)

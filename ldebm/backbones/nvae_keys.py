@@ -206,8 +206,8 @@ def load_published(model: NVAE, published: PublishedConfig, section: NVAEConfig)
     model.load_state_dict(rename(tensors, model, str(path)))
 
 
-def _compare(found: Mapping[str, Any], section: NVAEConfig, where: str) -> None:
+def _compare(published: Mapping[str, Any], section: NVAEConfig, where: str) -> None:
     own = section.model_dump()
-    differing = [f"{key}: {value}" for key, value in found.items() if own[key] != value]
+    differing = [f"{key}: {value}" for key, value in published.items() if own[key] != value]
     if differing:
         raise UsageError(f"{where}: was made with {', '.join(differing)}; set these in nvae")

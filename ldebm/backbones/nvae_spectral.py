@@ -31,10 +31,10 @@ class SpectralPenalty:
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        found = list(modules)
-        self.norms = [item for item in found if isinstance(item, BatchNorm)]
+        layers = list(modules)
+        self.norms = [item for item in layers if isinstance(item, BatchNorm)]
         self.convs: dict[tuple[int, int], list[nn.Conv2d]] = {}
-        for item in found:
+        for item in layers:
             if isinstance(item, nn.Conv2d):
                 shape = (item.out_channels, item.weight[0].numel())
                 self.convs.setdefault(shape, []).append(item)

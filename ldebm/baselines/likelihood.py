@@ -56,7 +56,7 @@ def baseline_likelihood(
     columns: dict[str, list[np.ndarray]] = {}
     exact: list[np.ndarray] = []
     for index, batch in enumerate(batches):
-        found = model.posterior(batch)
+        posterior = model.posterior(batch)
         stream = make_generator(seed, "own-nll", index, device=model.decoder_embedding.device)
         mine = prior.conditioned_on(model.context(batch)) if prior.contextual else prior
         if kind == "rnnlm":
@@ -65,19 +65,19 @@ def baseline_likelihood(
             ones = torch.ones_like(nll)
             exact.append(torch.stack([nll, nll, nll, nll, nll, ones, nll]).cpu().numpy())
         elif kind in ("dvae", "divae") and few:
-            exact.append(_summed(model, mine, batch, found).cpu().numpy())
+            exact.append(_summed(model, mine, batch, posterior).cpu().numpy())
         else:
-            recon_SB, weight_SB = _weights(model, mine, batch, found, draws, stream)
+            recon_SB, weight_SB = _weights(model, mine, batch, posterior, draws, stream)
             collect(columns, "own", recon_SB, weight_SB, weight_SB, weight_SB)
     table = np.concatenate(exact or columns["own"], axis=1)
     return Estimate(*table)
 
 
 def _summed(
-    model: Baseline, prior: BaselinePrior, batch: TextBatch, found: CodePosterior
+    model: Baseline, prior: BaselinePrior, batch: TextBatch, posterior: CodePosterior
 ) -> Tensor:
     """The columns of an estimate by the sum over all codes, (7, B)."""
-    log_q = found.log_q_BMK
+    log_q = posterior.log_q_BMK
     assert log_q is not None
     baseline = model.baseline
     all_codes = torch.arange(prior.classes, device=log_q.device)
@@ -104,7 +104,7 @@ def _weights(
     model: Baseline,
     prior: BaselinePrior,
     batch: TextBatch,
-    found: CodePosterior,
+    posterior: CodePosterior,
     draws: int,
     stream: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
@@ -112,7 +112,7 @@ def _weights(
     rows, device = len(batch), stream.device
     log_w = torch.zeros(draws, rows, dtype=torch.float64, device=device)
     parts: list[Tensor] = []
-    log_q, mu, logvar = found.log_q_BMK, found.mu_BD, found.logvar_BD
+    log_q, mu, logvar = posterior.log_q_BMK, posterior.mu_BD, posterior.logvar_BD
     if log_q is not None and model.baseline.mixture:  # unread: its place is filled
         parts.append(log_q.flatten(1).expand(draws, -1, -1))
     elif log_q is not None:

@@ -123,14 +123,14 @@ class Baseline(SentenceVAE):
 
     def encode(self, batch: TextBatch) -> tuple[Tensor, Tensor]:
         """The latent [log q(c|x); mean of z] and log-variances (of the code the least)."""
-        found = self.posterior(batch)
+        posterior = self.posterior(batch)
         means, logvars = [], []
-        if found.log_q_BMK is not None:
-            means.append(found.log_q_BMK.flatten(1).clamp(min=FLOOR))
+        if posterior.log_q_BMK is not None:
+            means.append(posterior.log_q_BMK.flatten(1).clamp(min=FLOOR))
             logvars.append(torch.full_like(means[0], -LOGVAR_LIMIT))
-        if found.mu_BD is not None and found.logvar_BD is not None:
-            means.append(found.mu_BD)
-            logvars.append(found.logvar_BD)
+        if posterior.mu_BD is not None and posterior.logvar_BD is not None:
+            means.append(posterior.mu_BD)
+            logvars.append(posterior.logvar_BD)
         if not means:
             zeros = self.decoder_embedding.new_zeros(len(batch), 1)
             return zeros, zeros - LOGVAR_LIMIT

@@ -49,10 +49,10 @@ def annealed_weight(update: int, warmup: int) -> float:
     return 1 / (1 + math.exp(-SLOPE * (2 * update / warmup - 1)))
 
 
-def rate_terms(found: CodePosterior, model: Baseline) -> dict[str, Tensor]:
+def rate_terms(posterior: CodePosterior, model: Baseline) -> dict[str, Tensor]:
     """Every term beside the reconstruction, unweighted, means over the batch in nats."""
     parts: dict[str, Tensor] = {}
-    log_q, mu, logvar = found.log_q_BMK, found.mu_BD, found.logvar_BD
+    log_q, mu, logvar = posterior.log_q_BMK, posterior.mu_BD, posterior.logvar_BD
     if log_q is not None:
         parts["average_kl"] = average_divergence(log_q)
         parts["information"] = code_information(log_q)
@@ -77,11 +77,11 @@ def _mixture_terms(
     return kl_gaussians(mu, logvar, mean, other).sum((-1, -2)), dispersion
 
 
-def elbo_rate(found: CodePosterior, model: Baseline) -> Tensor | None:
+def elbo_rate(posterior: CodePosterior, model: Baseline) -> Tensor | None:
     """KL(q(c, z|x) || p(c, z)) per row, (B,); ``None`` where the model has no such prior."""
     if model.baseline.kind in ("ae", "dae"):
         return None
-    log_q, mu, logvar = found.log_q_BMK, found.mu_BD, found.logvar_BD
+    log_q, mu, logvar = posterior.log_q_BMK, posterior.mu_BD, posterior.logvar_BD
     total = torch.zeros((), device=model.decoder_embedding.device)
     if log_q is not None:
         total = total + code_divergence(log_q)
@@ -113,19 +113,19 @@ def _weights(baseline: BaselineConfig, weight: float, w: float) -> dict[str, flo
 
 
 def baseline_terms(
-    nll_B: Tensor, found: CodePosterior, model: Baseline, config: BackboneConfig, update: int
+    nll_B: Tensor, posterior: CodePosterior, model: Baseline, config: BackboneConfig, update: int
 ) -> Terms:
     """The loss of one batch and its parts.
 
     Args:
         nll_B: -log p(x|c, z) per row, c relaxed while training.
-        found: the encoder's distributions of the batch.
+        posterior: the encoder's distributions of the batch.
         model: whose mixture and section count.
         config: weight and warm-up of the KL.
         update: updates done.
     """
     reconstruction = nll_B.mean()
-    parts = rate_terms(found, model)
+    parts = rate_terms(posterior, model)
     weights = _weights(model.baseline, config.kl_weight, annealed_weight(update, config.kl_warmup))
     total = reconstruction
     for name, value in parts.items():

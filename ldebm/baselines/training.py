@@ -46,11 +46,11 @@ class BaselineTask(BackboneTask):
         mine = share(len(rows))
         self.model.stream = generator(self.seed, "dropout", step, device=self.device)
         batch = make_batch(self.train_split, rows[mine], self.device)
-        found = self.model.posterior(batch)
+        posterior = self.model.posterior(batch)
         noise = self._noise(len(rows), generator(self.seed, "backbone", step))
-        read = self._read(found, (noise[0][mine], noise[1][mine]), len(batch), hard=False)
+        read = self._read(posterior, (noise[0][mine], noise[1][mine]), len(batch), hard=False)
         nll = self.model.nll_of_read(batch, read)
-        terms = baseline_terms(nll, found, self.model, self.config, step)
+        terms = baseline_terms(nll, posterior, self.model, self.config, step)
         return replace(terms, row_weight=row_weight(len(rows)))
 
     def _noise(self, rows: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -60,23 +60,23 @@ class BaselineTask(BackboneTask):
         return uniform.to(self.device), normal.to(self.device)
 
     def _read(
-        self, found: CodePosterior, noise: tuple[Tensor, Tensor], rows: int, *, hard: bool
+        self, posterior: CodePosterior, noise: tuple[Tensor, Tensor], rows: int, *, hard: bool
     ) -> Tensor:
         """What the decoder reads of a draw of q(c, z|x): the code relaxed, or ``hard``."""
         model, baseline = self.model, self.model.baseline
         parts: list[Tensor] = []
-        if found.log_q_BMK is not None and not baseline.mixture:
-            uniform = noise[0].reshape(found.log_q_BMK.shape)
-            code = gumbel_softmax(found.log_q_BMK, uniform, baseline.temperature)
+        if posterior.log_q_BMK is not None and not baseline.mixture:
+            uniform = noise[0].reshape(posterior.log_q_BMK.shape)
+            code = gumbel_softmax(posterior.log_q_BMK, uniform, baseline.temperature)
             if hard:
                 code = torch.nn.functional.one_hot(code.argmax(-1), baseline.values).float()
             parts.append(code.flatten(1))
-        if found.mu_BD is not None and found.logvar_BD is not None:
+        if posterior.mu_BD is not None and posterior.logvar_BD is not None:
             encoder_only = baseline.kind == "ae"  # the published one adds noise here
             parts.append(
-                found.mu_BD
+                posterior.mu_BD
                 if encoder_only
-                else sample_posterior(found.mu_BD, found.logvar_BD, noise[1])
+                else sample_posterior(posterior.mu_BD, posterior.logvar_BD, noise[1])
             )
         return torch.cat(parts, -1) if parts else model.decoder_embedding.new_zeros(rows, 1)
 
@@ -87,13 +87,15 @@ class BaselineTask(BackboneTask):
         nll, rates, kept = [], [], []
         for start in range(0, len(rows), 256):
             batch = make_batch(split, rows[start : start + 256], self.device)
-            found = model.posterior(batch)
+            posterior = model.posterior(batch)
             noise = self._noise(len(batch), generator(self.seed, "valid", start))
-            nll.append(model.nll_of_read(batch, self._read(found, noise, len(batch), hard=True)))
-            rate = elbo_rate(found, model)
+            nll.append(
+                model.nll_of_read(batch, self._read(posterior, noise, len(batch), hard=True))
+            )
+            rate = elbo_rate(posterior, model)
             if rate is not None:
                 rates.append(rate.expand(len(batch)))
-            kept.append(found)
+            kept.append(posterior)
         whole = _joined(kept)
         done = max(step, self.config.kl_warmup * 2)  # the score has the final weights throughout
         terms = baseline_terms(torch.cat(nll), whole, model, self.config, done)

@@ -61,15 +61,15 @@ class _Commands(TyperGroup):
     def _load(self, name: str) -> None:
         """Adds a command of the pipeline, if it is installed."""
         try:
-            found = getattr(importlib.import_module(PROJECT[name]), name)
+            command = getattr(importlib.import_module(PROJECT[name]), name)
         except ModuleNotFoundError as error:
             if (error.name or "").split(".")[0] != "pipelines":
                 raise
             return
-        if not isinstance(found, typer.Typer):
-            function, found = found, typer.Typer(add_completion=False, rich_markup_mode=None)
-            found.command(name)(function)
-        self.add_command(typer.main.get_command(found), name)
+        if not isinstance(command, typer.Typer):
+            function, command = command, typer.Typer(add_completion=False, rich_markup_mode=None)
+            command.command(name)(function)
+        self.add_command(typer.main.get_command(command), name)
 
 
 app = typer.Typer(

@@ -44,12 +44,12 @@ def complete(
     read_gaps(model, rows)  # a mistake is said before anything is trained
     config, completer = _completer(model)
     with progress("complete", len(rows), "texts") as bar:
-        found = complete_texts(model, completer, rows, config, seed, lambda n: bar.show(n, {}))
+        completed = complete_texts(model, completer, rows, config, seed, lambda n: bar.show(n, {}))
     if as_json:
-        pairs = [{"text": a, "completed": b} for a, b in zip(rows, found, strict=True)]
+        pairs = [{"text": a, "completed": b} for a, b in zip(rows, completed, strict=True)]
         typer.echo(json.dumps(pairs, indent=1, ensure_ascii=False))
     else:
-        typer.echo("\n".join(found))
+        typer.echo("\n".join(completed))
 
 
 def _completer(model: Model) -> tuple[CompletionConfig, Completer]:

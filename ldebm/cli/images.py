@@ -26,15 +26,15 @@ def parse_attributes(given: list[str]) -> dict[str, int | str]:
         >>> parse_attributes(["Male=1", "Smiling=0"])
         {'Male': '1', 'Smiling': '0'}
     """
-    found: dict[str, int | str] = {}
+    attributes: dict[str, int | str] = {}
     for item in given:
         name, sign, value = item.partition("=")
         if not (name and sign and value):
             raise UsageError(f"--attribute {item!r}: expected NAME=VALUE, for example Smiling=1")
-        if name in found:
+        if name in attributes:
             raise UsageError(f"--attribute {name}: given twice")
-        found[name] = value
-    return found
+        attributes[name] = value
+    return attributes
 
 
 def generate_images(

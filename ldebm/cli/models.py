@@ -174,8 +174,8 @@ def classify(
     else:
         from ldebm.model import UserRows
 
-        found = read_texts(texts, None, "classify", column)
-        rows = UserRows(found, {"text": found})
+        lines = read_texts(texts, None, "classify", column)
+        rows = UserRows(lines, {"text": lines})
     model.label_index(0)  # says what is wrong where the prior has no classes
     records = class_records(model.classify(rows.values), model.class_labels())
     for name, record in zip(rows.columns[rows.name], records, strict=True):
@@ -218,9 +218,9 @@ def read_texts(
     if file is not None and texts:
         raise UsageError("give texts or --file, not both")
     if file is not None:
-        found = read_file(file, column)
-        _say_left_out(file, len(found.texts), found.left_out)
-        return found.texts
+        lines = read_file(file, column)
+        _say_left_out(file, len(lines.texts), lines.left_out)
+        return lines.texts
     if column is not None:
         raise UsageError(f"column {column!r} is one of --file, which is not given")
     rows = [text for text in texts or [] if text.strip()]

@@ -76,15 +76,15 @@ def class_records(p_NK: np.ndarray, names: list[str]) -> list[dict[str, Any]]:
         p_NK: probabilities of the classes.
         names: of the classes.
     """
-    found = []
+    records = []
     for p in p_NK:
         first, *others = p.argsort(kind="stable")[::-1][:2]
         record = {"label": names[first], "probability": round(float(p[first]), 4)}
         record["sure"] = bool(p[first] >= SURE)
         for other in others:
             record["next"] = {"label": names[other], "probability": round(float(p[other]), 4)}
-        found.append(record)
-    return found
+        records.append(record)
+    return records
 
 
 def show_classes(records: list[dict[str, Any]], name: str, *, as_json: bool) -> None:

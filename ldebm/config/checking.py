@@ -237,16 +237,18 @@ def _words(option: Any, limits: str) -> list[str]:
 
 def _limits(limits: Sequence[Any]) -> list[str]:
     """The limits of a field in words, lower before upper."""
-    found = []
+    worded = []
     for limit in limits:
         for name, words in LIMITS.items():
             if (bound := getattr(limit, name, None)) is not None:
-                found.append(f"{words} {bound:g}")
+                worded.append(f"{words} {bound:g}")
         if (least := getattr(limit, "min_length", None)) is not None:
-            found.append(f"with {least} or more items")
+            worded.append(f"with {least} or more items")
         if (pattern := getattr(limit, "pattern", None)) is not None:
-            found.append(f"that matches {pattern}")
-    return [found[0], *(f"and {text.removeprefix('of ')}" for text in found[1:])] if found else []
+            worded.append(f"that matches {pattern}")
+    return (
+        [worded[0], *(f"and {text.removeprefix('of ')}" for text in worded[1:])] if worded else []
+    )
 
 
 def _dotted(*parts: str | int) -> str:

@@ -38,14 +38,14 @@ class ExperimentConfig(Section):
     def label_columns(self) -> list[tuple[str, str]]:
         """The keys that name a label column of the data set, each with the name."""
         supervision, hierarchy = self.backbone.supervision, self.prior.hierarchy
-        found = [("evaluate.label_column", name) for name in self.evaluate.label_column]
+        columns = [("evaluate.label_column", name) for name in self.evaluate.label_column]
         if supervision is not None:
-            found.append(("backbone.supervision.column", supervision.column))
+            columns.append(("backbone.supervision.column", supervision.column))
         if self.cluster.labels == "given" and self.cluster.column is not None:
-            found.append(("cluster.column", self.cluster.column))
+            columns.append(("cluster.column", self.cluster.column))
         if hierarchy is not None:
-            found += [("prior.hierarchy.attributes", name) for name in hierarchy.attributes]
-        return found
+            columns += [("prior.hierarchy.attributes", name) for name in hierarchy.attributes]
+        return columns
 
     def plugins(self) -> list[tuple[str, str]]:
         """Group and name of the plugins that the model is made of."""

@@ -101,14 +101,14 @@ class Params(Section):
         Raises:
             UsageError: one of them is not in ``run.datasets``, and would not be built.
         """
-        found = self.datasets_of(experiment)
-        for name in found:
+        names = self.datasets_of(experiment)
+        for name in names:
             if name not in self.run.datasets:
                 raise UsageError(
                     f"experiment {experiment!r} uses data set {name!r}, which is not built: add "
                     f"{name} to run.datasets of params.yaml"
                 )
-        return found
+        return names
 
     def judge_of(self, data: str) -> JudgeConfig:
         """The judge of a data set of images: its section ``judge``, or the defaults."""

@@ -110,11 +110,11 @@ def text_column(table: Table, path: Path, taken: Collection[str] = ()) -> str:
     """
     others = [name for name in table if name not in taken]
     named = [name for name in TEXT_NAMES if name in others]
-    found = named[:1] or [name for name in others if kind_of(table[name]) in ("text", "texts")]
-    if len(found) != 1:
+    candidates = named[:1] or [name for name in others if kind_of(table[name]) in ("text", "texts")]
+    if len(candidates) != 1:
         there = ", ".join(table)
         raise UsageError(f"{path}: which column is the text? Give --text; columns there: {there}")
-    return found[0]
+    return candidates[0]
 
 
 def kind_of(values: Sequence[Any]) -> str:
@@ -185,16 +185,16 @@ def labels(values: Sequence[Any], where: str) -> list[str | None]:
         >>> labels(["1.0", "2", " ", None], ""), labels([True, False, math.nan], "")
         (['1', '2', None, None], ['true', 'false', None])
     """
-    found = [(value or "").strip() or None for value in texts(values, where)]
-    for row, value in enumerate(found, 1):
+    stripped = [(value or "").strip() or None for value in texts(values, where)]
+    for row, value in enumerate(stripped, 1):
         if value is not None and len(value) > LONGEST_LABEL:
             raise UsageError(
                 f"{where}: row {row} has a label of {len(value)} characters ({value[:30]!r}...), "
                 f"more than {LONGEST_LABEL}; is it the text?"
             )
-    if all(value is None or WHOLE.fullmatch(value) for value in found):
-        return [value and value.partition(".")[0] for value in found]
-    return found
+    if all(value is None or WHOLE.fullmatch(value) for value in stripped):
+        return [value and value.partition(".")[0] for value in stripped]
+    return stripped
 
 
 def numbers(
@@ -205,27 +205,27 @@ def numbers(
     Raises:
         UsageError: a value is no number, or missing.
     """
-    found = []
+    parsed = []
     for row, value in enumerate(values, 1):
         number = math.nan if _missing(value) else _number(value)
         if number is None:
             raise UsageError(f"{where}: row {row} is {value!r:.40}; expected {expected}")
         if every and math.isnan(number):
             raise UsageError(f"{where}: row {row} has no number; expected {expected}")
-        found.append(number)
-    return found
+        parsed.append(number)
+    return parsed
 
 
 def turns(values: Sequence[Any], where: str) -> list[list[str]]:
     """A column of what was said before: lists of turns, or text with a turn a line."""
-    found = []
+    rows = []
     for row, value in enumerate(values, 1):
         if isinstance(value, list | tuple):
             said = [_text(item, row, where) or "" for item in value]
         else:
             said = (_text(value, row, where) or "").split(TURN_BREAK)
-        found.append([turn for turn in said if turn.strip()])
-    return found
+        rows.append([turn for turn in said if turn.strip()])
+    return rows
 
 
 def _missing(value: Any) -> bool:

@@ -169,10 +169,10 @@ def _jericho(_: DataConfig, raw: Path) -> pl.DataFrame:
         for number, item in enumerate(_flat(_entries(path)), 1):
             try:
                 game = str(item["rom"])
-                found = [item[name]["loc_desc"] for name in ("state", "next_state")]
+                descriptions = [item[name]["loc_desc"] for name in ("state", "next_state")]
             except (KeyError, TypeError) as error:
                 raise UsageError(f"{path}: entry {number}: no {error} as published") from None
-            for text in map(str, found):
+            for text in map(str, descriptions):
                 plain = " ".join(text.split()).lower()
                 if plain and plain not in seen:
                     seen.add(plain)
@@ -207,8 +207,8 @@ def _agnews(config: DataConfig, raw: Path) -> pl.DataFrame:
         frame = numbered(pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String)))
         unknown = frame.filter(~pl.col("topic").is_in(list(TOPICS)))
         if unknown.height:
-            line, found = unknown["line"][0], unknown["topic"][0]
-            raise UsageError(f"{raw / name}: line {line}: label {found!r}; expected 1 to 4")
+            line, value = unknown["line"][0], unknown["topic"][0]
+            raise UsageError(f"{raw / name}: line {line}: label {value!r}; expected 1 to 4")
         topic = pl.col("topic").replace_strict(TOPICS)
         parts.append(frame.with_columns(topic=topic, split=pl.lit(split)))
     return pl.concat(parts)

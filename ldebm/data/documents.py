@@ -42,8 +42,8 @@ def document_words(text: str) -> str:
         >>> document_words("The 3 markets fell; markets were down.")
         'markets fell markets'
     """
-    found = WORD.findall(text.lower())
-    return " ".join(word for word in found if word not in _stop_words())
+    words = WORD.findall(text.lower())
+    return " ".join(word for word in words if word not in _stop_words())
 
 
 def train_vocabulary(words: Sequence[str], vocab_size: int) -> Tokenizer:
@@ -63,11 +63,11 @@ def train_vocabulary(words: Sequence[str], vocab_size: int) -> Tokenizer:
 def bags(tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Of every document the rising ids of its known words (int64) and their counts (int64)."""
     rows = tokenizer.encode_rows([document_words(text) for text in texts])
-    found = []
+    pairs = []
     for row in rows:
         ids, counts = np.unique(np.array(row, dtype=np.int64), return_counts=True)
-        found.append((ids[ids >= FIRST_WORD], counts[ids >= FIRST_WORD]))
-    return found
+        pairs.append((ids[ids >= FIRST_WORD], counts[ids >= FIRST_WORD]))
+    return pairs
 
 
 def log_frequencies(ids: np.ndarray, counts: np.ndarray, vocab_size: int) -> np.ndarray:

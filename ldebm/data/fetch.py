@@ -67,10 +67,10 @@ def fetch(
         raise UsageError(f"source {source.name!r}: no file to fetch: {source.supply}")
     with _all_or_nothing(target):
         for file in files:
-            found = mirror_path(source, file, mirror)
-            if found is not None:
+            mirrored = mirror_path(source, file, mirror)
+            if mirrored is not None:
                 expected = config.checksums.get(file.name, file.sha256)
-                _copy(found, target / file.name, expected, str(found))
+                _copy(mirrored, target / file.name, expected, str(mirrored))
             else:
                 _download(source, file, config, target, mirror, downloader or Downloader())
 
@@ -159,15 +159,15 @@ def _copy(
 
 
 def _check(path: Path, expected: str | None, where: str) -> None:
-    found = hash_path(path)
+    actual = hash_path(path)
     if expected is None:
         raise UsageError(
             f"{where}: no sha256 is known for this file; give it as checksums in the data set's "
-            f"section of params.yaml (this copy has {found})"
+            f"section of params.yaml (this copy has {actual})"
         )
-    if found != expected.lower():
+    if actual != expected.lower():
         raise UsageError(
-            f"{where}: wrong sha256: expected {expected}, found {found}; the file is damaged or "
+            f"{where}: wrong sha256: expected {expected}, found {actual}; the file is damaged or "
             "another edition: replace it"
         )
 

@@ -56,13 +56,13 @@ def other_files(path: Path) -> dict[str, int]:
     if path.suffix.lower() == ".zip":
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if not name.endswith("/")]
-    found = Counter[str]()
+    suffixes = Counter[str]()
     for name in names:
         last = PurePosixPath(parts_of(name)[-1])
         known = last.name == LABELS_FILE or last.name.lower() in OF_SYSTEMS
         if not (known or is_image(name) or _is_hidden(name)):
-            found[last.suffix.lower() or last.name] += 1
-    return dict(sorted(found.items()))
+            suffixes[last.suffix.lower() or last.name] += 1
+    return dict(sorted(suffixes.items()))
 
 
 @contextmanager
@@ -98,7 +98,7 @@ def as_file(path: Path) -> Iterator[Path]:
 
 def file_names(path: Path) -> list[str]:
     """The files below a folder, relative to it; links are followed, and dead ones are listed."""
-    return sorted(found.relative_to(path).as_posix() for found in _below(path, ()))
+    return sorted(file.relative_to(path).as_posix() for file in _below(path, ()))
 
 
 def _below(folder: Path, around: tuple[str, ...]) -> Iterator[Path]:

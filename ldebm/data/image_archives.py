@@ -80,12 +80,12 @@ def _folders(members: list[str]) -> tuple[tuple[str, ...], Entries]:
     sorted_out = {splits[member] for member, name in classes.items() if name}
     if not sorted_out:
         return (), {member: RawImage(splits[member], member, b"") for member in members}
-    found = {}
+    entries = {}
     for member in members:
         name, split = classes.get(member), splits[member]
         stray = name is None and member in classes and split in sorted_out
-        found[member] = RawImage(split, member, b"", (name,), STRAY if stray else None)
-    return ("class",), found
+        entries[member] = RawImage(split, member, b"", (name,), STRAY if stray else None)
+    return ("class",), entries
 
 
 def _split_depth(paths: list[tuple[str, ...]]) -> int | None:
@@ -122,7 +122,7 @@ def _labelled(table: bytes, entries: Entries, where: str) -> tuple[tuple[str, ..
             f"{where} has no row for {missing[0]} ({len(missing)} of {len(entries)} images lack "
             "one); add a row, without labels where there are none, or take the image away"
         )
-    found: Entries = {}
+    labelled: Entries = {}
     members: dict[int | None, str] = {}
     for member, row in rows.items():
         assert row is not None
@@ -136,10 +136,10 @@ def _labelled(table: bytes, entries: Entries, where: str) -> tuple[tuple[str, ..
         if "split" in columns:
             own = stated_split(columns["split"][row], f"{where}: row {row + 1}")
         labels = tuple(columns[name][row].strip() or None for name in names)
-        found[member] = RawImage(own, member, b"", labels)
+        labelled[member] = RawImage(own, member, b"", labels)
     left = [name for name, number in numbers.items() if number not in members]
     note = f"{len(left)} rows of {LABELS_FILE} have no image, such as {left[0]}" if left else ""
-    return names, found, note
+    return names, labelled, note
 
 
 def _row_of(member: str, numbers: Mapping[str, int]) -> int | None:

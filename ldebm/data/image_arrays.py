@@ -61,7 +61,7 @@ def open_npz(path: Path) -> ImageSource:
             else:
                 unfit[name] = f"an array of {_shape(values)}"
     of_rows = labels.get(None, {}).pop("split", None)
-    names = tuple(sorted({name for found in labels.values() for name in found}))
+    names = tuple(sorted({name for by_name in labels.values() for name in by_name}))
 
     def rows() -> Iterator[RawImage]:
         for split, (array, _) in parts.items():
@@ -109,18 +109,18 @@ def _parts(arrays: Mapping[str, np.ndarray], path: Path) -> dict[str | None, Par
             rest = "_".join(word for word, of in zip(words, splits, strict=True) if of is None)
             others.setdefault(split, {})[rest if split else name] = name
     if None in images and len(images) > 1:
-        names = ", ".join(name for found in images.values() for name in found)
+        names = ", ".join(name for keys in images.values() for name in keys)
         raise UsageError(f"{path}: arrays of images {names}: {EXPECTED}")
     if not images:
         there = ", ".join(f"{name} ({_shape(a)})" for name, a in arrays.items()) or "none"
         raise UsageError(f"{path}: no array of images; arrays there: {there}; {EXPECTED}")
-    for split, found in images.items():
-        if len(found) > 1:
+    for split, keys in images.items():
+        if len(keys) > 1:
             which = f" of the split {split}" if split else ""
             raise UsageError(
-                f"{path}: {len(found)} arrays of images{which}: {', '.join(found)}; {EXPECTED}"
+                f"{path}: {len(keys)} arrays of images{which}: {', '.join(keys)}; {EXPECTED}"
             )
-        values, said = arrays[found[0]], f"{path}: array {found[0]!r} is of "
+        values, said = arrays[keys[0]], f"{path}: array {keys[0]!r} is of "
         if not values.size or (values.ndim == 3 and values.shape[-1] in CHANNELS):
             raise UsageError(f"{said}{_shape(values)}; {EXPECTED}")
         if values.ndim == 4 and not {values.shape[1], values.shape[-1]} & set(CHANNELS):

@@ -63,8 +63,8 @@ def _digits(raw: Path) -> ImageSource:
     table = read_parquet(existing(raw / "digits.parquet"))
     values = table["image"].reshape(-1, 8, 8)
     pixels = np.rint(values * (255 / 16)).astype(np.uint8)
-    found = zip(pixels, table["label"].tolist(), strict=True)
-    images = (RawImage(None, f"digit {i}", x, (y,)) for i, (x, y) in enumerate(found))
+    pairs = zip(pixels, table["label"].tolist(), strict=True)
+    images = (RawImage(None, f"digit {i}", x, (y,)) for i, (x, y) in enumerate(pairs))
     return ImageSource(("digit",), images)
 
 

@@ -49,7 +49,7 @@ def shares(
     """
     rejects, splits, kind = profile["rejects"], profile["splits"], kind_named(profile["kind"])
     total = sum(facts["rows"] for facts in splits.values()) + rejects["rows"]
-    found = []
+    table = []
     for split in (name for name in SPLITS if name in splits):
         facts = splits[split]
         rows = facts["rows"]
@@ -65,8 +65,8 @@ def shares(
         row |= {f"classes of {label}": len(counts) for label, counts in facts["labels"].items()}
         row |= {f"unseen in {label}": _unseen(facts, label) for label in facts["labels"]}
         row |= kind.shares(facts, splits["train"])
-        found.append(row if unknown is None else row | {"unknown": unknown[split]})
-    return found
+        table.append(row if unknown is None else row | {"unknown": unknown[split]})
+    return table
 
 
 def _unseen(facts: dict[str, Any], label: str) -> float:
@@ -83,17 +83,17 @@ def notes(profile: dict[str, Any]) -> list[str]:
         >>> notes({"splits": {"train": {"labels": {}}, "test": test}})
         ["2 of 10 labelled rows of test count as unlabelled: no training row has their intent 'b'"]
     """
-    found = []
+    lines = []
     for split, facts in profile["splits"].items():
         for label, counts in facts.get("unseen_labels", {}).items():
             rows = sum(counts.values())
             names = [repr(name) for name in list(counts)[:SHOWN]]
             more = f" and {len(counts) - SHOWN} more" if len(counts) > SHOWN else ""
-            found.append(
+            lines.append(
                 f"{rows} of {rows + sum(facts['labels'][label].values())} labelled rows of {split} "
                 f"count as unlabelled: no training row has their {label} {', '.join(names)}{more}"
             )
-    return found
+    return lines
 
 
 def failures(profile: Mapping[str, Any], unknown: Mapping[str, float] | None = None) -> list[str]:
@@ -113,10 +113,10 @@ def failures(profile: Mapping[str, Any], unknown: Mapping[str, float] | None = N
 
 def broken(profile: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """The lines of :func:`failures` by the name of the limit; ``rows`` is of :func:`shares`."""
-    found: dict[str, dict[str, str]] = {}
+    problems: dict[str, dict[str, str]] = {}
     for row in rows:
         for limit in limits(profile["kind"], profile.get("labels", ())):
             text = limit.failure(row[limit.name]) if limit.name in row else None
             if text:
-                found.setdefault(limit.name, {}).setdefault(text, f"{row['split']}: {text}")
-    return {name: list(lines.values()) for name, lines in found.items()}
+                problems.setdefault(limit.name, {}).setdefault(text, f"{row['split']}: {text}")
+    return {name: list(lines.values()) for name, lines in problems.items()}

@@ -244,9 +244,9 @@ def open_measure(path: str | Path) -> Measure:
     content = read_json(path)
     try:
         judge, ood = content["judge"], content["ood"]
-        found = {name: open_packed(item["path"]) for name, item in ood.items()}
+        others = {name: open_packed(item["path"]) for name, item in ood.items()}
         _same_plugins(content, path)
-        return Measure(Path(judge["path"]) if judge else None, found)
+        return Measure(Path(judge["path"]) if judge else None, others)
     except (KeyError, TypeError, AttributeError):
         raise UsageError(
             f"{path}: does not name a judge and data sets; build it again (`dvc repro`)"

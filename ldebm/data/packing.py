@@ -33,11 +33,11 @@ def pack(config: DataConfig, prepared: str | Path, target: str | Path) -> dict[s
     """
     files = {split: Path(prepared) / f"{split}.parquet" for split in SPLITS}
     target = Path(target)
-    found = {split: parquet_facts(file) for split, file in files.items()}
-    rows = {split: count for split, (count, _) in found.items()}
+    facts = {split: parquet_facts(file) for split, file in files.items()}
+    rows = {split: count for split, (count, _) in facts.items()}
     labels = {
         label: label_names(column_values(files["train"], label_column(label)))
-        for label in labels_among(found["train"][1])
+        for label in labels_among(facts["train"][1])
     }
     meta = {"kind": config.kind, "source": config.source, "labels": labels, "rows": rows}
     meta |= open_kind(config).pack(files, rows, target)
@@ -57,15 +57,15 @@ def _write_labels(target: Path, split: str, file: Path, labels: dict[str, list[s
         for name in sorted(labels)
     }
     ids = []
-    found: list[list[np.ndarray]] = [[] for _ in columns]
+    chunks: list[list[np.ndarray]] = [[] for _ in columns]
     for part in parquet_parts(file, ["id", *columns]):
         ids.append(part["id"].astype(np.int64))
-        for parts, (column, numbers) in zip(found, columns.items(), strict=True):
+        for parts, (column, numbers) in zip(chunks, columns.items(), strict=True):
             row = [-1 if v is None else numbers.get(str(v), -1) for v in part[column]]
             parts.append(np.array(row, dtype=np.int16))
     write_array(target / f"{split}.id.npy", np.concatenate(ids))
     if labels:
-        stacked = np.stack([np.concatenate(parts) for parts in found])
+        stacked = np.stack([np.concatenate(parts) for parts in chunks])
         write_array(target / f"{split}.labels.npy", stacked)
 
 

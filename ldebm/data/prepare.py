@@ -42,13 +42,13 @@ def prepare(config: DataConfig, raw: str | Path, target: str | Path) -> dict[str
     """
     raw, target = Path(raw), Path(target)
     with closing(open_kind(config)) as kind:
-        found = examine(kind, kind.read(raw, target), raw)
-        for split, table in found.tables.items():
+        prepared = examine(kind, kind.read(raw, target), raw)
+        for split, table in prepared.tables.items():
             kind.write(target / f"{split}.parquet", table)
     with atomic_path(target / "rejects.parquet") as path:
-        found.rejects.write_parquet(path, compression="zstd", row_group_size=65536)
-    write_json(target / "profile.json", found.profile)
-    return found.profile
+        prepared.rejects.write_parquet(path, compression="zstd", row_group_size=65536)
+    write_json(target / "profile.json", prepared.profile)
+    return prepared.profile
 
 
 @dataclass(frozen=True)
@@ -128,9 +128,9 @@ def _check_labels(train: pl.DataFrame, labels: Sequence[str], raw: Path) -> None
     for label in labels:
         values = train[label_column(label)].drop_nulls().unique().sort()
         if len(values) < 2:
-            found = f"only {values[0]!r}" if len(values) else "no value"
+            present = f"only {values[0]!r}" if len(values) else "no value"
             raise UsageError(
-                f"{raw}: label {label!r} has {found} in the training split; at least two classes "
+                f"{raw}: label {label!r} has {present} in the training split; at least two classes "
                 "are needed: name another column, or none"
             )
         if len(values) > MAX_CLASSES:

@@ -92,14 +92,14 @@ class Source:
 def _sources() -> dict[str, Source]:
     """The sources of ``registry.toml`` by name, in its order."""
     path = Path(__file__).with_suffix(".toml")
-    found: dict[str, Source] = {}
+    sources: dict[str, Source] = {}
     for name, table in tomllib.loads(path.read_text(encoding="utf-8")).items():
         table.setdefault("folder", "" if table.get("generator") else name)
-        files = [_part(part, found) for part in table.pop("parts", ())]
+        files = [_part(part, sources) for part in table.pop("parts", ())]
         for group in table.pop("files", ()):
             files += [_file(row, group) for row in group["rows"].splitlines() if row]
-        found[name] = Source(name=name, files=files, **table)
-    return found
+        sources[name] = Source(name=name, files=files, **table)
+    return sources
 
 
 def _part(path: str, sources: Mapping[str, Source]) -> SourceFile:

@@ -47,12 +47,12 @@ class Tokenizer:
                 "build the packed data again"
             ) from None
         names = ("pad_id", "unk_id", "bos_id", "eos_id")
-        found = tuple(int(getattr(self._processor, name)()) for name in names)
-        if found != (PAD_ID, UNK_ID, BOS_ID, EOS_ID):
+        ids = tuple(int(getattr(self._processor, name)()) for name in names)
+        if ids != (PAD_ID, UNK_ID, BOS_ID, EOS_ID):
             raise UsageError(
-                f"tokenizer: expected ids (0, 1, 2, 3) for pad, unk, bos, eos; got {found}"
+                f"tokenizer: expected ids (0, 1, 2, 3) for pad, unk, bos, eos; got {ids}"
             )
-        self.pad_id, self.unk_id, self.bos_id, self.eos_id = found
+        self.pad_id, self.unk_id, self.bos_id, self.eos_id = ids
         self.vocab_size = int(self._processor.get_piece_size())
 
     @classmethod
@@ -86,8 +86,8 @@ class Tokenizer:
         self._add(ids, itertools.chain.from_iterable(unclear.values()))
         ids |= {text: [t for word in run for t in ids[word]] for text, run in unclear.items()}
         for text, parts in hard.items():
-            found = [ids[" ".join(run)] for run in parts]
-            ids[text] = [*found[0], *(t for part in found[1:] for t in (self.unk_id, *part))]
+            pieces = [ids[" ".join(run)] for run in parts]
+            ids[text] = [*pieces[0], *(t for part in pieces[1:] for t in (self.unk_id, *part))]
         return [[self.bos_id, *ids[text], self.eos_id] for text in rows]
 
     def encode_parts(self, texts: Iterable[str]) -> Iterator[list[list[int]]]:

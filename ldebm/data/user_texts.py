@@ -58,8 +58,8 @@ def read_texts(path: Path, column: str | None = None, context: str | None = None
 
 
 def _texts(table: Table, column: str, context: str | None, path: Path) -> Texts:
-    found = texts(table[column], f"{path}: column {column!r}")
-    plain = [" ".join((text or "").split()) for text in found]
+    cells = texts(table[column], f"{path}: column {column!r}")
+    plain = [" ".join((text or "").split()) for text in cells]
     kept = [index for index, text in enumerate(plain) if text]
     if not kept:
         raise UsageError(f"{path}: no text in it; expected some in column {column!r}")
@@ -94,8 +94,8 @@ def as_texts(rows: Any) -> list[str]:
     """
     if isinstance(rows, str):
         return [rows]
-    found: Sequence[Any] = list(rows)
-    for number, text in enumerate(found):
+    listed: Sequence[Any] = list(rows)
+    for number, text in enumerate(listed):
         if not isinstance(text, str):
             raise UsageError(f"texts: item {number} is {text!r:.40}; expected a string")
-    return [str(text) for text in found]
+    return [str(text) for text in listed]

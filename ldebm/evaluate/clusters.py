@@ -112,11 +112,11 @@ def label_agreement(
     cluster_N: np.ndarray, label_N: np.ndarray, column: str, seed: int = 0
 ) -> dict[str, float]:
     """:func:`cluster_metrics` named after a label column, with ``ami_COLUMN_se``."""
-    found = {
+    metrics = {
         f"{name}_{column}": value
         for name, value in cluster_metrics(cluster_N, label_N, seed).items()
     }
-    return found | {f"ami_{column}_se": ami_error(cluster_N, label_N)} if found else found
+    return metrics | {f"ami_{column}_se": ami_error(cluster_N, label_N)} if metrics else metrics
 
 
 def homogeneity_legacy(cluster_N: np.ndarray, label_N: np.ndarray, batch: int = 128) -> float:

@@ -75,10 +75,10 @@ def control_accuracy(
     for label, texts in samples.items():
         if not texts:
             continue
-        found = [classify(text) for text in texts]
-        hits = sum(item == label for item in found)
+        predicted = [classify(text) for text in texts]
+        hits = sum(item == label for item in predicted)
         right, total = right + hits, total + len(texts)
-        undecided += sum(item is None for item in found)
+        undecided += sum(item is None for item in predicted)
         per_label[label] = hits / len(texts)
         distinct_total += distinct(texts) * len(texts)
     if total == 0:

@@ -64,11 +64,11 @@ def frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
 
 
 def _features(features: np.ndarray) -> np.ndarray:
-    found = np.asarray(features, dtype=np.float64)
-    if found.ndim != 2 or len(found) < 2 or not np.isfinite(found).all():
-        shape = " x ".join(map(str, found.shape))
+    array_NF = np.asarray(features, dtype=np.float64)
+    if array_NF.ndim != 2 or len(array_NF) < 2 or not np.isfinite(array_NF).all():
+        shape = " x ".join(map(str, array_NF.shape))
         raise ValueError(f"features of {shape}: expected at least two finite rows")
-    return found
+    return array_NF
 
 
 def _covariance(features_NF: np.ndarray) -> np.ndarray:

@@ -206,17 +206,17 @@ def _transitions(
     features = None
     if judge is not None:
         features = judge_images(judge, material.test, device=model.device).features
-    found = follow(model, chains, judge, features, ROWS, config.decode)
-    report.tables["transitions"] = (HEADER, found.rows)
+    transitions = follow(model, chains, judge, features, ROWS, config.decode)
+    report.tables["transitions"] = (HEADER, transitions.rows)
     mean_path = torch.from_numpy(model.encode(material.test[:SATURATION_ROWS])).to(model.device)
     decoded = np.asarray(model.decode(mean_path, config.decode, model.seed))
     report.metrics["saturation_data"] = saturated(material.test)
     report.metrics["saturation_reconstruction"] = of_data = saturated(decoded)
-    report.metrics |= {f"saturation_{run}": share for run, share in found.saturation.items()}
-    report.metrics["oversaturation"] = found.saturation["long"] - of_data
+    report.metrics |= {f"saturation_{run}": share for run, share in transitions.saturation.items()}
+    report.metrics["oversaturation"] = transitions.saturation["long"] - of_data
     grids: dict[str, Any] = {}
-    for run, images in found.shown.items():
-        moves = [f"t = {row[1]}, {row[2]} moves" for row in found.rows if row[0] == run]
+    for run, images in transitions.shown.items():
+        moves = [f"t = {row[1]}, {row[2]} moves" for row in transitions.rows if row[0] == run]
         title = f"Chains in a {run} run; a column is a moment"
         flat = images.reshape(-1, *images.shape[2:])
         grids[f"transitions_{run}"] = ImageGrid(title, flat, images.shape[1], moves)

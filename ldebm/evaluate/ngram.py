@@ -71,13 +71,13 @@ class KneserNey:
     def _levels(self, context: Sequence[int]) -> list[tuple[int, tuple[int, ...]]]:
         """(level, history) of what was seen, the shortest history first."""
         history = tuple(int(token) for token in context[-(ORDER - 1) :])
-        found = []
+        levels = []
         for length in range(min(ORDER - 1, len(history)) + 1):
             suffix = history[len(history) - length :]
             level = ORDER - 1 - length
             if suffix in self._totals[level]:
-                found.append((level, suffix))
-        return found
+                levels.append((level, suffix))
+        return levels
 
     def fill(
         self,
@@ -97,23 +97,25 @@ class KneserNey:
             beam: hypotheses that are kept; with one, a gap does not see what follows it.
         """
         padding = ORDER - 2
-        found = [(0.0, [int(row[0])] * (padding + 1))]
+        hypotheses = [(0.0, [int(row[0])] * (padding + 1))]
         for token, gap in zip(row[1:], gaps[1:], strict=True):
             if gap:
-                found = self._branch(found, never, beam)
+                hypotheses = self._branch(hypotheses, never, beam)
             elif token == unknown:
-                found = [(score, [*words, unknown]) for score, words in found]
+                hypotheses = [(score, [*words, unknown]) for score, words in hypotheses]
             else:
-                found = [
+                hypotheses = [
                     (score + math.log(self.probability(words, int(token))), [*words, int(token)])
-                    for score, words in found
+                    for score, words in hypotheses
                 ]
-        return max(found, key=lambda item: item[0])[1][padding:]
+        return max(hypotheses, key=lambda item: item[0])[1][padding:]
 
-    def _branch(self, found: list[Hypothesis], never: Sequence[int], beam: int) -> list[Hypothesis]:
+    def _branch(
+        self, hypotheses: list[Hypothesis], never: Sequence[int], beam: int
+    ) -> list[Hypothesis]:
         """The best of what continues hypotheses by one word."""
         longer: list[Hypothesis] = []
-        for score, words in found:
+        for score, words in hypotheses:
             share = self.distribution(words)
             share[list(never)] = 0
             best = np.argpartition(-share, min(beam, len(share) - 1))[:beam]

@@ -150,13 +150,13 @@ def sample_images(model: Model, draw: Draw, n: int, mode: str) -> np.ndarray:
 
     The first noise that a part draws is the same whatever ``draw`` makes of it.
     """
-    found = []
+    images = []
     for index, part in enumerate(parts(n, model.prior.latent)):
         stream = generator(model.seed, "samples", index, device=model.device)
         u = draw(part.stop - part.start, stream)
         decoded = model.decode(u, mode, derive_seed(model.seed, "samples", index))
-        found.append(np.asarray(decoded))
-    return np.concatenate(found)
+        images.append(np.asarray(decoded))
+    return np.concatenate(images)
 
 
 def _likelihood(report: Report, model: Model, images: np.ndarray) -> np.ndarray:
@@ -195,11 +195,11 @@ def _by_judge(
     seen = {name: (item.features, item.probabilities[column]) for name, item in judged.items()}
     names = ("fid_classifier", "kid_classifier", "is_classifier")
     features = judge_images(judge, reference, device=model.device).features
-    found = _distances(names, features, seen, model.seed)
+    metrics = _distances(names, features, seen, model.seed)
     for name, item in judged.items():
         sure = float(np.mean([p.max(1).mean() for p in item.probabilities.values()]))
-        found[f"judge_confidence{f'_{name}' if name else ''}"] = sure
-    return found
+        metrics[f"judge_confidence{f'_{name}' if name else ''}"] = sure
+    return metrics
 
 
 def _distances(
@@ -217,15 +217,15 @@ def _distances(
         seed: of the subsets of KID.
     """
     fid_name, kid_name, score_name = names
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for name, (features, probabilities) in seen.items():
         end = f"_{name}" if name else ""
-        found[f"{fid_name}{end}"] = frechet_distance(features, reference_NF)
+        metrics[f"{fid_name}{end}"] = frechet_distance(features, reference_NF)
         if name != "reconstruction":
-            found[f"{kid_name}{end}"], _ = kid(features, reference_NF, seed=seed)
+            metrics[f"{kid_name}{end}"], _ = kid(features, reference_NF, seed=seed)
             splits = 10 if len(features) >= 1000 else 1
-            found[f"{score_name}{end}"], _ = inception_score(probabilities, splits)
-    return found
+            metrics[f"{score_name}{end}"], _ = inception_score(probabilities, splits)
+    return metrics
 
 
 def _classes(
@@ -247,9 +247,12 @@ def _classes(
     given = model.config.cluster.column if model.config.cluster.labels == "given" else None
     for index, column in enumerate(packed.meta.get("labels", {})):
         label = np.asarray(packed.split("test").labels(column))[rows]
-        found = cluster_metrics(cluster, label, model.seed)
-        if index == 0 and found:
-            report.metrics["ami"], report.metrics["ami_shuffled"] = found["ami"], found["shuffled"]
+        agreement = cluster_metrics(cluster, label, model.seed)
+        if index == 0 and agreement:
+            report.metrics["ami"], report.metrics["ami_shuffled"] = (
+                agreement["ami"],
+                agreement["shuffled"],
+            )
         if column == given:
             known = label >= 0
             report.metrics["class_accuracy"] = float((cluster == label)[known].mean())
@@ -273,18 +276,18 @@ def _control(
         return
     columns = [*hierarchy.attributes]
     if columns:
-        found = by_attributes(model, judge, config.per_label, config.decode)
+        control = by_attributes(model, judge, config.per_label, config.decode)
     elif hierarchy.label_groups and cluster.column in judge.columns:
         columns = [cluster.column]
-        found = by_class(model, judge, cluster.column, config.per_label, config.decode)
+        control = by_class(model, judge, cluster.column, config.per_label, config.decode)
     else:
         return
-    report.metrics |= found.metrics
+    report.metrics |= control.metrics
     asked = {name: labels[name] for name in columns}
     for end, images in (("test", material.test), ("reconstruction", material.reconstructed)):
         report.metrics |= of_images(judge, images, asked, end, model.device)
-    report.tables["control"] = (["asked", "images", "agreed"], found.table)
-    material.controlled.update(found.shown)
+    report.tables["control"] = (["asked", "images", "agreed"], control.table)
+    material.controlled.update(control.shown)
 
 
 def _other_kinds(
@@ -304,8 +307,8 @@ def _other_kinds(
             other = measure.ood[name].split(split)
             rows = subset(other.n, most, model.seed, f"ood-{split}-{name}")
             others[name][split] = fit(np.array(other.x[rows]), channels, size)
-    found = detect(model, familiar, others)
-    report.metrics |= found.metrics()
-    report.tables["ood"] = found.table()
-    if found.chosen is not None:
-        report.details["ood"] = {"scheme": found.chosen[0], "groups": found.chosen[1]}
+    detection = detect(model, familiar, others)
+    report.metrics |= detection.metrics()
+    report.tables["ood"] = detection.table()
+    if detection.chosen is not None:
+        report.details["ood"] = {"scheme": detection.chosen[0], "groups": detection.chosen[1]}

@@ -175,10 +175,13 @@ def _classes(
     report.metrics["classes_used"] = float(len(torch.unique(logits.argmax(-1))))
     for index, column in enumerate(packed.meta.get("labels", {})):
         label = np.asarray(packed.split("test").labels(column))[rows]
-        found = cluster_metrics(logits.argmax(-1).numpy(), label, model.seed)
-        if index == 0 and found:
-            report.metrics["ami"], report.metrics["ami_shuffled"] = found["ami"], found["shuffled"]
-        report.metrics |= {f"{name}_{column}": value for name, value in found.items()}
+        agreement = cluster_metrics(logits.argmax(-1).numpy(), label, model.seed)
+        if index == 0 and agreement:
+            report.metrics["ami"], report.metrics["ami_shuffled"] = (
+                agreement["ami"],
+                agreement["shuffled"],
+            )
+        report.metrics |= {f"{name}_{column}": value for name, value in agreement.items()}
     add_label_information(report, model.prior, config.samples, 8, model.seed)
 
 

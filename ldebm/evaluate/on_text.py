@@ -292,10 +292,10 @@ def add_classes(
     names: list[str] | None = None
     for index, column in enumerate(_columns(packed, config)):
         label = np.asarray(test.split.labels(column))
-        found = label_agreement(cluster, label, column, model.seed)
-        metrics |= found
-        if index == 0 and found:
-            metrics["ami_shuffled"] = found[f"shuffled_{column}"]
+        agreement = label_agreement(cluster, label, column, model.seed)
+        metrics |= agreement
+        if index == 0 and agreement:
+            metrics["ami_shuffled"] = agreement[f"shuffled_{column}"]
             known = packed.meta["labels"][column]
             names = [str(known[i]) if i >= 0 else "" for i in label]
         metrics[f"homogeneity_legacy_{column}"] = homogeneity_legacy(first[0], label)

@@ -97,7 +97,7 @@ def score_images(
     stream = generator(seed, "ood", *path, device=model.device)
     prior, backbone = model.prior, model.backbone
     assert isinstance(backbone, HierarchicalBackbone)
-    found: dict[tuple[str, int], list[Tensor]] = {}
+    scores: dict[tuple[str, int], list[Tensor]] = {}
     size = rows_at_once(prior.latent)
     for start in range(0, len(images_NCHW), size):
         x_BCHW = to_unit(images_NCHW[start : start + size], model.device)
@@ -108,8 +108,8 @@ def score_images(
             at_one = None if of_prior_ND is None else of_prior_ND[start : start + size]
             parts |= _energy_scores(prior.energies, backbone, drawn.u_BD, at_one, stream)
         for key, value in parts.items():
-            found.setdefault(key, []).append(value)
-    return {key: torch.cat(parts).double().cpu().numpy() for key, parts in found.items()}
+            scores.setdefault(key, []).append(value)
+    return {key: torch.cat(parts).double().cpu().numpy() for key, parts in scores.items()}
 
 
 def _energy_scores(
@@ -128,10 +128,10 @@ def _energy_scores(
         [-0.5 * part.square().sum(1) for part in torch.split(u0, sizes, dim=1)], 1
     )
     counts = top_counts(len(sizes))
-    found: dict[tuple[str, int], Tensor] = {}
+    scores: dict[tuple[str, int], Tensor] = {}
     for name, value_BG in (("inference", energy_BG), ("density", energy_BG + reference_BG)):
         sums = value_BG.cumsum(1)
-        found |= {(name, count): sums[:, count - 1] for count in counts}
+        scores |= {(name, count): sums[:, count - 1] for count in counts}
     if of_prior_BD is not None:
         signal = float(prior.schedule.abar[1] / prior.schedule.abar[0])
         noise = torch.randn(u0.shape, generator=stream, device=u0.device)
@@ -141,8 +141,8 @@ def _energy_scores(
             top = sum(sizes[:count])
             mixed = torch.cat([of_image[:, :top], of_prior_BD[:, top:]], 1)
             v = prior.chain(mixed, zero_B, stream, frozen).x_BD
-            found["diffusion", count] = frozen.group_energies(v, 0)[:, :count].sum(1)
-    return found
+            scores["diffusion", count] = frozen.group_energies(v, 0)[:, :count].sum(1)
+    return scores
 
 
 @torch.no_grad()
@@ -174,15 +174,15 @@ class Detection:
 
     def metrics(self) -> dict[str, float]:
         """Flat numbers for metrics.json, means over the data sets and each of them."""
-        found: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         names = list(dict.fromkeys(name for name, _, _ in self.mean))
         schemes = {"ood_auroc": self.chosen} if self.chosen else {}
         whole = {key[1:] for key in self.mean if key[1] == LIKELIHOOD}
         for metric, key in (*schemes.items(), *(("ood_auroc_likelihood", key) for key in whole)):
             values = {name: self.mean[name, *key] for name in names}
-            found[metric] = sum(values.values()) / len(values)
-            found |= {f"{metric}_{name}": value for name, value in values.items()}
-        return found
+            metrics[metric] = sum(values.values()) / len(values)
+            metrics |= {f"{metric}_{name}": value for name, value in values.items()}
+        return metrics
 
     def table(self) -> tuple[list[str], list[list[Any]]]:
         """The rows of ood.csv."""
@@ -233,7 +233,7 @@ def _all_aurocs(
     draws: Sequence[int],
 ) -> dict[tuple[str, str, int], list[float]]:
     """(data set, scheme, number of groups) to the AUROC of every draw."""
-    found: dict[tuple[str, str, int], list[float]] = {}
+    aurocs: dict[tuple[str, str, int], list[float]] = {}
     most = max(len(familiar), *(len(images) for images in others.values()))
     for draw in draws:
         below = states_at_one(model, most, seed, split, draw)
@@ -241,5 +241,5 @@ def _all_aurocs(
         for name, images in others.items():
             scores = score_images(model, images, seed, split, draw, name, of_prior_ND=below)
             for key, value in scores.items():
-                found.setdefault((name, *key), []).append(auroc(own[key], value))
-    return found
+                aurocs.setdefault((name, *key), []).append(auroc(own[key], value))
+    return aurocs

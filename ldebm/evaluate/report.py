@@ -99,14 +99,14 @@ def encode_rows(
     order, batches = row_batches(split, rows, AT_ONCE, device)
     rising = np.argsort(rows, kind="stable")
     place = torch.from_numpy(rising[np.searchsorted(rows[rising], order)]).to(device)
-    found: list[Tensor] = []
+    encoded: list[Tensor] = []
     done = 0
     with getattr(backbone, "tables", contextlib.nullcontext)():
         for batch in batches:
             parts = backbone.encode(batch)
             size = len(parts[0])
-            found = found or [part.new_empty(len(rows), *part.shape[1:]) for part in parts[:2]]
-            for values, part in zip(found, parts, strict=False):
+            encoded = encoded or [part.new_empty(len(rows), *part.shape[1:]) for part in parts[:2]]
+            for values, part in zip(encoded, parts, strict=False):
                 values[place[done : done + size]] = part
             done += size
-    return found[0], found[1]
+    return encoded[0], encoded[1]

@@ -63,9 +63,9 @@ def evaluate_responses(
     metrics, train, tokenizer = report.metrics, packed.split("train"), packed.tokenizer
     train_texts = [tokenizer.decode(train.row(i)) for i in range(train.n)]
     vectors = word_vectors(train_texts, config.word_vectors, model.seed)
-    for name, found in (("response", responses), ("response_shuffled", others)):
-        scores = response_scores(found, texts)
-        scores |= response_metrics(found, texts, vectors)
+    for name, replies in (("response", responses), ("response_shuffled", others)):
+        scores = response_scores(replies, texts)
+        scores |= response_metrics(replies, texts, vectors)
         metrics |= {f"{name}_{key}": value for key, value in scores.items()}
     report.details["word_vectors"] = vectors.origin
     test = packed.split("test")

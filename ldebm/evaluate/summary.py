@@ -59,13 +59,13 @@ def summarise(kind: str, metrics: Mapping[str, float | None], label: str = "") -
     """
 
     def chosen(table: Mapping[str, tuple[str, ...]]) -> dict[str, float]:
-        found = {}
+        row = {}
         for short, names in table.items():
             values = [metrics.get(name.format(label=label)) for name in names]
             known = [value for value in values if value is not None and math.isfinite(value)]
             if known:
-                found[short] = round(float(known[0]), DECIMALS)
-        return found
+                row[short] = round(float(known[0]), DECIMALS)
+        return row
 
     return chosen(SUMMARY[kind]) or chosen(WITHOUT.get(kind, {}))
 

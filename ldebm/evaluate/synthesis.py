@@ -188,21 +188,21 @@ def _of_every_class(model: Model, per_label: int, stream: torch.Generator) -> li
     that is: all classes cost about as much as one alone. Rare ones are drawn by themselves.
     """
     prior, classes = model.prior, model.prior.classes
-    found: list[list[Tensor]] = [[] for _ in range(classes)]
+    latents: list[list[Tensor]] = [[] for _ in range(classes)]
     section = prior.config.hierarchy or HierarchyConfig()
     for _ in range(ROUNDS if section.label_sampling == "rejection" else 0):
-        if min(sum(map(len, kept)) for kept in found) >= per_label:
+        if min(sum(map(len, kept)) for kept in latents) >= per_label:
             break
         u = prior.sample(classes * per_label, stream)
         logits = torch.cat([prior.class_logits(u[part]) for part in parts(len(u), prior.latent)])
         y = torch.multinomial(torch.softmax(logits, 1), 1, generator=stream)[:, 0]
-        for number, kept in enumerate(found):
+        for number, kept in enumerate(latents):
             kept.append(u[y == number])
-    for number, kept in enumerate(found):
+    for number, kept in enumerate(latents):
         missing = per_label - sum(map(len, kept))
         if missing > 0:
             kept.append(prior.sample(missing, stream, number))
-    return [torch.cat(kept)[:per_label] for kept in found]
+    return [torch.cat(kept)[:per_label] for kept in latents]
 
 
 def _rates(name: str, right: int, total: int) -> dict[str, float]:
@@ -276,13 +276,13 @@ def of_images(
     def mean(right_N: np.ndarray) -> float:
         return float(np.mean([right_N[rows].mean() for rows in combinations]))
 
-    found = {f"control_accuracy_{end}": mean(agree_AN.all(0))}
+    metrics = {f"control_accuracy_{end}": mean(agree_AN.all(0))}
     if len(columns) > 1:
-        found |= {
+        metrics |= {
             f"control_{name}_{end}": mean(right)
             for name, right in zip(columns, agree_AN, strict=True)
         }
-    return found
+    return metrics
 
 
 def _values(columns: Sequence[str], number: int) -> dict[str, int]:
@@ -317,14 +317,14 @@ def step_by_step(
     order = sorted(wanted, key=lambda name: (min(hierarchy.attributes[name]), name))
     names = {name: model.meta["labels"][name][value] for name, value in wanted.items()}
     asked: dict[str, int | str] = {}
-    found: list[Tensor] = []
+    latents: list[Tensor] = []
     for name in order:
         asked[name] = names[name]
         labels = model.attribute_classes(asked)
-        if not found:
-            found.append(model.prior.sample(n, stream, labels))
+        if not latents:
+            latents.append(model.prior.sample(n, stream, labels))
             continue
         top = min(hierarchy.attributes[name])
         free = list(range(top, len(backbone.groups)))
-        found.append(redraw(model, found[-1], free, stream, labels))
-    return found
+        latents.append(redraw(model, latents[-1], free, stream, labels))
+    return latents

@@ -94,16 +94,16 @@ def _scores(
 ) -> dict[str, float]:
     """Accuracy by class and overall with intervals, and diversity, of what was generated."""
     metrics: dict[str, float] = {}
-    found = {name: classify(texts) for name, texts in by_label.items()}
-    right = {name: sum(item == name for item in items) for name, items in found.items()}
+    predicted = {name: classify(texts) for name, texts in by_label.items()}
+    right = {name: sum(item == name for item in items) for name, items in predicted.items()}
     for name, count in right.items():
-        low, high = wilson(count, len(found[name]))
+        low, high = wilson(count, len(predicted[name]))
         metrics |= {
-            f"judged_{name}": count / len(found[name]),
+            f"judged_{name}": count / len(predicted[name]),
             f"judged_{name}_low": low,
             f"judged_{name}_high": high,
         }
-    total = sum(map(len, found.values()))
+    total = sum(map(len, predicted.values()))
     low, high = wilson(sum(right.values()), total)
     metrics |= {
         "judged_accuracy": sum(right.values()) / total,

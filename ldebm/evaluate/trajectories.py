@@ -110,8 +110,8 @@ class Trajectories:
             return
         self.ess = [[] for _ in range(top)]
         if not settings.sandwich:
-            found = find_proposals(self.energies, levels, settings.inner, stream)
-            self.shift, self.inner = found
+            proposals = find_proposals(self.energies, levels, settings.inner, stream)
+            self.shift, self.inner = proposals
             return
         self.inner = [settings.inner] * top
         self.shift = [
@@ -127,8 +127,8 @@ class Trajectories:
             zero_1D = torch.zeros_like(start_ND[:1])
             self.log_z, _, _ = find_top(self.energies, zero_1D, stream, *sizes)
             return
-        found = global_normaliser(self.energies, start_ND, stream, *sizes)
-        self.log_z, self.tops = found.log_z, [*self.tops, found]
+        normaliser = global_normaliser(self.energies, start_ND, stream, *sizes)
+        self.log_z, self.tops = normaliser.log_z, [*self.tops, normaliser]
 
     def __call__(self, u0_ND: Tensor, stream: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """(own draws counted, fresh draws only, half of the inner draws), each (N,).

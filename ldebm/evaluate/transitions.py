@@ -109,7 +109,7 @@ def _moments(
     stream = generator(model.seed, "image-transitions", device=model.device)
     frozen, sampler = prior.net.freeze(), prior.config.sampler
     u = torch.randn(chains, prior.latent, generator=stream, device=model.device)
-    found = []
+    moments = []
     for t in reversed(range(prior.levels)):
         t_B = torch.full((chains,), t, dtype=torch.long, device=u.device)
         scale = float(prior.schedule.scale[t + 1])
@@ -121,6 +121,6 @@ def _moments(
                 done = mark
             energy = float(chain_energy(prior, v, u, t_B, prior.negative_energy(v, t_B)).mean())
             decoded = np.asarray(model.decode(prior.from_standard(v / scale), mode, model.seed))
-            found.append((t, mark, energy, decoded))
+            moments.append((t, mark, energy, decoded))
         u = v / scale
-    return found
+    return moments

@@ -41,14 +41,14 @@ class DocumentModel(TextModel):
             UsageError: a document has none.
         """
         rows = as_texts(texts)
-        found = bags(self.tokenizer, rows)
-        for text, (ids, _) in zip(rows, found, strict=True):
+        pairs = bags(self.tokenizer, rows)
+        for text, (ids, _) in zip(rows, pairs, strict=True):
             if not len(ids):
                 raise UsageError(
                     f"document {text[:60]!r}: no word that the model knows; expected a text "
                     "with words of its training set"
                 )
-        return found
+        return pairs
 
     def tokens(self, texts: Sequence[str]) -> np.ndarray:
         return np.array([counts.sum() for _, counts in self.bags(texts)])

@@ -70,18 +70,18 @@ def read_pictures(path: str | Path, meta: Mapping[str, Any], *, resize: bool = F
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         for image in _raw_images(path):
             try:
-                found = as_array(image.content, channels, meta.get("background", "white"))
+                picture = as_array(image.content, channels, meta.get("background", "white"))
             except ImageError as error:
                 raise UsageError(f"{path}: {image.place}: {error}") from None
             if resize:
-                found = resized(found, size)
-            if found.shape[:2] != (size, size):
-                height, width = found.shape[:2]
+                picture = resized(picture, size)
+            if picture.shape[:2] != (size, size):
+                height, width = picture.shape[:2]
                 raise UsageError(
                     f"{path}: {image.place}: {height} x {width} pixels, the model has {size} x "
                     f"{size}; give --resize to scale it"
                 )
-            pixels.append(found.transpose(2, 0, 1))
+            pixels.append(picture.transpose(2, 0, 1))
             places.append(image.place)
     if not pixels:
         raise UsageError(f"{path}: no image in it; expected files of {', '.join(EXTENSIONS)}")
@@ -123,11 +123,11 @@ class Scores:
 
     def columns(self) -> dict[str, np.ndarray]:
         """For tables and JSON."""
-        found = {"bound": self.bound, "bits": self.bits}
+        columns = {"bound": self.bound, "bits": self.bits}
         if self.energies is not None and self.energy is not None:
-            found["energy"] = self.energy
-            found |= {f"energy_{g}": value for g, value in enumerate(self.energies.T)}
-        return found
+            columns["energy"] = self.energy
+            columns |= {f"energy_{g}": value for g, value in enumerate(self.energies.T)}
+        return columns
 
 
 class ImageModel(Model):
@@ -169,8 +169,8 @@ class ImageModel(Model):
             raise UsageError(
                 f"{self.experiment}: a model of images; leave --text and --context out"
             )
-        found = read_pictures(path, self.meta, resize=resize)
-        return UserRows(found.pixels, {"image": found.places})
+        pictures = read_pictures(path, self.meta, resize=resize)
+        return UserRows(pictures.pixels, {"image": pictures.places})
 
     def score(self, images: np.ndarray, seed: int = 0) -> Scores:
         """How familiar images are: energies by group at t = 0 and the evidence lower bound.
@@ -208,17 +208,17 @@ class ImageModel(Model):
                 bounds.append(bound.double().cpu().numpy())
                 if energy is not None:
                     energies.append(energy.double().cpu().numpy())
-        found = np.concatenate(bounds)
-        bits = -found / (np.log(2) * images[0].size)
-        return Scores(found, bits, np.concatenate(energies) if energies else None)
+        bound_N = np.concatenate(bounds)
+        bits = -bound_N / (np.log(2) * images[0].size)
+        return Scores(bound_N, bits, np.concatenate(energies) if energies else None)
 
     def scored(
         self, rows: UserRows, seed: int, done: Callable[[int], None], **settings: Any
     ) -> list[dict[str, Any]]:
         del settings
-        found = rows.records(self.score(rows.values, seed).columns())
+        records = rows.records(self.score(rows.values, seed).columns())
         done(len(rows))
-        return found
+        return records
 
     def evaluate(
         self,

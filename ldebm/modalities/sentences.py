@@ -55,10 +55,10 @@ class TextScores:
 
     def columns(self) -> dict[str, np.ndarray]:
         """For tables and JSON."""
-        found = {"bound": self.bound, "tokens": self.tokens}
-        found["perplexity"] = np.exp(-self.bound / np.maximum(self.tokens, 1))
-        found["ess"] = self.ess
-        return found if self.energy is None else {**found, "energy": self.energy}
+        columns = {"bound": self.bound, "tokens": self.tokens}
+        columns["perplexity"] = np.exp(-self.bound / np.maximum(self.tokens, 1))
+        columns["ess"] = self.ess
+        return columns if self.energy is None else {**columns, "energy": self.energy}
 
 
 class TextModel(Model):
@@ -163,9 +163,9 @@ class TextModel(Model):
     ) -> UserRows:
         if resize:
             raise UsageError(f"{self.experiment}: a model of text; leave --resize out")
-        found = read_texts(path, column, context)
-        columns: dict[str, list[Any]] = {"row": found.rows, "text": found.texts}
-        return UserRows(found.texts, columns, found.turns, found.left_out)
+        user_texts = read_texts(path, column, context)
+        columns: dict[str, list[Any]] = {"row": user_texts.rows, "text": user_texts.texts}
+        return UserRows(user_texts.texts, columns, user_texts.turns, user_texts.left_out)
 
     def encoded(self, rows: UserRows) -> tuple[np.ndarray, np.ndarray | None]:
         z, logits = self.encode_texts(rows.values, rows.turns)
@@ -181,8 +181,8 @@ class TextModel(Model):
     def scored(
         self, rows: UserRows, seed: int, done: Callable[[int], None], **settings: Any
     ) -> list[dict[str, Any]]:
-        found = self.score(rows.values, rows.turns, seed, done=done, **settings)
-        return rows.records(found.columns())
+        scores = self.score(rows.values, rows.turns, seed, done=done, **settings)
+        return rows.records(scores.columns())
 
     def score(
         self,
@@ -218,12 +218,12 @@ class TextModel(Model):
         settings = LikelihoodSettings(importance, inner, anneal_share=0, sandwich=False, seed=seed)
         batches = self._batches(texts, turns, self.scored_together, done)
         with one_thread():
-            found, energy = self._estimate(batches, settings), None
+            estimate, energy = self._estimate(batches, settings), None
             if self.prior.levels:
                 _, logits = self.encode_texts(texts, turns)
                 if logits is not None:
                     energy = -np.logaddexp.reduce(logits.astype(np.float64), axis=1)
-        return TextScores(-found.nll_B, self.tokens(texts), found.ess_B, energy)
+        return TextScores(-estimate.nll_B, self.tokens(texts), estimate.ess_B, energy)
 
     def _estimate(self, batches: Iterator[Any], settings: LikelihoodSettings) -> Estimate:
         if self.config.prior.kind == "own":
@@ -339,15 +339,15 @@ class TextModel(Model):
         texts = as_texts(texts)
         stream = generator(seed, "class-probabilities")
         noise_S1D = torch.randn(DRAWS, 1, self.prior.latent, generator=stream).to(self.device)
-        found = []
+        probabilities = []
         with torch.no_grad():
             for batch in self._batches(texts, turns, ENCODED):
                 mu, logvar = self.backbone.encode(batch)
                 z_SBD = mu + torch.exp(0.5 * logvar) * noise_S1D
                 logits = self.prior_of(batch).class_logits(z_SBD.reshape(-1, mu.shape[1]))
                 p_SBK = torch.softmax(logits, -1).reshape(DRAWS, len(mu), -1)
-                found.append(p_SBK.mean(0).float().cpu().numpy())
-        return np.concatenate(found)
+                probabilities.append(p_SBK.mean(0).float().cpu().numpy())
+        return np.concatenate(probabilities)
 
     def unknown_words(self, row: Any) -> list[str]:
         unknown = self.tokenizer.unk_id

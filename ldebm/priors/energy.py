@@ -120,7 +120,7 @@ class EnergyPrior(Prior):
         if not isinstance(self.net, ConditionedEnergy):
             return super().sample_class(n, labels, generator)
         context = rows_of(self.net.context_BC, n)
-        found = context.new_zeros(n, self.latent)
+        z_BD = context.new_zeros(n, self.latent)
         waiting = torch.arange(n, device=context.device)
         for _ in range(CLASS_ROUNDS):
             copies = max(1, CLASS_DRAWS // len(waiting))
@@ -132,10 +132,10 @@ class EnergyPrior(Prior):
             accepted = (uniform < probability).view(copies, -1)
             first, done = accepted.int().argmax(0), accepted.any(0)
             z = z.view(copies, len(waiting), -1)[first, torch.arange(len(waiting))]
-            found[waiting[done]] = z[done]
+            z_BD[waiting[done]] = z[done]
             waiting = waiting[~done]
             if not len(waiting):
-                return found
+                return z_BD
         raise UsageError(
             f"label {labels[0]}: after one of the contexts the model hardly ever gives this class; "
             "choose another, or ask for none"

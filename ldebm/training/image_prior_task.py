@@ -77,9 +77,9 @@ def _all_draws(
             shape = len(part), backbone.latent
             noises.append(torch.randn(shape, generator=stream, device=device))
         images = make_batch(split, part, device)
-        for found, u_BD in zip(parts, backbone.draws(images, noises), strict=True):
-            found.append(u_BD)
-    return [torch.cat(found) for found in parts]
+        for draws, u_BD in zip(parts, backbone.draws(images, noises), strict=True):
+            draws.append(u_BD)
+    return [torch.cat(draws) for draws in parts]
 
 
 class ImagePriorTask(FrozenTask):

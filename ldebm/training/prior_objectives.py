@@ -86,11 +86,11 @@ def prior_terms(
         positive pairs.
     """
     class_B = label_B if prior.trains_classes else None
-    found = contrast_rows(
+    contrast = contrast_rows(
         prior, u0_BD, generator, class_B, unlabelled=label_B is None, start_BD=start_BD
     )
-    terms = contrast_terms(Weights.of(prior.config), found, len(u0_BD), label_B, class_B)
-    return terms, found.chain, found.pairs
+    terms = contrast_terms(Weights.of(prior.config), contrast, len(u0_BD), label_B, class_B)
+    return terms, contrast.chain, contrast.pairs
 
 
 def contrast_rows(
@@ -128,30 +128,30 @@ def contrast_rows(
 
 
 def contrast_terms(
-    weights: Weights, found: Contrast, batch: int, label_B: Tensor | None, class_B: Tensor | None
+    weights: Weights, contrast: Contrast, batch: int, label_B: Tensor | None, class_B: Tensor | None
 ) -> Terms:
     """The terms of :func:`prior_terms`: contrastive - lambda_2 MI + lambda_3 CE.
 
     Args:
         weights: of the terms.
-        found: the examples; with a leading axis, of several runs, the terms have it too.
+        contrast: the examples; with a leading axis, of several runs, the terms have it too.
         batch: rows of the batch that they were made of.
         label_B: class of each of those, -1 for none; ``None`` when there are no labels at all.
         class_B: class whose density a row trains, or -1.
     """
-    rows, logits = found.pairs.weight_B.shape[-1], found.logits_NK
+    rows, logits = contrast.pairs.weight_B.shape[-1], contrast.logits_NK
     own = None if class_B is None else torch.cat([class_B, class_B])
     energy = energy_of(logits[..., : 2 * rows, :], own)
     # F(v-) - F(v+), whose gradient is minus Yu et al. (2022), eq. A19 (Pang and Wu (2021), eq. 11;
     # Cui and Han (2024), eq. 12)
     gap_B = energy[..., rows:] - energy[..., :rows]
-    contrastive = _batch_mean(found.pairs.weight_B * gap_B, batch)
+    contrastive = _batch_mean(contrast.pairs.weight_B * gap_B, batch)
     asked = logits.shape[-2] > 2 * rows
     known = logits[..., 2 * rows :, :] if asked else logits[..., :rows, :]
     information, classes = class_terms(known, label_B)
     # - lambda_2 I(z; y): Pang and Wu (2021), eq. 17; Yu et al. (2022), eq. 9
     total = contrastive - weights.information * information + weights.classes * classes
-    parts = _energy_parts(contrastive, information, classes, energy, found.chain)
+    parts = _energy_parts(contrastive, information, classes, energy, contrast.chain)
     return Terms(total, parts)
 
 

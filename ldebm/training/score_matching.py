@@ -59,8 +59,8 @@ def score_matching_terms(
         label_B: classes, for the class term.
         generator: source of all noise.
     """
-    found = matching_rows(prior, *standardised(prior, mu_BD, logvar_BD), generator)
-    return matching_terms(Weights.of(prior.config), found, label_B)
+    rows = matching_rows(prior, *standardised(prior, mu_BD, logvar_BD), generator)
+    return matching_terms(Weights.of(prior.config), rows, label_B)
 
 
 def standardised(prior: EnergyPrior, mu_BD: Tensor, logvar_BD: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,22 +154,22 @@ def noised_score_terms(
     return matching_terms(Weights.of(config), Matching(loss_B, value, logits), label_B)
 
 
-def matching_terms(weights: Weights, found: Matching, label_B: Tensor | None) -> Terms:
+def matching_terms(weights: Weights, rows: Matching, label_B: Tensor | None) -> Terms:
     """Score matching with the class and information terms.
 
     Args:
         weights: of the terms.
-        found: the rows; with a leading axis, of several runs, the terms have it too.
+        rows: of :func:`matching_rows`; with a leading axis, of several runs, the terms have it too.
         label_B: class of each, -1 for none; ``None`` when there are no labels at all.
     """
-    matching = found.loss_B.mean(-1)
-    information, classes = class_terms(found.logits_BK, label_B)
+    matching = rows.loss_B.mean(-1)
+    information, classes = class_terms(rows.logits_BK, label_B)
     total = matching - weights.information * information + weights.classes * classes
     parts = {
         "contrastive": matching.detach(),
         "mutual_information": information.detach(),
         "class": classes.detach(),
-        "energy_size": found.value_B.detach().abs().amax(-1),
+        "energy_size": rows.value_B.detach().abs().amax(-1),
         "acceptance": torch.ones_like(matching),
     }
     return Terms(total, parts)

@@ -194,15 +194,15 @@ class StackedRuns:
         steps = {self.step, max(self.step, self.tasks[0].warm_updates)}
         same = True
         for step in steps:
-            found = []
+            gradients = []
             for work in (self._terms, self._one_by_one):
                 for loop in self.loops:
                     loop.begin_update()
                 for own, kept in zip(buffers, before, strict=True):
                     for name, value in kept.items():
                         own[name].copy_(value)
-                found.append(self._gradients(work(step)))
-            same = same and all(map(torch.equal, *found))
+                gradients.append(self._gradients(work(step)))
+            same = same and all(map(torch.equal, *gradients))
         for own, kept in zip(buffers, before, strict=True):
             for name, value in kept.items():
                 own[name].copy_(value)
@@ -249,18 +249,18 @@ class StackedRuns:
             latents.append(standardised(task.prior, *task.latents(part)))
             task.chain = None
         mean, variance = (torch.cat(parts) for parts in zip(*latents, strict=True))
-        found = matching_rows(prior, mean, variance, streams)
+        matched = matching_rows(prior, mean, variance, streams)
         shape = label_MB.shape
-        logits = found.logits_BK.view(*shape, -1)
-        split = Matching(found.loss_B.view(shape), found.value_B.view(shape), logits)
+        logits = matched.logits_BK.view(*shape, -1)
+        split = Matching(matched.loss_B.view(shape), matched.value_B.view(shape), logits)
         return matching_terms(self.weights, split, label_MB)
 
     def _contrast(self, rows: list[np.ndarray], label_MB: Tensor, streams: Streams) -> Terms:
         parts = zip(self.tasks, rows, streams.parts, strict=True)
         drawn = [task.draw(part, stream) for task, part, stream in parts]
         u0 = self.prior.level_zero(torch.cat(drawn), streams)
-        found = contrast_rows(self.prior, u0, streams, unlabelled=False)
-        pairs, chain = found.pairs, found.chain
+        contrast = contrast_rows(self.prior, u0, streams, unlabelled=False)
+        pairs, chain = contrast.pairs, contrast.chain
         for index, task in enumerate(self.tasks):
             span = slice(index * len(rows[0]), (index + 1) * len(rows[0]))
             own = Pairs(*(part[span] for part in _fields(pairs)))
@@ -269,7 +269,7 @@ class StackedRuns:
         split = Contrast(
             Pairs(*(part.view(*shape, *part.shape[1:]) for part in _fields(pairs))),
             Chain(chain.x_BD.view(*shape, -1), chain.acceptance_B.view(shape)),
-            found.logits_NK.view(shape[0], -1, found.logits_NK.shape[1]),
+            contrast.logits_NK.view(shape[0], -1, contrast.logits_NK.shape[1]),
         )
         return contrast_terms(self.weights, split, shape[1], label_MB, None)
 

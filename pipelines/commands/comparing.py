@@ -30,11 +30,11 @@ def compare(
     from pipelines.compare.compare import compare as compare_targets
     from pipelines.compare.text import lines
 
-    found = compare_targets(first, second)
+    comparisons = compare_targets(first, second)
     if as_json:
-        typer.echo(json_text(found.to_json()), nl=False)
+        typer.echo(json_text(comparisons.to_json()), nl=False)
     else:
-        typer.echo("\n".join(lines(found, everything=everything)))
+        typer.echo("\n".join(lines(comparisons, everything=everything)))
 
 
 def experiments() -> None:
@@ -47,11 +47,11 @@ def experiments() -> None:
 
     from pipelines.compare.experiments import show_experiments
 
-    found = show_experiments()
-    if not found:
+    tables = show_experiments()
+    if not tables:
         typer.echo("no experiment differs from HEAD; `dvc exp run -S KEY=VALUE` makes one")
     console = Console(highlight=False, markup=False)
-    for item in found:
+    for item in tables:
         table = Table(title=item.title, title_justify="left", box=None, pad_edge=False)
         for number, name in enumerate(item.header):
             table.add_column(name, justify="right" if number else "left", overflow="fold")

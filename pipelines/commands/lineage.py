@@ -61,11 +61,11 @@ def _show(
     from ldebm.files import write_text
     from pipelines.lineage.divergence import parse_target
 
-    _, found = parse_target(target, folder)
+    _, lineage = parse_target(target, folder)
     if openlineage:
         from pipelines.lineage.openlineage import events
 
-        text = "".join(f"{line}\n" for line in events(found, folder))
+        text = "".join(f"{line}\n" for line in events(lineage, folder))
         if openlineage == "-":
             sys.stdout.write(text)
         else:
@@ -75,25 +75,25 @@ def _show(
         from pipelines.lineage.page import lineage_page
         from pipelines.lineage.verify import verify
 
-        problems = None if found.revision else verify(found, folder)
-        write_text(html, lineage_page(found, problems))
-        typer.echo(f"{html}: {len(found.steps)} stages")
+        problems = None if lineage.revision else verify(lineage, folder)
+        write_text(html, lineage_page(lineage, problems))
+        typer.echo(f"{html}: {len(lineage.steps)} stages")
     if openlineage or html:
         return
-    typer.echo(json.dumps(found.to_json(), indent=1) if as_json else "\n".join(found.lines()))
+    typer.echo(json.dumps(lineage.to_json(), indent=1) if as_json else "\n".join(lineage.lines()))
 
 
 def _verify(target: str, folder: Path, as_json: bool, without_records: bool) -> None:
     from pipelines.lineage.trace import trace
     from pipelines.lineage.verify import verify
 
-    found = trace(target, folder)
-    problems = verify(found, folder, need_records=not without_records)
+    lineage = trace(target, folder)
+    problems = verify(lineage, folder, need_records=not without_records)
     if as_json:
         content = {
-            "target": found.target,
-            "stages": len(found.steps),
-            "restored": {step.stage: step.twin for step in found.steps if step.twin},
+            "target": lineage.target,
+            "stages": len(lineage.steps),
+            "restored": {step.stage: step.twin for step in lineage.steps if step.twin},
             "problems": [problem.to_json() for problem in problems],
         }
         typer.echo(json.dumps(content, indent=1))
@@ -110,15 +110,15 @@ def _verify(target: str, folder: Path, as_json: bool, without_records: bool) -> 
                 "machine (copy lineage/ from the machine that ran them, run them again, or accept "
                 "that with --without-records)"
             )
-        raise LdebmError(f"{found.target}: {'; '.join(said)}")
+        raise LdebmError(f"{lineage.target}: {'; '.join(said)}")
     if not as_json:
-        for step in found.steps:
+        for step in lineage.steps:
             if step.record and step.twin:
                 typer.echo(
                     f"{step.stage}: restored by DVC from its cache; produced by {step.twin} on "
                     f"{step.record['started']} from the same inputs, parameters and code"
                 )
-        typer.echo(f"{found.target}: {len(found.steps)} stages verified, nothing differs")
+        typer.echo(f"{lineage.target}: {len(lineage.steps)} stages verified, nothing differs")
 
 
 def _diff(targets: list[str], folder: Path, as_json: bool) -> None:
@@ -128,8 +128,10 @@ def _diff(targets: list[str], folder: Path, as_json: bool) -> None:
     name, one = parse_target(first, folder)
     plain = one.target if one.revision is None else first.rpartition("@")[0]
     other_name, other = parse_target(second, folder, same_as=plain)
-    found = compare_traces(one, other, (name, other_name))
-    typer.echo(json.dumps(found.to_json(), indent=1) if as_json else "\n".join(found.lines()))
+    divergence = compare_traces(one, other, (name, other_name))
+    typer.echo(
+        json.dumps(divergence.to_json(), indent=1) if as_json else "\n".join(divergence.lines())
+    )
 
 
 def audit(
@@ -148,7 +150,7 @@ def audit(
     """
     from pipelines.lineage.audit import audit_stage
 
-    found = audit_stage(stage, use_workspace=workspace)
-    typer.echo(json.dumps(found.to_json(), indent=1) if as_json else "\n".join(found.lines()))
-    if not found.same:
-        raise LdebmError(f"{stage}: {len(found.different)} outputs are not what dvc.lock has")
+    result = audit_stage(stage, use_workspace=workspace)
+    typer.echo(json.dumps(result.to_json(), indent=1) if as_json else "\n".join(result.lines()))
+    if not result.same:
+        raise LdebmError(f"{stage}: {len(result.different)} outputs are not what dvc.lock has")

@@ -185,18 +185,18 @@ def select(
     if (show or save is not None) and (changing or discard or (show and save is not None)):
         raise UsageError("select: --status and --save stand alone")
     if show:
-        found = status(PARAMS)
-        for item in found.differences:
+        state = status(PARAMS)
+        for item in state.differences:
             typer.echo(str(item))
-        if found.edits:
+        if state.edits:
             typer.echo(
                 "not in conf/: `--save NAME` keeps these values there, `--discard` drops them"
             )
         else:
-            typer.echo(found.summary() or "params.yaml is what conf/ gives")
-        for key in found.own:
+            typer.echo(state.summary() or "params.yaml is what conf/ gives")
+        for key in state.own:
             typer.echo(f"{key} is not in conf/: it stays as params.yaml has it")
-        if line := length_line(found.params.run):
+        if line := length_line(state.params.run):
             typer.echo(line)
         return
     if save is not None:

@@ -215,11 +215,11 @@ def _notes(
         )
     judged = {name: row["p"] for name, row in metrics.items() if row["p"] is not None}
     if judged:
-        found = sum(row["verdict"] in DIFFERENT for row in metrics.values())
+        different = sum(row["verdict"] in DIFFERENT for row in metrics.values())
         notes.append(
             f"{len(judged)} metrics judged one by one at 95%: about {len(judged) * 0.05:.1f} would "
-            f"differ by chance; {found} do, {len(holm(judged))} of them also when all are judged "
-            "together (Holm), marked *"
+            f"differ by chance; {different} do, {len(holm(judged))} of them also when all are "
+            "judged together (Holm), marked *"
         )
     if not all(item.code for item in origins):
         notes.append("no lineage record or dvc.lock of these very metrics for a side: code unknown")
@@ -241,22 +241,22 @@ def judge(one: Sequence[Run], other: Sequence[Run]) -> dict[str, dict[str, Any]]
     same_data = one[0].data == other[0].data
     rows: dict[str, dict[str, Any]] = {}
     for name in ordered(values[0].keys() & values[1].keys()):
-        found = difference(values[0][name], values[1][name])
+        result = difference(values[0][name], values[1][name])
         better = describe(name).better
         rows[name] = {
-            "first": found.first,
-            "second": found.second,
-            "difference": found.value,
-            "interval": found.half if same_data else None,
-            "p": found.p if same_data else None,
-            "freedom": found.freedom,
-            "method": found.method,
-            "seeds": [list(seeds) for seeds in found.seeds],
+            "first": result.first,
+            "second": result.second,
+            "difference": result.value,
+            "interval": result.half if same_data else None,
+            "p": result.p if same_data else None,
+            "freedom": result.freedom,
+            "method": result.method,
+            "seeds": [list(seeds) for seeds in result.seeds],
             "better": better,
-            "verdict": _verdict(found.method, found.differs, found.value, better)
+            "verdict": _verdict(result.method, result.differs, result.value, better)
             if same_data
             else "other data",
-            "rows": _row_intervals(name, one, other) if found.method == "one seed" else None,
+            "rows": _row_intervals(name, one, other) if result.method == "one seed" else None,
         }
     kept = holm({name: row["p"] for name, row in rows.items() if row["p"] is not None})
     for name, row in rows.items():
@@ -276,11 +276,11 @@ def _verdict(method: str, differs: bool | None, value: float, better: str) -> st
 
 def _by_name(runs: Sequence[Run]) -> dict[str, dict[int, float]]:
     """metric -> seed -> value."""
-    found: dict[str, dict[int, float]] = {}
+    values: dict[str, dict[int, float]] = {}
     for run in runs:
         for name, value in run.metrics.items():
-            found.setdefault(name, {})[run.seed] = value
-    return found
+            values.setdefault(name, {})[run.seed] = value
+    return values
 
 
 def ordered(names: set[str]) -> list[str]:

@@ -114,11 +114,11 @@ def _table(model: str, rows: Sequence[Row]) -> Table:
     first = rows[0]
     for row in rows:
         values = [row.params.get(key) for key in changed]
-        found = row.metrics.get(model) or {}
+        metrics = row.metrics.get(model) or {}
         same = values == [first.params.get(key) for key in changed]
-        if row is first or not same or (found and found != first.metrics.get(model)):
+        if row is first or not same or (metrics and metrics != first.metrics.get(model)):
             name = f"{row.name} ({row.state})" if row.state else row.name
-            shown.rows.append([name, *map(_cell, values), *(_cell(found.get(n)) for n in names)])
+            shown.rows.append([name, *map(_cell, values), *(_cell(metrics.get(n)) for n in names)])
     return shown
 
 
@@ -129,12 +129,12 @@ def _short(keys: Sequence[str]) -> list[str]:
         >>> _short(["prior.levels", "prior.training.updates", "backbone.training.updates"])
         ['levels', 'prior.training.updates', 'backbone.training.updates']
     """
-    found = []
+    short = []
     for key in keys:
         parts = key.split(".")
         ends = (".".join(parts[i:]) for i in range(len(parts) - 1, -1, -1))
-        found.append(next(e for e in ends if sum(f".{k}".endswith(f".{e}") for k in keys) == 1))
-    return found
+        short.append(next(e for e in ends if sum(f".{k}".endswith(f".{e}") for k in keys) == 1))
+    return short
 
 
 def _cell(value: Any) -> str:

@@ -147,12 +147,12 @@ def _of_file(path: Path, root: Path) -> Run:
 
 def recorded_runs(state: Snapshot) -> dict[str, list[Run]]:
     """The runs of ``results/`` by experiment."""
-    found = []
+    runs = []
     for path in state.paths(RESULTS.as_posix()):
         if path.endswith(".json") and path.count("/") == 2:
             run = _recorded(_json(state, path), state)
-            found += [run] if run is not None else []
-    return _grouped(found)
+            runs += [run] if run is not None else []
+    return _grouped(runs)
 
 
 def _recorded(content: Any, state: Snapshot) -> Run | None:
@@ -171,7 +171,7 @@ def _recorded(content: Any, state: Snapshot) -> Run | None:
 
 def evaluated_runs(state: Snapshot) -> dict[str, list[Run]]:
     """The runs of ``reports/`` by experiment, with the parameters that their models keep."""
-    found = []
+    runs = []
     paths = [Path(path) for path in state.paths("reports")]
     folders = {path.parent for path in paths if path.name in ("metrics.json", "summary.json")}
     for folder in sorted(folders):
@@ -182,8 +182,8 @@ def evaluated_runs(state: Snapshot) -> dict[str, list[Run]]:
         params = config.get("config", config)
         metrics = _json(state, f"{folder.as_posix()}/metrics.json")  # in git, or DVC has it
         if isinstance(metrics, dict):
-            found.append(Run(experiment, int(seed), params, metrics, {}, state))
-    return _grouped(found)
+            runs.append(Run(experiment, int(seed), params, metrics, {}, state))
+    return _grouped(runs)
 
 
 def _grouped(runs: list[Run]) -> dict[str, list[Run]]:

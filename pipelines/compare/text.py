@@ -15,30 +15,33 @@ __all__ = ["lines"]
 COLUMN = 46
 
 
-def lines(found: Comparisons, *, everything: bool = False) -> Iterator[str]:
+def lines(comparisons: Comparisons, *, everything: bool = False) -> Iterator[str]:
     """The text, line by line.
 
     Of two revisions, the experiments that are the same in both are only counted.
 
     Args:
-        found: what to show.
+        comparisons: what to show.
         everything: all experiments and metrics, not only the tables' metrics and what differs.
     """
-    every = everything or len(found.pairs) == 1
-    shown = [pair for pair in found.pairs if every or not _same(pair)]
+    every = everything or len(comparisons.pairs) == 1
+    shown = [pair for pair in comparisons.pairs if every or not _same(pair)]
     for index, pair in enumerate(shown):
         if index:
             yield ""
         yield from _pair(pair, everything)
-    if same := len(found.pairs) - len(shown):
+    if same := len(comparisons.pairs) - len(shown):
         if shown:
             yield ""
         some = "1 experiment" if same == 1 else f"{same} experiments"
         yield f"the same in both (--all shows them): {some}"
-    for name, missing in ((found.second, found.only_first), (found.first, found.only_second)):
+    for name, missing in (
+        (comparisons.second, comparisons.only_first),
+        (comparisons.first, comparisons.only_second),
+    ):
         if missing:
             yield f"not in {name}: {', '.join(missing)}"
-    yield from (f"note: {note}" for note in found.notes)
+    yield from (f"note: {note}" for note in comparisons.notes)
 
 
 def _same(pair: Comparison) -> bool:
@@ -128,12 +131,12 @@ def _samples(pair: Comparison) -> Iterator[str]:
             yield f"  {cells[0]:<{COLUMN}}  | {cells[1]}".rstrip(" ")
 
 
-def _hashes(title: str, found: Mapping[str, Any] | None) -> Iterator[str]:
-    if found is None:
+def _hashes(title: str, differing: Mapping[str, Any] | None) -> Iterator[str]:
+    if differing is None:
         yield f"{title}: not known for both sides"
         return
-    yield f"{title}: the same" if not found else f"{title}: {len(found)} files differ"
-    for path, (one, other) in found.items():
+    yield f"{title}: the same" if not differing else f"{title}: {len(differing)} files differ"
+    for path, (one, other) in differing.items():
         words = (
             "only in the second" if one is None else "only in the first" if other is None else ""
         )

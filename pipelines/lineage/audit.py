@@ -51,22 +51,22 @@ class Output:
 
     path: str
     expected: str
-    found: str | None
+    actual: str | None
     difference: Difference | None = None
 
     @property
     def same(self) -> bool:
         """Whether every byte is."""
-        return self.expected == self.found
+        return self.expected == self.actual
 
     def line(self) -> str:
         """As text."""
         if self.same:
             return f"same     {self.path}"
-        if self.found is None:
+        if self.actual is None:
             return f"missing  {self.path}: the stage did not write it"
         where = self.difference or (
-            f"md5 {self.found}, dvc.lock has {self.expected}, whose content is not in the cache"
+            f"md5 {self.actual}, dvc.lock has {self.expected}, whose content is not in the cache"
         )
         return f"differs  {self.path}: {where}"
 
@@ -98,7 +98,7 @@ class Audit:
                 "path": output.path,
                 "same": output.same,
                 "expected": output.expected,
-                "found": output.found,
+                "actual": output.actual,
                 "difference": output.difference and output.difference.to_json(),
             }
             for output in self.outputs
@@ -347,11 +347,11 @@ def _compare(path: str, md5: str, scratch: Path, place: Path, objects: Objects) 
     target = scratch / path
     if not target.exists():
         return Output(path, md5, None)
-    found = dvc_md5(target)
-    if found == md5:
-        return Output(path, md5, found)
+    actual = dvc_md5(target)
+    if actual == md5:
+        return Output(path, md5, actual)
     try:
         objects.put(path, md5, place / Path(path).name, "")
     except UsageError:
-        return Output(path, md5, found)
-    return Output(path, md5, found, first_difference(place / Path(path).name, target))
+        return Output(path, md5, actual)
+    return Output(path, md5, actual, first_difference(place / Path(path).name, target))

@@ -68,16 +68,16 @@ def listed_code(
 
 def _versions(path: str, root: Path, revision: str | None) -> Iterator[bytes]:
     if revision is not None:
-        found = file_at(revision, path, root)
-        if found is not None:
-            yield found
+        content = file_at(revision, path, root)
+        if content is not None:
+            yield content
     elif (root / path).is_file():
         yield (root / path).read_bytes()
     known = git("log", f"-{_SEARCHED}", "--format=%H", "--all", "--", path, root=root) or b""
     for commit in known.decode().split():
-        found = git("show", f"{commit}:./{path}", root=root)
-        if found is not None:
-            yield found
+        content = git("show", f"{commit}:./{path}", root=root)
+        if content is not None:
+            yield content
 
 
 def parse_code_list(content: bytes) -> dict[str, str] | None:

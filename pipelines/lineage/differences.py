@@ -38,45 +38,45 @@ class Difference:
         file: name below the compared folder; empty for a file itself.
         where: the tensor, cell, key, line or byte.
         expected: the value in the first file, as text.
-        found: the value in the second.
+        actual: the value in the second.
         more: how much else differs, where that is known.
     """
 
     file: str
     where: str
     expected: str
-    found: str
+    actual: str
     more: str = ""
 
     def __str__(self) -> str:
         place = ": ".join(filter(None, [self.file, self.where]))
         extra = f" ({self.more})" if self.more else ""
-        return f"{place}: {self.expected} -> {self.found}{extra}"
+        return f"{place}: {self.expected} -> {self.actual}{extra}"
 
     def to_json(self) -> dict[str, str]:
         """Plain JSON values."""
         return asdict(self)
 
 
-def first_difference(expected: Path, found: Path) -> Difference | None:
+def first_difference(expected: Path, actual: Path) -> Difference | None:
     """Compares two files or folders byte for byte, and names the first difference.
 
     Returns:
         None if all bytes are the same.
     """
-    if not expected.is_dir() and not found.is_dir():
-        return _of_files("", expected, found)
-    if not (expected.is_dir() and found.is_dir()):
-        kinds = ["a folder" if path.is_dir() else "a file" for path in (expected, found)]
+    if not expected.is_dir() and not actual.is_dir():
+        return _of_files("", expected, actual)
+    if not (expected.is_dir() and actual.is_dir()):
+        kinds = ["a folder" if path.is_dir() else "a file" for path in (expected, actual)]
         return Difference("", "kind", *kinds)
-    names = sorted({*_names(expected), *_names(found)})
+    names = sorted({*_names(expected), *_names(actual)})
     for name in names:
-        there = [(folder / name).is_file() for folder in (expected, found)]
+        there = [(folder / name).is_file() for folder in (expected, actual)]
         if not all(there):
             return Difference(
                 name, "file", *("present" if is_there else "missing" for is_there in there)
             )
-        different = _of_files(name, expected / name, found / name)
+        different = _of_files(name, expected / name, actual / name)
         if different is not None:
             return different
     return None
@@ -86,8 +86,8 @@ def _names(folder: Path) -> Iterator[str]:
     return (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def _of_files(name: str, expected: Path, found: Path) -> Difference | None:
-    byte = _first_byte(expected, found)
+def _of_files(name: str, expected: Path, actual: Path) -> Difference | None:
+    byte = _first_byte(expected, actual)
     if byte is None:
         return None
     kind = Path(name or expected.name).suffix
@@ -100,20 +100,20 @@ def _of_files(name: str, expected: Path, found: Path) -> Difference | None:
         ".npy": _arrays,
     }
     try:
-        place = readers.get(kind, _lines)(expected, found)
+        place = readers.get(kind, _lines)(expected, actual)
     except (ValueError, KeyError, OSError, struct.error, pa.ArrowException):
         place = None  # damaged, or not of the kind that its name says
     if place is None:
-        sizes = [f"{path.stat().st_size} bytes" for path in (expected, found)]
-        values = [_byte(path, byte) for path in (expected, found)]
+        sizes = [f"{path.stat().st_size} bytes" for path in (expected, actual)]
+        values = [_byte(path, byte) for path in (expected, actual)]
         note = f"sizes {sizes[0]} and {sizes[1]}" if sizes[0] != sizes[1] else ""
         place = (f"byte {byte}", *values, note)
     return Difference(name, *place)
 
 
-def _first_byte(expected: Path, found: Path) -> int | None:
+def _first_byte(expected: Path, actual: Path) -> int | None:
     at = 0
-    with expected.open("rb") as one, found.open("rb") as other:
+    with expected.open("rb") as one, actual.open("rb") as other:
         while True:
             left, right = one.read(_CHUNK), other.read(_CHUNK)
             if left != right:
@@ -153,8 +153,8 @@ def _texts(left: Any, right: Any) -> tuple[str, str]:
     return one, other
 
 
-def _tensors(expected: Path, found: Path) -> tuple[str, ...] | None:
-    (one, data), (other, other_data) = _safetensors(expected), _safetensors(found)
+def _tensors(expected: Path, actual: Path) -> tuple[str, ...] | None:
+    (one, data), (other, other_data) = _safetensors(expected), _safetensors(actual)
     header = _first_key("header", one.pop("__metadata__", {}), other.pop("__metadata__", {}))
     for name in sorted({*one, *other}):
         if name not in one or name not in other:
@@ -210,16 +210,16 @@ def _first_element(name: str, left: np.ndarray, right: np.ndarray) -> tuple[str,
     return (f"{name}{index}", *values, more)
 
 
-def _arrays(expected: Path, found: Path) -> tuple[str, ...] | None:
-    left, right = (np.load(path, mmap_mode="r", allow_pickle=False) for path in (expected, found))
+def _arrays(expected: Path, actual: Path) -> tuple[str, ...] | None:
+    left, right = (np.load(path, mmap_mode="r", allow_pickle=False) for path in (expected, actual))
     for key in ("dtype", "shape"):
         if getattr(left, key) != getattr(right, key):
             return (f"array, {key}", str(getattr(left, key)), str(getattr(right, key)))
     return _first_element("array", np.asarray(left), np.asarray(right))
 
 
-def _parquet(expected: Path, found: Path) -> tuple[str, ...] | None:
-    left, right = pq.read_table(expected), pq.read_table(found)
+def _parquet(expected: Path, actual: Path) -> tuple[str, ...] | None:
+    left, right = pq.read_table(expected), pq.read_table(actual)
     for index, (one, other) in enumerate(zip_longest(left.schema, right.schema)):
         if one is None or other is None or not one.equals(other):
             return (f"column {index}", *_texts(one and str(one), other and str(other)))
@@ -245,8 +245,8 @@ def _parquet(expected: Path, found: Path) -> tuple[str, ...] | None:
     return None
 
 
-def _json(expected: Path, found: Path) -> tuple[str, ...] | None:
-    left, right = (json.loads(path.read_text(encoding="utf-8")) for path in (expected, found))
+def _json(expected: Path, actual: Path) -> tuple[str, ...] | None:
+    left, right = (json.loads(path.read_text(encoding="utf-8")) for path in (expected, actual))
     return _first_key("key", left, right)
 
 
@@ -270,16 +270,16 @@ def _first_key(name: str, left: Any, right: Any, path: str = "") -> tuple[str, .
     for place, one, other in pairs:
         if (one is None or other is None) and one is not other:
             return (f"{name} {place.lstrip('.')}", *_texts(one, other))
-        found = _first_key(name, one, other, place)
-        if found is not None:
-            return found
+        difference = _first_key(name, one, other, place)
+        if difference is not None:
+            return difference
     return None
 
 
-def _csv(expected: Path, found: Path) -> tuple[str, ...] | None:
+def _csv(expected: Path, actual: Path) -> tuple[str, ...] | None:
     with (
         expected.open(encoding="utf-8", newline="") as a,
-        found.open(encoding="utf-8", newline="") as b,
+        actual.open(encoding="utf-8", newline="") as b,
     ):
         left, right = list(csv.reader(a)), list(csv.reader(b))
     header = left[0] if left else []
@@ -294,8 +294,8 @@ def _csv(expected: Path, found: Path) -> tuple[str, ...] | None:
     return None
 
 
-def _lines(expected: Path, found: Path) -> tuple[str, ...] | None:
-    left, right = (path.read_text(encoding="utf-8").splitlines() for path in (expected, found))
+def _lines(expected: Path, actual: Path) -> tuple[str, ...] | None:
+    left, right = (path.read_text(encoding="utf-8").splitlines() for path in (expected, actual))
     for number, (one, other) in enumerate(zip_longest(left, right), start=1):
         if one != other:
             return (f"line {number}", *_texts(one, other))

@@ -173,37 +173,39 @@ def _partner(step: Step, mine: list[Step], others: list[Step]) -> Step | None:
 def _difference(a: Step | None, b: Step | None) -> StepDifference:
     known = a or b
     assert known is not None
-    found = StepDifference(known.name, a.stage if a else None, b.stage if b else None)
+    difference = StepDifference(known.name, a.stage if a else None, b.stage if b else None)
     if a is None or b is None:
-        return found
+        return difference
     left, right = words(a.command), words(b.command)
     read = _changes("input", _renamed(a.inputs, left), _renamed(b.inputs, right))
     wrote = _changes("output", _renamed(a.outputs, left), _renamed(b.outputs, right))
     if left.get("experiment") != right.get("experiment"):
         # Names the experiment itself, so that it says nothing; `pack` has the data that it binds.
         read, wrote = ([c for c in part if c.name not in _BOUND] for part in (read, wrote))
-        found.notes.append("the experiments' names differ, and some files hold them")
+        difference.notes.append("the experiments' names differ, and some files hold them")
     if a.name == "bind":
         everything = ("data/judge", "data/packed")  # of all experiments
         read = [change for change in read if change.name not in everything]
     if a.after or b.after:
-        found.inputs += read
+        difference.inputs += read
     else:  # nothing in the project wrote it: data that came from outside
-        found.causes += [Change("data", change.name, change.a, change.b) for change in read]
-    found.outputs += wrote
+        difference.causes += [Change("data", change.name, change.a, change.b) for change in read]
+    difference.outputs += wrote
     params = (flatten(_renamed(step.params, names)) for step, names in ((a, left), (b, right)))
-    found.causes += _changes("params", *params)
-    found.causes += _changes("code", a.code, b.code)
-    found.causes += _changes("seed", {"seed": left.get("seed")}, {"seed": right.get("seed")})
-    _compare_records(found, a, b)
-    return found
+    difference.causes += _changes("params", *params)
+    difference.causes += _changes("code", a.code, b.code)
+    difference.causes += _changes("seed", {"seed": left.get("seed")}, {"seed": right.get("seed")})
+    _compare_records(difference, a, b)
+    return difference
 
 
-def _compare_records(found: StepDifference, a: Step, b: Step) -> None:
+def _compare_records(difference: StepDifference, a: Step, b: Step) -> None:
     if a.record is None or b.record is None:
         missing = [step.stage for step in (a, b) if step.record is None]
-        found.notes.append(f"no record of {' and '.join(dict.fromkeys(missing))} on this machine: "
-                           "versions and device unknown")  # fmt: skip
+        known = " and ".join(dict.fromkeys(missing))
+        difference.notes.append(
+            f"no record of {known} on this machine: versions and device unknown"
+        )
         return
     one, other = a.record, b.record
     for kind, skip in (("versions", ()), ("numerics", _IN_VERSIONS)):
@@ -211,8 +213,8 @@ def _compare_records(found: StepDifference, a: Step, b: Step) -> None:
             {name: value for name, value in (record.get(kind) or {}).items() if name not in skip}
             for record in (one, other)
         ]
-        found.causes += _changes(kind, *sides)
-    found.causes += _changes(
+        difference.causes += _changes(kind, *sides)
+    difference.causes += _changes(
         "device", {"device": one.get("device")}, {"device": other.get("device")}
     )
     facts = [
@@ -226,7 +228,7 @@ def _compare_records(found: StepDifference, a: Step, b: Step) -> None:
         }
         for record in (one, other)
     ]
-    found.facts += _changes("fact", *facts)
+    difference.facts += _changes("fact", *facts)
 
 
 def _renamed(paths: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:

@@ -41,8 +41,8 @@ def steps_of_runs(root: Path, runs: Sequence[str]) -> list[Step]:
         name = waiting.pop()
         if name in steps and name not in wanted:
             step = wanted[name] = steps[name]
-            found = {_writer(path, writers) for path in sources(step, root)} - {"", name}
-            step.after = sorted(found)
+            parents = {_writer(path, writers) for path in sources(step, root)} - {"", name}
+            step.after = sorted(parents)
             waiting += step.after
     layer = layers(list(wanted.values()))
     return sorted(wanted.values(), key=lambda step: (layer[step.stage], step.stage))
@@ -57,31 +57,31 @@ def _writer(path: str, writers: Mapping[str, str]) -> str:
 def layers(steps: Sequence[Step]) -> dict[str, int]:
     """Every stage's layer: the length of the longest way to it."""
     by_name = {step.stage: step for step in steps}
-    found: dict[str, int] = {}
+    depths: dict[str, int] = {}
 
     def layer(name: str) -> int:
-        if name not in found:
-            found[name] = 0  # for a way that leads back to it
+        if name not in depths:
+            depths[name] = 0  # for a way that leads back to it
             above = [item for item in by_name[name].after if item in by_name and item != name]
-            found[name] = 1 + max(map(layer, above), default=-1)
-        return found[name]
+            depths[name] = 1 + max(map(layer, above), default=-1)
+        return depths[name]
 
     for step in steps:
         layer(step.stage)
-    return found
+    return depths
 
 
 def nearest(steps: Sequence[Step]) -> dict[str, list[str]]:
     """What each stage reads, without the stages that are also behind another of these."""
     layer = layers(steps)
     behind: dict[str, set[str]] = {}  # all stages on the way to a stage
-    found = {}
+    parents = {}
     for step in sorted(steps, key=lambda step: layer[step.stage]):
         direct = {name for name in step.after if name in layer and name != step.stage}
         implied = set().union(*(behind.get(name, ()) for name in direct))
-        found[step.stage] = sorted(direct - implied)
+        parents[step.stage] = sorted(direct - implied)
         behind[step.stage] = direct | implied
-    return found
+    return parents
 
 
 def lineage_svg(steps: Sequence[Step], wrong: Collection[str] = (), *, down: bool = False) -> str:

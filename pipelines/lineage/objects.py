@@ -49,10 +49,10 @@ class Objects:
         if folder is None:
             raise UsageError(f"{root}: no DVC project (`dvc init` makes one)")
         try:
-            found = Config(str(folder))["cache"].get("dir")
+            stated = Config(str(folder))["cache"].get("dir")
         except ConfigError as error:
             raise UsageError(f"{folder / 'config'}: {' '.join(str(error).split())}") from None
-        return Path(found) if found else folder / "cache"
+        return Path(stated) if stated else folder / "cache"
 
     def put(self, path: str, md5: str, target: Path, stage: str) -> None:
         """Copies the content of ``md5`` to ``target``.

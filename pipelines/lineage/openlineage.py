@@ -36,11 +36,11 @@ NAMESPACE = "ldebm"
 _RUNS = uuid.uuid5(uuid.NAMESPACE_URL, "urn:ldebm:run")
 
 
-def events(found: Trace, root: Path = Path()) -> Iterator[str]:
+def events(lineage: Trace, root: Path = Path()) -> Iterator[str]:
     """The events of a trace, from raw data to the target, each as one line of JSON.
 
     Args:
-        found: of :func:`pipelines.lineage.trace.trace`.
+        lineage: of :func:`pipelines.lineage.trace.trace`.
         root: the project's folder: its git remote is the address of the code.
 
     Raises:
@@ -54,7 +54,7 @@ def events(found: Trace, root: Path = Path()) -> Iterator[str]:
         ) from None
 
     repository = _repository(root)
-    for step in found.forwards():
+    for step in lineage.forwards():
         for event in _step_events(step, repository):
             yield json.dumps(Serde.to_dict(event), sort_keys=True)
 
@@ -217,7 +217,7 @@ def _inputs(step: Step) -> list[InputDataset]:
     by = _producer()
     sizes = _sizes(step, "inputs")
     verdict = (step.record or {}).get("validation")
-    found = []
+    datasets = []
     for path, md5 in step.inputs.items():
         facets: dict[str, DatasetFacet] = {
             "version": dataset_version_dataset.DatasetVersionDatasetFacet(
@@ -243,8 +243,10 @@ def _inputs(step: Step) -> list[InputDataset]:
                     producer=by,
                 )
             )
-        found.append(InputDataset(namespace=NAMESPACE, name=path, facets=facets, inputFacets=own))
-    return found
+        datasets.append(
+            InputDataset(namespace=NAMESPACE, name=path, facets=facets, inputFacets=own)
+        )
+    return datasets
 
 
 def _outputs(step: Step) -> list[OutputDataset]:

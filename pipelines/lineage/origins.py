@@ -47,17 +47,17 @@ def origin(run: Run, records: Sequence[Mapping[str, Any]]) -> Origin:
         run: recorded or evaluated.
         records: all lineage records, newest first.
     """
-    found = Origin()
+    result = Origin()
     md5 = hashlib.md5(json_text(run.raw_metrics).encode()).hexdigest()
     path = f"reports/{run.experiment}/{run.seed}/metrics.json"
-    bound = _from_records(found, records, path, md5) or _from_lock(found, run, path, md5)
+    bound = _from_records(result, records, path, md5) or _from_lock(result, run, path, md5)
     if bound is not None:
-        _read_data(found, run, bound)
-    return found
+        _read_data(result, run, bound)
+    return result
 
 
 def _from_records(
-    found: Origin, records: Sequence[Mapping[str, Any]], path: str, md5: str
+    result: Origin, records: Sequence[Mapping[str, Any]], path: str, md5: str
 ) -> str | None:
     """Walks back from the metrics over outputs of the same path and hash; gives the binding's.
 
@@ -82,8 +82,8 @@ def _from_records(
         if stage not in TRAINED_BY:
             continue
         if stage == "evaluate":
-            found.evaluate = _section(record["params"])
-            found.facts = {
+            result.evaluate = _section(record["params"])
+            result.facts = {
                 "commit": record["git"]["commit"],
                 "dirty": record["git"]["dirty"],
                 "device": record["device"],
@@ -94,12 +94,12 @@ def _from_records(
             if _is_binding(item["path"]) and own:  # that of a twin has another name in it
                 bound = item["md5"]
             waiting.append((item["path"], item["md5"]))
-    if found.facts:  # the record of these very metrics is here
-        found.code["sha256"] = code
+    if result.facts:  # the record of these very metrics is here
+        result.code["sha256"] = code
     return bound
 
 
-def _from_lock(found: Origin, run: Run, path: str, md5: str) -> str | None:
+def _from_lock(result: Origin, run: Run, path: str, md5: str) -> str | None:
     """The same from the dvc.lock of the run's state, if that is the run's."""
     if run.snapshot is None:
         return None
@@ -112,7 +112,7 @@ def _from_lock(found: Origin, run: Run, path: str, md5: str) -> str | None:
     outputs = evaluated.get("outs", [])
     if not any(out["path"] == path and out.get("md5") == md5 for out in outputs):
         return None
-    found.evaluate = _section(evaluated.get("params", {}).get("params.yaml", {}))
+    result.evaluate = _section(evaluated.get("params", {}).get("params.yaml", {}))
     code: dict[str, str] = {}
     bound, lost = None, False
     for stage in TRAINED_BY:
@@ -126,7 +126,7 @@ def _from_lock(found: Origin, run: Run, path: str, md5: str) -> str | None:
             elif _is_binding(item["path"]):
                 bound = str(item.get("md5"))
     if not lost:
-        found.code["md5"] = code
+        result.code["md5"] = code
     return bound
 
 
@@ -147,7 +147,7 @@ def _section(params: Mapping[str, Any]) -> dict[str, Any] | None:
     return dict(sections[0]) if sections and isinstance(sections[0], Mapping) else None
 
 
-def _read_data(found: Origin, run: Run, md5: str) -> None:
+def _read_data(result: Origin, run: Run, md5: str) -> None:
     """The files that the binding names, if the binding is still at hand; else its own hash.
 
     Those of plugins are code.
@@ -155,11 +155,11 @@ def _read_data(found: Origin, run: Run, md5: str) -> None:
     path = f"data/bound/{run.experiment}.json"
     content = run.snapshot.read(path) if run.snapshot is not None else None
     if content is None or hashlib.md5(content).hexdigest() != md5:
-        found.data = {path: md5}
+        result.data = {path: md5}
         return
     bound = json.loads(content)
-    found.data = {f"{bound['path']}/{name}": sha for name, sha in bound["files"].items()}
-    for code in found.code.values():
+    result.data = {f"{bound['path']}/{name}": sha for name, sha in bound["files"].items()}
+    for code in result.code.values():
         code.update(bound.get("plugins", {}).get("files", {}))
 
 

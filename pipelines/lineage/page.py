@@ -42,16 +42,16 @@ th { width: 5.5rem; color: var(--soft); font-weight: normal; }
 """
 
 
-def lineage_page(found: Trace, problems: Sequence[Problem] | None = None) -> str:
+def lineage_page(lineage: Trace, problems: Sequence[Problem] | None = None) -> str:
     """The page.
 
     Args:
-        found: of :func:`pipelines.lineage.trace.trace`.
+        lineage: of :func:`pipelines.lineage.trace.trace`.
         problems: of :func:`pipelines.lineage.verify.verify`; None says that nothing was checked.
     """
     wrong = {problem.stage for problem in problems or []}
-    title = f"Lineage of {found.target}" + (f" at {found.revision}" if found.revision else "")
-    sections = "\n".join(_section(step, problems or []) for step in found.forwards())
+    title = f"Lineage of {lineage.target}" + (f" at {lineage.revision}" if lineage.revision else "")
+    sections = "\n".join(_section(step, problems or []) for step in lineage.forwards())
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -63,9 +63,9 @@ def lineage_page(found: Trace, problems: Sequence[Problem] | None = None) -> str
 <body>
 <main>
 <h1>{escape(title)}</h1>
-{_verdict(found, problems)}
+{_verdict(lineage, problems)}
 <figure>
-{lineage_svg(found.forwards(), wrong, down=True)}
+{lineage_svg(lineage.forwards(), wrong, down=True)}
 </figure>
 {sections}
 </main>
@@ -74,11 +74,11 @@ def lineage_page(found: Trace, problems: Sequence[Problem] | None = None) -> str
 """
 
 
-def _verdict(found: Trace, problems: Sequence[Problem] | None) -> str:
+def _verdict(lineage: Trace, problems: Sequence[Problem] | None) -> str:
     if problems is None:
         return '<p class="soft">Not checked: the files are those of another revision.</p>'
     if not problems:
-        return f'<p class="good">{len(found.steps)} stages verified, nothing differs.</p>'
+        return f'<p class="good">{len(lineage.steps)} stages verified, nothing differs.</p>'
     items = "".join(f"<li>{escape(str(problem))}</li>" for problem in problems)
     return f'<p class="bad">{len(problems)} things differ:</p><ul class="bad">{items}</ul>'
 

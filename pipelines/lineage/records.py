@@ -104,13 +104,13 @@ def digest(path: str | Path, root: Path = Path()) -> dict[str, Any]:
     Of a folder also the sha256 of every file in it, so that a changed one can be named.
     """
     full = root / path
-    found: dict[str, Any] = {"path": Path(path).as_posix(), "md5": dvc_md5(full)}
+    entry: dict[str, Any] = {"path": Path(path).as_posix(), "md5": dvc_md5(full)}
     if not full.is_dir():
-        return {**found, "sha256": hash_path(full), "bytes": full.stat().st_size}
+        return {**entry, "sha256": hash_path(full), "bytes": full.stat().st_size}
     files = sorted(item for item in full.rglob("*") if item.is_file())
     listing = {item.relative_to(full).as_posix(): hash_path(item) for item in files}
     return {
-        **found,
+        **entry,
         "sha256": hash_json([[name, sha256] for name, sha256 in listing.items()]),
         "bytes": sum(item.stat().st_size for item in files),
         "files": listing,
@@ -131,8 +131,8 @@ def code_hashes(root: Path = Path(), stage: str = "") -> dict[str, str]:
         mine = [path for path in modules if path.is_relative_to(base)]
         mine = [path for path in mine if path.relative_to(base).parts[0] in CODE]
         files = [file for path in mine for file in (path, *native_sources(path))]
-    found = {file.relative_to(base).as_posix(): hash_path(file) for file in files}
-    return dict(sorted(found.items()))
+    hashes = {file.relative_to(base).as_posix(): hash_path(file) for file in files}
+    return dict(sorted(hashes.items()))
 
 
 def _listed(root: Path, kind: str) -> list[str]:
@@ -294,13 +294,13 @@ def _device_name(device: torch.device | None) -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in _VERSIONS:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _verdict(inputs: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any] | None:
@@ -330,7 +330,7 @@ def read_records(root: Path = Path()) -> tuple[list[dict[str, Any]], dict[str, s
     Returns:
         Records, each with its own path under ``"file"``; and for every unreadable file why.
     """
-    found, unreadable = [], {}
+    records, unreadable = [], {}
     for path in sorted(_folder(root).glob("*.json")):
         name = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
         try:
@@ -343,9 +343,9 @@ def read_records(root: Path = Path()) -> tuple[list[dict[str, Any]], dict[str, s
             unreadable[name] = f"{name}: not a lineage record ({wrong})"
             continue
         record["file"] = name
-        found.append(record)
-    found.sort(key=lambda record: str(record["started"]), reverse=True)
-    return found, unreadable
+        records.append(record)
+    records.sort(key=lambda record: str(record["started"]), reverse=True)
+    return records, unreadable
 
 
 def _wrong_parts(record: Any) -> str:

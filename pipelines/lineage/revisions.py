@@ -28,8 +28,8 @@ def find_commit(name: str, root: Path = Path()) -> str | None:
     """
     if name.startswith("-") or not name.strip():
         return None
-    found = git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", root=root)
-    return found.decode().strip() if found else _experiment(name, root)
+    commit = git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", root=root)
+    return commit.decode().strip() if commit else _experiment(name, root)
 
 
 def _experiment(name: str, root: Path) -> str | None:
@@ -88,16 +88,16 @@ def hashes_at(
     place = prefix.decode().strip()
     asked = "".join(f"{commit}:{place}{path}\n" for path in paths)
     answer = git("cat-file", "--batch", root=root, stdin=asked.encode()) or b""
-    found: dict[str, str | None] = {}
+    hashes: dict[str, str | None] = {}
     at = 0
     for path in paths:
         end = answer.index(b"\n", at)
         header = answer[at:end].split(b" ")
         at = end + 1
         if header[-1] == b"missing":
-            found[path] = None
+            hashes[path] = None
             continue
         size = int(header[-1])
-        found[path] = hashlib.new(algorithm, answer[at : at + size]).hexdigest()
+        hashes[path] = hashlib.new(algorithm, answer[at : at + size]).hexdigest()
         at += size + 1
-    return found
+    return hashes

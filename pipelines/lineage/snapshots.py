@@ -57,8 +57,8 @@ class WorkingTree:
         return full.read_bytes() if full.is_file() else None
 
     def paths(self, folder: str) -> list[str]:
-        found = (item for item in (self.root / folder).rglob("*") if item.is_file())
-        return sorted(item.relative_to(self.root).as_posix() for item in found)
+        files = (item for item in (self.root / folder).rglob("*") if item.is_file())
+        return sorted(item.relative_to(self.root).as_posix() for item in files)
 
     @cached_property
     def stages(self) -> dict[str, Any]:
@@ -115,8 +115,8 @@ class Revision:
             if listing is not None:
                 inside = Path(path).relative_to(parent).as_posix()
                 entries: list[dict[str, Any]] = json.loads(listing)
-                found = [item["md5"] for item in entries if item["relpath"] == inside]
-                return self.objects.cached(found[0]) if found else None
+                hashes = [item["md5"] for item in entries if item["relpath"] == inside]
+                return self.objects.cached(hashes[0]) if hashes else None
         return None
 
 
@@ -128,5 +128,5 @@ def _blob(root: Path, sha: str) -> bytes | None:
 
 @lru_cache(maxsize=4)
 def _stages(lock: bytes | None) -> dict[str, Any]:
-    found: dict[str, Any] = {} if lock is None else parse_yaml(lock).get("stages", {})
-    return found
+    stages: dict[str, Any] = {} if lock is None else parse_yaml(lock).get("stages", {})
+    return stages

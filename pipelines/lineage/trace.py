@@ -202,14 +202,14 @@ def locked_steps(
         UsageError: the lock is not YAML of DVC's form, or there is no such revision.
     """
     if revision is not None:
-        found = file_at(revision, "dvc.lock", root)
+        content = file_at(revision, "dvc.lock", root)
     else:
         path = root / "dvc.lock"
-        found = path.read_bytes() if path.is_file() else None
-    if found is None:
+        content = path.read_bytes() if path.is_file() else None
+    if content is None:
         return None
     try:
-        stages = parse_yaml(found)["stages"]
+        stages = parse_yaml(content)["stages"]
         lists = functools.cache(functools.partial(listed_code, root=root, revision=revision))
         if not code:
             lists = functools.cache(lambda path, md5: None)
@@ -325,11 +325,11 @@ def sources(step: Step, root: Path = Path()) -> list[str]:
     named = bound_sources(step.inputs, step.params)
     if named:
         return named
-    found = []
+    paths = []
     for out in step.outputs:
         with contextlib.suppress(UsageError, KeyError, TypeError):  # damaged: `verify` names it
-            found.append(str(read_json(root / out)["path"]))
-    return found
+            paths.append(str(read_json(root / out)["path"]))
+    return paths
 
 
 def bound_sources(inputs: Mapping[str, str], params: Mapping[str, Any]) -> list[str]:
@@ -393,7 +393,7 @@ def find_record(
         return best, ""
     for record in like:
         if record["stage"] != step.stage and wrote_the_same(record):
-            found = adopted(record, step, objects)
-            if not different(found, step):
-                return found, str(record["stage"])
+            written = adopted(record, step, objects)
+            if not different(written, step):
+                return written, str(record["stage"])
     return best, ""

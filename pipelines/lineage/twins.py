@@ -66,13 +66,13 @@ def adopted(record: Mapping[str, Any], step: Step, objects: Objects) -> dict[str
     keys = {neutral(key, mine): key for key in step.params}
 
     def renamed(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        found = []
+        entries = []
         for item in items:
             path = paths.get(neutral(item["path"], theirs), item["path"])
             bound = path.startswith(_BOUND) and path in step.inputs and path != item["path"]
             same = _same_binding(item, path, step.inputs[path], objects) if bound else {}
-            found.append({**item, **same, "path": path})
-        return found
+            entries.append({**item, **same, "path": path})
+        return entries
 
     command = str(record.get("command") or "")
     same_command = _neutral_command(command) == _neutral_command(step.command)
@@ -94,9 +94,9 @@ def different(record: Mapping[str, Any], step: Step) -> list[str]:
         {item["path"]: item["md5"] for item in record[kind]} for kind in ("inputs", "outputs")
     )
     code = record.get("code_md5") or {}
-    found = []
+    differing = []
     if record.get("command") != step.command:
-        found.append("the command")
+        differing.append("the command")
     for kind, one, other in (
         ("outputs", wrote, step.outputs),
         ("inputs", read, step.inputs),
@@ -104,11 +104,11 @@ def different(record: Mapping[str, Any], step: Step) -> list[str]:
     ):
         names = sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
         if names:
-            found.append(f"{kind} ({', '.join(names)})")
+            differing.append(f"{kind} ({', '.join(names)})")
     edited = sorted(path for path, md5 in code.items() if step.code.get(path) != md5)
     if edited or not code:
-        found.append(f"code ({', '.join(edited[:3]) or 'unknown'})")
-    return found
+        differing.append(f"code ({', '.join(edited[:3]) or 'unknown'})")
+    return differing
 
 
 def _neutral_command(command: str) -> list[str]:

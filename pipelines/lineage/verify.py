@@ -79,11 +79,11 @@ def verify(result: Trace, root: Path = Path(), *, need_records: bool = True) -> 
         the records say; empty if all is as it was.
     """
     check = _Check(result, root, need_records)
-    found: dict[Problem, None] = {}
+    problems: dict[Problem, None] = {}
     for step in result.steps:
         for part in (check.files, check.chain, check.params, check.record, check.bound):
-            found.update(dict.fromkeys(part(step)))
-    return list(found)
+            problems.update(dict.fromkeys(part(step)))
+    return list(problems)
 
 
 class _Check:
@@ -131,17 +131,17 @@ class _Check:
             kind = "artifact" if path in step.outputs else "code" if path in code else "data"
             if path in step.inputs and path in self.written:
                 continue  # checked where it was written; `chain` holds the two hashes together
-            found = self.md5(path)
-            if found is None:
+            actual = self.md5(path)
+            if actual is None:
                 yield Problem(step.stage, kind, path, f"{path}: missing ({step.stage})")
-            elif found != md5:
+            elif actual != md5:
                 names = self.inside(step, path)
                 detail = f" in {', '.join(names)}" if names else ""
                 yield Problem(
                     step.stage,
                     kind,
                     path,
-                    f"{path}: differs{detail}, md5 {found}, {source} has {md5} ({step.stage})",
+                    f"{path}: differs{detail}, md5 {actual}, {source} has {md5} ({step.stage})",
                 )
 
     def inside(self, step: Step, path: str) -> list[str]:

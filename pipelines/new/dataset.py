@@ -63,7 +63,7 @@ def add_dataset(
     place = Path(os.path.relpath(source, root)).as_posix()
     options = {**(columns or {}), **({"kind": kind} if kind else {})}
     options |= {"tokenizer": tokenizer} if tokenizer else {}
-    experiment, data, section, found = _sections(name, source, place, options, labels)
+    experiment, data, section, summary = _sections(name, source, place, options, labels)
     if experiment in library.experiments or experiment in library.groups:
         raise UsageError(f"{experiment!r} is in {CONF}/ already; choose another name")
     files = {
@@ -77,15 +77,15 @@ def add_dataset(
             write_text(path, head + format_yaml(content))
         params = Library(root).params(RunConfig(datasets=[], experiments=[experiment], seeds=[0]))
         composed = params.experiment(experiment)
-        if composed.cluster.labels == "gc" and found is not None:
-            check_classes(composed.prior.classes, found.rows["train"], source)
+        if composed.cluster.labels == "gc" and summary is not None:
+            check_classes(composed.prior.classes, summary.rows["train"], source)
     except BaseException:
         for path in files:
             path.unlink(missing_ok=True)
         raise
-    if found and say:
-        minutes = found.minutes or expected_minutes(params.experiment(experiment))
-        for line in dataclasses.replace(found, minutes=minutes).lines():
+    if summary and say:
+        minutes = summary.minutes or expected_minutes(params.experiment(experiment))
+        for line in dataclasses.replace(summary, minutes=minutes).lines():
             say(line)
     return experiment
 

@@ -254,27 +254,27 @@ def _prepare_on_trial(path: Path, facts: ImageFacts, every: int) -> Prepared:
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch, closing(Images(config)) as kind:
         frame = kind.from_source(open_user_file(path), Path(scratch) / "trial", every)
-        found = examine(kind, frame, path)
-    problems = failures(found.profile)
+        prepared = examine(kind, frame, path)
+    problems = failures(prepared.profile)
     if problems:
-        reasons = found.profile["rejects"]["reasons"]
+        reasons = prepared.profile["rejects"]["reasons"]
         why = "".join(f"; {count} left out: {reason}" for reason, count in reasons.items())
         raise UsageError(f"{path}: {'; '.join(problems)}{why}")
-    return found
+    return prepared
 
 
 def _summary(
     shown: Path, facts: ImageFacts, seen: Seen, prepared: Prepared, notes: list[str]
 ) -> Summary:
-    found = prepared.profile["splits"]
-    rows = {split: int(found[split]["rows"]) for split in SPLITS}
+    splits = prepared.profile["splits"]
+    rows = {split: int(splits[split]["rows"]) for split in SPLITS}
     told = {"pixels": _pixels(seen.shapes, facts)}
     stated = seen.splits - {None}
     taken = [split for split in SPLITS if split not in stated]
     if taken and stated:
         told["splits"] = f"{' and '.join(taken)} taken from the training images"
-    same = [f"{_images(found['train']['duplicates'])} of train repeated"]
-    same += [f"{_images(found[split]['in_train'])} of {split} also in train"
+    same = [f"{_images(splits['train']['duplicates'])} of train repeated"]
+    same += [f"{_images(splits[split]['in_train'])} of {split} also in train"
              for split in SPLITS[1:]]  # fmt: skip
     same = [text for text in same if not text.startswith("0 ")]
     if same:
@@ -288,7 +288,7 @@ def _summary(
     for label in facts.labels:
         total: Counter[str] = Counter()
         for split in SPLITS:
-            total.update(found[split]["labels"][label])
+            total.update(splits[split]["labels"][label])
         classes[label] = dict(total)
     return Summary(
         "images",
@@ -309,13 +309,13 @@ def _pixels(shapes: Counter[tuple[int, int]], facts: ImageFacts) -> str:
     """What sizes the images have, and what becomes of them."""
     heights, widths = [shape[0] for shape in shapes], [shape[1] for shape in shapes]
     mode = "grey" if facts.channels == 1 else "colour"
-    found = f"{min(heights)} x {min(widths)}"
+    sides = f"{min(heights)} x {min(widths)}"
     if facts.size is None:
-        return f"{found}, {mode}, as they are"
+        return f"{sides}, {mode}, as they are"
     if len(shapes) > 1:
-        found = f"{found} to {max(heights)} x {max(widths)}"
+        sides = f"{sides} to {max(heights)} x {max(widths)}"
     crop = "cropped to the centred square, " if any(h != w for h, w in shapes) else ""
-    text = f"{found} (height x width), {mode}: {crop}scaled to {facts.size} x {facts.size}"
+    text = f"{sides} (height x width), {mode}: {crop}scaled to {facts.size} x {facts.size}"
     small = sum(number for shape, number in shapes.items() if min(shape) < facts.size)
     return f"{text}; {_images(small)} smaller than that scaled up" if small else text
 

@@ -49,12 +49,12 @@ class Summary:
         """
         parts = ", ".join(f"{rows} {split}" for split, rows in self.rows.items())
         how = "as the source has them" if self.own_splits else "divided at random"
-        found = {"rows": f"{sum(self.rows.values())}: {parts} ({how})"}
+        facts = {"rows": f"{sum(self.rows.values())}: {parts} ({how})"}
         if self.left_out:
             why = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items())
-            found["left out"] = why
-        found |= self.facts
-        lines = [f"  {name:<9} {text}" for name, text in found.items()]
+            facts["left out"] = why
+        facts |= self.facts
+        lines = [f"  {name:<9} {text}" for name, text in facts.items()]
         for name, counts in self.classes.items():
             without = sum(self.rows.values()) - sum(counts.values())
             more = f"; {without} rows have none" if without else ""

@@ -131,12 +131,14 @@ def _config(
         return DataConfig.model_validate({"kind": "points", "columns": given, **section})
     given = {"text": given.get("text") or text_column(table, path, taken), **given}
     speaks = is_list(table[given["text"]]) or "context" in given or "dialogue" in given
-    found = kind or ("dialogues" if speaks else "sentences")
-    if found != "dialogues" and speaks:
-        raise UsageError(f"{path}: kind {found!r} has no turns; leave --context and --dialogue out")
-    if found == "dialogues":
+    chosen = kind or ("dialogues" if speaks else "sentences")
+    if chosen != "dialogues" and speaks:
+        raise UsageError(
+            f"{path}: kind {chosen!r} has no turns; leave --context and --dialogue out"
+        )
+    if chosen == "dialogues":
         section["context_turns"] = TURNS
-    return DataConfig.model_validate({"kind": found, "columns": given, **section})
+    return DataConfig.model_validate({"kind": chosen, "columns": given, **section})
 
 
 def _plane(table: Table, path: Path, names: list[str]) -> None:
@@ -152,11 +154,11 @@ def _plane(table: Table, path: Path, names: list[str]) -> None:
 
 def _words(made: Prepared) -> int:
     """Different words of documents."""
-    found: set[str] = set()
+    words: set[str] = set()
     for table in made.tables.values():
         for text in table["text"]:
-            found.update(document_words(text).split())
-    return len(found)
+            words.update(document_words(text).split())
+    return len(words)
 
 
 def _tokens(
@@ -217,8 +219,8 @@ def _facts(
         said["tokens"] = f"{unit}, a vocabulary of at most {tokens['vocab_size']}"
     counts: dict[str, Counter[str]] = {label: Counter() for label in config.labels}
     for part in splits.values():
-        for label, found in counts.items():
-            found.update(part["labels"][label])
+        for label, counter in counts.items():
+            counter.update(part["labels"][label])
     first = next(iter(counts), None)
     rows = {split: part["rows"] for split, part in splits.items()}
     reasons = made.profile["rejects"]["reasons"]
@@ -236,8 +238,8 @@ def _facts(
 def _lengths(texts: pl.Series) -> str:
     words = texts.str.split(" ").list.len().to_numpy()
     marks = texts.str.len_chars().to_numpy()
-    name, found = ("words", words) if np.median(words) > 1 else ("characters", marks)
-    half, most = (int(np.quantile(found, q)) for q in (0.5, 0.95))
+    name, lengths = ("words", words) if np.median(words) > 1 else ("characters", marks)
+    half, most = (int(np.quantile(lengths, q)) for q in (0.5, 0.95))
     return f"median {half} {name}, 95 of 100 rows at most {most}"
 
 

@@ -36,15 +36,15 @@ def beside_the_paper(
         columns += [f"{column.label}: paper", "ours"] if published else [f"{column.label}: ours"]
     groups, rows = by_experiment(runs), []
     for system in table.systems:
-        found = {part: groups.get(system.experiment_of(part), []) for part in table.parts}
-        ran = [run for group in found.values() for run in group]
+        of_part = {part: groups.get(system.experiment_of(part), []) for part in table.parts}
+        ran = [run for group in of_part.values() for run in group]
         name = system.experiment_of("*")
-        seeds = "/".join(str(len(group)) for group in found.values()) if name else ""
+        seeds = "/".join(str(len(group)) for group in of_part.values()) if name else ""
         cells = [system.name, name, seeds, lengths(ran) if ran else "", devices(ran)]
         for i, column in enumerate(table.columns):
             value = system.value(i)
             cells += ["" if value is None else f"{value:g}"] if shown[i] else []
-            cells.append(_ours(system, i, column, found[column.part]))
+            cells.append(_ours(system, i, column, of_part[column.part]))
         rows.append(cells)
     return columns, rows
 

@@ -86,8 +86,8 @@ class PublishedTable:
             >>> PUBLISHED["ptb"].system("LDEBM")["BLEU"]
             11.16
         """
-        (found,) = (item for item in self.systems if item.name == name)
-        return {column.label: found.value(i) for i, column in enumerate(self.columns)}
+        (system,) = (item for item in self.systems if item.name == name)
+        return {column.label: system.value(i) for i, column in enumerate(self.columns)}
 
 
 _VALID = ("rppl", "bleu", "wkl", "nll")  # the baselines' published NLL is a valid estimate

@@ -33,15 +33,15 @@ def groups(root: Path) -> dict[str, list[Run]]:
     """
     state = WorkingTree(root)
     recorded, evaluated = recorded_runs(state), evaluated_runs(state)
-    found = dict(recorded)
+    by_name = dict(recorded)
     for name, runs in evaluated.items():
         known = {run.seed: run for run in recorded.get(name, [])}
         if all(run.seed not in known or known[run.seed].metrics == run.metrics for run in runs):
             joined = {**{run.seed: run for run in runs}, **known}
-            found[name] = [joined[seed] for seed in sorted(joined)]
+            by_name[name] = [joined[seed] for seed in sorted(joined)]
         else:
-            found[f"{name} (evaluated here)"] = runs
-    return dict(sorted(found.items()))
+            by_name[f"{name} (evaluated here)"] = runs
+    return dict(sorted(by_name.items()))
 
 
 def comparison_data(root: Path) -> dict[str, Any]:
@@ -53,49 +53,49 @@ def comparison_data(root: Path) -> dict[str, Any]:
         ``metrics``: name -> direction and meaning; ``order``: of the metrics; ``headline``;
         ``here``: the runs that have a page, by its anchor (:func:`evaluated_here`).
     """
-    found = groups(root)
-    names = {name for runs in found.values() for run in runs for name in run.metrics}
-    near = neighbours(found)
+    runs_of = groups(root)
+    names = {name for runs in runs_of.values() for run in runs for name in run.metrics}
+    near = neighbours(runs_of)
     pairs = {
-        f"{one}|{other}": _rounded(judge(found[one], found[other]))
+        f"{one}|{other}": _rounded(judge(runs_of[one], runs_of[other]))
         for one, others in near.items()
         for other in others
     }
     return {
         "groups": {
             name: {"data": runs[0].data, "runs": [_run(run) for run in runs]}
-            for name, runs in found.items()
+            for name, runs in runs_of.items()
         },
         "pairs": pairs,
-        "near": NEAR if _some_left_out(found) else 0,
+        "near": NEAR if _some_left_out(runs_of) else 0,
         "metrics": {name: vars(describe(name)) for name in ordered(names)},
         "headline": [name for name in HEADLINE if name in names],
-        "here": evaluated_here(root, found, list(pairs)),
+        "here": evaluated_here(root, runs_of, list(pairs)),
     }
 
 
-def neighbours(found: Mapping[str, Sequence[Run]]) -> dict[str, list[str]]:
+def neighbours(runs_of: Mapping[str, Sequence[Run]]) -> dict[str, list[str]]:
     """The groups with which each is judged: those after it on the same data, at most :data:`NEAR`.
 
     Related experiments have names that begin alike. All pairs would grow with the square of the
     runs; the page shows the plain differences of the others.
 
     Args:
-        found: the groups in the order of their names.
+        runs_of: the groups in the order of their names.
     """
     by_data: dict[str, list[str]] = {}
-    for name, runs in found.items():
+    for name, runs in runs_of.items():
         by_data.setdefault(runs[0].data, []).append(name)
     after = {
         name: names[place + 1 : place + 1 + NEAR]
         for names in by_data.values()
         for place, name in enumerate(names)
     }
-    return {name: after[name] for name in found}
+    return {name: after[name] for name in runs_of}
 
 
-def _some_left_out(found: Mapping[str, Sequence[Run]]) -> bool:
-    return max(Counter(runs[0].data for runs in found.values()).values(), default=0) > NEAR + 1
+def _some_left_out(runs_of: Mapping[str, Sequence[Run]]) -> bool:
+    return max(Counter(runs[0].data for runs in runs_of.values()).values(), default=0) > NEAR + 1
 
 
 def judged_alone(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def judged_alone(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def evaluated_here(
-    root: Path, found: Mapping[str, Sequence[Run]], pairs: Sequence[str]
+    root: Path, runs_of: Mapping[str, Sequence[Run]], pairs: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """Where the page shows each run that was evaluated here, so that the run's page can lead there.
 
@@ -129,10 +129,10 @@ def evaluated_here(
     shown = {}
     for name, runs in evaluated_runs(WorkingTree(root)).items():
         own = f"{name} (evaluated here)"
-        group = own if own in found else name
+        group = own if own in runs_of else name
         numbers = [number for number, pair in enumerate(pairs) if group in pair.split("|")]
         for run in runs:
-            seed = str(run.seed) if len(found[group]) > 1 else ""
+            seed = str(run.seed) if len(runs_of[group]) > 1 else ""
             shown[f"{name}-{run.seed}"] = {"group": group, "seed": seed, "pairs": numbers}
     return shown
 

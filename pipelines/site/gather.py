@@ -92,11 +92,11 @@ def _tables(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _papers(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The papers' tables of which something is recorded, with our numbers beside theirs."""
     ran = {run["experiment"] for run in runs}
-    found = []
+    tables = []
     for name, table in PUBLISHED.items():
         if ran & set(table.experiments):
             columns, rows = beside_the_paper(table, runs)
-            found.append(
+            tables.append(
                 {
                     "anchor": f"paper-{name}",
                     "title": table.title,
@@ -105,7 +105,7 @@ def _papers(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
                     "note": table.note,
                 }
             )
-    return found
+    return tables
 
 
 def number(value: Any) -> str:

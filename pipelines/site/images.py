@@ -80,10 +80,10 @@ def _ood(rows: Sequence[Mapping[str, str]]) -> dict[str, Any] | None:
         return None
     names = sorted({row["data"] for row in rows})
     keys = sorted({(row["scheme"], int(row["groups"])) for row in rows})
-    found = {(row["scheme"], int(row["groups"]), row["data"]): row for row in rows}
+    by_key = {(row["scheme"], int(row["groups"]), row["data"]): row for row in rows}
     lines = []
     for scheme, count in keys:
-        cells = [found.get((scheme, count, name)) for name in names]
+        cells = [by_key.get((scheme, count, name)) for name in names]
         values = [float(cell["auroc"]) for cell in cells if cell is not None]
         lines.append(
             {

@@ -72,5 +72,5 @@ def _value(line: Mapping[str, str], column: str) -> float | None:
     """A column's value, or the mean over its levels (``acceptance_0`` and so on)."""
     named = [line.get(column, "")]
     levels = [text for name, text in line.items() if name.startswith(f"{column}_")]
-    found = [float(text) for text in (named if named[0] else levels) if text]
-    return fmean(found) if found else None
+    numbers = [float(text) for text in (named if named[0] else levels) if text]
+    return fmean(numbers) if numbers else None

@@ -197,22 +197,22 @@ def _sample(value: Any) -> str:
 
 def _curves(folder: Path) -> list[dict[str, Any]]:
     """Training curves, with validation over them; series numbered by level share a chart."""
-    found: dict[str, dict[str, Series]] = {}
+    curves: dict[str, dict[str, Series]] = {}
     for file, kind in (("curve.csv", "training"), ("validation.csv", "validation")):
         path = folder / file
         for series in read_curve(path) if path.is_file() else []:
             match = re.fullmatch(r"(.+)_(\d+)", series.name)
             title = f"{match[1]} by level" if match else series.name
             name = f"level {match[2]}" if match else kind
-            if len(series.points) > 1 or series.name in found:
-                found.setdefault(title, {})[name] = Series(name, series.x_name, series.points)
+            if len(series.points) > 1 or series.name in curves:
+                curves.setdefault(title, {})[name] = Series(name, series.x_name, series.points)
     return [
         {
             "title": title.replace("_", " "),
             "legend": list(lines) if len(lines) > 1 or "validation" in lines else [],
             "svg": line_chart(*_named(title, lines)),
         }
-        for title, lines in found.items()
+        for title, lines in curves.items()
     ]
 
 

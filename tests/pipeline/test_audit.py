@@ -59,7 +59,7 @@ def test_a_stage_gives_the_same_bytes_again(built: ProjectCopy, scratch: Path, s
     found = json.loads(built.ldebm("audit", stage, "--json").out)
     assert found["same"] is True
     assert found["outputs"]
-    assert all(output["expected"] == output["found"] for output in found["outputs"])
+    assert all(output["expected"] == output["actual"] for output in found["outputs"])
     assert state(built) == before
     assert nothing_left(built, scratch)
 
@@ -101,7 +101,7 @@ def test_with_the_workspace_code_the_first_tensor_that_differs_is_named(
     assert "working tree" in found["code"]
     difference = next(o["difference"] for o in found["outputs"] if o["path"] == MODEL)
     assert difference["where"].startswith("tensor ")
-    assert float(difference["expected"]) != float(difference["found"])
+    assert float(difference["expected"]) != float(difference["actual"])
     assert "values differ, by" in difference["more"]
     curve = next(o["difference"] for o in found["outputs"] if o["path"].endswith("curve.csv"))
     assert curve["where"].startswith("row 1, column ")
@@ -128,7 +128,7 @@ def test_parameters_that_no_commit_has_come_from_the_lock(
     assert "experiments.small.prior" in found["notes"][0]
     config = next(o for o in found["outputs"] if o["path"].endswith("config.json"))
     assert config["difference"]["where"] == "key config.prior.levels"
-    assert (config["difference"]["expected"], config["difference"]["found"]) == ("3", "2")
+    assert (config["difference"]["expected"], config["difference"]["actual"]) == ("3", "2")
 
 
 @pytest.mark.parametrize(

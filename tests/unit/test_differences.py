@@ -38,7 +38,7 @@ def test_of_a_model_the_tensor_the_index_both_values_and_the_largest_gap(tmp_pat
     changed[1, 1] -= 2
     write_model(files[1], weights | {"b.weight": changed}, {})
     found = differs(files)
-    assert (found.where, found.expected, found.found) == ("tensor b.weight[0][2]", "2.0", "2.5")
+    assert (found.where, found.expected, found.actual) == ("tensor b.weight[0][2]", "2.0", "2.5")
     assert found.more == "2 of 6 values differ, by 2 at most"
 
 
@@ -47,7 +47,7 @@ def test_the_last_bit_of_a_bfloat16_counts(tmp_path: Path):
     for path, value in zip(files, (1.0, 1.0078125), strict=True):
         write_model(path, {"x": torch.tensor([0.5, value], dtype=torch.bfloat16)}, {})
     found = differs(files)
-    assert (found.where, found.found) == ("tensor x[1]", "1.0078125")
+    assert (found.where, found.actual) == ("tensor x[1]", "1.0078125")
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_the_same_nan_is_no_difference_but_the_header_is(tmp_path: Path):
         write_model(path, {"a": torch.tensor([float("nan")])}, {"seed": seed})
     found = differs(files)
     assert found.where == "header ldebm.seed"
-    assert (found.expected, found.found) == ("0", "1")
+    assert (found.expected, found.actual) == ("0", "1")
 
 
 def test_of_a_table_the_column_and_row(tmp_path: Path):
@@ -82,7 +82,7 @@ def test_of_a_table_the_column_and_row(tmp_path: Path):
     rows["mu"][1, 1] = 0.25
     write_parquet(files[1], rows)
     found = differs(files)
-    assert (found.where, found.expected, found.found) == (
+    assert (found.where, found.expected, found.actual) == (
         "column mu, row 1",
         "[0.0, 0.0]",
         "[0.0, 0.25]",
@@ -96,7 +96,7 @@ def test_of_tables_columns_and_row_counts(tmp_path: Path):
     write_parquet(files[1], {"name": np.arange(3)})
     assert "id" in differs(files).expected
     write_parquet(files[1], {"id": np.arange(4)})
-    assert (differs(files).where, differs(files).found) == ("rows", "4")
+    assert (differs(files).where, differs(files).actual) == ("rows", "4")
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_of_json_the_key(tmp_path: Path, other, where, expected, found):
     write_json(files[0], {"nll": {"test": 1.25}, "n": [1, 2]})
     write_json(files[1], other)
     difference = differs(files)
-    assert (difference.where, difference.expected, difference.found) == (where, expected, found)
+    assert (difference.where, difference.expected, difference.actual) == (where, expected, found)
 
 
 def test_json_of_the_same_content_but_other_bytes_falls_back_to_the_byte(tmp_path: Path):
@@ -129,16 +129,16 @@ def test_of_a_csv_the_cell(tmp_path: Path):
     write_csv(files[0], ["update", "loss"], [[1, 0.5], [2, 0.25]])
     write_csv(files[1], ["update", "loss"], [[1, 0.5], [2, 0.2]])
     found = differs(files)
-    assert (found.where, found.expected, found.found) == ("row 2, column loss", '"0.25"', '"0.2"')
+    assert (found.where, found.expected, found.actual) == ("row 2, column loss", '"0.25"', '"0.2"')
     write_csv(files[1], ["update", "loss"], [[1, 0.5]])
-    assert differs(files).found == "missing"
+    assert differs(files).actual == "missing"
 
 
 def test_of_an_array_the_index(tmp_path: Path):
     files = pair(tmp_path, "x.npy")
     write_array(files[0], np.zeros((2, 2), dtype=np.int16))
     write_array(files[1], np.array([[0, 0], [7, 0]], dtype=np.int16))
-    assert (differs(files).where, differs(files).found) == ("array[1][0]", "7")
+    assert (differs(files).where, differs(files).actual) == ("array[1][0]", "7")
 
 
 def test_of_long_lines_what_surrounds_the_difference(tmp_path: Path):
@@ -149,8 +149,8 @@ def test_of_long_lines_what_surrounds_the_difference(tmp_path: Path):
     found = differs(files)
     assert found.where == "line 2"
     assert "one" in found.expected
-    assert "two" in found.found
-    assert len(found.found) < 100
+    assert "two" in found.actual
+    assert len(found.actual) < 100
 
 
 def test_of_other_files_the_byte_and_of_damaged_ones_too(tmp_path: Path):
@@ -160,7 +160,7 @@ def test_of_other_files_the_byte_and_of_damaged_ones_too(tmp_path: Path):
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(content)
         found = differs(files)
-        assert (found.where, found.expected, found.found) == ("byte 2", "0x01", "0x02")
+        assert (found.where, found.expected, found.actual) == ("byte 2", "0x01", "0x02")
         assert found.more == "sizes 3 bytes and 4 bytes"
 
 
@@ -171,11 +171,11 @@ def test_of_folders_the_first_file_and_what_is_missing(tmp_path: Path):
     assert (found.file, found.where) == ("b/metrics.json", "key a")
     write_json(tmp_path / "new/a.json", {})
     found = differs((tmp_path / "old", tmp_path / "new"))
-    assert (found.file, found.expected, found.found) == ("a.json", "missing", "present")
+    assert (found.file, found.expected, found.actual) == ("a.json", "missing", "present")
     assert str(found) == "a.json: file: missing -> present"
 
 
 def test_a_folder_in_place_of_a_file(tmp_path: Path):
     write_json(tmp_path / "old", {})
     (tmp_path / "new").mkdir()
-    assert differs((tmp_path / "old", tmp_path / "new")).found == "a folder"
+    assert differs((tmp_path / "old", tmp_path / "new")).actual == "a folder"

@@ -35,5 +35,5 @@ def kind_named(name: str) -> type[Kind]:
     """
     if name in KINDS:
         return KINDS[name]
-    found: type[Kind] = find("kinds", name).data()
-    return found
+    kind: type[Kind] = find("kinds", name).data()
+    return kind

@@ -191,8 +191,8 @@ class Kind:
         for start in range(0, rows, PART):
             part = table.slice(start, PART).collect()
             columns = {label_column(label): part[label_column(label)] for label in labels}
-            found = {name: values.cast(pl.String).to_list() for name, values in columns.items()}
-            yield found | self.checked_columns(part)
+            strings = {name: values.cast(pl.String).to_list() for name, values in columns.items()}
+            yield strings | self.checked_columns(part)
 
     def checked_columns(self, part: pl.DataFrame) -> dict[str, Any]:
         """The columns of :meth:`checked` beside the labels."""
@@ -234,5 +234,5 @@ def divided(frame: pl.DataFrame, shown: pl.Expr) -> Cleaned:
 
 def counts(values: pl.Series) -> dict[str, int]:
     """How often each value is there."""
-    found = values.drop_nulls().cast(pl.String).value_counts().rows()
-    return dict(sorted((str(value), int(count)) for value, count in found))
+    pairs = values.drop_nulls().cast(pl.String).value_counts().rows()
+    return dict(sorted((str(value), int(count)) for value, count in pairs))

@@ -52,9 +52,9 @@ class Dialogues(Sentences):
             return super().rows(table, splits, path)
         require_column(table, text or "text", "text", path)
         read = self._listed if listed else self._gathered
-        found = read(table, text or "text", splits, path)
+        dialogues = read(table, text or "text", splits, path)
         most = max(1, config.context_turns)
-        frame = dialogue_frame(found, label_names_of(config), most, strict=config.strict)
+        frame = dialogue_frame(dialogues, label_names_of(config), most, strict=config.strict)
         if not (frame["context"].list.len() > 0).any():
             raise UsageError(
                 f"{path}: every context is empty: no dialogue has two turns; name the column that "

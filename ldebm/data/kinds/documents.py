@@ -70,13 +70,13 @@ class Documents(Sentences):
         words = [document_words(text) for text in column_values(files["train"], "text")]
         tokenizer = train_vocabulary(words, self.config.vocab_size)
         for split, file in files.items():
-            found = bags(tokenizer, list(column_values(file, "text")))
-            listed = [[ids.tolist() for ids, _ in found]]
+            documents = bags(tokenizer, list(column_values(file, "text")))
+            listed = [[ids.tolist() for ids, _ in documents]]
             write_rows(target, f"{split}.", listed, tokenizer.vocab_size)
-            counts = np.concatenate([counts for _, counts in found]).astype(np.int32)
+            counts = np.concatenate([counts for _, counts in documents]).astype(np.int32)
             write_array(target / f"{split}.counts.npy", counts)
             if split == "train":
-                ids = np.concatenate([ids for ids, _ in found])
+                ids = np.concatenate([ids for ids, _ in documents])
                 logs = log_frequencies(ids, counts, tokenizer.vocab_size)
                 write_array(target / "background.npy", logs)
         return self.text_meta(target, tokenizer)

@@ -86,19 +86,19 @@ class Images(Kind):
         schema = {"line": pl.Int64(), "split": pl.String(), "place": pl.String(),
                   "number": pl.Int64(), "digest": pl.String(), "reason": pl.String()}  # fmt: skip
         rows: list[tuple[Any, ...]] = []
-        found: list[list[Any]] = [[] for _ in names]
+        values: list[list[Any]] = [[] for _ in names]
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             for line, image in enumerate(source.images, 1):
                 if line % every:
                     continue
                 rows.append((line, image.split, image.place, *self._keep(image)))
-                for column, index in zip(found, columns, strict=True):
+                for column, index in zip(values, columns, strict=True):
                     column.append(image.labels[index])
         frame = pl.DataFrame(rows, schema=schema, orient="row")
         return frame.with_columns(
             pl.Series(label_column(name), labels(column, f"label {name!r}"), dtype=pl.String)
-            for name, column in zip(names, found, strict=True)
+            for name, column in zip(names, values, strict=True)
         )
 
     def _keep(self, image: RawImage) -> tuple[int | None, str | None, str | None]:
@@ -187,12 +187,12 @@ class Images(Kind):
             for part in self._pixels(table):
                 rows = columns.slice(start, len(part))
                 start += len(part)
-                found = {name: rows.column(name) for name in rows.column_names}
-                found["image"] = pa.array([image.tobytes() for image in part], pa.binary())
+                arrays = {name: rows.column(name) for name in rows.column_names}
+                arrays["image"] = pa.array([image.tobytes() for image in part], pa.binary())
                 for name, size in zip(SIDES, self.shape, strict=True):
-                    found[name] = pa.array(np.full(len(part), size, dtype=np.int32))
+                    arrays[name] = pa.array(np.full(len(part), size, dtype=np.int32))
                 writer.write_table(
-                    pa.table([found[field.name] for field in schema], schema=schema),
+                    pa.table([arrays[field.name] for field in schema], schema=schema),
                     row_group_size=len(part),
                 )
 
@@ -223,20 +223,20 @@ class Images(Kind):
     def checked(self, path: Path, labels: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Facts of every image, of which a row group at a time is in memory."""
         columns = [label_column(label) for label in labels]
-        found: dict[str, list[Any]] = {name: [] for name in (*SIDES, "bytes", "range", *columns)}
+        facts: dict[str, list[Any]] = {name: [] for name in (*SIDES, "bytes", "range", *columns)}
         hashes = []
         with opened_parquet(path) as file:
             for number in range(file.num_row_groups):
                 table = file.read_row_group(number)
                 for name in (*SIDES, *columns):
-                    found[name] += table.column(name).to_pylist()
+                    facts[name] += table.column(name).to_pylist()
                 for content in table.column("image").to_pylist():
                     image = np.frombuffer(content, np.uint8)
-                    found["bytes"].append(image.size)
-                    found["range"].append(int(np.ptp(image)) if image.size else 0)
+                    facts["bytes"].append(image.size)
+                    facts["range"].append(int(np.ptp(image)) if image.size else 0)
                     hashes.append(_digest(content))
-        pairs = _pairs_hash(hashes, [found[name] for name in columns])
-        yield found | {PAIRS: [pairs] * len(hashes)}
+        pairs = _pairs_hash(hashes, [facts[name] for name in columns])
+        yield facts | {PAIRS: [pairs] * len(hashes)}
 
     def pack(
         self, files: Mapping[str, Path], rows: Mapping[str, int], target: Path
@@ -279,10 +279,10 @@ def batches(path: str | Path) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
 
 def _pairs_hash(digests: Iterable[str], labels: Iterable[Iterable[Any]]) -> str:
     """A hash of the images of a split and of their labels, in order."""
-    found = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(digest_size=16)
     for row in zip(digests, *labels, strict=True):
-        found.update(json.dumps(row).encode())
-    return found.hexdigest()
+        digest.update(json.dumps(row).encode())
+    return digest.hexdigest()
 
 
 def _digest(pixels: bytes) -> str:

@@ -104,11 +104,11 @@ class Sentences(Kind):
         return {"text": part["text"].to_list()}
 
     def unknown(self, prepared: Path) -> dict[str, float] | None:
-        found = {
+        texts = {
             split: pl.read_parquet(prepared / f"{split}.parquet", columns=["text"])["text"]
             for split in SPLITS
         }
-        return self.unknown_shares({name: part.fill_null("") for name, part in found.items()})[0]
+        return self.unknown_shares({name: part.fill_null("") for name, part in texts.items()})[0]
 
     def unknown_shares(
         self, rows: Mapping[str, Collection[str]]
@@ -120,14 +120,14 @@ class Sentences(Kind):
             UsageError: no tokenizer can be trained.
         """
         tokenizer = self.tokenizer(rows["train"], len(rows["train"]))
-        found = {}
+        shares = {}
         for split in SPLITS:
             tokens = unknown = 0
             for part in tokenizer.encode_parts(rows[split]):
                 tokens += sum(len(row) - 2 for row in part)
                 unknown += sum(row.count(tokenizer.unk_id) for row in part)
-            found[split] = unknown / max(1, tokens)
-        return found, tokenizer
+            shares[split] = unknown / max(1, tokens)
+        return shares, tokenizer
 
     def tokenizer(self, training: Iterable[str], rows: int) -> Tokenizer:
         """The tokenizer of so many training texts, or of some of very many."""
