@@ -5,12 +5,13 @@ docs/method.md, sections 5.4 and 7.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, cast
+
 import numpy as np
 import torch
 
 from ldebm.baselines.codes import average_divergence, code_divergence, code_information
 from ldebm.baselines.likelihood import baseline_likelihood
-from ldebm.baselines.model import Baseline
 from ldebm.baselines.prior import BaselinePrior
 from ldebm.config import EvaluateConfig
 from ldebm.data.packed import Split
@@ -18,16 +19,19 @@ from ldebm.evaluate.clusters import label_agreement
 from ldebm.evaluate.report import Report, row_batches, subset
 from ldebm.model import Model
 
+if TYPE_CHECKING:
+    from ldebm.baselines.model import Baseline
+
 __all__ = ["evaluate_code", "evaluate_likelihood"]
 
 ROWS_AT_ONCE = 4
 
 
-def evaluate_likelihood(report: Report, model: Model, config: EvaluateConfig, split: Split) -> None:
+def evaluate_likelihood(
+    report: Report, model: Model, prior: BaselinePrior, config: EvaluateConfig, split: Split
+) -> None:
     """NLL of test rows under the model's own prior; nothing for an AE or a DAE."""
-    backbone, prior = model.backbone, model.prior
-    assert isinstance(backbone, Baseline)
-    assert isinstance(prior, BaselinePrior)
+    backbone = cast("Baseline", model.backbone)
     rows = subset(split.n, config.rows, model.seed, "evaluate-rows")
     ordered, batches = row_batches(split, rows, ROWS_AT_ONCE, model.device)
     estimate = baseline_likelihood(backbone, prior, batches, config.importance, model.seed)
@@ -43,7 +47,12 @@ def evaluate_likelihood(report: Report, model: Model, config: EvaluateConfig, sp
 
 @torch.no_grad()
 def evaluate_code(
-    report: Report, model: Model, latent: torch.Tensor, split: Split, columns: list[str]
+    report: Report,
+    prior: BaselinePrior,
+    latent: torch.Tensor,
+    split: Split,
+    columns: list[str],
+    seed: int,
 ) -> None:
     """Information of the code over the test rows, by variable, and agreement with the labels.
 
@@ -53,28 +62,28 @@ def evaluate_code(
 
     Args:
         report: the metrics are added to.
-        model: a baseline; one of responses is given the contexts of the rows.
+        prior: of a baseline; one of responses is given the contexts of the rows.
         latent: of all test rows, (N, latent).
         split: the test split.
         columns: label columns.
+        seed: of the model.
     """
-    assert isinstance(model.prior, BaselinePrior)
-    if not model.prior.baseline.coded:
+    if not prior.baseline.coded:
         return
-    log_q = model.prior.code_part(latent).double()
-    if model.prior.contextual:
-        divergence = code_divergence(log_q, model.prior.code_log_prior(len(latent)))
+    log_q = prior.code_part(latent).double()
+    if prior.contextual:
+        divergence = code_divergence(log_q, prior.code_log_prior(len(latent)))
         report.metrics["policy_kl"] = float(divergence.mean())
     log_q = log_q.cpu()
     report.metrics["mi_code"] = float(code_information(log_q))
     report.metrics["code_average_kl"] = float(average_divergence(log_q))
     used = [len(torch.unique(variable)) for variable in log_q.argmax(-1).t()]
     report.metrics["code_values_used"] = float(np.mean(used))
-    if model.prior.has_classes:
+    if prior.has_classes:
         return
     codes = log_q.argmax(-1).numpy()
     _, cluster = np.unique(codes, axis=0, return_inverse=True)
     report.metrics["classes_used"] = float(cluster.max() + 1)
     for column in columns:
         label = np.asarray(split.labels(column))
-        report.metrics |= label_agreement(cluster.reshape(-1), label, column, model.seed)
+        report.metrics |= label_agreement(cluster.reshape(-1), label, column, seed)

@@ -49,8 +49,8 @@ def baseline_likelihood(
         Estimates in the order of the rows; ``None`` for AE and DAE.
     """
     model.eval()
-    kind = model.baseline.kind
-    if kind in ("ae", "dae"):
+    baseline = model.baseline
+    if not baseline.form.density:
         return None
     few = prior.classes > 1 and prior.classes <= max(draws, 512)
     columns: dict[str, list[np.ndarray]] = {}
@@ -59,12 +59,12 @@ def baseline_likelihood(
         posterior = model.posterior(batch)
         stream = make_generator(seed, "own-nll", index, device=model.decoder_embedding.device)
         mine = prior.conditioned_on(model.context(batch)) if prior.contextual else prior
-        if kind == "rnnlm":
+        if not baseline.encodes:
             nll = model.reconstruction_nll(batch, torch.zeros(len(batch), 1, device=stream.device))
             nll = nll.double()
             ones = torch.ones_like(nll)
             exact.append(torch.stack([nll, nll, nll, nll, nll, ones, nll]).cpu().numpy())
-        elif kind in ("dvae", "divae") and few:
+        elif few and not baseline.continuous:
             exact.append(_summed(model, mine, batch, posterior).cpu().numpy())
         else:
             recon_SB, weight_SB = _weights(model, mine, batch, posterior, draws, stream)

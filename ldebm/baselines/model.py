@@ -12,7 +12,7 @@ Shapes: B rows, M variables, k values, D dimensions of z, R of what the decoder 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,7 +89,7 @@ class Baseline(SentenceVAE):
         baseline = _section(config)
         if baseline.continuous:
             self.mean = nn.Linear(features, config.latent)
-        if baseline.continuous and baseline.kind != "ae":
+        if baseline.continuous and baseline.form.variational:
             self.logvar = nn.Linear(features, config.latent)
         if baseline.coded:
             size = baseline.variables * baseline.values
@@ -107,7 +107,7 @@ class Baseline(SentenceVAE):
     def posterior(self, batch: TextBatch) -> CodePosterior:
         """q(c|x) and q(z|x) of a batch."""
         baseline = self.baseline
-        if baseline.kind == "rnnlm":
+        if not baseline.encodes:
             return CodePosterior(None, None, None)
         state = self.encoder_state(batch)
         log_q = mu = logvar = None
@@ -117,7 +117,7 @@ class Baseline(SentenceVAE):
         if baseline.continuous:
             mu = self.mean(state)
             logvar = torch.full_like(mu, -LOGVAR_LIMIT)
-            if baseline.kind != "ae":
+            if baseline.form.variational:
                 logvar = self.logvar(state).clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)
         return CodePosterior(log_q, mu, logvar)
 
@@ -139,11 +139,8 @@ class Baseline(SentenceVAE):
     @contextmanager
     def tables(self, *, bfloat16: bool = False) -> Iterator[None]:
         """As of ``TextVAE``; without an encoder there is nothing to look up."""
-        if self.baseline.kind == "rnnlm":
+        with super().tables(bfloat16=bfloat16) if self.baseline.encodes else nullcontext():
             yield
-        else:
-            with super().tables(bfloat16=bfloat16):
-                yield
 
     # Decoder
 
@@ -161,7 +158,7 @@ class TextBaseline(Baseline, TextVAE):
     """A baseline of sentences alone."""
 
     def _add_encoder(self, config: BackboneConfig, vocabulary: int) -> None:
-        if _section(config).kind != "rnnlm":
+        if _section(config).encodes:
             super()._add_encoder(config, vocabulary)
 
 
@@ -174,7 +171,7 @@ class DialogueBaseline(Baseline, DialogueVAE):
     """
 
     def _add_encoder(self, config: BackboneConfig, vocabulary: int) -> None:
-        if _section(config).kind != "rnnlm":
+        if _section(config).encodes:
             super()._add_encoder(config, vocabulary)
         else:  # which still reads contexts
             self.encoder_embedding = nn.Parameter(torch.empty(vocabulary, config.embed))

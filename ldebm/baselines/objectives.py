@@ -17,6 +17,7 @@ noise of relaxed codes only hurts, and is got rid of by giving every sentence on
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -35,6 +36,12 @@ from ldebm.training.objectives import Terms, gaussian_kl
 __all__ = ["annealed_weight", "baseline_terms", "elbo_rate", "rate_terms"]
 
 SLOPE = 6.25  # of the published logistic: 0.0025 a step, half at step 2500
+WITHOUT_ELBO: dict[str, Callable[[float], dict[str, float]]] = {  # w to the weights of its terms
+    "rnnlm": lambda _: {},
+    "ae": lambda _: {},
+    "dae": lambda w: {"average_kl": 1.0 - w},
+    "divae": lambda _: {"average_kl": 1.0},
+}
 
 
 def annealed_weight(update: int, warmup: int) -> float:
@@ -79,7 +86,7 @@ def _mixture_terms(
 
 def elbo_rate(posterior: CodePosterior, model: Baseline) -> Tensor | None:
     """KL(q(c, z|x) || p(c, z)) per row, (B,); ``None`` where the model has no such prior."""
-    if model.baseline.kind in ("ae", "dae"):
+    if not model.baseline.form.density:
         return None
     log_q, mu, logvar = posterior.log_q_BMK, posterior.mu_BD, posterior.logvar_BD
     total = torch.zeros((), device=model.decoder_embedding.device)
@@ -97,13 +104,8 @@ def elbo_rate(posterior: CodePosterior, model: Baseline) -> Tensor | None:
 
 def _weights(baseline: BaselineConfig, weight: float, w: float) -> dict[str, float]:
     """What the terms are multiplied by: ``weight``, and the annealing ``w``."""
-    kind = baseline.kind
-    if kind in ("rnnlm", "ae"):
-        return {}
-    if kind == "dae":
-        return {"average_kl": 1.0 - w}
-    if kind == "divae":
-        return {"average_kl": 1.0}
+    if baseline.kind in WITHOUT_ELBO:
+        return WITHOUT_ELBO[baseline.kind](w)
     weights = {"average_kl": weight, "kl": w * weight, "information": w * weight}
     if baseline.mixture:
         weights["dispersion"] = w * weight * baseline.beta

@@ -72,11 +72,11 @@ class BaselineTask(BackboneTask):
                 code = torch.nn.functional.one_hot(code.argmax(-1), baseline.values).float()
             parts.append(code.flatten(1))
         if posterior.mu_BD is not None and posterior.logvar_BD is not None:
-            encoder_only = baseline.kind == "ae"  # the published one adds noise here
+            drawn = baseline.form.variational  # the published AE adds noise here
             parts.append(
-                posterior.mu_BD
-                if encoder_only
-                else sample_posterior(posterior.mu_BD, posterior.logvar_BD, noise[1])
+                sample_posterior(posterior.mu_BD, posterior.logvar_BD, noise[1])
+                if drawn
+                else posterior.mu_BD
             )
         return torch.cat(parts, -1) if parts else model.decoder_embedding.new_zeros(rows, 1)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -11,7 +11,34 @@ from ldebm.config.sections import Section
 __all__ = ["BaselineConfig"]
 
 Kind = Literal["rnnlm", "ae", "vae", "dae", "dvae", "divae", "semivae", "gmvae", "dgmvae"]
-DISPERSION = {"gmvae": 1.0, "dgmvae": 0.2}  # beta, as published (dgmvae: on PTB)
+
+
+class Form(NamedTuple):
+    """What a baseline is made of: its row of ``FORMS``."""
+
+    coded: bool = False
+    """Whether there is a code."""
+    continuous: bool = False
+    """Whether there is a z."""
+    variational: bool = True
+    """Whether z is drawn, and not the encoder's mean alone."""
+    density: bool = True
+    """Whether a density is trained."""
+    dispersion: float | None = None
+    """beta of a mixture as published (dgmvae: on PTB); None: z has no mixture."""
+
+
+FORMS: dict[Kind, Form] = {
+    "rnnlm": Form(),
+    "ae": Form(continuous=True, variational=False, density=False),
+    "vae": Form(continuous=True),
+    "dae": Form(coded=True, density=False),
+    "dvae": Form(coded=True),
+    "divae": Form(coded=True),
+    "semivae": Form(coded=True, continuous=True),
+    "gmvae": Form(coded=True, continuous=True, dispersion=1.0),
+    "dgmvae": Form(coded=True, continuous=True, dispersion=0.2),
+}
 
 
 class BaselineConfig(Section):
@@ -39,28 +66,38 @@ class BaselineConfig(Section):
     """Temperature of the Gumbel softmax in training."""
 
     @property
+    def form(self) -> Form:
+        """What it is made of."""
+        return FORMS[self.kind]
+
+    @property
     def coded(self) -> bool:
         """Whether there is a code."""
-        return self.kind not in ("rnnlm", "ae", "vae")
+        return self.form.coded
 
     @property
     def continuous(self) -> bool:
         """Whether there is a z."""
-        return self.kind not in ("rnnlm", "dae", "dvae", "divae")
+        return self.form.continuous
+
+    @property
+    def encodes(self) -> bool:
+        """Whether there is anything to encode, and so an encoder."""
+        return self.coded or self.continuous
 
     @property
     def mixture(self) -> bool:
         """Whether z has a Gaussian for every value of every variable, and the decoder reads z."""
-        return self.kind in DISPERSION
+        return self.form.dispersion is not None
 
     @property
     def beta(self) -> float:
         """Weight of the dispersion term."""
-        return DISPERSION[self.kind] if self.dispersion is None else self.dispersion
+        return (self.form.dispersion or 0.0) if self.dispersion is None else self.dispersion
 
     @model_validator(mode="after")
     def _own_keys(self) -> BaselineConfig:
-        if self.information and self.kind not in ("semivae", "gmvae", "dgmvae"):
+        if self.information and not (self.coded and self.continuous):
             raise ValueError(
                 f"information: kind {self.kind!r} has no such term; "
                 "expected semivae, gmvae or dgmvae"

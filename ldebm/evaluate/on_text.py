@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from ldebm.baselines.evaluation import evaluate_code, evaluate_likelihood
-from ldebm.baselines.prior import BaselinePrior
 from ldebm.config import EvaluateConfig
 from ldebm.data.packed import Packed, Split
 from ldebm.evaluate import language
@@ -82,12 +81,12 @@ def evaluate_text(
     test = encode_test(model, packed)
     # From here on row and sample i of responses have the context of test row i mod N.
     model = model.in_contexts_of(split, np.arange(split.n))
-    own = model.prior if isinstance(model.prior, BaselinePrior) else None
-    if own:
-        evaluate_likelihood(report, model, config, split)
+    own = model.own_prior
+    if own is not None:
+        evaluate_likelihood(report, model, own, config, split)
     else:
         add_likelihood(report, model, packed, config, test)
-    if own is None or own.baseline.kind != "rnnlm":  # which reads no latent
+    if own is None or own.baseline.encodes:
         _reconstruction(report, model, test)
     z = model.sample_latents(config.samples, seed=model.seed)
     with torch.enable_grad():  # the language model is trained here
@@ -95,8 +94,8 @@ def evaluate_text(
     report.metrics |= sampler_acceptance(model.prior, 500, model.seed)
     draws = min(DRAWS, config.samples)
     report.metrics |= sampler_convergence(model.prior, model.seed, draws=draws)
-    if own:
-        evaluate_code(report, model, test.mu, split, _columns(packed, config))
+    if own is not None:
+        evaluate_code(report, own, test.mu, split, _columns(packed, config), model.seed)
     if model.prior.has_classes:
         add_classes(report, model, packed, config, test)
         _control(report, model, packed, config, z, generated, test, classifiers or {})

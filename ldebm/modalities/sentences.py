@@ -79,6 +79,11 @@ class TextModel(Model):
     evaluated_together = 4
     published_estimators = True
 
+    @property
+    def own_prior(self) -> BaselinePrior | None:
+        """The prior of a baseline, where it has that (docs/method.md, section 7)."""
+        return cast("BaselinePrior", self.prior) if self.config.prior.kind == "own" else None
+
     def batch(self, rows: Any) -> Any:
         return collate_ids([self.ids(text) for text in as_texts(rows)], self.device)
 
@@ -226,12 +231,11 @@ class TextModel(Model):
         return TextScores(-estimate.nll_B, self.tokens(texts), estimate.ess_B, energy)
 
     def _estimate(self, batches: Iterator[Any], settings: LikelihoodSettings) -> Estimate:
-        if self.config.prior.kind == "own":
+        if (prior := self.own_prior) is not None:
             from ldebm.baselines.likelihood import baseline_likelihood
 
-            backbone, prior = cast("Baseline", self.backbone), cast("BaselinePrior", self.prior)
-            trajectories = settings.trajectories
-            own = baseline_likelihood(backbone, prior, batches, trajectories, settings.seed)
+            backbone, draws = cast("Baseline", self.backbone), settings.trajectories
+            own = baseline_likelihood(backbone, prior, batches, draws, settings.seed)
             if own is None:
                 raise UsageError(f"{self.experiment}: an auto-encoder has no likelihood")
             return own
