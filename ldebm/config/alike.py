@@ -26,7 +26,8 @@ def alike(config: ExperimentConfig) -> str | None:
     special = (
         prior.scheme != "two_stage"
         or prior.kind not in ("svebm", "diffusion")
-        or config.backbone.arch in ("hvae", "nvae", "dialogue")
+        or config.backbone.grouped
+        or config.backbone.arch == "dialogue"
         or prior.t_sampling != "uniform"
         or prior.sampler.persistent
         or prior.labelled_batch > 0

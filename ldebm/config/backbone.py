@@ -44,6 +44,15 @@ class SupervisionConfig(Section):
     """Weight of the cross-entropy of the labels, beside nats per row."""
 
 
+ONLY_OF = {  # keys with the architectures that read them; a section of an arch is needed by it
+    "hvae": ("hvae",),
+    "nvae": ("nvae",),
+    "cell": ("rnn", "dialogue"),
+    "context": ("dialogue",),
+    "baseline": ("gru", "dialogue"),
+}
+
+
 def _or_none(schema: dict[str, Any]) -> None:
     """A latent that there is none of is 0 or null."""
     del schema["exclusiveMinimum"]
@@ -151,18 +160,22 @@ class BackboneConfig(Section):
             raise PydanticCustomError("missing", "Field required")
         return int(check(value))
 
+    @property
+    def grouped(self) -> bool:
+        """Whether it has a section that lists groups of latents, instead of ``latent``."""
+        return self.hvae is not None or self.nvae is not None
+
     @model_validator(mode="after")
     def _own_section(self) -> BackboneConfig:
-        for arch in ("hvae", "nvae"):
-            if (getattr(self, arch) is not None) != (self.arch == arch):
-                given = "is missing" if self.arch == arch else f"needs arch '{arch}'"
-                raise ValueError(f"section '{arch}' {given} (arch is {self.arch!r})")
-        if self.cell == "lstm" and self.arch not in ("rnn", "dialogue"):
-            raise ValueError(f"cell 'lstm' needs arch 'rnn' or 'dialogue' (arch is {self.arch!r})")
-        if self.supervision is not None and (self.baseline or self.arch in ("hvae", "nvae")):
+        for key, architectures in ONLY_OF.items():
+            if getattr(self, key) != type(self).model_fields[key].default:
+                if self.arch not in architectures:
+                    wanted = " or ".join(map(repr, architectures))
+                    raise ValueError(f"{key!r} needs arch {wanted} (arch is {self.arch!r})")
+            elif self.arch == key:
+                raise ValueError(f"section {key!r} is missing (arch is {self.arch!r})")
+        if self.supervision is not None and (self.baseline or self.grouped):
             raise ValueError("section 'supervision' is not for images and baselines")
-        if self.context is not None and self.arch != "dialogue":
-            raise ValueError(f"section 'context' needs arch 'dialogue' (arch is {self.arch!r})")
         return self
 
     @model_validator(mode="after")
@@ -170,10 +183,6 @@ class BackboneConfig(Section):
         baseline = self.baseline
         if baseline is None:
             return self
-        if self.arch not in ("gru", "dialogue"):
-            raise ValueError(
-                f"section 'baseline' needs arch 'gru' or 'dialogue' (arch is {self.arch!r})"
-            )
         if self.kl_floor or self.objective != "kl":
             raise ValueError("section 'baseline' needs kl_floor 0 and objective 'kl'")
         if not baseline.continuous and self.latent:

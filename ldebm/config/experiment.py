@@ -96,14 +96,14 @@ class ExperimentConfig(Section):
         return self
 
     def _coherent_baseline(self) -> None:
-        baseline, kind = self.backbone.baseline, self.prior.kind
-        if kind == "own" and (baseline is None or self.prior.standardise != "none"):
+        baseline, own = self.backbone.baseline, self.prior.kind == "own"
+        if own and (baseline is None or self.prior.standardise != "none"):
             raise ValueError(
                 "prior.kind 'own' needs a section backbone.baseline and prior.standardise 'none'"
             )
-        if kind == "own" and self.prior.scheme != "two_stage":
+        if own and self.prior.scheme != "two_stage":
             raise ValueError("prior.kind 'own' needs prior.scheme 'two_stage'")
-        if baseline is not None and kind != "own" and baseline.kind not in ("ae", "vae"):
+        if baseline is not None and not own and (baseline.coded or not baseline.continuous):
             raise ValueError(
                 f"backbone.baseline {baseline.kind!r} has a prior of its own: "
                 "set prior.kind to 'own'"
@@ -111,23 +111,21 @@ class ExperimentConfig(Section):
 
     def _coherent_labels(self) -> None:
         cluster, prior = self.cluster, self.prior
-        given = cluster.labels == "given"
+        given, classifies = cluster.labels == "given", prior.kind == "classifier"
         if cluster.per_class is not None and (not given or cluster.share != 1.0):
             raise ValueError("cluster.per_class needs cluster.labels 'given' and no cluster.share")
-        if (prior.labelled_batch or prior.kind == "classifier") and not given:
+        if (prior.labelled_batch or classifies) and (not given or self.backbone.grouped):
             raise ValueError(
-                "prior.labelled_batch and prior.kind 'classifier' need cluster.labels 'given'"
+                "prior.labelled_batch and prior.kind 'classifier' need cluster.labels 'given', and "
+                "are not for images"
             )
-        images = self.backbone.arch in ("hvae", "nvae")
-        if images and (prior.labelled_batch or prior.kind == "classifier"):
-            raise ValueError("prior.labelled_batch and prior.kind 'classifier' are not for images")
-        if prior.classifier is not None and prior.kind != "classifier":
+        if prior.classifier is not None and not classifies:
             raise ValueError("prior.classifier needs prior.kind 'classifier'")
-        if prior.kind == "classifier" and prior.standardise != "none":
+        if classifies and prior.standardise != "none":
             raise ValueError("prior.kind 'classifier' needs prior.standardise 'none'")
 
     def _coherent_hierarchy(self) -> None:
-        prior, images = self.prior, self.backbone.arch in ("hvae", "nvae")
+        prior, images = self.prior, self.backbone.grouped
         hierarchy = prior.hierarchy
         if not images:
             if hierarchy is not None or prior.kind == "nce":

@@ -5,6 +5,8 @@ Shapes: N images, C channels, H height, W width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from PIL import Image
 
@@ -27,16 +29,9 @@ def corrupt(kind: str, images_NCHW: np.ndarray, seed: int = 0) -> np.ndarray:
     Raises:
         ValueError: there is no such change.
     """
-    stream = numpy_generator(seed, "shifted", kind)
-    if kind == "rotated":
-        return np.ascontiguousarray(np.rot90(images_NCHW, axes=(2, 3)))
-    if kind == "inverted":
-        return 255 - images_NCHW
-    if kind == "noise":
-        return stream.integers(0, 256, images_NCHW.shape, dtype=np.uint8)
-    if kind == "shuffled":
-        return np.stack([_shuffled(image, stream) for image in images_NCHW])
-    raise ValueError(f"no change of images is called {kind!r}")
+    if kind not in CHANGES:
+        raise ValueError(f"no change of images is called {kind!r}")
+    return CHANGES[kind](images_NCHW, numpy_generator(seed, "shifted", kind))
 
 
 def _shuffled(image_CHW: np.ndarray, stream: np.random.Generator) -> np.ndarray:
@@ -49,6 +44,14 @@ def _shuffled(image_CHW: np.ndarray, stream: np.random.Generator) -> np.ndarray:
         patch = image_CHW[:, top : top + height, left : left + width]
         result[:, y : y + height, x : x + width] = patch
     return result
+
+
+CHANGES: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
+    "rotated": lambda images, _: np.ascontiguousarray(np.rot90(images, axes=(2, 3))),
+    "inverted": lambda images, _: 255 - images,
+    "noise": lambda images, stream: stream.integers(0, 256, images.shape, dtype=np.uint8),
+    "shuffled": lambda images, stream: np.stack([_shuffled(image, stream) for image in images]),
+}
 
 
 def fit(images_NCHW: np.ndarray, channels: int, size: int) -> np.ndarray:

@@ -6,12 +6,11 @@ Shapes: N images, D latents; pixels uint8 (N, C, H, W).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from ldebm.backbones.hierarchical import HierarchicalBackbone
 from ldebm.config import EvaluateConfig
 from ldebm.data.packed import Packed
 from ldebm.evaluate.image_rows import posterior_draw, rows_at_once
@@ -21,8 +20,10 @@ from ldebm.evaluate.synthesis import redraw
 from ldebm.evaluate.transitions import HEADER, follow, saturated
 from ldebm.evaluate.views import energy_histograms, latent_map
 from ldebm.grids import cells
-from ldebm.model import Model
 from ldebm.seeding import generator
+
+if TYPE_CHECKING:
+    from ldebm.modalities.images import ImageModel
 
 __all__ = ["ImageGrid", "Material", "add_image_views"]
 
@@ -72,7 +73,7 @@ class Material:
 @torch.no_grad()
 def add_image_views(
     report: Report,
-    model: Model,
+    model: ImageModel,
     packed: Packed,
     judge: Judge | None,
     config: EvaluateConfig,
@@ -116,14 +117,13 @@ def add_image_views(
 
 
 def _hierarchical_sampling(
-    report: Report, model: Model, judge: Judge | None, mode: str
+    report: Report, model: ImageModel, judge: Judge | None, mode: str
 ) -> dict[str, ImageGrid]:
     """Samples with the top, or bottom, third of the groups drawn anew.
 
     Cui and Han (2024), figure 2.
     """
     backbone = model.backbone
-    assert isinstance(backbone, HierarchicalBackbone)
     count = len(backbone.groups)
     if count < 2:
         return {}
@@ -161,11 +161,10 @@ def _same_class(judge: Judge, before: np.ndarray, after: np.ndarray, device: tor
 
 
 def _latents(
-    report: Report, model: Model, packed: Packed, rows: np.ndarray, images: np.ndarray
+    report: Report, model: ImageModel, packed: Packed, rows: np.ndarray, images: np.ndarray
 ) -> None:
     """Map of the group that carries most, and energies of data and samples at every level."""
     prior, backbone = model.prior, model.backbone
-    assert isinstance(backbone, HierarchicalBackbone)
     stream = generator(model.seed, "views", device=model.device)
     u_posterior, _, kl_NG = posterior_draw(backbone, images, stream)
     levels = prior.sample_levels(len(rows), stream)
@@ -185,7 +184,7 @@ def _latents(
         report.tables["energies"] = (header, histograms)
 
 
-def _classes(model: Model, u_ND: torch.Tensor) -> list[str]:
+def _classes(model: ImageModel, u_ND: torch.Tensor) -> list[str]:
     """The most likely class of every row; nothing where the prior has none."""
     if model.prior.levels:
         logits = model.prior.class_logits(u_ND)
@@ -196,7 +195,7 @@ def _classes(model: Model, u_ND: torch.Tensor) -> list[str]:
 
 def _transitions(
     report: Report,
-    model: Model,
+    model: ImageModel,
     judge: Judge | None,
     config: EvaluateConfig,
     material: Material,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -35,8 +36,10 @@ from ldebm.evaluate.ood import detect
 from ldebm.evaluate.report import Report, subset
 from ldebm.evaluate.sampling import sampler_acceptance
 from ldebm.evaluate.synthesis import by_attributes, by_class, of_images
-from ldebm.model import Model
 from ldebm.seeding import derive_seed, generator
+
+if TYPE_CHECKING:
+    from ldebm.modalities.images import ImageModel
 
 __all__ = ["evaluate_images", "fitted_gaussian", "sample_images"]
 
@@ -52,7 +55,7 @@ Draw = Callable[[int, torch.Generator], Tensor]
 
 @torch.no_grad()
 def evaluate_images(
-    model: Model, packed: Packed, config: EvaluateConfig, measure: Measure
+    model: ImageModel, packed: Packed, config: EvaluateConfig, measure: Measure
 ) -> Report:
     """All metrics and pictures of an image model.
 
@@ -66,7 +69,7 @@ def evaluate_images(
         UsageError: ``evaluate.inception`` names a file that is not there or holds something else.
     """
     report, seed = Report(), model.seed
-    backbone = _hierarchical(model)
+    backbone = model.backbone
     judge = load_judge(measure.judge).to(model.device) if measure.judge else None
     test = packed.split("test")
     rows = subset(test.n, config.rows, seed, "evaluate-rows")
@@ -107,13 +110,7 @@ def evaluate_images(
     return report
 
 
-def _hierarchical(model: Model) -> HierarchicalBackbone:
-    backbone = model.backbone
-    assert isinstance(backbone, HierarchicalBackbone)
-    return backbone
-
-
-def _prior(model: Model) -> Draw:
+def _prior(model: ImageModel) -> Draw:
     return lambda n, stream: model.prior.sample(n, stream)
 
 
@@ -145,7 +142,7 @@ def fitted_gaussian(
 
 
 @torch.no_grad()
-def sample_images(model: Model, draw: Draw, n: int, mode: str) -> np.ndarray:
+def sample_images(model: ImageModel, draw: Draw, n: int, mode: str) -> np.ndarray:
     """n images of latents from ``draw``, in parts with streams of their own.
 
     The first noise that a part draws is the same whatever ``draw`` makes of it.
@@ -159,13 +156,13 @@ def sample_images(model: Model, draw: Draw, n: int, mode: str) -> np.ndarray:
     return np.concatenate(images)
 
 
-def _likelihood(report: Report, model: Model, images: np.ndarray) -> np.ndarray:
+def _likelihood(report: Report, model: ImageModel, images: np.ndarray) -> np.ndarray:
     """Reconstruction, evidence lower bound under N(0, I), KL of every group.
 
     Returns:
         The images decoded from their mean path.
     """
-    backbone = _hierarchical(model)
+    backbone = model.backbone
     stream = generator(model.seed, "evaluate", device=model.device)
     _, nll_N, kl_NG = posterior_draw(backbone, images, stream)
     bound = float((nll_N + kl_NG.sum(1)).double().mean())
@@ -187,7 +184,7 @@ def _likelihood(report: Report, model: Model, images: np.ndarray) -> np.ndarray:
 
 
 def _by_judge(
-    judge: Judge, compared: dict[str, np.ndarray], reference: np.ndarray, model: Model
+    judge: Judge, compared: dict[str, np.ndarray], reference: np.ndarray, model: ImageModel
 ) -> dict[str, float]:
     """Distances by the judge's features, and how sure it is of the images."""
     judged = {name: judge_images(judge, x, device=model.device) for name, x in compared.items()}
@@ -229,7 +226,7 @@ def _distances(
 
 
 def _classes(
-    report: Report, model: Model, packed: Packed, rows: np.ndarray, images: np.ndarray
+    report: Report, model: ImageModel, packed: Packed, rows: np.ndarray, images: np.ndarray
 ) -> None:
     """What the prior's classes have to do with the labels of test images."""
     prior = model.prior
@@ -260,7 +257,7 @@ def _classes(
 
 def _control(
     report: Report,
-    model: Model,
+    model: ImageModel,
     judge: Judge,
     config: EvaluateConfig,
     material: Material,
@@ -291,7 +288,7 @@ def _control(
 
 
 def _other_kinds(
-    report: Report, model: Model, packed: Packed, config: EvaluateConfig, measure: Measure
+    report: Report, model: ImageModel, packed: Packed, config: EvaluateConfig, measure: Measure
 ) -> None:
     """AUROC of telling test images from others (``evaluate.ood``)."""
     familiar, others = {}, {name: {} for name in config.ood}  # type: ignore[var-annotated]

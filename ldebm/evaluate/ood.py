@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,10 +30,12 @@ from torch import Tensor
 
 from ldebm.backbones.hierarchical import HierarchicalBackbone
 from ldebm.evaluate.image_rows import rows_at_once, to_unit
-from ldebm.model import Model
 from ldebm.priors import EnergyPrior
 from ldebm.priors.group_energy_net import GroupEnergies
 from ldebm.seeding import generator
+
+if TYPE_CHECKING:
+    from ldebm.modalities.images import ImageModel
 
 __all__ = [
     "LIKELIHOOD",
@@ -79,7 +81,7 @@ def auroc(familiar: np.ndarray, other: np.ndarray) -> float:
 
 @torch.no_grad()
 def score_images(
-    model: Model,
+    model: ImageModel,
     images_NCHW: np.ndarray,
     seed: int,
     *path: int | str,
@@ -96,7 +98,6 @@ def score_images(
     """
     stream = generator(seed, "ood", *path, device=model.device)
     prior, backbone = model.prior, model.backbone
-    assert isinstance(backbone, HierarchicalBackbone)
     scores: dict[tuple[str, int], list[Tensor]] = {}
     size = rows_at_once(prior.latent)
     for start in range(0, len(images_NCHW), size):
@@ -146,7 +147,7 @@ def _energy_scores(
 
 
 @torch.no_grad()
-def states_at_one(model: Model, n: int, seed: int, *path: int | str) -> Tensor | None:
+def states_at_one(model: ImageModel, n: int, seed: int, *path: int | str) -> Tensor | None:
     """n standardised states of the prior at t = 1, (n, D); None where it has no such level."""
     if model.prior.levels < 2:
         return None
@@ -195,7 +196,7 @@ class Detection:
 
 
 def detect(
-    model: Model,
+    model: ImageModel,
     familiar: Mapping[str, np.ndarray],
     others: Mapping[str, Mapping[str, np.ndarray]],
     draws: int = 5,
@@ -225,7 +226,7 @@ def _of(others: Mapping[str, Mapping[str, np.ndarray]], split: str) -> dict[str,
 
 
 def _all_aurocs(
-    model: Model,
+    model: ImageModel,
     familiar: np.ndarray,
     others: Mapping[str, np.ndarray],
     seed: int,

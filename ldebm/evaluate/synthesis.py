@@ -14,21 +14,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ldebm.backbones.hierarchical import HierarchicalBackbone
 from ldebm.config import HierarchyConfig
 from ldebm.evaluate.control import wilson
 from ldebm.evaluate.image_rows import parts
 from ldebm.evaluate.judge import Judge, judge_images
-from ldebm.model import Model
 from ldebm.priors import EnergyPrior, Prior
 from ldebm.priors.group_energy_net import FrozenGroups, GroupEnergies
 from ldebm.priors.langevin import Conditional
 from ldebm.seeding import generator
+
+if TYPE_CHECKING:
+    from ldebm.modalities.images import ImageModel
 
 __all__ = ["Controlled", "by_attributes", "by_class", "of_images", "redraw", "step_by_step"]
 
@@ -37,7 +39,7 @@ ROUNDS = 4  # of draws of the whole prior, before rare classes are drawn by them
 
 @torch.no_grad()
 def redraw(
-    model: Model,
+    model: ImageModel,
     u_BD: Tensor,
     free: Sequence[int],
     stream: torch.Generator,
@@ -53,7 +55,6 @@ def redraw(
         labels: classes among which the result shall lie; the prior's logits lead there.
     """
     prior, backbone = model.prior, model.backbone
-    assert isinstance(backbone, HierarchicalBackbone)
     marks = [torch.full((group.size,), g in free) for g, group in enumerate(backbone.groups)]
     is_free = torch.cat(marks).to(model.device)
     drawn = [
@@ -155,7 +156,7 @@ class Controlled:
 
 @torch.no_grad()
 def by_class(
-    model: Model, judge: Judge, column: str, per_label: int, mode: str = "sample"
+    model: ImageModel, judge: Judge, column: str, per_label: int, mode: str = "sample"
 ) -> Controlled:
     """Draws images of every class and asks the judge: pooled counts.
 
@@ -181,7 +182,7 @@ def by_class(
     return Controlled(_rates("control_accuracy", right, per_label * len(names)), table, shown)
 
 
-def _of_every_class(model: Model, per_label: int, stream: torch.Generator) -> list[Tensor]:
+def _of_every_class(model: ImageModel, per_label: int, stream: torch.Generator) -> list[Tensor]:
     """Latents of every class of the prior, each (per_label, D).
 
     Where labels are drawn by rejection, a draw of p(u) with a class of p(y|u) serves whatever class
@@ -211,7 +212,9 @@ def _rates(name: str, right: int, total: int) -> dict[str, float]:
 
 
 @torch.no_grad()
-def by_attributes(model: Model, judge: Judge, per_label: int, mode: str = "sample") -> Controlled:
+def by_attributes(
+    model: ImageModel, judge: Judge, per_label: int, mode: str = "sample"
+) -> Controlled:
     """Draws images for all combinations of attributes, jointly and attribute by attribute.
 
     An image counts as right where the judge agrees in every attribute that was asked for
@@ -293,7 +296,7 @@ def _values(columns: Sequence[str], number: int) -> dict[str, int]:
 
 @torch.no_grad()
 def step_by_step(
-    model: Model, wanted: Mapping[str, int], n: int, stream: torch.Generator
+    model: ImageModel, wanted: Mapping[str, int], n: int, stream: torch.Generator
 ) -> list[Tensor]:
     """Adds attributes one after the other from the top, keeping what was drawn before.
 
@@ -312,7 +315,6 @@ def step_by_step(
         Latents (n, D) after every attribute, those of the highest groups first.
     """
     backbone, hierarchy = model.backbone, model.config.prior.hierarchy
-    assert isinstance(backbone, HierarchicalBackbone)
     assert hierarchy is not None
     order = sorted(wanted, key=lambda name: (min(hierarchy.attributes[name]), name))
     names = {name: model.meta["labels"][name][value] for name, value in wanted.items()}

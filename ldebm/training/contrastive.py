@@ -22,8 +22,9 @@ __all__ = ["ContrastiveTask", "contrastive_terms"]
 class ContrastiveTask(ImagePriorTask):
     """The task of :class:`ldebm.priors.contrastive.ContrastivePrior`."""
 
+    prior: ContrastivePrior
+
     def contrast(self, rows: np.ndarray, labels: Tensor | None, stream: torch.Generator) -> Terms:
-        assert isinstance(self.prior, ContrastivePrior)
         return contrastive_terms(self.prior, self.latents(rows, stream), labels, stream)
 
 
