@@ -211,11 +211,14 @@ def _computing(kind: str, rest: str, params: Any) -> Any:
     if experiment not in params.experiments:
         return None
     config = params.experiment(experiment)
-    if kind == "evaluate":
-        return config.evaluate
-    if kind in ("backbone", "cluster", "prior"):
-        return (config.prior if kind == "prior" else config.backbone).training
-    return None
+    trained = config.backbone.training
+    found = {
+        "backbone": trained,
+        "cluster": trained,
+        "prior": config.prior.training,
+        "evaluate": config.evaluate,
+    }
+    return found.get(kind)
 
 
 def shares(needs: Mapping[str, Need], slots: Slots) -> str:

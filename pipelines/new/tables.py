@@ -17,9 +17,7 @@ import polars as pl
 
 from ldebm.config import DataConfig
 from ldebm.data.columns import Table, is_list, kind_of, require_column, text_column
-from ldebm.data.documents import document_words
 from ldebm.data.kinds import open_kind
-from ldebm.data.kinds.sentences import UNKNOWN, Sentences
 from ldebm.data.limits import failures
 from ldebm.data.prepare import Prepared, examine
 from ldebm.data.text_files import read_table
@@ -28,10 +26,6 @@ from pipelines.new.summary import Summary, start_from
 
 __all__ = ["FileFacts", "data_section", "inspect_file", "table_experiment"]
 
-MANY_WORDS = 30_000  # beyond, words alone would leave most of the vocabulary rare
-UNSEEN = 0.3  # of the words of held-out rows: beyond, words are no units to count in
-HELD_OUT = 10  # one row in so many
-MOST_WORDS, MOST_PIECES = 10_001, 8000  # of vocabularies
 ROLES = ("context", "dialogue", "turn", "speaker")
 TURNS = 5  # of context
 LARGE = 20_000  # rows from which text gets networks of the papers' size
@@ -93,16 +87,11 @@ def inspect_file(
         raise UsageError(f"{path}: no such file")
     table = read_table(path)
     config = _config(table, path, dict(columns or {}), labels, kind)
-    unknown = None
-    tokens: dict[str, Any] = {}
     try:
         kind_of_it = open_kind(config)
         frame = kind_of_it.from_table(table, path)
         made = examine(kind_of_it, frame, path)
-        if config.kind == "documents":
-            tokens = {"vocab_size": min(30_004, max(8, _words(made) + 4))}
-        elif config.kind != "points":
-            tokens, unknown = _tokens(config, made, tokenizer)
+        tokens, unknown = kind_of_it.sizes(made.tables, tokenizer)
     except UsageError as error:
         said = str(error)
         raise UsageError(said if str(path) in said else f"{path}: {said}") from None
@@ -150,56 +139,6 @@ def _plane(table: Table, path: Path, names: list[str]) -> None:
             f"{path}: points need two coordinates, found {numbers} a row ({', '.join(names)}); "
             "leave two numeric columns, or name the text with --text"
         )
-
-
-def _words(made: Prepared) -> int:
-    """Different words of documents."""
-    words: set[str] = set()
-    for table in made.tables.values():
-        for text in table["text"]:
-            words.update(document_words(text).split())
-    return len(words)
-
-
-def _tokens(
-    config: DataConfig, made: Prepared, wanted: str | None
-) -> tuple[dict[str, Any], dict[str, float]]:
-    """Tokenizer, vocabulary and length of texts; and the unknown words of every split."""
-    texts = {split: table["text"].to_list() for split, table in made.tables.items()}
-    rows = [text for part in texts.values() for text in part]
-    words = len({word for text in rows for word in text.split()})
-    chosen = wanted
-    if chosen is None:
-        spaced = _unseen(texts["train"]) <= UNSEEN
-        chosen = "unigram" if not spaced else "bpe" if words > MANY_WORDS else "word"
-    while True:
-        tokens = {"tokenizer": chosen, "vocab_size": _vocabulary(chosen, words, rows)}
-        shares, tokenizer = Sentences(config.model_copy(update=tokens)).unknown_shares(texts)
-        if wanted or chosen != "word" or max(shares.values()) <= UNKNOWN:
-            break
-        chosen = "unigram"
-    lengths = [len(row) for row in tokenizer.encode_rows(rows)]
-    tokens["max_len"] = min(128, max(8, int(np.quantile(lengths, 0.99))))
-    return tokens, shares
-
-
-def _unseen(texts: Sequence[str]) -> float:
-    """The share of words of one row in ten that the other rows do not have.
-
-    Near 1 where spaces do not separate words, as in Chinese, Japanese and Thai: then every row is
-    one word that no other row has.
-    """
-    known = {w for i, text in enumerate(texts) if i % HELD_OUT for w in text.split()}
-    held = [w for text in texts[::HELD_OUT] for w in text.split()]
-    return sum(word not in known for word in held) / max(1, len(held))
-
-
-def _vocabulary(tokenizer: str, words: int, rows: Sequence[str]) -> int:
-    """Words, or pieces: enough that frequent words are one, few enough that all are seen often."""
-    if tokenizer == "word":
-        return min(MOST_WORDS, max(8, words + 4))
-    characters = len({mark for text in rows for mark in text})
-    return max(2 * characters, min(MOST_PIECES, max(200, words // 2)))
 
 
 def _facts(
@@ -262,13 +201,15 @@ def table_experiment(name: str, facts: FileFacts) -> dict[str, Any]:
     described = f"LDEBM on {name}, {facts.rows} rows"
     if facts.classes and facts.labelled < facts.rows:
         described += f", {facts.labelled} of them labelled"
+    begin = BEGINNINGS[facts.config.kind]
     content: dict[str, Any] = {
-        **start_from(_template(facts)),
+        **start_from(begin.template(facts)),
         "data": name,
         "description": described,
-        "backbone": _backbone(facts) | _supervision(facts, few),
+        "backbone": begin.first_stage(facts),
     }
     if facts.classes:
+        content["backbone"] |= {} if few else begin.supervision(facts)
         content["cluster"] = {"labels": "given", "column": facts.config.labels[0]}
         content["prior"] = {"classes": facts.classes, "class_weight": 1.0}
         if few:
@@ -276,33 +217,51 @@ def table_experiment(name: str, facts: FileFacts) -> dict[str, Any]:
     return {key: value for key, value in content.items() if value != {}}
 
 
-def _template(facts: FileFacts) -> str:
-    if facts.config.kind == "points":
+class _Texts:
+    """How an experiment on texts begins: template, and what of its first stage the rows decide."""
+
+    def template(self, facts: FileFacts) -> str:
+        size = "large" if facts.rows > LARGE else "medium" if facts.rows > SMALL else "small"
+        return f"{facts.config.kind}-{size}"
+
+    def first_stage(self, facts: FileFacts) -> dict[str, Any]:
+        """Length and batch; the templates of large data have their own."""
+        if facts.rows > LARGE:
+            return {}
+        return _training(facts.rows, 128 if facts.rows > 5000 else 64)
+
+    def supervision(self, facts: FileFacts) -> dict[str, Any]:
+        """The labels as a part of the first stage, where most rows have one.
+
+        The first stage is frozen when the prior sees the labels: a latent that does not tell them
+        by then never will.
+        """
+        return {"supervision": {"column": facts.config.labels[0], "weight": SUPERVISION}}
+
+
+class _Documents(_Texts):
+    def first_stage(self, facts: FileFacts) -> dict[str, Any]:
+        return _training(facts.rows, 200 if facts.rows > SMALL else 64)
+
+
+class _Points(_Texts):
+    """Points are their own latent."""
+
+    def template(self, facts: FileFacts) -> str:
         return "points"
-    size = "large" if facts.rows > LARGE else "medium" if facts.rows > SMALL else "small"
-    return f"{facts.config.kind}-{size}"
 
-
-def _backbone(facts: FileFacts) -> dict[str, Any]:
-    """What depends on the file: noise of points, length and batch of the first stage of text."""
-    if facts.config.kind == "points":
+    def first_stage(self, facts: FileFacts) -> dict[str, Any]:
         return {"noise": float(f"{0.06 * facts.spread or 0.5:.2g}")}
-    if facts.config.kind == "documents":
-        batch = 200 if facts.rows > SMALL else 64
-    elif facts.rows > LARGE:
+
+    def supervision(self, facts: FileFacts) -> dict[str, Any]:
         return {}
-    else:
-        batch = 128 if facts.rows > 5000 else 64
-    epochs = min(MOST, max(FEWEST, round(UPDATES * batch / facts.rows)))
+
+
+BEGINNINGS = {
+    "points": _Points(), "sentences": _Texts(), "dialogues": _Texts(), "documents": _Documents()
+}  # fmt: skip
+
+
+def _training(rows: int, batch: int) -> dict[str, Any]:
+    epochs = min(MOST, max(FEWEST, round(UPDATES * batch / rows)))
     return {"training": {"epochs": epochs, "batch": batch}}
-
-
-def _supervision(facts: FileFacts, few: bool) -> dict[str, Any]:
-    """The labels as a part of the first stage of text, where most rows have one.
-
-    The first stage is frozen when the prior sees the labels: a latent that does not tell them by
-    then never will. Points are their own latent.
-    """
-    if facts.config.kind == "points" or not facts.classes or few:
-        return {}
-    return {"supervision": {"column": facts.config.labels[0], "weight": SUPERVISION}}

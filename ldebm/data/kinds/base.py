@@ -168,6 +168,22 @@ class Kind:
         with atomic_path(target) as path:
             table.write_parquet(path, compression="zstd", row_group_size=65536)
 
+    def sizes(
+        self, tables: Mapping[str, pl.DataFrame], tokenizer: str | None
+    ) -> tuple[dict[str, Any], dict[str, float] | None]:
+        """What ``ldebm new`` writes of a user's rows: nothing for those that are no text.
+
+        Args:
+            tables: the cleaned rows of every split.
+            tokenizer: word, unigram or bpe; None: what suits them.
+
+        Returns:
+            The keys tokenizer, vocab_size and max_len of the data section, and by split the share
+            of words that these make unknown, where :meth:`unknown` looks at it.
+        """
+        del tables, tokenizer
+        return {}, None
+
     # Validating
 
     @staticmethod

@@ -60,6 +60,16 @@ class Documents(Sentences):
     def checked_columns(self, part: pl.DataFrame) -> dict[str, Any]:
         return super().checked_columns(part) | {"known": part["known"].to_numpy()}
 
+    def sizes(
+        self, tables: Mapping[str, pl.DataFrame], tokenizer: str | None
+    ) -> tuple[dict[str, Any], dict[str, float] | None]:
+        del tokenizer
+        words: set[str] = set()
+        for table in tables.values():
+            for text in table["text"]:
+                words.update(document_words(text).split())
+        return {"vocab_size": min(30_004, max(8, len(words) + 4))}, None
+
     def unknown(self, prepared: Path) -> dict[str, float] | None:
         return None
 

@@ -21,6 +21,10 @@ from ldebm.files import atomic_path, parquet_parts, write_array
 
 __all__ = ["UNKNOWN", "Sentences", "column_values", "write_rows"]
 
+MANY_WORDS = 30_000  # beyond, words alone would leave most of the vocabulary rare
+UNSEEN = 0.3  # of the words of held-out rows: beyond, words are no units to count in
+HELD_OUT = 10  # one row in so many
+MOST_WORDS, MOST_PIECES = 10_001, 8000  # of vocabularies
 MAX_CHARACTERS = 20_000
 UNKNOWN = 0.5  # of the words of a split: the vocabulary then is of another text
 # A word, a tag such as <unk>, or a run of marks; control characters are none of these.
@@ -129,6 +133,26 @@ class Sentences(Kind):
             shares[split] = unknown / max(1, tokens)
         return shares, tokenizer
 
+    def sizes(
+        self, tables: Mapping[str, pl.DataFrame], tokenizer: str | None
+    ) -> tuple[dict[str, Any], dict[str, float] | None]:
+        texts = {split: table["text"].to_list() for split, table in tables.items()}
+        rows = [text for part in texts.values() for text in part]
+        words = len({word for text in rows for word in text.split()})
+        chosen = tokenizer
+        if chosen is None:
+            spaced = _unseen(texts["train"]) <= UNSEEN
+            chosen = "unigram" if not spaced else "bpe" if words > MANY_WORDS else "word"
+        while True:
+            tokens = {"tokenizer": chosen, "vocab_size": _vocabulary(chosen, words, rows)}
+            trial = type(self)(self.config.model_copy(update=tokens))
+            shares, trained = trial.unknown_shares(texts)
+            if tokenizer or chosen != "word" or max(shares.values()) <= UNKNOWN:
+                break
+            chosen = "unigram"
+        lengths = [len(row) for row in trained.encode_rows(rows)]
+        return tokens | {"max_len": min(128, max(8, int(np.quantile(lengths, 0.99))))}, shares
+
     def tokenizer(self, training: Iterable[str], rows: int) -> Tokenizer:
         """The tokenizer of so many training texts, or of some of very many."""
         chosen = sample(training, rows)
@@ -160,6 +184,25 @@ class Sentences(Kind):
             "tokenizer": self.config.tokenizer,
             "context_turns": 0,
         }
+
+
+def _unseen(texts: Sequence[str]) -> float:
+    """The share of words of one row in ten that the other rows do not have.
+
+    Near 1 where spaces do not separate words, as in Chinese, Japanese and Thai: then every row is
+    one word that no other row has.
+    """
+    known = {w for i, text in enumerate(texts) if i % HELD_OUT for w in text.split()}
+    held = [w for text in texts[::HELD_OUT] for w in text.split()]
+    return sum(word not in known for word in held) / max(1, len(held))
+
+
+def _vocabulary(tokenizer: str, words: int, rows: Sequence[str]) -> int:
+    """Words, or pieces: enough that frequent words are one, few enough that all are seen often."""
+    if tokenizer == "word":
+        return min(MOST_WORDS, max(8, words + 4))
+    characters = len({mark for text in rows for mark in text})
+    return max(2 * characters, min(MOST_PIECES, max(200, words // 2)))
 
 
 def column_values(file: Path, name: str) -> Iterator[Any]:
