@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from ldebm.backbones.filling import fill
 from ldebm.backbones.text import TextVAE
-from ldebm.baselines.prior import BaselinePrior
 from ldebm.config import CompletionConfig
 from ldebm.data.batches import batch_rows, collate_ids
 from ldebm.data.packed import Split
@@ -36,6 +35,9 @@ from ldebm.optimisers import untraced
 from ldebm.priors import Prior
 from ldebm.priors.langevin import Conditional
 from ldebm.seeding import generator, numpy_generator
+
+if TYPE_CHECKING:
+    from ldebm.modalities.sentences import TextModel
 
 __all__ = [
     "Completer",
@@ -119,7 +121,7 @@ def _text(model: Model) -> TextVAE:
     """
     if not isinstance(model.backbone, TextVAE):
         raise UsageError(f"{model.experiment}: completion needs a model of text with arch 'gru'")
-    if isinstance(model.prior, BaselinePrior):
+    if cast("TextModel", model).own_prior is not None:
         raise UsageError(
             f"{model.experiment}: completion needs a prior over one vector, not a baseline's own"
         )

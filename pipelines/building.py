@@ -299,9 +299,8 @@ def _alike(stale: Sequence[str], needs: Mapping[str, Need], params: Any) -> dict
 
     keys = {}
     for name in stale:
-        kind, _, run = name.partition("@")
-        experiment = run.rpartition("-")[0]
-        if kind == "prior" and params is not None and experiment in params.experiments:
+        experiment = name.removeprefix("prior@").rpartition("-")[0]
+        if params is not None and experiment in params.experiments:
             key = alike(params.experiment(experiment))
             if key is not None and not needs[name].gpu:
                 keys[name] = key

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from ldebm.config import DataConfig, load_params
 from ldebm.data.folders import as_file
+from ldebm.data.kinds import kind_named
 from ldebm.data.registry import Source, SourceFile, find_source
 from ldebm.errors import UsageError
 from ldebm.files import hash_path
@@ -131,7 +132,7 @@ def _differing(locked: Any, section: Any) -> list[str]:
 
 def _own_file(root: Path, name: str, config: DataConfig, md5: str) -> Finding:
     path = root / str(config.path)
-    if not path.is_file() and not (path.is_dir() and config.kind == "images"):
+    if not kind_named(config.kind).is_source(path):
         return Finding(
             name,
             "problem",

@@ -149,17 +149,20 @@ def _touched(workspace: Workspace, folder: Path) -> float:
 
 def _old_files(workspace: Workspace, before: float, delete: bool) -> Iterator[Item]:
     """Logs, and locks of work, that nobody has written to for long."""
-    for folder, kind in ((workspace.runs / LOGS, "log"), (workspace.runs / WORK, "lock")):
-        for path in sorted(folder.rglob("*")):
-            if not path.is_file() or path.stat().st_mtime > before:
-                continue
-            if kind == "log":
-                yield Item(kind, _shown(workspace, path), path.stat().st_size, "old")
-            if delete and kind == "log":
-                path.unlink(missing_ok=True)
-            elif delete and (fd := lock_file(path)) is not None:
-                path.unlink(missing_ok=True)
-                os.close(fd)
+    for path in _untouched(workspace.runs / LOGS, before):
+        yield Item("log", _shown(workspace, path), path.stat().st_size, "old")
+        if delete:
+            path.unlink(missing_ok=True)
+    for path in _untouched(workspace.runs / WORK, before):
+        if delete and (fd := lock_file(path)) is not None:
+            path.unlink(missing_ok=True)
+            os.close(fd)
+
+
+def _untouched(folder: Path, before: float) -> list[Path]:
+    """The files of a folder, at any depth, that were last written to before a time."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in files if path.stat().st_mtime <= before)
 
 
 def _checkpoints(workspace: Workspace, before: float, delete: bool) -> Iterator[Item]:

@@ -60,7 +60,7 @@ class Past:
     """A stage that was executed.
 
     Attributes:
-        kind: ``prior``.
+        group: of the stage, such as ``prior``.
         subject: experiment or data set.
         seed: None where the stage has none.
         settings: values by dotted key, without the names of experiment and data set.
@@ -69,7 +69,7 @@ class Past:
         kin: the experiment's, where it is known.
     """
 
-    kind: str
+    group: str
     subject: str
     seed: str | None
     settings: Mapping[str, Any]
@@ -151,13 +151,13 @@ def _results(root: Path) -> Iterable[Past]:
                 run = json.loads(path.read_text(encoding="utf-8"))
                 params, epochs = run["params"], run.get("epochs") or {}
                 kin = Kin(str(params["backbone"].get("arch", "")), str(params["data"]))
-                for kind, value in run["stage_seconds"].items():
-                    sections = ("cluster", "prior") if kind == "prior" else (kind,)
+                for group, value in run["stage_seconds"].items():
+                    sections = ("cluster", "prior") if group == "prior" else (group,)
                     settings = _flat({name: params.get(name) for name in sections})
-                    settings["run.epochs"] = epochs.get(kind)
-                    past = Past(kind, folder.name, None, settings, float(value), False, kin)
-                    if kind not in fastest or past.seconds < fastest[kind].seconds:
-                        fastest[kind] = past
+                    settings["run.epochs"] = epochs.get(group)
+                    past = Past(group, folder.name, None, settings, float(value), False, kin)
+                    if group not in fastest or past.seconds < fastest[group].seconds:
+                        fastest[group] = past
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 continue  # another kind of result
         yield from fastest.values()
@@ -184,8 +184,8 @@ def estimate(
     basis = {name: guess[1] for name, guess in guesses.items() if guess[0] is not None}
     trained: dict[Any, str] = {}  # one of equal first stages; the others take its checkpoint
     for name in names:
-        kind, subject, seed = _parts(name)
-        if kind == "backbone" and kin and subject in kin:
+        group, subject, seed = _parts(name)
+        if group == "backbone" and kin and subject in kin:
             settings = json.dumps(_settings(dag.stages[name].params), sort_keys=True, default=str)
             first = trained.setdefault((kin[subject], seed, settings), name)
             if first != name and seconds[name] is not None:
@@ -200,9 +200,9 @@ def estimate(
 
 def _guess(stage: Stage, past: Sequence[Past], kin: Mapping[str, Kin]) -> tuple[float | None, str]:
     """Seconds of a stage and where they come from."""
-    kind, subject, seed = _parts(stage.name)
+    group, subject, seed = _parts(stage.name)
     settings = _settings(stage.params)
-    alike = [item for item in past if item.kind == kind]
+    alike = [item for item in past if item.group == group]
     same = [item for item in alike if item.subject == subject]
     equal = [item for item in same if item.here and item.settings == settings]
     own = kin.get(subject)
@@ -228,7 +228,7 @@ def _guess(stage: Stage, past: Sequence[Past], kin: Mapping[str, Kin]) -> tuple[
     for share, _, item in sorted(others, key=lambda other: other[:2], reverse=True):
         scale = _scale(settings, item.settings)
         if share >= SIMILARITY and scale is not None:
-            name = f"{kind}@{item.subject}{'' if item.seed is None else f'-{item.seed}'}"
+            name = f"{group}@{item.subject}{'' if item.seed is None else f'-{item.seed}'}"
             return item.seconds * scale, SIMILAR.format(name)
     return None, ""
 
@@ -236,9 +236,9 @@ def _guess(stage: Stage, past: Sequence[Past], kin: Mapping[str, Kin]) -> tuple[
 def _comparable(stage: Stage, item: Past, own: Kin | None, theirs: Kin | None) -> bool:
     """Whether the time of another subject's stage tells anything about that of this one."""
     settings = _settings(stage.params)
-    if item.kind == "fetch":
+    if item.group == "fetch":
         return bool(item.settings.get("data.source") == settings.get("data.source"))
-    if item.kind not in MODEL:
+    if item.group not in MODEL:
         return True
     theirs = item.kin or theirs
     if own is None or theirs is None or own.arch != theirs.arch:
@@ -250,17 +250,17 @@ def _comparable(stage: Stage, item: Past, own: Kin | None, theirs: Kin | None) -
 
 
 def _parts(name: str) -> tuple[str, str, str | None]:
-    """Kind, subject and seed of a stage.
+    """Group, subject and seed of a stage, such as ``prior@ptb-ldebm-0``.
 
     Example:
         >>> _parts("prior@ptb-ldebm-0"), _parts("fetch@ptb-2"), _parts("report")
         (('prior', 'ptb-ldebm', '0'), ('fetch', 'ptb-2', None), ('report', '', None))
     """
-    kind, _, rest = name.partition("@")
+    group, _, rest = name.partition("@")
     subject, dash, seed = rest.rpartition("-")
-    if kind in MODEL and dash and seed.isdecimal():
-        return kind, subject, seed
-    return kind, rest, None
+    if group in MODEL and dash and seed.isdecimal():
+        return group, subject, seed
+    return group, rest, None
 
 
 def _settings(params: Mapping[str, Any]) -> dict[str, Any]:

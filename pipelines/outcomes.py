@@ -32,10 +32,10 @@ def outcome_lines(root: Path, stages: Sequence[StageOutcome]) -> list[str]:
     """
     runs_of: dict[str, list[Metrics]] = {}
     for stage in stages:
-        kind, _, run = stage.name.partition("@")
-        experiment, _, seed = run.rpartition("-")
+        experiment, _, seed = stage.name.removeprefix("evaluate@").rpartition("-")
         ran = stage.attempts or stage.seconds  # DVC may have restored it: no attempt
-        if kind != "evaluate" or not ran or stage.status not in ("built", "cached"):
+        built = ran and stage.status in ("built", "cached")
+        if not stage.name.startswith("evaluate@") or not built:
             continue
         folder = root / "reports" / experiment / seed
         metrics = {**_read(folder / "summary.json"), **_read(folder / "metrics.json")}

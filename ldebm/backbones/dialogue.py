@@ -25,7 +25,7 @@ from ldebm.backbones.sentences import row_of_token
 from ldebm.config import BackboneConfig, ContextConfig
 from ldebm.data.batches import DialogueBatch, TextBatch
 from ldebm.errors import UsageError
-from ldebm.nn.cells import RecurrentCell
+from ldebm.nn.cells import recurrent_cell
 
 __all__ = ["DialogueVAE"]
 
@@ -63,12 +63,12 @@ class DialogueVAE(RecurrentVAE):
     def _add_more(self, config: BackboneConfig) -> None:
         section = config.context or ContextConfig()
         width, self.context_size = section.utterance, section.hidden
-        self.turn_encoder = RecurrentCell(
+        self.turn_encoder = recurrent_cell(
             "gru", config.embed, width, bidirectional=True, bfloat16=self.low_precision
         )
         self.attention = nn.Linear(2 * width, width)
         self.attention_score = nn.Linear(width, 1, bias=False)
-        self.turns = RecurrentCell("gru", 2 * width, section.hidden, bfloat16=self.low_precision)
+        self.turns = recurrent_cell("gru", 2 * width, section.hidden, bfloat16=self.low_precision)
         self.no_turns = nn.Parameter(torch.empty(section.hidden))
         self._kept: tuple[TextBatch, tuple[Any, ...], Tensor] | None = None
         self.to_inputs = nn.Linear(section.hidden, config.embed + self.read_size(config))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ldebm.backbones.text import TextVAE
-from ldebm.nn.frozen_gru import FrozenGRU, GateTable
+from ldebm.nn.gru import FrozenGRU, GateTable
 
 __all__ = ["fill"]
 

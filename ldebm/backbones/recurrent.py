@@ -24,7 +24,7 @@ from ldebm.backbones.sentences import ROWS_AT_ONCE, SentenceVAE, row_of_token, s
 from ldebm.backbones.writing import OutputLayer, draw_words
 from ldebm.config import BackboneConfig
 from ldebm.data.batches import TextBatch
-from ldebm.nn.cells import RecurrentCell, State
+from ldebm.nn.cells import RecurrentCell, State, recurrent_cell
 from ldebm.nn.linear import draw_linear
 from ldebm.nn.softmax import linear_nll
 
@@ -54,7 +54,9 @@ class RecurrentVAE(SentenceVAE):
         read = self.read_size(config)
         self._add_encoder(config, vocabulary)
         self.decoder_embedding = nn.Parameter(torch.empty(vocabulary, embed))
-        self.decoder = RecurrentCell(config.cell, embed + read, hidden, bfloat16=self.low_precision)
+        self.decoder = recurrent_cell(
+            config.cell, embed + read, hidden, bfloat16=self.low_precision
+        )
         self.start = nn.Linear(read, hidden * self.decoder.states)
         adapt = config.tied and hidden != embed
         self.adapter = nn.Linear(hidden, embed, bias=False) if adapt else None
@@ -65,7 +67,7 @@ class RecurrentVAE(SentenceVAE):
     def _add_encoder(self, config: BackboneConfig, vocabulary: int) -> None:
         """Makes the encoder and its heads."""
         self.encoder_embedding = nn.Parameter(torch.empty(vocabulary, config.embed))
-        self.encoder = RecurrentCell(
+        self.encoder = recurrent_cell(
             config.cell,
             config.embed,
             config.encoder_hidden or config.hidden,

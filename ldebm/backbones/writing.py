@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldebm.nn.frozen_gru import FrozenGRU, GateTable
+from ldebm.nn.gru import FrozenGRU, GateTable
 
 __all__ = ["OutputLayer", "argmax", "draw_words", "screens", "write"]
 

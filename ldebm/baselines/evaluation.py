@@ -14,9 +14,10 @@ from ldebm.baselines.codes import average_divergence, code_divergence, code_info
 from ldebm.baselines.likelihood import baseline_likelihood
 from ldebm.baselines.prior import BaselinePrior
 from ldebm.config import EvaluateConfig
+from ldebm.data.batches import row_batches
 from ldebm.data.packed import Split
 from ldebm.evaluate.clusters import label_agreement
-from ldebm.evaluate.report import Report, row_batches, subset
+from ldebm.evaluate.report import Report, subset
 from ldebm.model import Model
 
 if TYPE_CHECKING:

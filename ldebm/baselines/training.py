@@ -15,11 +15,10 @@ from ldebm.baselines.codes import gumbel_softmax
 from ldebm.baselines.model import Baseline, CodePosterior
 from ldebm.baselines.objectives import baseline_terms, elbo_rate
 from ldebm.config import ExperimentConfig
-from ldebm.data.batches import batch_rows
+from ldebm.data.batches import batch_rows, make_batch
 from ldebm.data.packed import Split
 from ldebm.seeding import generator
 from ldebm.training.backbone_task import VALID_ROWS, BackboneTask
-from ldebm.training.latents import make_batch
 from ldebm.training.objectives import Terms, sample_posterior
 from ldebm.training.parallel import row_weight, share
 

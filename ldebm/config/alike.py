@@ -23,9 +23,10 @@ def alike(config: ExperimentConfig) -> str | None:
         config: the experiment.
     """
     prior, training = config.prior, config.prior.training
+    levels = {"svebm": 1, "diffusion": prior.levels}
     special = (
         prior.scheme != "two_stage"
-        or prior.kind not in ("svebm", "diffusion")
+        or prior.kind not in levels
         or config.backbone.grouped
         or config.backbone.arch == "dialogue"
         or prior.t_sampling != "uniform"
@@ -37,8 +38,7 @@ def alike(config: ExperimentConfig) -> str | None:
     )
     energy = prior.energy
     timed = energy.arch == "residual" and energy.activation != "leaky_relu"
-    levels = prior.levels if prior.kind == "diffusion" else 1
-    if special or (timed and levels * energy.hidden % WHOLE):
+    if special or (timed and levels[prior.kind] * energy.hidden % WHOLE):
         return None
     section = prior.model_dump(mode="json")
     facts = {key: value for key, value in section.items() if key not in OWN}

@@ -9,9 +9,10 @@ data set.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,8 @@ __all__ = [
     "collate_documents",
     "collate_ids",
     "epoch_order",
+    "make_batch",
+    "row_batches",
     "steps_per_epoch",
     "with_turns",
 ]
@@ -247,3 +250,36 @@ def _pack(
         torch.from_numpy(lengths.astype(np.int64)),
         torch.from_numpy(order.astype(np.int64)),
     ).to(device)
+
+
+def make_batch(split: Split, rows: np.ndarray, device: torch.device) -> Any:
+    """The rows of a split as the backbone reads them.
+
+    A TextBatch, with the turns before each row where the data have them; a BagBatch of documents;
+    points x of shape (B, 2); or images x of shape (B, C, H, W), whose values 0 to 255 become -1
+    to 1.
+    """
+    if split.flat and split.x.dtype == np.uint8:
+        pixels = torch.from_numpy(split.x[rows]).to(device)
+        return pixels.float().div_(127.5).sub_(1)
+    if split.flat:
+        return torch.from_numpy(np.asarray(split.x[rows], dtype=np.float32)).to(device)
+    if split.counted:
+        return collate_documents(split, rows, device)
+    if split.meta.get("context_turns"):
+        return collate_dialogue(split, rows, device)
+    return collate(split, rows, device)
+
+
+def row_batches(
+    split: Split, rows: np.ndarray, size: int, device: torch.device
+) -> tuple[np.ndarray, Iterator[Any]]:
+    """Batches of ``rows``, text in order of length.
+
+    Returns:
+        The rows in the order of the batches, and the batches.
+    """
+    if not split.flat:
+        rows = rows[np.argsort(split.lengths[rows], kind="stable")]
+    parts = (rows[i : i + size] for i in range(0, len(rows), size))
+    return rows, (make_batch(split, part, device) for part in parts)

@@ -22,6 +22,7 @@ import numpy as np
 
 from ldebm.config import DataConfig
 from ldebm.data.folders import as_file
+from ldebm.data.kinds import kind_named
 from ldebm.data.registry import Download, Source, SourceFile, find_source
 from ldebm.errors import UsageError
 from ldebm.files import atomic_path, hash_path, write_parquet
@@ -138,7 +139,7 @@ def _copy_user_file(config: DataConfig, target: Path) -> None:
     if config.path is None:
         raise UsageError("source 'file' needs path: the file, relative to the project's folder")
     path = Path(config.path)
-    if not path.is_file() and not (path.is_dir() and config.kind == "images"):
+    if not kind_named(config.kind).is_source(path):
         raise UsageError(
             f"{path}: no such file; correct path in the data set's section of params.yaml"
         )

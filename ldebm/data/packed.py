@@ -94,6 +94,11 @@ class Split:
         """Whether rows are those of one array ``x``; else of lists of token ids."""
         return (self.path / f"{self.name}.x.npy").is_file()
 
+    @cached_property
+    def counted(self) -> bool:
+        """Whether rows have a count for every token id."""
+        return (self.path / f"{self.name}.counts.npy").is_file()
+
     @property
     def n(self) -> int:
         """Number of rows."""
@@ -172,9 +177,10 @@ class Packed:
         Raises:
             UsageError: the data are no documents, or the file is missing or damaged.
         """
-        if self.kind != "documents":
-            raise UsageError(f"{self.path}: {self.kind} have no word frequencies")
-        return _mapped(self.path / "background.npy")
+        file = self.path / "background.npy"
+        if not file.is_file():
+            raise UsageError(f"{file}: no such file; only packed documents have word frequencies")
+        return _mapped(file)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

@@ -190,7 +190,8 @@ def train_tokenizer(
         "num_threads": 1,  # the number of threads is stored, and changes unigram vocabularies
         "minloglevel": 4,
     }
-    if kind == "bpe":  # has no soft limit: bounded by characters and merges of the words there are
+    capped = kind == "bpe"
+    if capped:  # it has no soft limit: bounded by characters and merges of the words there are
         words = {word for line in lines for word in line.split()}
         room = 5 + len({mark for word in words for mark in word}) + sum(map(len, words))
         options["vocab_size"] = min(vocab_size, room)
@@ -203,7 +204,7 @@ def train_tokenizer(
             return Tokenizer(stream.getvalue())
         except RuntimeError as error:
             message = " ".join(str(error).split())
-            if kind == "bpe" and "too high" in message.lower() and options["vocab_size"] > 16:
+            if capped and "too high" in message.lower() and options["vocab_size"] > 16:
                 options["vocab_size"] = options["vocab_size"] * 9 // 10
                 continue
             raise UsageError(

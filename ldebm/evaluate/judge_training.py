@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from ldebm.config import JudgeConfig, TrainingConfig
+from ldebm.data.batches import make_batch
 from ldebm.data.packed import JUDGE, Packed, Split
 from ldebm.devices import choose_device
 from ldebm.evaluate.judge import Judge, judge_images
 from ldebm.evaluate.label_task import LabelTask, column_labels
 from ldebm.files import hash_path, write_json, write_model
 from ldebm.seeding import configure, derive_seed, generator
-from ldebm.training.latents import make_batch
 from ldebm.training.runs import CHECKPOINTS, run_key
 from ldebm.training.trainer import train
 

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from ldebm.config import EvaluateConfig
+from ldebm.data.batches import make_batch, row_batches
 from ldebm.data.packed import Packed
 from ldebm.data.points import NAMES
 from ldebm.evaluate.clusters import add_label_information, cluster_metrics, mutual_information
 from ldebm.evaluate.likelihood import LikelihoodSettings, likelihood, mean_interval
 from ldebm.evaluate.points import bandwidth, density_panel, mmd2, mode_metrics, nll_true
 from ldebm.evaluate.quadrature import Grid, nll_by_quadrature, prior_grid, total_variation
-from ldebm.evaluate.report import Report, encode_rows, make_batch, row_batches, subset
+from ldebm.evaluate.report import Report, encode_rows, subset
 from ldebm.evaluate.sampling import sampler_acceptance
 from ldebm.files import read_model
 from ldebm.model import Model

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ldebm.baselines.evaluation import evaluate_code, evaluate_likelihood
 from ldebm.config import EvaluateConfig
+from ldebm.data.batches import row_batches
 from ldebm.data.packed import Packed, Split
 from ldebm.evaluate import language
 from ldebm.evaluate.clusters import (
@@ -33,7 +34,7 @@ from ldebm.evaluate.control import EXACT, Classifier, control_accuracy
 from ldebm.evaluate.legacy import nll_legacy
 from ldebm.evaluate.likelihood import LikelihoodSettings, likelihood, mean_interval
 from ldebm.evaluate.priors import fit_densities, posterior_samples
-from ldebm.evaluate.report import Report, encode_rows, row_batches, subset
+from ldebm.evaluate.report import Report, encode_rows, subset
 from ldebm.evaluate.sampling import DRAWS, sampler_acceptance, sampler_convergence
 from ldebm.evaluate.text_control import evaluate_control
 from ldebm.seeding import generator

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,12 @@ import torch
 from torch import Tensor
 
 from ldebm.backbones.base import Backbone
+from ldebm.data.batches import make_batch, row_batches
 from ldebm.data.packed import Split
 from ldebm.files import write_csv, write_json, write_model, write_text
 from ldebm.seeding import numpy_generator
-from ldebm.training.latents import make_batch
 
-__all__ = ["Report", "context_rows", "encode_rows", "make_batch", "row_batches", "subset"]
+__all__ = ["Report", "context_rows", "encode_rows", "subset"]
 
 AT_ONCE = 512  # rows that are encoded
 
@@ -64,20 +63,6 @@ def subset(n: int, limit: int | None, seed: int, name: str) -> np.ndarray:
     if limit is None or limit >= n:
         return np.arange(n)
     return np.sort(numpy_generator(seed, name).permutation(n)[:limit])
-
-
-def row_batches(
-    split: Split, rows: np.ndarray, size: int, device: torch.device
-) -> tuple[np.ndarray, Iterator[Any]]:
-    """Batches of ``rows``, text in order of length.
-
-    Returns:
-        The rows in the order of the batches, and the batches.
-    """
-    if not split.flat:
-        rows = rows[np.argsort(split.lengths[rows], kind="stable")]
-    parts = (rows[i : i + size] for i in range(0, len(rows), size))
-    return rows, (make_batch(split, part, device) for part in parts)
 
 
 @torch.no_grad()

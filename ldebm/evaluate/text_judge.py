@@ -24,7 +24,7 @@ from ldebm.data.packed import JUDGE
 from ldebm.data.tokenizer import Tokenizer
 from ldebm.errors import UsageError
 from ldebm.files import read_model
-from ldebm.nn.cells import RecurrentCell
+from ldebm.nn.cells import recurrent_cell
 
 __all__ = ["TextJudge", "labels_of", "load_text_judge", "text_classifier"]
 
@@ -50,7 +50,7 @@ class TextJudge(nn.Module):
         self.dropout = config.dropout
         self.classes = {name: list(names) for name, names in sorted(meta["labels"].items())}
         self.embedding = nn.Embedding(int(meta["vocab_size"]), config.embed)
-        self.encoder = RecurrentCell("gru", config.embed, config.hidden, bidirectional=True)
+        self.encoder = recurrent_cell("gru", config.embed, config.hidden, bidirectional=True)
         self.features = nn.Linear(2 * config.hidden, FEATURES)
         self.heads = nn.ModuleList(  # in the order of the names, which may be any text
             nn.Sequential(

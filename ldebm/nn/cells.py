@@ -8,8 +8,9 @@ Shapes: B rows, N tokens of all rows in time-major order, I input size, H hidden
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -19,26 +20,31 @@ from torch.nn.utils.rnn import PackedSequence
 from ldebm.nn.gru_steps import Gates, product, run_gates
 from ldebm.nn.lstm import run_lstm
 
-__all__ = ["RecurrentCell", "State"]
+__all__ = ["RecurrentCell", "State", "recurrent_cell"]
 
 State = tuple[Tensor, ...]
 """(h,) of a GRU, (h, c) of an LSTM; each (directions, B, H)."""
 
 
-class RecurrentCell(nn.Module):
+class RecurrentCell(nn.Module, ABC):
     """One layer, in one direction or both.
 
     Args:
-        kind: ``gru`` or ``lstm``.
         inputs: I.
         hidden: H, of each direction.
         bidirectional: whether a second direction reads from each row's last token to its first.
         bfloat16: products in bfloat16 while training on a CPU; the state stays in float32.
+
+    Attributes:
+        layer: torch's class of it.
+        states: tensors of the state.
     """
+
+    layer: ClassVar[type[nn.GRU | nn.LSTM]]
+    states: ClassVar[int]
 
     def __init__(
         self,
-        kind: Literal["gru", "lstm"],
         inputs: int,
         hidden: int,
         *,
@@ -46,28 +52,20 @@ class RecurrentCell(nn.Module):
         bfloat16: bool = False,
     ) -> None:
         super().__init__()
-        self.kind, self.hidden, self.low_precision = kind, hidden, bfloat16
+        self.hidden, self.low_precision = hidden, bfloat16
         self.directions = 2 if bidirectional else 1
-        layer = nn.LSTM if kind == "lstm" else nn.GRU
-        self.rnn = layer(inputs, hidden, bidirectional=bidirectional)
-
-    @property
-    def states(self) -> int:
-        """Tensors of the state: 1 of a GRU, 2 of an LSTM."""
-        return 2 if self.kind == "lstm" else 1
+        self.rnn = self.layer(inputs, hidden, bidirectional=bidirectional)
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None) -> None:
-        """U(-1/sqrt(H), 1/sqrt(H)) as torch does, and 1 more on the forget gates of an LSTM.
-
-        Without it (Jozefowicz et al. 2015) an encoder's last state at first holds the last two or
-        three words, and a variational model settles on ignoring it.
-        """
+        """U(-1/sqrt(H), 1/sqrt(H)) as torch does."""
         bound = self.hidden**-0.5
-        for name, parameter in self.rnn.named_parameters():
+        for parameter in self.rnn.parameters():
             parameter.uniform_(-bound, bound, generator=generator)
-            if self.kind == "lstm" and name.startswith("bias_ih"):
-                parameter[self.hidden : 2 * self.hidden] += 1
+
+    @abstractmethod
+    def _run(self, packed: PackedSequence, start: State | None) -> tuple[PackedSequence, State]:
+        """torch's own layer."""
 
     def forward(
         self, x_NI: Tensor, batch_sizes: Sequence[int], start: State | None = None
@@ -82,9 +80,8 @@ class RecurrentCell(nn.Module):
         if self.low_precision and self.training and not x_NI.is_cuda:
             return self._rounded(x_NI, batch_sizes, start)
         packed = PackedSequence(x_NI, torch.tensor(batch_sizes, dtype=torch.int64))
-        first = None if start is None else start if self.kind == "lstm" else start[0]
-        out, last = self.rnn(packed, first)
-        return out.data, tuple(last) if self.kind == "lstm" else (last,)
+        out, last = self._run(packed, start)
+        return out.data, last
 
     def _rounded(
         self, x_NI: Tensor, batch_sizes: Sequence[int], start: State | None
@@ -108,22 +105,93 @@ class RecurrentCell(nn.Module):
             getattr(self.rnn, name + end)
             for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         )
-        if self.kind == "lstm":
-            bias = (bias_ih + bias_hh).bfloat16()
-            values = F.linear(x_NI.bfloat16(), weight_ih.bfloat16(), bias)
-            return run_lstm(
-                values, weight_hh, (first[0], first[1]), batch_sizes, reverse=bool(side)
-            )
-        gates_in, new = bias_hh[: 2 * self.hidden], bias_hh[2 * self.hidden :]
-        row = (bias_ih + F.pad(gates_in, (0, self.hidden))).expand(batch_sizes[0], -1)
-        gates = Gates(product(x_NI, weight_ih, True), row_B3H=row)
-        out, last = run_gates(
-            gates, weight_hh, new, first[0], batch_sizes, reverse=bool(side), bfloat16=True
+        return self._rounded_side(
+            x_NI, (weight_ih, weight_hh), (bias_ih, bias_hh), batch_sizes, first, reverse=bool(side)
         )
-        assert out is not None
-        return out, (last,)
+
+    @abstractmethod
+    def _rounded_side(
+        self,
+        x_NI: Tensor,
+        weights: tuple[Tensor, Tensor],
+        biases: tuple[Tensor, Tensor],
+        batch_sizes: Sequence[int],
+        first: State,
+        *,
+        reverse: bool,
+    ) -> tuple[Tensor, State]:
+        """One direction with products in bfloat16; weights and biases of inputs and of states."""
 
     def last(self, x_NI: Tensor, batch_sizes: Sequence[int]) -> Tensor:
         """Hidden states after each row's last token, and before its first: (B, directions * H)."""
         _, state = self(x_NI, batch_sizes)
         return torch.cat(list(state[0]), -1)
+
+
+class _GRU(RecurrentCell):
+    layer, states = nn.GRU, 1
+
+    def _run(self, packed: PackedSequence, start: State | None) -> tuple[PackedSequence, State]:
+        out, last = self.rnn(packed, None if start is None else start[0])
+        return out, (last,)
+
+    def _rounded_side(
+        self,
+        x_NI: Tensor,
+        weights: tuple[Tensor, Tensor],
+        biases: tuple[Tensor, Tensor],
+        batch_sizes: Sequence[int],
+        first: State,
+        *,
+        reverse: bool,
+    ) -> tuple[Tensor, State]:
+        gates_in, new = biases[1][: 2 * self.hidden], biases[1][2 * self.hidden :]
+        row = (biases[0] + F.pad(gates_in, (0, self.hidden))).expand(batch_sizes[0], -1)
+        gates = Gates(product(x_NI, weights[0], True), row_B3H=row)
+        out, last = run_gates(
+            gates, weights[1], new, first[0], batch_sizes, reverse=reverse, bfloat16=True
+        )
+        assert out is not None
+        return out, (last,)
+
+
+class _LSTM(RecurrentCell):
+    layer, states = nn.LSTM, 2
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None) -> None:
+        """As of the others, and 1 more on the forget gates.
+
+        Without it (Jozefowicz et al. 2015) an encoder's last state at first holds the last two or
+        three words, and a variational model settles on ignoring it.
+        """
+        super().reset_parameters(generator)
+        for name, parameter in self.rnn.named_parameters():
+            if name.startswith("bias_ih"):
+                parameter[self.hidden : 2 * self.hidden] += 1
+
+    def _run(self, packed: PackedSequence, start: State | None) -> tuple[PackedSequence, State]:
+        out, last = self.rnn(packed, start)
+        return out, tuple(last)
+
+    def _rounded_side(
+        self,
+        x_NI: Tensor,
+        weights: tuple[Tensor, Tensor],
+        biases: tuple[Tensor, Tensor],
+        batch_sizes: Sequence[int],
+        first: State,
+        *,
+        reverse: bool,
+    ) -> tuple[Tensor, State]:
+        bias = (biases[0] + biases[1]).bfloat16()
+        values = F.linear(x_NI.bfloat16(), weights[0].bfloat16(), bias)
+        return run_lstm(values, weights[1], (first[0], first[1]), batch_sizes, reverse=reverse)
+
+
+CELLS: dict[str, type[RecurrentCell]] = {"gru": _GRU, "lstm": _LSTM}
+
+
+def recurrent_cell(name: str, inputs: int, hidden: int, **options: Any) -> RecurrentCell:
+    """The cell called ``gru`` or ``lstm``; arguments as of :class:`RecurrentCell`."""
+    return CELLS[name](inputs, hidden, **options)

@@ -131,17 +131,14 @@ def train_language_model(
     """
     if not sentences:
         raise UsageError("language model: there are no sentences to train on; generate some first")
-    if kind not in ("gru", "awd_lstm"):
+    if kind not in MODELS:
         raise UsageError(f"language model {kind!r}: expected 'gru' or 'awd_lstm'")
+    build, sizes, fit = MODELS[kind]
     with _threads(threads):
-        if kind == "gru":
-            small = GRULanguageModel(vocab_size, replace(GRUConfig(), **overrides), seed).to(device)
-            with kernels.plain():  # what it measures does not depend on a compiler
-                _train_gru(small, sentences, epochs, seed, valid)
-            return small.eval()
-        large = AWDLanguageModel(vocab_size, replace(AWDConfig(), **overrides), seed).to(device)
-        _train_awd(large, sentences, epochs, seed, valid)
-        return large.eval()
+        model = build(vocab_size, replace(sizes, **overrides), seed).to(device)
+        fit(model, sentences, epochs, seed, valid)
+        trained: LanguageModel = model.eval()
+        return trained
 
 
 def perplexity(model: LanguageModel, sentences: Sequence[Sequence[int]]) -> float:
@@ -176,6 +173,7 @@ class _Best:
             self.model.load_state_dict(self.weights)
 
 
+@kernels.plain()  # what it measures does not depend on a compiler
 def _train_gru(
     model: GRULanguageModel,
     sentences: Sequence[Sequence[int]],
@@ -286,3 +284,9 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+MODELS: dict[str, tuple[Any, Any, Any]] = {  # class, sizes and training
+    "gru": (GRULanguageModel, GRUConfig(), _train_gru),
+    "awd_lstm": (AWDLanguageModel, AWDConfig(), _train_awd),
+}

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from ldebm.backbones.base import Backbone
 from ldebm.config import ExperimentConfig
-from ldebm.data.batches import batch_rows, steps_per_epoch
+from ldebm.data.batches import batch_rows, make_batch, steps_per_epoch
 from ldebm.data.packed import Split
 from ldebm.nn.linear import draw_linear
 from ldebm.optimisers import ParameterGroup
 from ldebm.seeding import generator
-from ldebm.training.latents import batch_noise, make_batch
+from ldebm.training.latents import batch_noise
 from ldebm.training.objectives import Terms, backbone_terms, gaussian_kl, sample_posterior
 from ldebm.training.parallel import row_weight, share
 

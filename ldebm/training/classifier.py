@@ -19,13 +19,14 @@ from torch.nn import functional
 
 from ldebm.backbones.base import Backbone
 from ldebm.config import ClassifierConfig, ExperimentConfig
+from ldebm.data.batches import make_batch
 from ldebm.data.packed import Split
 from ldebm.errors import UsageError
 from ldebm.optimisers import ParameterGroup
 from ldebm.priors.classifier import ClassifierPrior
 from ldebm.seeding import generator, numpy_generator
 from ldebm.training.inputs import PriorInputs
-from ldebm.training.latents import encode_split, make_batch
+from ldebm.training.latents import encode_split
 from ldebm.training.objectives import Terms
 
 __all__ = ["ClassifierTask", "pool_rows"]

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from ldebm.backbones.hierarchical import HierarchicalBackbone
 from ldebm.config import BackboneConfig, ExperimentConfig
-from ldebm.data.batches import batch_rows, steps_per_epoch
+from ldebm.data.batches import batch_rows, make_batch, steps_per_epoch
 from ldebm.data.packed import Split
 from ldebm.optimisers import ParameterGroup
 from ldebm.seeding import generator
-from ldebm.training.latents import batch_noise, make_batch
+from ldebm.training.latents import batch_noise
 from ldebm.training.objectives import Terms
 from ldebm.training.parallel import average, row_weight, share
 

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from ldebm.backbones.hierarchical import HierarchicalBackbone
 from ldebm.config import ExperimentConfig, HierarchyConfig
+from ldebm.data.batches import make_batch
 from ldebm.data.packed import Split
 from ldebm.priors import EnergyPrior
 from ldebm.priors.hierarchical import OnGroups
 from ldebm.seeding import generator
 from ldebm.training.inputs import PriorInputs
-from ldebm.training.latents import make_batch
 from ldebm.training.objectives import Terms
 from ldebm.training.prior_tasks import FrozenTask
 from ldebm.training.score_matching import noised_score_terms

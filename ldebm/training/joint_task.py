@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ldebm.backbones.base import Backbone
 from ldebm.config import ExperimentConfig
-from ldebm.data.batches import batch_rows, steps_per_epoch
+from ldebm.data.batches import batch_rows, make_batch, steps_per_epoch
 from ldebm.data.packed import Split
 from ldebm.optimisers import ParameterGroup
 from ldebm.priors import EnergyPrior, Pairs
@@ -26,7 +26,7 @@ from ldebm.training.acceptance import AcceptanceGuard, rank_path, sampler_metric
 from ldebm.training.classifier import pool_rows
 from ldebm.training.clustering import epoch_rows, geometric_clusters, stability
 from ldebm.training.inputs import PriorInputs
-from ldebm.training.latents import batch_noise, encode_split, make_batch
+from ldebm.training.latents import batch_noise, encode_split
 from ldebm.training.objectives import Terms, sample_posterior
 from ldebm.training.parallel import share
 from ldebm.training.prior_objectives import (

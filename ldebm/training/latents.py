@@ -5,13 +5,13 @@ Shapes: B batch, D latent dimension, n rows of a split.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ldebm.data.batches import collate, collate_dialogue, collate_documents
+from ldebm.data.batches import make_batch
 from ldebm.data.packed import Split
 from ldebm.training.parallel import share
 
@@ -19,26 +19,7 @@ if TYPE_CHECKING:  # whoever only makes batches depends on no network
     from ldebm.backbones.base import Backbone
     from ldebm.backbones.hierarchical import HierarchicalBackbone
 
-__all__ = ["batch_noise", "encode_contexts", "encode_split", "encode_top", "make_batch"]
-
-
-def make_batch(split: Split, rows: np.ndarray, device: torch.device) -> Any:
-    """The rows of a split as the backbone reads them.
-
-    A TextBatch, with the turns before each row where the data have them; a BagBatch of documents;
-    points x of shape (B, 2); or images x of shape (B, C, H, W), whose values 0 to 255 become -1
-    to 1.
-    """
-    if split.flat and split.x.dtype == np.uint8:
-        pixels = torch.from_numpy(split.x[rows]).to(device)
-        return pixels.float().div_(127.5).sub_(1)
-    if split.flat:
-        return torch.from_numpy(np.asarray(split.x[rows], dtype=np.float32)).to(device)
-    if split.meta["kind"] == "documents":
-        return collate_documents(split, rows, device)
-    if split.meta.get("context_turns"):
-        return collate_dialogue(split, rows, device)
-    return collate(split, rows, device)
+__all__ = ["batch_noise", "encode_contexts", "encode_split", "encode_top"]
 
 
 @torch.no_grad()

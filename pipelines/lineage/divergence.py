@@ -257,9 +257,10 @@ def _reason(step: StepDifference) -> str:
     """Why the outputs of the first stage differ, as far as is recorded."""
     if None in (step.a, step.b):
         return ""
-    kinds = [kind for kind in _CAUSES if any(change.kind == kind for change in step.causes)]
-    if kinds:
-        names = [c.name for kind in kinds for c in step.causes if c.kind == kind]
+    told = [change for change in step.causes if change.kind in _CAUSES]
+    if told:
+        told.sort(key=lambda change: _CAUSES.index(change.kind))
+        kinds, names = dict.fromkeys(c.kind for c in told), [c.name for c in told]
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         return f", because of {' and '.join(kinds)}: {shown}"
     if step.inputs:

@@ -165,9 +165,9 @@ def _read_data(result: Origin, run: Run, md5: str) -> None:
 
 def changed_code(first: Origin, second: Origin) -> dict[str, tuple[str | None, str | None]] | None:
     """Files whose hash differs; ``None`` where the code of a side is not known."""
-    for kind in ("sha256", "md5"):
-        if kind in first.code and kind in second.code:
-            return _changed(first.code[kind], second.code[kind])
+    for digest in ("sha256", "md5"):
+        if digest in first.code and digest in second.code:
+            return _changed(first.code[digest], second.code[digest])
     return None
 
 

@@ -165,8 +165,7 @@ def faults_table(path: str | Path) -> str:
         *_head(columns),
     ]
     rounds = content["rounds"]
-    for kind in dict.fromkeys(item["kind"] for item in rounds):
-        mine = [item for item in rounds if item["kind"] == kind]
+    for kind, mine in _by_kind(rounds).items():
         names = ("finished", "same", "twice", "alive", "corrupt")
         lines.append(_row(kind, len(mine), *(sum(item[name] for item in mine) for name in names)))
     minutes = content["seconds"] / 60
@@ -174,6 +173,14 @@ def faults_table(path: str | Path) -> str:
     if again := content["repeated"]:
         lines.append(f"{len(again)} rounds failed at {_commits(again)} and were run again.")
     return "\n".join(lines) + "\n"
+
+
+def _by_kind(rounds: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """What was measured, by its kind, in the order of the first of each."""
+    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    for item in rounds:
+        kinds.setdefault(item["kind"], []).append(item)
+    return kinds
 
 
 def sweeps_table(path: str | Path) -> str:
@@ -190,8 +197,7 @@ def sweeps_table(path: str | Path) -> str:
         *_head(columns),
     ]
     rounds = content["rounds"]
-    for kind in dict.fromkeys(item["kind"] for item in rounds):
-        mine = [item for item in rounds if item["kind"] == kind]
+    for kind, mine in _by_kind(rounds).items():
         sizes = dict.fromkeys(f"{item['versions']} x {item['seeds']}" for item in mine)
         slots = dict.fromkeys(str(item["slots"]) for item in mine)
         times = ("serial_seconds", "flow_seconds", "ratio")

@@ -46,9 +46,11 @@ def run_page(folder: Path, root: Path) -> dict[str, Any]:
     config = read_json(config_file) if config_file.is_file() else {}
     params = config.get("config", config)
     extra = read_json(details / "details.json") if (details / "details.json").is_file() else {}
-    rows = _table(details / "latent_map.csv")
+    spots: dict[str, list[dict[str, str]]] = {"posterior": [], "prior": []}
+    for row in _table(details / "latent_map.csv"):
+        spots[row["kind"]].append(row)
     column = str(extra.get("latent_map", {}).get("label") or "")
-    legend = _legend(rows, column)
+    legend = _legend(spots["posterior"], column)
     samples = _samples(folder)
     kept = {key: value for key, value in metrics.items() if value is not None}
     return {
@@ -63,7 +65,7 @@ def run_page(folder: Path, root: Path) -> dict[str, Any]:
         "params": flatten(params),
         "curves": {stage: _curves(model / stage) for stage in TRAINED},
         "legend": legend,
-        "map": _latent_maps(rows, extra.get("latent_map", {})),
+        "map": _latent_maps(spots, extra.get("latent_map", {})),
         "energies": _energies(_table(details / "energies.csv")),
         "information": _information(_table(details / "label_information.csv")),
         "transitions": _transitions(extra.get("transitions", []), samples["spots"]),
@@ -87,7 +89,7 @@ def _legend(rows: Sequence[Mapping[str, str]], column: str) -> list[dict[str, An
 
     A label that is a number has the name of its column before it.
     """
-    mine = [row for row in rows if row["kind"] == "posterior" and row["class"]]
+    mine = [row for row in rows if row["class"]]
     counts = Counter(row["class"] for row in mine)
     legend = []
     for name, size in sorted(counts.items(), key=lambda item: int(item[0])):
@@ -108,13 +110,14 @@ def _legend(rows: Sequence[Mapping[str, str]], column: str) -> list[dict[str, An
 
 
 def _latent_maps(
-    rows: Sequence[Mapping[str, str]], about: Mapping[str, Any]
+    rows: Mapping[str, Sequence[Mapping[str, str]]], about: Mapping[str, Any]
 ) -> dict[str, Any] | None:
-    if not rows:
+    """The maps of posterior means and of prior samples; None without any."""
+    if not any(rows.values()):
         return None
     spots = {
-        kind: [(float(r["x"]), float(r["y"]), r["class"]) for r in rows if r["kind"] == kind]
-        for kind in ("posterior", "prior")
+        name: [(float(row["x"]), float(row["y"]), row["class"]) for row in group]
+        for name, group in rows.items()
     }
     axes = reach([*spots["posterior"], *spots["prior"]])
     explained = about.get("explained", [])

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from ldebm.config import DataConfig
+from ldebm.data.batches import make_batch
 from ldebm.data.fetch import fetch
 from ldebm.data.image_sources import open_images
 from ldebm.data.images import ImageError, as_array, resized
@@ -25,7 +26,6 @@ from ldebm.data.packing import pack
 from ldebm.data.prepare import prepare
 from ldebm.errors import UsageError
 from ldebm.files import hash_path, read_parquet
-from ldebm.training.latents import make_batch
 from tests.unit.data_worlds import World, encoded, noise, sizes
 
 COLOUR = np.arange(6 * 6 * 3, dtype=np.uint8).reshape(6, 6, 3)

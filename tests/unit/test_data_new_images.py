@@ -12,8 +12,8 @@ import torch
 from ldebm.assembly import build_backbone
 from ldebm.backbones.hierarchical import HierarchicalBackbone
 from ldebm.config import ExperimentConfig
+from ldebm.data.batches import make_batch
 from ldebm.files import read_json
-from ldebm.training.latents import make_batch
 from ldebm.yaml_text import format_yaml
 from pipelines.library import Library
 from pipelines.new.dataset import add_dataset

@@ -13,13 +13,14 @@ import torch
 from ldebm.assembly import build_backbone, build_model, build_prior
 from ldebm.config import BackboneConfig, EvaluateConfig, ExperimentConfig, TrainingConfig
 from ldebm.data import chatter, points
+from ldebm.data.batches import make_batch
 from ldebm.data.packed import Packed, open_packed
 from ldebm.data.tokenizer import train_tokenizer
 from ldebm.evaluate import language, on_text
 from ldebm.evaluate import report as rows_of_split
 from ldebm.evaluate.control import classifiers_for
 from ldebm.evaluate.figures import draw_figures
-from ldebm.evaluate.report import encode_rows, make_batch
+from ldebm.evaluate.report import encode_rows
 from ldebm.files import write_model
 from ldebm.model import Model
 from ldebm.seeding import generator

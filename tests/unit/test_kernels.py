@@ -23,8 +23,7 @@ from ldebm.data.packed import Packed, open_packed
 from ldebm.kernels import build as kernels_build
 from ldebm.kernels import functions
 from ldebm.kernels.build import build
-from ldebm.nn.frozen_gru import FrozenGRU
-from ldebm.nn.gru import PackedGRU
+from ldebm.nn.gru import FrozenGRU, PackedGRU
 from ldebm.nn.gru_steps import Gates, run_gates
 from ldebm.nn.lstm import run_lstm
 from ldebm.nn.softmax import linear_nll

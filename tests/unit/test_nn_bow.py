@@ -12,10 +12,9 @@ import torch
 from ldebm.assembly import build_backbone
 from ldebm.backbones.documents import BagVAE
 from ldebm.config import BackboneConfig
-from ldebm.data.batches import BagBatch, collate_bags, collate_documents
+from ldebm.data.batches import BagBatch, collate_bags, collate_documents, make_batch
 from ldebm.errors import UsageError
 from ldebm.seeding import generator
-from ldebm.training.latents import make_batch
 from tests.unit.text_worlds import packed_documents
 
 META = {"kind": "documents", "vocab_size": 12}

@@ -69,7 +69,7 @@ def nll_by_definition(model: Any, row: list[int], z: Tensor, c: Tensor | None) -
         x = torch.cat([model.decoder_embedding[word], z])[None]
         if c is not None:
             x = x + model.to_inputs(c)
-        if model.decoder.kind == "lstm":
+        if model.decoder.states == 2:
             state = list(torch.lstm_cell(x, state, *weights))
         else:
             state = [torch.gru_cell(x, state[0], *weights)]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from ldebm.nn.cells import RecurrentCell
+from ldebm.nn.cells import recurrent_cell
 from ldebm.nn.lstm import run_lstm
 from ldebm.seeding import generator
 
@@ -56,7 +56,7 @@ def test_values_and_all_gradients_are_those_of_nn_lstm(reverse: bool) -> None:
 def test_a_rounded_cell_is_near_the_exact_one_and_only_in_training(
     kind: Literal["gru", "lstm"], both: bool
 ) -> None:
-    cell = RecurrentCell(kind, INPUT, HIDDEN, bidirectional=both, bfloat16=True)
+    cell = recurrent_cell(kind, INPUT, HIDDEN, bidirectional=both, bfloat16=True)
     cell.reset_parameters(generator(0, "cell"))
     x = normal(TOKENS, INPUT, dtype=torch.float32).requires_grad_()
     first = tuple(normal(cell.directions, ROWS, HIDDEN, name=name, dtype=torch.float32)

@@ -89,6 +89,11 @@ class Kind:
     def close(self) -> None:
         """Gives back what reading has taken."""
 
+    @staticmethod
+    def is_source(path: Path) -> bool:
+        """Whether a path names what a user may have rows of this kind in."""
+        return path.is_file()
+
     # Preparing
 
     def read(self, raw: Path, scratch: Path) -> pl.DataFrame:

@@ -60,6 +60,10 @@ class Images(Kind):
         self._file: Any = None
         self._stored = 0
 
+    @staticmethod
+    def is_source(path: Path) -> bool:
+        return path.is_file() or path.is_dir()
+
     def close(self) -> None:
         if self._file is not None:
             self._file.close()

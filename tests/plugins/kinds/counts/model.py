@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from ldebm.config import EvaluateConfig
+from ldebm.data.batches import row_batches
 from ldebm.data.packed import Measure, Packed
 from ldebm.errors import UsageError
 from ldebm.evaluate.likelihood import LikelihoodSettings, likelihood
-from ldebm.evaluate.report import Report, row_batches, subset
+from ldebm.evaluate.report import Report, subset
 from ldebm.evaluate.views import add_views
 from ldebm.model import Model
 from ldebm.seeding import generator
