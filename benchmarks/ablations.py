@@ -29,7 +29,13 @@ from pipelines.lineage.records import records
 
 __all__ = ["measure", "rows_of"]
 
-METRICS = ("fid_classifier", "fid_classifier_gaussian", "fid", "fid_gaussian", "judge_confidence")
+METRICS = (
+    "fid_classifier",
+    "fid_classifier_gaussian",
+    "fid",
+    "fid_gaussian",
+    "classifier_confidence",
+)
 REPEATS = 3
 
 

@@ -61,7 +61,7 @@ def experiment(sizes: dict[str, int]) -> ExperimentConfig:
         content["prior"] |= {"levels": sizes["levels"], "classes": sizes["classes"]}
         content["prior"]["sampler"]["level_steps"] = []
     few = {"samples": 200, "rows": 16, "importance": 16, "inner": 16, "completion": None}
-    content["evaluate"] |= few | {"reverse_lm": "none", "threads": 1, "judge": None}
+    content["evaluate"] |= few | {"reverse_lm": "none", "threads": 1, "classifier": None}
     return ExperimentConfig.model_validate(content)
 
 

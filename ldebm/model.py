@@ -195,7 +195,7 @@ class Model(ABC):
         Args:
             packed: its data.
             config: the experiment's ``evaluate`` section.
-            measure: judge (images, text) and other data sets (images).
+            measure: classifier (images, text) and other data sets (images).
             snapshots: file with the prior at several training times (points).
         """
 

@@ -19,6 +19,7 @@ from ldebm.yaml_text import parse_yaml
 from pipelines.dag import environment
 from pipelines.git import git
 from pipelines.lineage import snapshots
+from pipelines.results.glossary import present_names
 from pipelines.results.recorded import flatten
 
 __all__ = ["Candidate", "Folder", "Revision", "Tree", "load_candidate", "lock", "stand_in"]
@@ -180,7 +181,7 @@ def load_candidate(tree: Tree, experiment: str, seeds: Sequence[int]) -> Candida
     for seed in seeds:
         report = _json(tree, f"reports/{experiment}/{seed}/metrics.json")
         if report is not None:
-            metrics[seed] = flatten(report)
+            metrics[seed] = flatten(present_names(report))
     stages = lock(tree)
     models = {}
     for seed in metrics:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
+from pipelines.results.glossary import present_names
 from pipelines.types import StageOutcome
 
 __all__ = ["experiment_line", "outcome_lines"]
@@ -54,7 +55,8 @@ def _read(path: Path) -> dict[str, float]:
         items = content.items()
     except (OSError, ValueError, AttributeError):
         return {}
-    return {k: float(v) for k, v in items if isinstance(v, int | float) and math.isfinite(v)}
+    numbers = {k: float(v) for k, v in items if isinstance(v, int | float) and math.isfinite(v)}
+    return present_names(numbers)
 
 
 def experiment_line(name: str, runs: Sequence[Metrics]) -> list[str]:
@@ -86,7 +88,7 @@ def _quality(mean: Metrics) -> list[str]:
     for measure, plain, words, unit in (
         ("nll", "nll_standard_normal", "NLL", " nats"),
         ("fid", "fid_gaussian", "FID", ""),
-        ("fid_classifier", "fid_classifier_gaussian", "FID by the judge's features", ""),
+        ("fid_classifier", "fid_classifier_gaussian", "FID by the classifier's features", ""),
     ):
         if measure in mean:
             beside = f" ({mean[plain]:.2f} with N(0, I))" if plain in mean else ""

@@ -98,7 +98,7 @@ def _experiment_file(
     content["data"] = data.get(content["data"], content["data"])
     evaluate = content["evaluate"]
     evaluate["ood"] = [data.get(item, item) for item in evaluate["ood"]]
-    evaluate["judge"] = data.get(evaluate["judge"], evaluate["judge"])
+    evaluate["classifier"] = data.get(evaluate["classifier"], evaluate["classifier"])
     parent, delta = None, content
     if old in library.experiments:
         parent = f"/{library.experiments[old]}@_here_"

@@ -206,7 +206,7 @@ def _computing(kind: str, rest: str, params: Any) -> Any:
         if rest not in params.data:
             return None
         data = params.dataset(rest)
-        return params.judge_of(rest) if data.kind == "images" else data.classifier
+        return params.image_classifier(rest) if data.kind == "images" else data.text_classifier
     experiment = rest.rpartition("-")[0]
     if experiment not in params.experiments:
         return None

@@ -2,7 +2,7 @@
 
 DVC cannot look the data set of an experiment up, so that this stage depends on all of data/packed;
 its output changes only with the experiment's own data, and the model stages depend on that. What
-evaluation alone reads, the data set's judge and the data sets of ``evaluate.ood``, is named in
+evaluation alone reads, the classifier and the data sets of ``evaluate.ood``, is named in
 data/bound/NAME.measure.json. The plugins of the experiment are named with their hashes too, so that
 a change of one trains only what uses it.
 """
@@ -29,8 +29,8 @@ def main() -> None:
     kind = named_plugins(params.dataset(data), "kind")
     names = {"experiment": options.experiment, "data": data}
     bound = {**names, **_packed(data), **_plugins(kind + config.plugins())}
-    judge = _files(Path("data/judge") / (config.evaluate.judge or data))
-    measure = {**names, "judge": judge if JUDGE in judge["files"] else None}
+    classifier = _files(Path("data/judge") / (config.evaluate.classifier or data))
+    measure = {**names, "judge": classifier if JUDGE in classifier["files"] else None}
     measure["ood"] = {name: _packed(name) for name in others}
     measure |= _plugins(config.metric_plugins())
     folder = Path("data/bound")

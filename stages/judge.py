@@ -1,7 +1,7 @@
 """Stage judge: trains the classifier by which images or texts of a data set are measured.
 
 Reads data/packed/NAME; writes data/judge/NAME/{judge.safetensors, metrics.json}. Images without
-labels have no judge, and texts only where the data set has a section ``classifier``: metrics.json
+labels have none, and texts only where the data set has a section ``text_classifier``: metrics.json
 says so.
 """
 
@@ -15,26 +15,24 @@ from stages._entry import arguments, parameters, run
 
 
 def main() -> None:
-    """Trains one judge."""
+    """Trains one classifier."""
     options = arguments(__doc__, "data")
     params = parameters(options)
-    config = params.judge_of(options.data)
     packed = open_packed(Path("data/packed") / options.data)
     out = Path("data/judge") / options.data
-    text = params.dataset(options.data).classifier
-    if text is not None:
-        from ldebm.evaluate.text_judge_training import build_text_judge
-
-        metrics = build_text_judge(text, packed, out)
-        print(f"{options.data}: test accuracy {metrics['judge']['accuracy']:.4f}")
+    text = params.dataset(options.data).text_classifier
+    if text is None and (packed.kind != "images" or not packed.meta["labels"]):
+        none = {"data": options.data, "kind": packed.kind, "classifier": None}
+        write_json(out / "metrics.json", none)
         return
-    if packed.kind != "images" or not packed.meta["labels"]:
-        write_json(out / "metrics.json", {"data": options.data, "kind": packed.kind, "judge": None})
-        return
-    from ldebm.evaluate.judge_training import build_judge  # loads torch
+    from ldebm.evaluate.classifier_training import build_classifier  # loads torch
+    from ldebm.evaluate.image_classifier import ImageClassifier
+    from ldebm.evaluate.text_classifier import TextClassifier
 
-    metrics = build_judge(config, packed, out)
-    print(f"{options.data}: test accuracy {metrics['judge']['accuracy']:.4f}")
+    kind = ImageClassifier if text is None else TextClassifier
+    config = text or params.image_classifier(options.data)
+    metrics = build_classifier(kind, config, packed, out)
+    print(f"{options.data}: test accuracy {metrics['classifier']['accuracy']:.4f}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ that names the key, what was expected and the nearest known key (``checking``).
 from ldebm.config.backbone import BackboneConfig, ContextConfig, SupervisionConfig
 from ldebm.config.baseline import BaselineConfig
 from ldebm.config.checking import nearest, parse
+from ldebm.config.classifiers import ImageClassifierConfig, TextClassifierConfig
 from ldebm.config.completion import CompletionConfig
 from ldebm.config.data import DataConfig
 from ldebm.config.evaluate import OOD_TRANSFORMS, EvaluateConfig
@@ -16,7 +17,6 @@ from ldebm.config.images import (
     HierarchyConfig,
     HVAEConfig,
     ImageModelConfig,
-    JudgeConfig,
     LayerConfig,
     NVAEConfig,
     PublishedConfig,
@@ -30,7 +30,6 @@ from ldebm.config.prior import (
     SamplerConfig,
 )
 from ldebm.config.retrain import GuardConfig, RetrainConfig, RuleConfig
-from ldebm.config.text_judge import TextJudgeConfig
 from ldebm.config.training import OptimiserConfig, TrainingConfig
 
 __all__ = [
@@ -48,8 +47,8 @@ __all__ = [
     "GuardConfig",
     "HVAEConfig",
     "HierarchyConfig",
+    "ImageClassifierConfig",
     "ImageModelConfig",
-    "JudgeConfig",
     "LayerConfig",
     "NVAEConfig",
     "OptimiserConfig",
@@ -61,7 +60,7 @@ __all__ = [
     "RunConfig",
     "SamplerConfig",
     "SupervisionConfig",
-    "TextJudgeConfig",
+    "TextClassifierConfig",
     "TrainingConfig",
     "load_params",
     "nearest",

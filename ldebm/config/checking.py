@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from ldebm.config.sections import Section
 from ldebm.errors import UsageError
 
-__all__ = ["Kind", "expected", "nearest", "options", "parse"]
+__all__ = ["Kind", "expected", "nearest", "options", "parse", "present"]
 
 SectionT = TypeVar("SectionT", bound=Section)
 WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
@@ -57,11 +57,32 @@ def parse(
         UsageError: with one line that names the key, the value and what was expected.
     """
     try:
-        return section.model_validate_json(json.dumps(_plain(content, where)), strict=True)
+        content = present(section, _plain(content, where))
+        return section.model_validate_json(json.dumps(content), strict=True)
     except ValidationError as error:
         raise UsageError(f"{file}: {_explained(section, content, error, where)}") from None
     except ValueError as error:
         raise UsageError(f"{file}: {error}") from None
+
+
+def present(section: type[Section], content: Any) -> Any:
+    """``content`` with earlier names of keys (``Section.former``) replaced by the present ones."""
+    return _present(Kind(section), content)
+
+
+def _present(kind: Kind, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_present(_inside(kind, 0) or Kind(None), item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    former: dict[str, str] = {}
+    for option in options(kind.annotation):
+        former |= option.former if _is_section(option) else {}
+    content = {}
+    for key, item in value.items():
+        name = key if former.get(key, key) in value else former[key]
+        content[name] = _present(_inside(kind, name) or Kind(None), item)
+    return content
 
 
 def _plain(value: Any, key: str) -> Any:

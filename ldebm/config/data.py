@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from ldebm.config.images import JudgeConfig
+from ldebm.config.classifiers import ImageClassifierConfig, TextClassifierConfig
 from ldebm.config.plugged import Plugged
 from ldebm.config.sections import Section
-from ldebm.config.text_judge import TextJudgeConfig
 
 __all__ = ["DataConfig"]
 
@@ -18,8 +18,11 @@ class DataConfig(Section):
     """One data set: where it comes from and how it is prepared and packed."""
 
     added: ClassVar[frozenset[str]] = frozenset(
-        {"full", "split_punctuation", "strict", "classifier", "background"}
+        {"full", "split_punctuation", "strict", "text_classifier", "background"}
     )
+    former: ClassVar[Mapping[str, str]] = {
+        "judge": "image_classifier", "classifier": "text_classifier",
+    }  # fmt: skip
     kind: Annotated[
         Literal["points", "sentences", "dialogues", "documents", "images"] | str, Plugged("kinds")
     ]
@@ -80,11 +83,11 @@ class DataConfig(Section):
     """1 for grey, 3 for colour images; null: as the first image."""
     background: Literal["white", "black"] = "white"
     """Colour behind transparent pixels of images."""
-    judge: JudgeConfig | None = None
+    image_classifier: ImageClassifierConfig | None = None
     """The classifier that measures images of this data set; null: the defaults."""
-    classifier: TextJudgeConfig | None = None
-    """Train a classifier of the labels of this text data set, by which `evaluate.judge` scores
-    control; null: none.
+    text_classifier: TextClassifierConfig | None = None
+    """Train a classifier of the labels of this text data set, by which `evaluate.classifier`
+    scores control; null: none.
     """
 
     def known_labels(self) -> list[str] | None:

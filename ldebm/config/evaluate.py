@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -20,11 +21,12 @@ class EvaluateConfig(Section):
 
     added: ClassVar[frozenset[str]] = frozenset(
         {
-            "chains", "inception", "ood", "ood_rows", "judge", "word_vectors", "completion",
+            "chains", "inception", "ood", "ood_rows", "classifier", "word_vectors", "completion",
             "control_draws", "metrics",
         }
     )  # fmt: skip
     unlisted: ClassVar[frozenset[str]] = frozenset({"metrics"})
+    former: ClassVar[Mapping[str, str]] = {"judge": "classifier"}
     threads: int = Field(1, gt=0)
     """CPU threads of the evaluation; results can differ in the last digits with another number."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -63,8 +65,8 @@ class EvaluateConfig(Section):
     """Test images of either kind that are told apart."""
     chains: int = Field(64, ge=0)
     """Langevin chains of images that are followed for the figures; 0: none."""
-    judge: str | None = None
-    """Text data set whose `classifier` scores control; null: none."""
+    classifier: str | None = None
+    """Text data set whose `text_classifier` scores control; null: none."""
     control_draws: int = Field(1, gt=0)
     """Draws per sample of a class, of which the first that the model itself recognises is kept;
     1: no choice is made.

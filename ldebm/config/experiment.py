@@ -32,7 +32,7 @@ class ExperimentConfig(Section):
     def datasets(self) -> list[str]:
         """The data sets that the experiment reads: its own, and what ``evaluate`` names."""
         others = [name for name in self.evaluate.ood if name not in OOD_TRANSFORMS]
-        others += [self.evaluate.judge] if self.evaluate.judge else []
+        others += [self.evaluate.classifier] if self.evaluate.classifier else []
         return list(dict.fromkeys([self.data, *others]))
 
     def label_columns(self) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Parameters of the hierarchical image models and of the classifier that judges images.
+"""Parameters of the hierarchical image models.
 
 Sizes are pixels of a side; groups of latent variables are listed from the top.
 """
@@ -15,7 +15,6 @@ __all__ = [
     "HVAEConfig",
     "HierarchyConfig",
     "ImageModelConfig",
-    "JudgeConfig",
     "LayerConfig",
     "NVAEConfig",
     "PublishedConfig",
@@ -190,32 +189,3 @@ class HierarchyConfig(Section):
         if self.label_training == "class" and self.label_levels != "all":
             raise ValueError("label_training 'class' needs label_levels 'all'")
         return self
-
-
-class JudgeConfig(Section):
-    """The classifier that measures images: its features give distances, its classes control."""
-
-    width: int = Field(16, gt=0)
-    """Channels of the stem; doubled at every halving of the image."""
-    blocks: int = Field(1, ge=0)
-    """Residual blocks after every halving."""
-    epochs: float = Field(8, gt=0)
-    """Passes over the training images."""
-    batch: int = Field(128, gt=1)
-    """Images per update."""
-    lr: float = Field(5e-3, gt=0)
-    """Largest learning rate."""
-    smoothing: float = Field(0.05, ge=0, lt=1)
-    """Label smoothing."""
-    shift: int = Field(2, ge=0)
-    """Training images are moved at random by up to this many pixels."""
-    flip: bool = False
-    """Training images are mirrored at random."""
-    threads: int = Field(2, gt=0)
-    """CPU threads of the training."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the convolutions in training."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train; `auto`: the GPU if there is one."""
-    seed: int = 0
-    """Seed of weights and batches."""

@@ -10,10 +10,10 @@ from pathlib import Path
 from pydantic import model_validator
 
 from ldebm.config.checking import nearest, parse
+from ldebm.config.classifiers import ImageClassifierConfig
 from ldebm.config.data import DataConfig
 from ldebm.config.evaluate import OOD_TRANSFORMS
 from ldebm.config.experiment import ExperimentConfig
-from ldebm.config.images import JudgeConfig
 from ldebm.config.retrain import RetrainConfig
 from ldebm.config.sections import Section, Seeds
 from ldebm.errors import UsageError
@@ -70,12 +70,13 @@ class Params(Section):
                         f"experiments.{experiment}.evaluate.ood: {name!r} is neither a data set "
                         f"nor a transform{nearest(name, known)}"
                     )
-            judge = config.evaluate.judge
-            if judge is not None and (judge not in self.data or not self.data[judge].classifier):
-                fault = "has no section 'classifier'" if judge in self.data else "is no data set"
+            of = config.evaluate.classifier
+            data = self.data.get(of or "")
+            if of is not None and (data is None or not data.text_classifier):
+                fault = "has no section 'text_classifier'" if data else "is no data set"
                 raise ValueError(
-                    f"experiments.{experiment}.evaluate.judge: {judge!r} {fault}"
-                    f"{nearest(judge, self.data)}"
+                    f"experiments.{experiment}.evaluate.classifier: {of!r} {fault}"
+                    f"{nearest(of, self.data)}"
                 )
         return self
 
@@ -110,9 +111,9 @@ class Params(Section):
                 )
         return names
 
-    def judge_of(self, data: str) -> JudgeConfig:
-        """The judge of a data set of images: its section ``judge``, or the defaults."""
-        return self.dataset(data).judge or JudgeConfig()
+    def image_classifier(self, data: str) -> ImageClassifierConfig:
+        """What measures the images of a data set: its ``image_classifier``, or the defaults."""
+        return self.dataset(data).image_classifier or ImageClassifierConfig()
 
     def experiment(self, name: str) -> ExperimentConfig:
         """The experiment called ``name``.

@@ -6,6 +6,7 @@ knows more keys. Such keys are named in ``added`` and left out while they have t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 from pydantic import (
@@ -26,6 +27,7 @@ class Section(BaseModel):
 
     Attributes:
         added: keys that came after the first model files were written.
+        former: earlier names of keys, which are read as the present ones.
         unlisted: keys that are empty unless plugins are used, and are not written out then.
     """
 
@@ -33,6 +35,7 @@ class Section(BaseModel):
         extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
     )
     added: ClassVar[frozenset[str]] = frozenset()
+    former: ClassVar[Mapping[str, str]] = {}
     unlisted: ClassVar[frozenset[str]] = frozenset()
 
     @model_serializer(mode="wrap")

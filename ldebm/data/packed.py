@@ -233,11 +233,11 @@ class Measure:
     """What only the evaluation of an experiment reads.
 
     Attributes:
-        judge: folder of the judge of its data set; None where that has none.
+        classifier: folder of the evaluation classifier of its data set; None where that has none.
         ood: packed data sets that ``evaluate.ood`` names, by name.
     """
 
-    judge: Path | None = None
+    classifier: Path | None = None
     ood: dict[str, Packed] = field(default_factory=dict)
 
 
@@ -249,13 +249,13 @@ def open_measure(path: str | Path) -> Measure:
     """
     content = read_json(path)
     try:
-        judge, ood = content["judge"], content["ood"]
+        classifier, ood = content["judge"], content["ood"]
         others = {name: open_packed(item["path"]) for name, item in ood.items()}
         _same_plugins(content, path)
-        return Measure(Path(judge["path"]) if judge else None, others)
+        return Measure(Path(classifier["path"]) if classifier else None, others)
     except (KeyError, TypeError, AttributeError):
         raise UsageError(
-            f"{path}: does not name a judge and data sets; build it again (`dvc repro`)"
+            f"{path}: does not name a classifier and data sets; build it again (`dvc repro`)"
         ) from None
 
 

@@ -1,7 +1,7 @@
 """Distances between sets of images by their features: FID, KID and the inception score.
 
 The formulas take any features. With those of Inception, whose weights the user has in a local file,
-they are the published metrics; with those of the pipeline's own judge they are reported as
+they are the published metrics; with those of the pipeline's own classifier they are reported as
 ``fid_classifier``, ``kid_classifier`` and ``is_classifier``, since the numbers do not compare.
 
 Sources: Heusel et al. 2017 (FID), Binkowski et al. 2018 (KID), Salimans et al. 2016 (IS);

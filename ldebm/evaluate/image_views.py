@@ -13,8 +13,8 @@ import torch
 
 from ldebm.config import EvaluateConfig
 from ldebm.data.packed import Packed
+from ldebm.evaluate.image_classifier import ImageClassifier
 from ldebm.evaluate.image_rows import posterior_draw, rows_at_once
-from ldebm.evaluate.judge import Judge, judge_images
 from ldebm.evaluate.report import Report
 from ldebm.evaluate.synthesis import redraw
 from ldebm.evaluate.transitions import HEADER, follow, saturated
@@ -75,7 +75,7 @@ def add_image_views(
     report: Report,
     model: ImageModel,
     packed: Packed,
-    judge: Judge | None,
+    classifier: ImageClassifier | None,
     config: EvaluateConfig,
     rows: np.ndarray,
     material: Material,
@@ -86,7 +86,7 @@ def add_image_views(
         report: of the same model.
         model: trained.
         packed: its data.
-        judge: of the data; None: there is none.
+        classifier: of the data; None: there is none.
         config: the ``evaluate`` section.
         rows: of the test split, those of ``material``.
         material: images to show.
@@ -104,11 +104,11 @@ def add_image_views(
         images = np.concatenate([item[:ROWS] for item in chosen.values()])
         columns = min(ROWS, *(len(item) for item in chosen.values()))
         grids["control"] = ImageGrid("Drawn for a label", images, columns, list(chosen))
-    grids |= _hierarchical_sampling(report, model, judge, config.decode)
+    grids |= _hierarchical_sampling(report, model, classifier, config.decode)
     few = min(len(rows), rows_at_once(model.prior.latent))
     _latents(report, model, packed, rows[:few], material.test[:few])
     if config.chains and model.prior.levels:
-        grids |= _transitions(report, model, judge, config, material)
+        grids |= _transitions(report, model, classifier, config, material)
     report.panels["grids"] = grids
     report.details["grids"] = {
         name: {"title": grid.title, "rows": grid.rows, "columns": grid.columns}
@@ -117,7 +117,7 @@ def add_image_views(
 
 
 def _hierarchical_sampling(
-    report: Report, model: ImageModel, judge: Judge | None, mode: str
+    report: Report, model: ImageModel, classifier: ImageClassifier | None, mode: str
 ) -> dict[str, ImageGrid]:
     """Samples with the top, or bottom, third of the groups drawn anew.
 
@@ -143,8 +143,8 @@ def _hierarchical_sampling(
             changed = redraw(model, part, list(free), stream)
             decoded = np.asarray(model.decode(changed, mode, model.seed))
             shown.append(decoded[:BASES])
-            if variation == 0 and judge is not None:
-                same = _same_class(judge, before, decoded, model.device)
+            if variation == 0 and classifier is not None:
+                same = _same_class(classifier, before, decoded, model.device)
                 report.metrics[f"class_kept_{name}"] = same
         images = np.stack(shown, 1)
         labels = [f"first column: sample {row + 1}" for row in range(len(images))]
@@ -154,9 +154,11 @@ def _hierarchical_sampling(
     return grids
 
 
-def _same_class(judge: Judge, before: np.ndarray, after: np.ndarray, device: torch.device) -> float:
-    """Share of images whose classes the judge sees unchanged, over all its columns."""
-    first, second = (judge_images(judge, x, device=device).probabilities for x in (before, after))
+def _same_class(
+    classifier: ImageClassifier, before: np.ndarray, after: np.ndarray, device: torch.device
+) -> float:
+    """Share of images whose classes the classifier sees unchanged, over all its columns."""
+    first, second = (classifier.classify(x).probabilities for x in (before, after))
     return float(np.mean([(first[c].argmax(1) == second[c].argmax(1)).mean() for c in first]))
 
 
@@ -196,16 +198,16 @@ def _classes(model: ImageModel, u_ND: torch.Tensor) -> list[str]:
 def _transitions(
     report: Report,
     model: ImageModel,
-    judge: Judge | None,
+    classifier: ImageClassifier | None,
     config: EvaluateConfig,
     material: Material,
 ) -> dict[str, ImageGrid]:
     """Chains followed in a short and a long run, and whether their images saturate."""
     chains = min(config.chains, rows_at_once(model.prior.latent))
     features = None
-    if judge is not None:
-        features = judge_images(judge, material.test, device=model.device).features
-    transitions = follow(model, chains, judge, features, ROWS, config.decode)
+    if classifier is not None:
+        features = classifier.classify(material.test).features
+    transitions = follow(model, chains, classifier, features, ROWS, config.decode)
     report.tables["transitions"] = (HEADER, transitions.rows)
     mean_path = torch.from_numpy(model.encode(material.test[:SATURATION_ROWS])).to(model.device)
     decoded = np.asarray(model.decode(mean_path, config.decode, model.seed))

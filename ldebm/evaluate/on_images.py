@@ -1,6 +1,6 @@
 """The evaluation of image models: distances of samples, likelihood, control, other kinds of images.
 
-Samples are compared with training images by features: those of the judge that the pipeline trains
+Samples are compared with training images by features: those of the evaluation classifier
 (``fid_classifier``), and of Inception where the user has its weights (``fid``). Three priors of the
 same backbone stand side by side, with the same noise at the start: the model's own, the N(0, I) of
 the backbone and the Gaussian fitted to posterior draws.
@@ -23,6 +23,7 @@ from ldebm.config import OOD_TRANSFORMS, EvaluateConfig
 from ldebm.data.packed import Measure, Packed
 from ldebm.evaluate.clusters import cluster_metrics
 from ldebm.evaluate.corruptions import corrupt, fit
+from ldebm.evaluate.image_classifier import ImageClassifier
 from ldebm.evaluate.image_metrics import (
     InceptionFeatures,
     frechet_distance,
@@ -31,7 +32,6 @@ from ldebm.evaluate.image_metrics import (
 )
 from ldebm.evaluate.image_rows import parts, posterior_draw
 from ldebm.evaluate.image_views import Material, add_image_views
-from ldebm.evaluate.judge import Judge, judge_images, load_judge
 from ldebm.evaluate.ood import detect
 from ldebm.evaluate.report import Report, subset
 from ldebm.evaluate.sampling import sampler_acceptance
@@ -63,14 +63,16 @@ def evaluate_images(
         model: trained.
         packed: its data.
         config: the experiment's ``evaluate`` section.
-        measure: the judge of the data and the other data sets to tell apart.
+        measure: the classifier of the data and the other data sets to tell apart.
 
     Raises:
         UsageError: ``evaluate.inception`` names a file that is not there or holds something else.
     """
     report, seed = Report(), model.seed
     backbone = model.backbone
-    judge = load_judge(measure.judge).to(model.device) if measure.judge else None
+    classifier = (
+        ImageClassifier.load(measure.classifier).to(model.device) if measure.classifier else None
+    )
     test = packed.split("test")
     rows = subset(test.n, config.rows, seed, "evaluate-rows")
     images = np.array(test.x[rows])
@@ -88,8 +90,8 @@ def evaluate_images(
     material = Material(images, reconstructed, drawn[""], drawn["gaussian"])
     compared = {**drawn, "reconstruction": reconstructed, "test": images}
     reference = np.array(train.x[train_rows])
-    if judge is not None:
-        report.metrics |= _by_judge(judge, compared, reference, model)
+    if classifier is not None:
+        report.metrics |= _by_classifier(classifier, compared, reference, model)
     if config.inception is not None:
         inception = InceptionFeatures(config.inception, model.device)
         seen = {name: inception(x) for name, x in compared.items()}
@@ -100,13 +102,13 @@ def evaluate_images(
         model.prior, min(ACCEPTANCE_ROWS, parts(ACCEPTANCE_ROWS, model.prior.latent)[0].stop), seed
     )
     _classes(report, model, packed, rows, images)
-    if judge is not None:
+    if classifier is not None:
         split = packed.split("test")
-        labels = {name: np.asarray(split.labels(name))[rows] for name in judge.columns}
-        _control(report, model, judge, config, material, labels)
+        labels = {name: np.asarray(split.labels(name))[rows] for name in classifier.columns}
+        _control(report, model, classifier, config, material, labels)
     if config.ood:
         _other_kinds(report, model, packed, config, measure)
-    add_image_views(report, model, packed, judge, config, rows, material)
+    add_image_views(report, model, packed, classifier, config, rows, material)
     return report
 
 
@@ -183,19 +185,22 @@ def _likelihood(report: Report, model: ImageModel, images: np.ndarray) -> np.nda
     return np.concatenate(decoded)
 
 
-def _by_judge(
-    judge: Judge, compared: dict[str, np.ndarray], reference: np.ndarray, model: ImageModel
+def _by_classifier(
+    classifier: ImageClassifier,
+    compared: dict[str, np.ndarray],
+    reference: np.ndarray,
+    model: ImageModel,
 ) -> dict[str, float]:
-    """Distances by the judge's features, and how sure it is of the images."""
-    judged = {name: judge_images(judge, x, device=model.device) for name, x in compared.items()}
-    column = max(judge.columns, key=lambda name: judge.classes[name])
-    seen = {name: (item.features, item.probabilities[column]) for name, item in judged.items()}
+    """Distances by the classifier's features, and how sure it is of the images."""
+    classified = {name: classifier.classify(x) for name, x in compared.items()}
+    column = max(classifier.columns, key=lambda name: len(classifier.classes[name]))
+    seen = {name: (item.features, item.probabilities[column]) for name, item in classified.items()}
     names = ("fid_classifier", "kid_classifier", "is_classifier")
-    features = judge_images(judge, reference, device=model.device).features
+    features = classifier.classify(reference).features
     metrics = _distances(names, features, seen, model.seed)
-    for name, item in judged.items():
+    for name, item in classified.items():
         sure = float(np.mean([p.max(1).mean() for p in item.probabilities.values()]))
-        metrics[f"judge_confidence{f'_{name}' if name else ''}"] = sure
+        metrics[f"classifier_confidence{f'_{name}' if name else ''}"] = sure
     return metrics
 
 
@@ -258,12 +263,12 @@ def _classes(
 def _control(
     report: Report,
     model: ImageModel,
-    judge: Judge,
+    classifier: ImageClassifier,
     config: EvaluateConfig,
     material: Material,
     labels: dict[str, np.ndarray],
 ) -> None:
-    """Images drawn for classes or attributes, asked of the judge; and test images, as a bound.
+    """Images drawn for classes or attributes, asked of the classifier; and test images, as a bound.
 
     ``labels`` are those of the test images of ``material``, by column.
     """
@@ -273,16 +278,16 @@ def _control(
         return
     columns = [*hierarchy.attributes]
     if columns:
-        control = by_attributes(model, judge, config.per_label, config.decode)
-    elif hierarchy.label_groups and cluster.column in judge.columns:
+        control = by_attributes(model, classifier, config.per_label, config.decode)
+    elif hierarchy.label_groups and cluster.column in classifier.columns:
         columns = [cluster.column]
-        control = by_class(model, judge, cluster.column, config.per_label, config.decode)
+        control = by_class(model, classifier, cluster.column, config.per_label, config.decode)
     else:
         return
     report.metrics |= control.metrics
     asked = {name: labels[name] for name in columns}
     for end, images in (("test", material.test), ("reconstruction", material.reconstructed)):
-        report.metrics |= of_images(judge, images, asked, end, model.device)
+        report.metrics |= of_images(classifier, images, asked, end, model.device)
     report.tables["control"] = (["asked", "images", "agreed"], control.table)
     material.controlled.update(control.shown)
 

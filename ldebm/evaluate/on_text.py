@@ -67,7 +67,7 @@ def evaluate_text(
     packed: Packed,
     config: EvaluateConfig,
     classifiers: dict[str, Classifier] | None = None,
-    judge: Path | None = None,
+    classifier: Path | None = None,
 ) -> Report:
     """All metrics of a text model.
 
@@ -76,7 +76,7 @@ def evaluate_text(
         packed: its data.
         config: the experiment's ``evaluate`` section.
         classifiers: label column -> a function that names the label of a text.
-        judge: folder of the independent classifier of ``evaluate.judge``.
+        classifier: folder of the one that ``evaluate.classifier`` names.
     """
     report, split = Report(), packed.split("test")
     test = encode_test(model, packed)
@@ -104,8 +104,8 @@ def evaluate_text(
         report.samples += [{"kind": "sample", "text": text} for text in generated[:100]]
     if config.completion is not None:
         evaluate_completion(report, model, packed, config.completion)
-    if judge is not None:
-        evaluate_control(report, model, packed, config, judge, test.mu)
+    if classifier is not None:
+        evaluate_control(report, model, packed, config, classifier, test.mu)
     model.add_scores(report, packed, test.texts, generated, config)
     report.samples.sort(key=lambda item: item["kind"] != "sample")
     return report

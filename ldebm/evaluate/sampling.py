@@ -56,7 +56,7 @@ def sampler_convergence(
     Args:
         density: any; nothing is reported of one without chains.
         seed: of both samples.
-        moves_T: of every level, of the draws that are judged; by default the sampler's own.
+        moves_T: of every level, of the draws that are scored; by default the sampler's own.
         draws: of each.
         times: how much longer.
 

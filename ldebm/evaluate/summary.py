@@ -16,7 +16,7 @@ __all__ = ["DECIMALS", "SUMMARY", "summarise", "summary_of"]
 
 DECIMALS = 3
 _TEXT = {"nll": ("nll",), "ami": ("ami_{label}",)}
-_CONTROL = {"control": ("judged_accuracy", "control_accuracy")}
+_CONTROL = {"control": ("classified_accuracy", "control_accuracy")}
 
 SUMMARY: dict[str, dict[str, tuple[str, ...]]] = {
     "points": {"nll": ("nll",), "nll_gap": ("nll_gap",), "tv": ("tv_sampler",), "ami": ("ami",)},
@@ -32,7 +32,7 @@ SUMMARY: dict[str, dict[str, tuple[str, ...]]] = {
     "documents": {**_TEXT, "accuracy": ("accuracy",)},
     "images": {
         "fid": ("fid",),
-        "fid_judge": ("fid_classifier",),
+        "fid_classifier": ("fid_classifier",),
         "ami": ("ami",),
         **_CONTROL,
     },
@@ -40,7 +40,7 @@ SUMMARY: dict[str, dict[str, tuple[str, ...]]] = {
 """Kind of run -> short name -> names in metrics.json; the first that was measured counts.
 
 ``{label}`` is the label column of the experiment. ``mi`` is measured on baselines with a code,
-``fid`` by the features of Inception, ``fid_judge`` by those of the data set's own classifier.
+``fid`` by the features of Inception, ``fid_classifier`` by those of the data set's own classifier.
 """
 WITHOUT = {"images": {"bits": ("elbo_bits",)}}  # where none of these was measured
 

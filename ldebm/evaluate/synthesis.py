@@ -22,8 +22,8 @@ from torch import Tensor
 
 from ldebm.config import HierarchyConfig
 from ldebm.evaluate.control import wilson
+from ldebm.evaluate.image_classifier import ImageClassifier
 from ldebm.evaluate.image_rows import parts
-from ldebm.evaluate.judge import Judge, judge_images
 from ldebm.priors import EnergyPrior, Prior
 from ldebm.priors.group_energy_net import FrozenGroups, GroupEnergies
 from ldebm.priors.langevin import Conditional
@@ -141,11 +141,11 @@ def _restricted_chain(
 
 @dataclass(frozen=True)
 class Controlled:
-    """Images drawn for classes or attributes, and what the judge makes of them.
+    """Images drawn for classes or attributes, and what the classifier makes of them.
 
     Attributes:
         metrics: ``control_accuracy`` with its Wilson interval, and the parts of it.
-        table: rows (asked for, images, share that the judge agrees with).
+        table: rows (asked for, images, share that the classifier agrees with).
         shown: asked for -> images, uint8 (n, C, H, W).
     """
 
@@ -156,13 +156,17 @@ class Controlled:
 
 @torch.no_grad()
 def by_class(
-    model: ImageModel, judge: Judge, column: str, per_label: int, mode: str = "sample"
+    model: ImageModel,
+    classifier: ImageClassifier,
+    column: str,
+    per_label: int,
+    mode: str = "sample",
 ) -> Controlled:
-    """Draws images of every class and asks the judge: pooled counts.
+    """Draws images of every class and asks the classifier: pooled counts.
 
     Args:
         model: whose prior has the classes of ``column``.
-        judge: of the same data set, trained apart from the model.
+        classifier: of the same data set, trained apart from the model.
         column: the label column.
         per_label: images of each class.
         mode: of decoding.
@@ -174,7 +178,7 @@ def by_class(
     drawn = _of_every_class(model, per_label, generator(model.seed, "control", device=model.device))
     for number, (name, u) in enumerate(zip(names, drawn, strict=True)):
         images = np.asarray(model.decode(u, mode, model.seed))
-        said = judge_images(judge, images, device=model.device).probabilities[column].argmax(1)
+        said = classifier.classify(images).probabilities[column].argmax(1)
         hits = int((said == number).sum())
         right += hits
         table.append([f"{column} {name}", len(images), hits / len(images)])
@@ -213,11 +217,11 @@ def _rates(name: str, right: int, total: int) -> dict[str, float]:
 
 @torch.no_grad()
 def by_attributes(
-    model: ImageModel, judge: Judge, per_label: int, mode: str = "sample"
+    model: ImageModel, classifier: ImageClassifier, per_label: int, mode: str = "sample"
 ) -> Controlled:
     """Draws images for all combinations of attributes, jointly and attribute by attribute.
 
-    An image counts as right where the judge agrees in every attribute that was asked for
+    An image counts as right where the classifier agrees in every attribute that was asked for
     (``control_accuracy``); ``control_<attribute>`` is the share that agrees in one.
     """
     hierarchy = model.config.prior.hierarchy
@@ -237,8 +241,8 @@ def by_attributes(
                 stream = generator(model.seed, "compose", number, device=model.device)
                 u = step_by_step(model, wanted, per_label, stream)[-1]
             images = np.asarray(model.decode(u, mode, model.seed))
-            judged = judge_images(judge, images, device=model.device).probabilities
-            agree = {name: judged[name].argmax(1) == wanted[name] for name in columns}
+            classified = classifier.classify(images).probabilities
+            agree = {name: classified[name].argmax(1) == wanted[name] for name in columns}
             every = np.logical_and.reduce(list(agree.values()))
             right, total = right + int(every.sum()), total + len(images)
             single = {name: single[name] + int(agree[name].sum()) for name in columns}
@@ -252,28 +256,28 @@ def by_attributes(
 
 
 def of_images(
-    judge: Judge,
+    classifier: ImageClassifier,
     images: np.ndarray,
     labels: Mapping[str, np.ndarray],
     end: str,
     device: torch.device | str = "cpu",
 ) -> dict[str, float]:
-    """What the judge makes of images that are what was asked for: a bound for control.
+    """What the classifier makes of images that are what was asked for: a bound for control.
 
     Every combination of values that is there counts alike, as all are asked for alike of a model.
 
     Args:
-        judge: of the data set.
+        classifier: of the data set.
         images: uint8 (N, C, H, W), real or decoded from what they are encoded to.
         labels: by column, (N,), -1 where unknown; such rows do not count.
         end: of the metrics' names.
-        device: where the judge is.
+        device: where the classifier is.
     """
     columns = sorted(labels)
     known = np.logical_and.reduce([labels[name] >= 0 for name in columns])
     true_AN = np.stack([labels[name][known] for name in columns])
-    judged = judge_images(judge, images[known], device=device).probabilities
-    agree_AN = np.stack([judged[name].argmax(1) for name in columns]) == true_AN
+    classified = classifier.classify(images[known]).probabilities
+    agree_AN = np.stack([classified[name].argmax(1) for name in columns]) == true_AN
     combinations = [(true_AN == values[:, None]).all(0) for values in np.unique(true_AN, axis=1).T]
 
     def mean(right_N: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""Control over a label, scored by the judge of a data set, and diversity beside it.
+"""Control over a label, scored by an evaluation classifier, and diversity beside it.
 
 docs/method.md, section 5.6.
 
@@ -11,6 +11,7 @@ Shapes: N rows, K classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from ldebm.data.packed import Packed
 from ldebm.evaluate.control import wilson
 from ldebm.evaluate.diversity import diversity
 from ldebm.evaluate.report import Report, subset
-from ldebm.evaluate.text_judge import load_text_judge, text_classifier
+from ldebm.evaluate.text_classifier import TextClassifier
 from ldebm.modalities.self_filtered import self_filtered
 from ldebm.model import Model
 
@@ -42,10 +43,10 @@ def evaluate_control(
     model: TextModel,
     packed: Packed,
     config: EvaluateConfig,
-    judge: Path,
+    folder: Path,
     mu_ND: Tensor,
 ) -> None:
-    """Adds accuracy by class, overall and of the judge itself, diversity, and p(y|mu).
+    """Adds accuracy by class, overall and of the classifier itself, diversity, and p(y|mu).
 
     Args:
         report: they are added to.
@@ -54,16 +55,17 @@ def evaluate_control(
         config: ``per_label`` samples are drawn of every class, decoded as ``decode`` says; with
             ``control_draws`` each is one that the model itself recognises, and the scores of
             those that were not chosen so are added as ``plain_*``.
-        judge: folder of the judge.
+        folder: of the evaluation classifier.
         mu_ND: posterior means of the test rows.
     """
     column = model.config.cluster.column
     if model.class_names is None or column is None:
         return
-    network, tokenizer, columns = load_text_judge(judge)
-    classify = text_classifier(network, tokenizer, column)
+    classifier = TextClassifier.load(folder)
+    classifier.require(column)
+    classify = partial(classifier.labels_of, column=column)
     metrics = report.metrics
-    metrics["judge_accuracy"] = columns[column]
+    metrics["classifier_accuracy"] = classifier.accuracy[column]
     train = packed.split("train")
     rows = subset(train.n, REAL_ROWS, model.seed, "real-diversity")
     real = [packed.tokenizer.decode(train.row(int(row))) for row in rows]
@@ -99,17 +101,17 @@ def _scores(
     for name, count in right.items():
         low, high = wilson(count, len(predicted[name]))
         metrics |= {
-            f"judged_{name}": count / len(predicted[name]),
-            f"judged_{name}_low": low,
-            f"judged_{name}_high": high,
+            f"classified_{name}": count / len(predicted[name]),
+            f"classified_{name}_low": low,
+            f"classified_{name}_high": high,
         }
     total = sum(map(len, predicted.values()))
     low, high = wilson(sum(right.values()), total)
     metrics |= {
-        "judged_accuracy": sum(right.values()) / total,
-        "judged_low": low,
-        "judged_high": high,
-        "judged_samples": float(total),
+        "classified_accuracy": sum(right.values()) / total,
+        "classified_low": low,
+        "classified_high": high,
+        "classified_samples": float(total),
     }
     generated = [text for texts in by_label.values() for text in texts]
     diverse = diversity(generated, real, seed)

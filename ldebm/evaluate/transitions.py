@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ldebm.evaluate.image_classifier import ImageClassifier
 from ldebm.evaluate.image_metrics import frechet_distance
-from ldebm.evaluate.judge import Judge, judge_images
 from ldebm.evaluate.views import chain_energy
 from ldebm.model import Model
 from ldebm.seeding import generator
@@ -60,7 +60,7 @@ class Transitions:
 def follow(
     model: Model,
     chains: int,
-    judge: Judge | None = None,
+    classifier: ImageClassifier | None = None,
     features_NF: np.ndarray | None = None,
     shown: int = 8,
     mode: str = "greedy",
@@ -70,7 +70,7 @@ def follow(
     Args:
         model: with an energy prior on a hierarchical backbone.
         chains: B.
-        judge: gives the confidence of the images (mean of the largest probability).
+        classifier: gives the confidence of the images (mean of the largest probability).
         features_NF: its features of the data, to which the distance of the images is measured.
         shown: chains whose images are kept.
         mode: of decoding.
@@ -83,11 +83,11 @@ def follow(
         for t, move, energy, decoded in _moments(model, chains, factor, mode):
             confidence: float | str = ""
             distance: float | str = ""
-            if judge is not None:
-                judged = judge_images(judge, decoded, device=model.device)
-                confidence = round(_confidence(judged.probabilities), 5)
+            if classifier is not None:
+                classified = classifier.classify(decoded)
+                confidence = round(_confidence(classified.probabilities), 5)
                 if features_NF is not None and chains > 1:
-                    distance = round(frechet_distance(judged.features, features_NF), 4)
+                    distance = round(frechet_distance(classified.features, features_NF), 4)
             share = saturated(decoded)
             rows.append([run, t, move, round(energy, 4), confidence, distance, round(share, 5)])
             moments.append(decoded[:shown])

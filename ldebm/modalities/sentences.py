@@ -378,8 +378,8 @@ class TextModel(Model):
         from ldebm.evaluate.views import add_views
 
         del snapshots
-        judge = measure.judge if measure is not None and config.judge else None
-        report = evaluate_text(self, packed, config, classifiers_for(packed), judge)
+        classifier = measure.classifier if measure is not None and config.classifier else None
+        report = evaluate_text(self, packed, config, classifiers_for(packed), classifier)
         add_views(report, self, packed)
         return report
 

@@ -106,7 +106,7 @@ def experiment_tables(rows: Sequence[Row]) -> list[Table]:
 def _table(model: str, rows: Sequence[Row]) -> Table:
     own = f"experiments.{model.partition(',')[0]}."
     data = {f"data.{row.params[own + 'data']}." for row in rows if own + "data" in row.params}
-    parts = (own, "run.", "judge.", *data)
+    parts = (own, "run.", *data)
     keys = sorted({key for row in rows for key in row.params if key.startswith(parts)})
     changed = [key for key in keys if len({_cell(row.params.get(key)) for row in rows}) > 1]
     names = sorted({name for row in rows for name in row.metrics.get(model, {})})

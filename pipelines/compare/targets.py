@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ldebm.config import nearest
+from ldebm.config import ExperimentConfig, nearest
+from ldebm.config.checking import present
 from ldebm.errors import UsageError
 from ldebm.files import read_json
 from pipelines.lineage.revisions import find_commit
 from pipelines.lineage.snapshots import Revision, Snapshot, WorkingTree
+from pipelines.results.glossary import present_names
 from pipelines.results.recorded import RESULTS, flatten
 
 __all__ = ["Run", "Side", "evaluated_runs", "find", "recorded_runs"]
@@ -33,7 +35,7 @@ class Run:
         experiment: its name.
         seed: its seed.
         params: the resolved parameters, nested.
-        raw_metrics: as metrics.json has them.
+        raw_metrics: as metrics.json has them, under the names of now.
         facts: where and how it was made, as far as the record of results/ says.
         snapshot: where its curves and samples would be.
     """
@@ -162,8 +164,8 @@ def _recorded(content: Any, state: Snapshot) -> Run | None:
     return Run(
         str(content["experiment"]),
         int(content["seed"]),
-        content.get("params") or {},
-        content["metrics"],
+        present(ExperimentConfig, content.get("params") or {}),
+        present_names(content["metrics"]),
         facts,
         state,
     )
@@ -179,10 +181,10 @@ def evaluated_runs(state: Snapshot) -> dict[str, list[Run]]:
             continue
         experiment, seed = folder.parts[1:]
         config = _json(state, f"models/{experiment}/{seed}/prior/config.json") or {}
-        params = config.get("config", config)
+        params = present(ExperimentConfig, config.get("config", config))
         metrics = _json(state, f"{folder.as_posix()}/metrics.json")  # in git, or DVC has it
         if isinstance(metrics, dict):
-            runs.append(Run(experiment, int(seed), params, metrics, {}, state))
+            runs.append(Run(experiment, int(seed), params, present_names(metrics), {}, state))
     return _grouped(runs)
 
 

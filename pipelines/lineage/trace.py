@@ -333,12 +333,13 @@ def sources(step: Step, root: Path = Path()) -> list[str]:
 
 
 def bound_sources(inputs: Mapping[str, str], params: Mapping[str, Any]) -> list[str]:
-    """What a `bind` reads of the folders it depends on: the experiment's data and their judge, and
-    the data sets that its evaluation names."""
+    """What a `bind` reads of the folders it depends on: the experiment's data, their classifier or
+    the one that its evaluation names, and the data sets that are told apart."""
     data = [str(value) for key, value in params.items() if key.endswith(".data")]
-    judges = [f"data/judge/{name}" for name in data if "data/judge" in inputs]
-    sections = [value for key, value in params.items() if key.endswith(".evaluate")]
-    others = [str(name) for section in sections for name in (section or {}).get("ood", [])]
+    sections = [value or {} for key, value in params.items() if key.endswith(".evaluate")]
+    scoring = [x for part in sections if (x := part.get("classifier") or part.get("judge"))] or data
+    judges = [f"data/judge/{name}" for name in scoring if "data/judge" in inputs]
+    others = [str(name) for section in sections for name in section.get("ood", [])]
     packed = [name for name in (*data, *others) if name not in OOD_TRANSFORMS]
     return [*judges, *(f"data/packed/{name}" for name in packed)]
 

@@ -323,7 +323,7 @@ def _pixels(shapes: Counter[tuple[int, int]], facts: ImageFacts) -> str:
 def data_section(path: str, sha256: str, facts: ImageFacts) -> dict[str, Any]:
     """The data set's file of conf/."""
     data: dict[str, Any] = {
-        "defaults": ["/preset/judge/images@judge", "_self_"],
+        "defaults": ["/preset/classifier/images@image_classifier", "_self_"],
         "kind": "images",
         "source": "file",
         "path": path,
@@ -337,7 +337,7 @@ def data_section(path: str, sha256: str, facts: ImageFacts) -> dict[str, Any]:
     if facts.labels:
         data["labels"] = facts.labels
         epochs = round(min(60, max(4, 400_000 / facts.rows)))  # some minutes on two cores
-        data["judge"] = {"epochs": epochs, "shift": 1 if facts.side < 16 else 2}
+        data["image_classifier"] = {"epochs": epochs, "shift": 1 if facts.side < 16 else 2}
     return data
 
 

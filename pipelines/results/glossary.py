@@ -7,13 +7,15 @@ interval): a comparison calls it different, never better or worse.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from ldebm.plugins import find, names
 
-__all__ = ["Metric", "describe"]
+__all__ = ["FORMER", "Metric", "describe", "present_names"]
 
+T = TypeVar("T")
 Better = Literal["lower", "higher", ""]
 
 
@@ -55,11 +57,11 @@ _METRICS: dict[str, tuple[Better, str]] = {
     "accuracy_low": ("", "lower end of its 95% Wilson interval"),
     "accuracy_high": ("", "upper end of its 95% Wilson interval"),
     "accuracy_majority": ("", "accuracy of always naming the most frequent label"),
-    "judge_accuracy": ("", "accuracy on its own test split of the classifier that scores control"),
-    "judged_accuracy": ("higher", "samples asked for a label to which the classifier gives it"),
-    "judged_low": ("", "lower end of its 95% Wilson interval"),
-    "judged_high": ("", "upper end of its 95% Wilson interval"),
-    "plain_judged_accuracy": ("", "judged_accuracy without choosing among evaluate.control_draws"),
+    "classifier_accuracy": ("", "test accuracy of the classifier that scores control"),
+    "classified_accuracy": ("higher", "samples asked for a label to which the classifier gives it"),
+    "classified_low": ("", "lower end of its 95% Wilson interval"),
+    "classified_high": ("", "upper end of its 95% Wilson interval"),
+    "plain_classified_accuracy": ("", "classified_accuracy without evaluate.control_draws"),
     "plain_control_self_bleu_excess": ("", "control_self_bleu_excess without that choice"),
     "control_recognised": ("", "controlled samples in which the model finds their class itself"),
     "control_mean_draws": ("", "draws that a controlled sample took, on average"),
@@ -126,15 +128,15 @@ _METRICS: dict[str, tuple[Better, str]] = {
     "distinct_2_test": ("", "share of different word pairs of test rows"),
     "elbo_bits": ("lower", "bound of the likelihood under N(0, I), bits a value of the image"),
     "is": ("higher", "inception score of samples"),
-    "is_classifier": ("higher", "inception score of samples by the data set's own judge"),
-    "judge_confidence": ("higher", "mean of the judge's largest probability on samples"),
+    "is_classifier": ("higher", "inception score of samples by the evaluation classifier"),
+    "classifier_confidence": ("higher", "mean of the classifier's largest probability on samples"),
     "class_accuracy": ("higher", "test images whose label the prior's classes name"),
     "class_kept_top": ("", "images of unchanged class after the top groups were drawn anew"),
     "class_kept_bottom": ("", "images of unchanged class after the bottom groups were drawn anew"),
     "control_accuracy_low": ("", "lower end of the 95% interval of control_accuracy"),
     "control_accuracy_high": ("", "upper end of the 95% interval of control_accuracy"),
     "control_accuracy_steps": ("higher", "control_accuracy, attribute by attribute from the top"),
-    "control_accuracy_test": ("", "the same of test images that have the label: the judge's bound"),
+    "control_accuracy_test": ("", "the same of test images that have the label: a bound"),
     "control_accuracy_reconstruction": ("", "the same of the reconstructions of those"),
     "ood_auroc": ("higher", "AUROC of other kinds of images by energies; 0.5 is chance"),
     "ood_auroc_likelihood": ("", "the same by the bound of the backbone alone"),
@@ -144,6 +146,15 @@ _METRICS: dict[str, tuple[Better, str]] = {
     "saturation_short": ("", "the same at the end of chains of the usual length"),
     "saturation_long": ("", "the same at the end of chains of ten times as many moves"),
 }  # fmt: skip
+
+FORMER = {
+    "judge_": "classifier_",
+    "judged_": "classified_",
+    "plain_judged_": "plain_classified_",
+    "fid_judge": "fid_classifier",
+}
+"""Beginnings of names as older files have them, and as they are now."""
+
 
 _UNDEFINED = "; undefined where all test rows have one label"
 _AGREEMENT = {
@@ -158,8 +169,8 @@ _AGREEMENT = {
 _DISTANCES = {
     "fid": "Frechet distance (FID) from training images",
     "kid": "kernel distance (KID) from training images",
-    "fid_classifier": "Frechet distance from training images, by features of the data's own judge",
-    "kid_classifier": "kernel distance from training images, by features of the data's own judge",
+    "fid_classifier": "Frechet distance from training images, by the classifier's features",
+    "kid_classifier": "kernel distance from training images, by the classifier's features",
 }
 _OF = {
     "": "samples: {}",
@@ -170,9 +181,23 @@ _OF = {
 }
 _COMPARED = {
     "is": "inception score",
-    "is_classifier": "inception score by the judge",
-    "judge_confidence": "mean of the judge's largest probability",
+    "is_classifier": "inception score by the classifier",
+    "classifier_confidence": "mean of the classifier's largest probability",
 }
+
+
+def present_names(metrics: Mapping[str, T]) -> dict[str, T]:
+    """Metrics of a file, under the names that they have now.
+
+    Example:
+        >>> present_names({"nll": 1.0, "judged_accuracy": 0.9})
+        {'nll': 1.0, 'classified_accuracy': 0.9}
+    """
+    names = {}
+    for name, value in metrics.items():
+        old = next((item for item in FORMER if name.startswith(item)), "")
+        names[FORMER.get(old, "") + name.removeprefix(old)] = value
+    return names
 
 
 @functools.cache

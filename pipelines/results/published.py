@@ -219,13 +219,13 @@ _DD_GEN = PublishedTable(
 _YELP = PublishedTable(
     "Sentiment control on Yelp (Pang and Wu 2021, table 6), per cent",
     (
-        Column("overall", "judged_accuracy", 100.0),
-        Column("positive", "judged_positive", 100.0),
-        Column("negative", "judged_negative", 100.0),
+        Column("overall", "classified_accuracy", 100.0),
+        Column("positive", "classified_positive", 100.0),
+        Column("negative", "classified_negative", 100.0),
         Column("self-BLEU beyond the data's", "control_self_bleu_excess"),
-        Column("without choosing: overall", "plain_judged_accuracy", 100.0),
+        Column("without choosing: overall", "plain_classified_accuracy", 100.0),
         Column("without choosing: self-BLEU", "plain_control_self_bleu_excess"),
-        Column("the classifier itself", "judge_accuracy", 100.0),
+        Column("the classifier itself", "classifier_accuracy", 100.0),
     ),
     (
         System("DGM-VAE + I", "", (64.7, 95.3, 34.0)),

@@ -16,6 +16,7 @@ from ldebm.config import nearest
 from ldebm.errors import UsageError
 from ldebm.files import read_json, write_json
 from pipelines.lineage.records import records
+from pipelines.results.glossary import present_names
 
 __all__ = [
     "by_experiment",
@@ -149,6 +150,8 @@ def load_results(root: Path = Path()) -> list[dict[str, Any]]:
     """All recorded runs, by experiment and seed."""
     paths = (root / RESULTS).glob("*/*.json")
     runs = [run for run in map(read_json, paths) if {"experiment", "seed", "metrics"} <= run.keys()]
+    for run in runs:
+        run["metrics"] = present_names(run["metrics"])
     return sorted(runs, key=lambda run: (run["experiment"], run["seed"]))
 
 

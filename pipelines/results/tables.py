@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ldebm.files import read_json
+from pipelines.results.glossary import present_names
 from pipelines.results.paper_tables import beside_the_paper
 from pipelines.results.published import PUBLISHED
 from pipelines.results.recorded import (
@@ -51,8 +52,8 @@ HEADLINE = (
     "fid_classifier_reconstruction",
     "fid_classifier_test",
     "is_classifier",
-    "judge_confidence",
-    "judge_confidence_test",
+    "classifier_confidence",
+    "classifier_confidence_test",
     "ood_auroc",
     "ood_auroc_likelihood",
     "elbo_bits",
@@ -264,7 +265,7 @@ def ablation_tables(root: Path = Path()) -> str:
 
 
 def _ablation(content: Mapping[str, Any]) -> str:
-    rows = content["rows"]
+    rows = [{**row, "metrics": present_names(row["metrics"])} for row in content["rows"]]
     metrics = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
     times = ("seconds_per_1000", "training_seconds")
     columns = ["model", "T", "K", "seeds", *metrics, "sampling, s", "training, s", "device"]

@@ -21,8 +21,8 @@ HIERARCHY = ("hierarchy_top", "hierarchy_bottom")
 TRANSITIONS = ("transitions_short", "transitions_long")
 PANELS = {
     "energy": "energy of the chain, within a level",
-    "confidence": "confidence of the judge in the images",
-    "distance": "Frechet distance of the images from test images, by the judge",
+    "confidence": "confidence of the classifier in the images",
+    "distance": "Frechet distance of the images from test images, by the classifier",
     "saturated": "share of black and white values",
 }
 

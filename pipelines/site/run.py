@@ -14,7 +14,7 @@ from typing import Any
 from ldebm.files import read_json
 from pipelines.charts import Series, line_chart, read_curve
 from pipelines.compare.compare import class_words
-from pipelines.results.glossary import describe
+from pipelines.results.glossary import describe, present_names
 from pipelines.results.recorded import TRAINED, flatten
 from pipelines.results.tables import HEADLINE
 from pipelines.site.images import image_sections
@@ -41,7 +41,7 @@ def run_page(folder: Path, root: Path) -> dict[str, Any]:
     """
     experiment, seed = folder.parts[-2], folder.parts[-1]
     model, details = root / "models" / experiment / seed, folder / "details"
-    metrics = flatten(read_json(folder / "metrics.json"))
+    metrics = flatten(present_names(read_json(folder / "metrics.json")))
     config_file = model / "prior" / "config.json"
     config = read_json(config_file) if config_file.is_file() else {}
     params = config.get("config", config)

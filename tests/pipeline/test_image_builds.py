@@ -39,7 +39,9 @@ PARAMS = {
     "data": {
         "digits": {
             "kind": "images", "source": "digits", "valid": 60, "test": 1437, "labels": ["digit"],
-            "judge": {"width": 8, "epochs": 1, "batch": 32, "threads": 1, "device": "cpu"},
+            "image_classifier": {
+                "width": 8, "epochs": 1, "batch": 32, "threads": 1, "device": "cpu",
+            },
         },
     },
     "experiments": {
@@ -116,7 +118,7 @@ def test_image_experiments_built_in_two_folders_have_the_same_bytes(
         metrics = read_json(built.folder / f"reports/{name}/0/metrics.json")
         assert {"fid_classifier", "fid_classifier_gaussian", "ood_auroc"} <= metrics.keys()
         shown = read_json(built.folder / f"reports/{name}/0/summary.json")
-        assert shown["fid_judge"] == round(metrics["fid_classifier"], 3)
+        assert shown["fid_classifier"] == round(metrics["fid_classifier"], 3)
     assert found.keys() == expected.keys()
     assert [path for path in found if found[path] != expected[path]] == []
 

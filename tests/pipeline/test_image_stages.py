@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from ldebm.data.packed import open_measure
-from ldebm.evaluate.judge import load_judge
+from ldebm.evaluate.image_classifier import ImageClassifier
 from ldebm.files import read_json
 from tests.forked import forked
 
@@ -25,7 +25,7 @@ PARAMS = {
     "data": {
         "digits": {
             "kind": "images", "source": "digits", "valid": 180, "test": 360, "labels": ["digit"],
-            "judge": {
+            "image_classifier": {
                 "width": 8, "epochs": 6, "batch": 32, "shift": 1, "threads": 1, "device": "cpu",
             },
         },
@@ -107,27 +107,27 @@ def test_images_are_judged_and_bound_with_what_only_measures(
     for name in ("digits", "mine", "dots"):
         project.data(name, "fetch", "prepare", "validate", "pack", "judge")
     monkeypatch.chdir(project.folder)
-    assert read_json("data/judge/digits/metrics.json")["judge"]["accuracy"] > 0.7
+    assert read_json("data/judge/digits/metrics.json")["classifier"]["accuracy"] > 0.7
     assert read_json("data/judge/mine/metrics.json") == {
         "data": "mine",
         "kind": "images",
-        "judge": None,
+        "classifier": None,
     }
     assert read_json("data/judge/dots/metrics.json") == {
         "data": "dots",
         "kind": "points",
-        "judge": None,
+        "classifier": None,
     }
     for experiment in ("small", "plane"):
         done = project.stage("bind", "--experiment", experiment)
         assert done.code == 0, done.err
     measure = open_measure("data/bound/small.measure.json")
-    assert measure.judge is not None
-    assert load_judge(measure.judge).columns == ["digit"]
+    assert measure.classifier is not None
+    assert ImageClassifier.load(measure.classifier).columns == ["digit"]
     assert {name: packed.meta["size"] for name, packed in measure.ood.items()} == {"mine": 8}
     assert set(read_json("data/bound/small.json")) == {"experiment", "data", "path", "files"}
     plane = open_measure("data/bound/plane.measure.json")
-    assert (plane.judge, plane.ood) == (None, {})
+    assert (plane.classifier, plane.ood) == (None, {})
     params = yaml.safe_load(Path("params.yaml").read_text())
     before = {p: Path(p).read_bytes() for p in ("data/bound/small.json", "data/bound/plane.json")}
     params["experiments"]["small"]["evaluate"]["ood"] = ["noise"]

@@ -44,9 +44,9 @@ METRICS = {
         "completion_frequent", "completion_places",
     },
     "chatter-sentiment-tiny": {
-        "nll", "judge_accuracy", "judged_accuracy", "judged_low", "judged_high",
-        "judged_positive", "judged_negative", "control_self_bleu", "control_self_bleu_real",
-        "plain_judged_accuracy",
+        "nll", "classifier_accuracy", "classified_accuracy", "classified_low", "classified_high",
+        "classified_positive", "classified_negative", "control_self_bleu", "control_self_bleu_real",
+        "plain_classified_accuracy",
         "control_distinct_2", "accuracy", "label_information_0",
     },
     "agnews-tiny": {"nll", "ppl", "accuracy", "accuracy_low", "accuracy_high", "ami_topic", "mi"},

@@ -1,4 +1,4 @@
-"""Untrained image models and a judge that looks at brightness, for tests of what uses models."""
+"""Untrained image models, and a classifier that looks at brightness."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ldebm.assembly import build_model, build_prior
 from ldebm.backbones.hierarchical import HierarchicalBackbone
-from ldebm.config import ExperimentConfig
+from ldebm.config import ExperimentConfig, ImageClassifierConfig
+from ldebm.evaluate.image_classifier import ImageClassifier
 from ldebm.model import Model
 from ldebm.seeding import generator, numpy_generator
 from tests.unit.image_worlds import HVAE, tiny_hvae
@@ -50,11 +51,14 @@ def image_model(
     return build_model(config, META, backbone, built, None, "pictures-hvae", 0)
 
 
-class Brightness(nn.Module):
-    """A judge of two columns: ``bright`` by the mean of the upper half, ``wide`` of the lower."""
+class Brightness(ImageClassifier):
+    """Two columns: ``bright`` by the mean of the upper half, ``wide`` by that of the lower."""
 
-    columns = ("bright", "wide")
-    classes = {"bright": 2, "wide": 2}  # noqa: RUF012
+    def __init__(self) -> None:
+        labels = {"bright": ["no", "yes"], "wide": ["no", "yes"]}
+        meta = {"channels": 1, "size": 8, "labels": labels}
+        super().__init__(ImageClassifierConfig(width=1), meta)
+        self.eval()
 
     def features(self, x_BCHW: Tensor) -> Tensor:
         half = x_BCHW.shape[2] // 2

@@ -11,7 +11,7 @@ import pytest
 from ldebm.config import (
     DataConfig,
     ExperimentConfig,
-    JudgeConfig,
+    ImageClassifierConfig,
     Params,
     RetrainConfig,
     load_params,
@@ -30,7 +30,7 @@ REAL = [  # of every kind of data, backbone and prior
     (ExperimentConfig, "experiments.digits-hvae"),
     (DataConfig, "data.chatter"),
     (DataConfig, "data.digits"),
-    (JudgeConfig, "data.digits.judge"),
+    (ImageClassifierConfig, "data.digits.image_classifier"),
     (RetrainConfig, "retrain"),
 ]
 Keys = tuple[str | int, ...]
@@ -138,10 +138,11 @@ def test_every_value_of_a_wrong_type_is_named_with_what_was_expected(real):
 def test_a_section_that_is_left_empty_is_named(real):
     optional = (
         "classifier",
+        "text_classifier",
         "context",
         "supervision",
         "hierarchy",
-        "judge",
+        "image_classifier",
     )  # null: their defaults
     for section, where, content in real:
         for path, value in places(content):

@@ -153,10 +153,10 @@ def test_yelp_trains_on_no_sentence_of_the_other_splits(world: World) -> None:
     train = world.rows("train")
     assert {text.split()[1] for text in train["text"]} == {"sentiment.test"}
     _agree(train, "bad", "negative")
-    judge = world.prepared(_yelp(source="yelp_judge"))
-    assert judge["splits"]["train"]["rows"] == 20
+    other = world.prepared(_yelp(source="yelp_judge"))
+    assert other["splits"]["train"]["rows"] == 20
     others = world.rows("train")["text"]
-    assert not set(others) & set(train["text"]), "the judge sees none of the generator's sentences"
+    assert not set(others) & set(train["text"]), "no sentence of the generator's data"
     world.prepared(_yelp(full=True))
     assert world.rows("train")["text"][0] == "yelp_li sentiment.train 0 was bad ."
 

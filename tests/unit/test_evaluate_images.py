@@ -25,8 +25,9 @@ from tests.unit.image_worlds import LinearGaussian, packed_images
 ALWAYS = {
     "fid_classifier", "fid_classifier_gaussian", "fid_classifier_fitted",
     "fid_classifier_reconstruction", "fid_classifier_test", "kid_classifier",
-    "kid_classifier_gaussian", "is_classifier", "judge_confidence", "judge_confidence_gaussian",
-    "judge_confidence_test", "recon_nll", "elbo_bits", "rate", "acceptance", "class_kept_top",
+    "kid_classifier_gaussian", "is_classifier", "classifier_confidence",
+    "classifier_confidence_gaussian",
+    "classifier_confidence_test", "recon_nll", "elbo_bits", "rate", "acceptance", "class_kept_top",
     "class_kept_bottom", "ood_auroc_likelihood", "ood_auroc_likelihood_inverted",
 }  # fmt: skip
 OF_ENERGIES = {"ood_auroc", "ood_auroc_inverted", "oversaturation", "saturation_long"}
@@ -42,8 +43,8 @@ def packed(tmp_path: Path) -> Packed:
 
 @pytest.fixture
 def measure(monkeypatch: pytest.MonkeyPatch) -> Measure:
-    monkeypatch.setattr(on_images, "load_judge", lambda _: Brightness())
-    return Measure(Path("judge"), {})
+    monkeypatch.setattr(on_images.ImageClassifier, "load", lambda _: Brightness())
+    return Measure(Path("classifier"), {})
 
 
 SETTINGS = EvaluateConfig(
@@ -84,16 +85,16 @@ def test_an_image_report_has_the_promised_metrics_and_the_same_bytes_twice(
 
 def test_the_gaussian_prior_of_the_same_noise_is_the_same_images(packed: Packed, measure: Measure):
     report = evaluate_images(image_model("gaussian"), packed, SETTINGS, measure)
-    for name in ("fid_classifier", "kid_classifier", "judge_confidence"):
+    for name in ("fid_classifier", "kid_classifier", "classifier_confidence"):
         assert report.metrics[name] == report.metrics[f"{name}_gaussian"]
     grids = report.panels["grids"]
     assert (grids["prior"].images == grids["gaussian"].images).all()
     assert report.metrics["acceptance"] == 1.0
 
 
-def test_without_a_judge_no_distance_is_named(packed: Packed):
+def test_without_a_classifier_no_distance_is_named(packed: Packed):
     report = evaluate_images(image_model("svebm"), packed, SETTINGS, Measure())
-    assert not [name for name in report.metrics if "fid" in name or "judge" in name]
+    assert not [name for name in report.metrics if "fid" in name or "classifier" in name]
     assert {"recon_nll", "elbo_bits", "ood_auroc", "oversaturation"} <= set(report.metrics)
     assert all(row[4] == "" for row in report.tables["transitions"][1])
 

@@ -16,7 +16,7 @@ RECORDED = {  # kind -> a recorded run of it, its label column and what its summ
     "text": ("chatter-ldebm", "intent", {"nll", "ami", "control", "bleu", "rppl"}),
     "responses": ("dd-gen-ldebm", "action", {"nll", "ami", "control", "response_bleu"}),
     "documents": ("agnews-200-ldebm", "topic", {"nll", "ami", "accuracy"}),
-    "images": ("digits-hvae", "digit", {"fid_judge", "ami", "control"}),
+    "images": ("digits-hvae", "digit", {"fid_classifier", "ami", "control"}),
 }
 EMBEDDED = {
     "points": ("gaussians16-ldebm", "pinwheel10-ldebm"),
@@ -81,6 +81,6 @@ def test_images_without_labels_have_at_least_their_bound() -> None:
     assert summarise("images", {"elbo_bits": 0.69835, "rate": 13.7}) == {"bits": 0.698}
 
 
-def test_the_independent_judge_counts_before_naive_bayes() -> None:
-    metrics = {"control_accuracy": 0.7, "judged_accuracy": 0.9}
+def test_the_evaluation_classifier_counts_before_naive_bayes() -> None:
+    metrics = {"control_accuracy": 0.7, "classified_accuracy": 0.9}
     assert summarise("text", metrics) == {"control": 0.9}

@@ -86,7 +86,9 @@ def test_an_attribute_added_below_keeps_the_groups_above():
     assert (first[:, 3:] != second[:, 3:]).all(1).all()
 
 
-def test_the_judge_counts_images_that_agree_in_every_attribute(monkeypatch: pytest.MonkeyPatch):
+def test_the_classifier_counts_images_that_agree_in_every_attribute(
+    monkeypatch: pytest.MonkeyPatch,
+):
     model = image_model(
         classes=4,
         hierarchy={**ATTRIBUTES, "label_sampling": "langevin"},
@@ -114,7 +116,7 @@ def test_the_judge_counts_images_that_agree_in_every_attribute(monkeypatch: pyte
 
 def test_the_bound_of_control_counts_every_combination_alike():
     images = np.zeros((4, 1, 8, 8), dtype=np.uint8)
-    images[:, :, 4:] = 255  # the judge: not bright, wide
+    images[:, :, 4:] = 255  # the classifier: not bright, wide
     labels = {"bright": np.array([0, 0, 1, 0]), "wide": np.array([1, 1, 1, -1])}
     found = of_images(Brightness(), images, labels, "test")
     assert found == {

@@ -49,8 +49,8 @@ def test_a_line_has_what_came_out_beside_the_gaussian_prior() -> None:
     images = {"fid_classifier": 1.02, "fid_classifier_gaussian": 4.33, "control_accuracy": 0.92,
               "ami": 0.99, "classes_used": 10.0}  # fmt: skip
     assert experiment_line("digits-hvae", [images, images]) == [
-        "digits-hvae (2 seeds): FID by the judge's features 1.02 (4.33 with N(0, I)); AMI with "
-        "the labels 0.99; 92% of class-conditional samples classified as asked"
+        "digits-hvae (2 seeds): FID by the classifier's features 1.02 (4.33 with N(0, I)); AMI "
+        "with the labels 0.99; 92% of class-conditional samples classified as asked"
     ]
     assert experiment_line("points", [{"nll": 6.3}]) == ["points: NLL 6.30 nats"]
 

@@ -87,6 +87,17 @@ def test_metrics_that_git_brought_without_their_model_are_not_recorded(project: 
         record_runs(project, ["elsewhere"])
 
 
+def test_metrics_of_older_files_are_read_under_their_present_names(project: Path):
+    metrics = {"judge_confidence_test": 0.9, "plain_judged_accuracy": 0.8, "nll": 1.0}
+    write_json(project / "results/old/0.json", {"experiment": "old", "seed": 0, "metrics": metrics})
+    runs = by_experiment(load_results(project))["old"]
+    assert numbers(runs, "classifier_confidence_test") == [0.9]
+    assert numbers(runs, "plain_classified_accuracy") == [0.8]
+    assert set(runs[0]["metrics"]) == {
+        "nll", "classifier_confidence_test", "plain_classified_accuracy",
+    }  # fmt: skip
+
+
 def test_the_tables_have_the_median_of_the_seeds_beside_the_papers_rows(project: Path):
     text = markdown(load_results(project))
     ours = next(line for line in text.splitlines() if line.startswith("| plain"))

@@ -150,6 +150,9 @@ def test_the_sources_of_a_binding_are_what_it_names():
     inputs = {"data/packed": "1", "data/judge": "2"}
     params = {"experiments.e.data": "a", "experiments.e.evaluate": {"ood": ["b", "rotated"]}}
     assert bound_sources(inputs, params) == ["data/judge/a", "data/packed/a", "data/packed/b"]
+    for key in ("classifier", "judge"):  # the present name and the earlier one
+        named = {"experiments.e.data": "a", "experiments.e.evaluate": {key: "c"}}
+        assert bound_sources(inputs, named) == ["data/judge/c", "data/packed/a"]
     assert bound_sources({"data/packed": "1"}, {"experiments.e.data": "a"}) == ["data/packed/a"]
 
 

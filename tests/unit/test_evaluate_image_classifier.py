@@ -1,4 +1,4 @@
-"""The judge: learns labels, any number of columns, the same bytes after an interruption."""
+"""The evaluation classifier of images: it learns labels, and the same bytes every time."""
 
 from pathlib import Path
 from typing import Any
@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from ldebm.config import DataConfig, JudgeConfig, Params
+from ldebm.config import DataConfig, EvaluateConfig, ImageClassifierConfig, Params, parse
 from ldebm.data.packed import JUDGE, Packed, open_measure, open_packed
 from ldebm.data.packing import pack
 from ldebm.data.prepare import prepare
 from ldebm.errors import UsageError
-from ldebm.evaluate import judge_training
-from ldebm.evaluate.judge import Judge, judge_images, load_judge
-from ldebm.evaluate.judge_training import JudgeTask, build_judge, moved
+from ldebm.evaluate import classifier_training
+from ldebm.evaluate.classifier_training import LabelTask, build_classifier
+from ldebm.evaluate.image_classifier import ImageClassifier, moved
 from ldebm.files import read_json, write_json
 from ldebm.training.trainer import train
 
-CONFIG = JudgeConfig(width=8, epochs=12, batch=20, shift=1, threads=1, device="cpu")
+CONFIG = ImageClassifierConfig(width=8, epochs=12, batch=20, shift=1, threads=1, device="cpu")
 
 
 @pytest.fixture
@@ -42,42 +42,42 @@ def packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Packed:
 
 
 def test_every_label_column_is_learnt_by_one_network(packed: Packed) -> None:
-    metrics = build_judge(CONFIG, packed, Path("judge"))
-    assert read_json("judge/metrics.json") == metrics
-    columns = metrics["judge"]["columns"]
+    metrics = build_classifier(ImageClassifier, CONFIG, packed, Path("out"))
+    assert read_json("out/metrics.json") == metrics
+    columns = metrics["classifier"]["columns"]
     assert set(columns) == {"side", "bright"}
     for found in columns.values():
         assert found["accuracy"] > 0.95 > found["majority"]
         assert found["balanced_accuracy"] > 0.95
-    judge = load_judge("judge")
+    classifier = ImageClassifier.load("out")
     test = packed.split("test")
-    judged = judge_images(judge, test.x, batch=7)
-    assert judged.features.shape == (40, 16)
-    right = judged.probabilities["side"].argmax(1) == test.labels("side")
+    classified = classifier.classify(test.x, batch=7)
+    assert classified.features.shape == (40, 16)
+    right = classified.probabilities["side"].argmax(1) == test.labels("side")
     assert right.mean() == columns["side"]["accuracy"]
     x = torch.from_numpy(test.x[:5].copy()).float() / 127.5 - 1
-    logits = judge.logits(x, "side")
+    logits = classifier.logits(x, "side")
     assert np.allclose(
-        logits.softmax(1).detach().numpy(), judged.probabilities["side"][:5], atol=1e-6
+        logits.softmax(1).detach().numpy(), classified.probabilities["side"][:5], atol=1e-6
     )
-    assert np.allclose(judge.features(x).detach().numpy(), judged.features[:5], atol=1e-5)
+    assert np.allclose(classifier.features(x).detach().numpy(), classified.features[:5], atol=1e-5)
 
 
 def test_the_same_bytes_every_time_and_after_an_interruption(
     packed: Packed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short = CONFIG.model_copy(update={"epochs": 2})
-    build_judge(short, packed, Path("one"))
-    build_judge(short, packed, Path("two"))
+    build_classifier(ImageClassifier, short, packed, Path("one"))
+    build_classifier(ImageClassifier, short, packed, Path("two"))
     monkeypatch.setattr(
-        judge_training, "train", lambda *args, **kwargs: train(*args, **kwargs, stop_after=5)
+        classifier_training, "train", lambda *args, **kwargs: train(*args, **kwargs, stop_after=5)
     )
     with pytest.raises(SystemExit, match="75"):
-        build_judge(short, packed, Path("three"))
+        build_classifier(ImageClassifier, short, packed, Path("three"))
     assert not Path("three").exists()
     monkeypatch.undo()
     monkeypatch.chdir(Path(packed.path).parent)
-    build_judge(short, packed, Path("three"))
+    build_classifier(ImageClassifier, short, packed, Path("three"))
     for name in ("two", "three"):
         assert Path(name, JUDGE).read_bytes() == Path("one", JUDGE).read_bytes()
         assert Path(name, "metrics.json").read_bytes() == Path("one", "metrics.json").read_bytes()
@@ -85,19 +85,18 @@ def test_the_same_bytes_every_time_and_after_an_interruption(
 
 
 def test_rows_without_a_label_do_not_count(packed: Packed) -> None:
-    judge = Judge(CONFIG, packed.meta)
-    device = torch.device("cpu")
-    task = JudgeTask(judge, packed.split("train"), packed.split("valid"), CONFIG, device)
+    classifier = ImageClassifier(CONFIG, packed.meta)
+    task = LabelTask(classifier, packed.split("train"), packed.split("valid"))
     task.labels["bright"][:] = -1
     task.module.train()
     alone = task.loss(0).total
     task.labels["bright"] = task.labels["side"] * 0 - 1
     assert torch.isfinite(alone)
     alone.backward()
-    first = list(judge.classes).index("bright") * 2
-    assert judge.head.weight.grad is not None
-    assert (judge.head.weight.grad[first : first + 2] == 0).all()
-    assert (judge.head.weight.grad[2:] != 0).any()
+    first = list(classifier.classes).index("bright") * 2
+    assert classifier.head.weight.grad is not None
+    assert (classifier.head.weight.grad[first : first + 2] == 0).all()
+    assert (classifier.head.weight.grad[2:] != 0).any()
 
 
 def test_moving_keeps_every_pixel_in_some_place_and_the_stream_decides() -> None:
@@ -123,50 +122,73 @@ def test_moving_keeps_every_pixel_in_some_place_and_the_stream_decides() -> None
 def test_large_images_are_halved_by_the_stem_and_all_sizes_end_at_four_pixels() -> None:
     for size, channels in ((8, 1), (28, 1), (32, 3), (64, 3)):
         meta = {"channels": channels, "size": size, "labels": {"y": ["a", "b", "c"]}}
-        judge = Judge(CONFIG, meta).eval()
+        classifier = ImageClassifier(CONFIG, meta).eval()
         x = torch.zeros(2, channels, size, size)
-        assert judge.body(x).shape[-1] in (4,)
-        assert judge.logits(x, "y").shape == (2, 3)
+        assert classifier.body(x).shape[-1] in (4,)
+        assert classifier.logits(x, "y").shape == (2, 3)
 
 
-def test_what_a_judge_cannot_do_is_one_clear_line(packed: Packed) -> None:
-    judge = Judge(CONFIG, packed.meta).eval()
-    with pytest.raises(UsageError, match="no column 'Male'; it knows bright, side"):
-        judge.logits(torch.zeros(1, 1, 8, 8), "Male")
+def test_what_a_classifier_cannot_do_is_one_clear_line(packed: Packed) -> None:
+    classifier = ImageClassifier(CONFIG, packed.meta).eval()
+    with pytest.raises(UsageError, match="no label column 'Male'; it knows bright, side"):
+        classifier.logits(torch.zeros(1, 1, 8, 8), "Male")
     with pytest.raises(UsageError, match="images of 3 channels; it was trained on 1"):
-        judge.features(torch.zeros(1, 3, 8, 8))
-    write_json("none/metrics.json", {"kind": "points", "judge": None})
-    with pytest.raises(UsageError, match="no judge: the data set is not of images"):
-        load_judge("none")
-    with pytest.raises(UsageError, match="no such model"):
-        load_judge("absent")
+        classifier.features(torch.zeros(1, 3, 8, 8))
+    write_json("none/metrics.json", {"kind": "points", "classifier": None})
+    with pytest.raises(UsageError, match="no classifier of images: it was not built, or"):
+        ImageClassifier.load("none")
+    with pytest.raises(UsageError, match="no classifier of images"):
+        ImageClassifier.load("absent")
 
 
-def test_a_measure_file_names_the_judge_and_other_data(packed: Packed) -> None:
+def test_a_measure_file_names_the_classifier_and_other_data(packed: Packed) -> None:
     content: dict[str, Any] = {
         "judge": {"path": "data/judge/mine", "files": {}},
         "ood": {"other": {"path": packed.path.as_posix(), "files": {}}},
     }
     write_json("measure.json", content)
     measure = open_measure("measure.json")
-    assert measure.judge == Path("data/judge/mine")
+    assert measure.classifier == Path("data/judge/mine")
     assert measure.ood["other"].meta == packed.meta
     write_json("measure.json", {"judge": None, "ood": {}})
-    assert open_measure("measure.json").judge is None
+    assert open_measure("measure.json").classifier is None
     write_json("measure.json", {"ood": {}})
-    with pytest.raises(UsageError, match="does not name a judge"):
+    with pytest.raises(UsageError, match="does not name a classifier"):
         open_measure("measure.json")
 
 
-def test_every_data_set_has_its_own_judge_or_the_defaults() -> None:
+def test_earlier_names_of_keys_are_read_as_the_present_ones() -> None:
     content = {
         "run": {"datasets": [], "experiments": [], "seeds": [0]},
         "data": {
-            "a": {"kind": "images", "source": "digits", "judge": {"epochs": 9}},
+            "a": {"kind": "images", "source": "digits", "judge": {"epochs": 9}, "classifier": None},
+            "b": {
+                "kind": "sentences",
+                "source": "sst2",
+                "judge": None,
+                "classifier": {"epochs": 2},
+            },
+        },
+        "experiments": {},
+    }
+    params = parse(Params, content)
+    assert params.image_classifier("a").epochs == 9
+    text = params.data["b"].text_classifier
+    assert (text and text.epochs) == 2
+    assert parse(EvaluateConfig, {"judge": "b"}).classifier == "b"
+    with pytest.raises(UsageError, match="unknown key 'judge'"):
+        parse(EvaluateConfig, {"judge": "b", "classifier": "b"})
+
+
+def test_every_data_set_has_its_own_image_classifier_or_the_defaults() -> None:
+    content = {
+        "run": {"datasets": [], "experiments": [], "seeds": [0]},
+        "data": {
+            "a": {"kind": "images", "source": "digits", "image_classifier": {"epochs": 9}},
             "b": {"kind": "images", "source": "mnist"},
         },
         "experiments": {},
     }
     params = Params.model_validate(content)
-    assert params.judge_of("a") == JudgeConfig(epochs=9)
-    assert params.judge_of("b") == JudgeConfig()
+    assert params.image_classifier("a") == ImageClassifierConfig(epochs=9)
+    assert params.image_classifier("b") == ImageClassifierConfig()
