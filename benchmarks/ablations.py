@@ -26,6 +26,7 @@ from ldebm.files import read_json, write_json
 from ldebm.seeding import configure, numerics
 from pipelines.library import Library
 from pipelines.lineage.records import records
+from pipelines.results.glossary import present_names
 
 __all__ = ["measure", "rows_of"]
 
@@ -48,15 +49,15 @@ def rows_of(group: str, root: Path = Path()) -> list[tuple[str, int]]:
     groups = Library(root).groups
     if group not in groups:
         raise UsageError(f"group {group!r} is not in conf/groups.yaml{nearest(group, groups)}")
-    found = []
+    rows = []
     for name in groups[group]:
         for path in root.glob(f"reports/{name}/*/metrics.json"):
             seed = path.parts[-2]
             if (root / "models" / name / seed / "prior" / "model.safetensors").is_file():
-                found.append((name, int(seed)))
-    if not found:
+                rows.append((name, int(seed)))
+    if not rows:
         raise UsageError(f"nothing of {group} is built here; `make repro RUN={group}` builds it")
-    return sorted(found, key=lambda row: (groups[group].index(row[0]), row[1]))
+    return sorted(rows, key=lambda row: (groups[group].index(row[0]), row[1]))
 
 
 def measure(experiment: str, seed: int, samples: int, root: Path = Path()) -> dict[str, Any]:
@@ -66,7 +67,8 @@ def measure(experiment: str, seed: int, samples: int, root: Path = Path()) -> di
     sampler = prior.sampler
     levels = prior.levels if prior.kind == "diffusion" else 1
     moves = sampler.moves(levels)
-    found = read_json(root / "reports" / experiment / str(seed) / "metrics.json")
+    folder = root / "reports" / experiment / str(seed)
+    metrics = present_names(read_json(folder / "metrics.json"))
 
     def work() -> None:
         drawn = model.decode(model.sample_latents(samples, seed=seed), "greedy")
@@ -83,7 +85,7 @@ def measure(experiment: str, seed: int, samples: int, root: Path = Path()) -> di
         "kind": prior.kind,
         "levels": levels,
         "moves": moves,
-        "metrics": {name: found[name] for name in METRICS if name in found},
+        "metrics": {name: metrics[name] for name in METRICS if name in metrics},
         "seconds_per_1000": 1000 * seconds / samples,
         "training_seconds": training[0] if training else None,
         "device": str(model.device),

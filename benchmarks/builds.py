@@ -41,10 +41,10 @@ def outputs(root: Path, folders: tuple[str, ...] = ("out", "metrics")) -> dict[s
     After a failure the entries stand in another order, as after ``dvc repro --keep-going``.
     """
     files = [path for name in folders for path in (root / name).rglob("*") if path.is_file()]
-    found = {str(f.relative_to(root)): hashlib.md5(f.read_bytes()).hexdigest() for f in files}
+    hashes = {str(f.relative_to(root)): hashlib.md5(f.read_bytes()).hexdigest() for f in files}
     lock = root / "dvc.lock"
     blocks = lock_blocks(lock.read_text()) if lock.is_file() else {}
-    return found | {f"dvc.lock {name}": text for name, text in blocks.items()}
+    return hashes | {f"dvc.lock {name}": text for name, text in blocks.items()}
 
 
 def corrupt(root: Path) -> int:
@@ -131,12 +131,12 @@ def working(tiny: Tiny) -> list[int]:
 def started_by(tiny: Tiny) -> list[int]:
     """Every process that commands of the project have started and that runs, at any distance."""
     mark = f"TINY_RAN={tiny.log}".encode()
-    found = []
+    processes = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             if entry.name.isdigit() and mark in (entry / "environ").read_bytes().split(b"\0"):
-                found.append(int(entry.name))
-    return [pid for pid in found if lives(pid)]
+                processes.append(int(entry.name))
+    return [pid for pid in processes if lives(pid)]
 
 
 def lives(pid: int) -> bool:

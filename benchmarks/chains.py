@@ -43,11 +43,11 @@ def parse_moves(text: str, levels: int) -> list[int]:
         ([6, 6, 6], [6, 4, 3])
     """
     words = text.split(",")
-    found = [int(word) for word in words if word.strip().isdigit() and int(word)]
-    found = found * levels if len(words) == 1 else found
-    if len(found) != levels:
+    moves = [int(word) for word in words if word.strip().isdigit() and int(word)]
+    moves = moves * levels if len(words) == 1 else moves
+    if len(moves) != levels:
         raise UsageError(f"--moves {text}: expected a number from 1 on, or {levels} with commas")
-    return found
+    return moves
 
 
 def measure(
@@ -64,7 +64,7 @@ def measure(
     own_T = prior.config.sampler.moves(prior.levels)
     moves = list(moves_T or [TIMES * moves for moves in own_T])
     started = time.perf_counter()
-    found = sampler_convergence(prior, seed, moves, draws)
+    convergence = sampler_convergence(prior, seed, moves, draws)
     training = model.config.backbone.training
     return {
         "experiment": model.experiment,
@@ -75,7 +75,7 @@ def measure(
         "moves": moves,
         "long": [TIMES * moves for moves in own_T],
         "draws": draws,
-        **found,
+        **convergence,
         "seconds": round(time.perf_counter() - started, 2),
     }
 

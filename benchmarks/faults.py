@@ -152,7 +152,7 @@ class Harness:
             time.sleep(after)
             if kind == "stage":
                 wait_for(lambda: bool(victims(part, tiny)) or flow.poll() is not None, 20)
-                doomed = [chance.choice(found)] if (found := victims(part, tiny)) else []
+                doomed = [chance.choice(processes)] if (processes := victims(part, tiny)) else []
             elif kind == "server":
                 doomed = [] if flow.poll() is not None else [server_process.pid]
             else:
@@ -234,14 +234,14 @@ class Harness:
 
 def victims(part: str, tiny: Tiny) -> list[int]:
     """The processes of that part of the stages that run now."""
-    found = []
+    processes = []
     for pid in working(tiny):
         with contextlib.suppress(OSError):
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
             marks = {"supervisor": b"supervise.py", "dvc": b"dvc", "command": b"work.py"}
             if next((name for name, mark in marks.items() if mark in command), "") == part:
-                found.append(pid)
-    return found
+                processes.append(pid)
+    return processes
 
 
 def worker(tiny: Tiny) -> subprocess.Popen[bytes]:
@@ -280,14 +280,14 @@ def one(harness: Harness, kind: str, number: int, seed: int, base: Path) -> Roun
         folder = base / f"{kind}-{number}-{draw}"
         chance = random.Random(f"{seed} {kind} {number} {draw}")
         if kind in KILLED:
-            found = measured(functools.partial(harness.killed, kind, chance, folder), kind)
+            outcome = measured(functools.partial(harness.killed, kind, chance, folder), kind)
         else:
-            found = measured(functools.partial(getattr(harness, kind), folder), kind)
-        if found.ok:
+            outcome = measured(functools.partial(getattr(harness, kind), folder), kind)
+        if outcome.ok:
             shutil.rmtree(folder, ignore_errors=True)
-        if found.hit:
+        if outcome.hit:
             break
-    return found
+    return outcome
 
 
 def main() -> None:
@@ -306,10 +306,10 @@ def main() -> None:
             if rounds.has(kind, number) or (kind in BROKEN and number):
                 continue
             started = time.monotonic()
-            found = one(harness, kind, number, options.seed, base)
+            outcome = one(harness, kind, number, options.seed, base)
             seconds = round(time.monotonic() - started, 1)
-            rounds.add({**asdict(found), "number": number, "ok": found.ok, "seconds": seconds})
-            print(number, f"{seconds} s", found, flush=True)
+            rounds.add({**asdict(outcome), "number": number, "ok": outcome.ok, "seconds": seconds})
+            print(number, f"{seconds} s", outcome, flush=True)
     print(faults_table(options.out))
     sys.exit(0 if rounds.ok else 1)
 

@@ -51,7 +51,7 @@ UPDATES = 2
 PASSES = 2  # that settle the batch norms, of 500
 SIZES = {"cifar10": 32}  # of data that are taken as large as they are
 PARTS = ("backbone", "backbone-resumed", "labels", "prior", "prior-resumed", "sample")
-Found = dict[str, Any]
+Facts = dict[str, Any]
 
 
 def shortened(config: ExperimentConfig, batch: int, threads: int) -> ExperimentConfig:
@@ -121,7 +121,7 @@ def interrupt_once_training() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def train_part(part: str, name: str, config: ExperimentConfig, packed: Packed) -> Found:
+def train_part(part: str, name: str, config: ExperimentConfig, packed: Packed) -> Facts:
     """One start of a stage in the current folder, interrupted or to its end."""
     stage, _, resumed = part.partition("-")
     first = stage == "backbone"
@@ -138,27 +138,27 @@ def train_part(part: str, name: str, config: ExperimentConfig, packed: Packed) -
             interrupted = end.code == EXIT_INTERRUPTED
     checkpoints = [path.stat().st_size for path in CHECKPOINTS.glob("*.pt")]
     files = list(Path("models", stage).glob("model.safetensors"))
-    found: Found = {"step_seconds": seconds, "checkpoint_bytes": sum(checkpoints)}
+    facts: Facts = {"step_seconds": seconds, "checkpoint_bytes": sum(checkpoints)}
     if resumed:
-        found["ok"] = len(seconds) == UPDATES - 1 and len(files) == 1 and not checkpoints
-        found["hash"] = hash_path(files[0]) if files else None
+        facts["ok"] = len(seconds) == UPDATES - 1 and len(files) == 1 and not checkpoints
+        facts["hash"] = hash_path(files[0]) if files else None
     else:
-        found["ok"] = interrupted and len(seconds) == 1 and len(checkpoints) == 1 and not files
-    return found
+        facts["ok"] = interrupted and len(seconds) == 1 and len(checkpoints) == 1 and not files
+    return facts
 
 
-def label_part(config: ExperimentConfig, packed: Packed) -> Found:
+def label_part(config: ExperimentConfig, packed: Packed) -> Facts:
     """The stage between both: the top group of every image."""
     target = Path("models/latents.parquet")
     cluster_stage(config, packed, 0, Path("models/backbone"), target)
     return {"ok": target.is_file()}
 
 
-def sample_part() -> Found:
+def sample_part() -> Facts:
     """One image of the Gaussian prior and one of the learned prior, from the model's folder."""
     model = ldebm.load("models")
     drawn = {"gaussian": torch.randn(1, model.backbone.latent, generator=torch.manual_seed(0))}
-    found: Found = {
+    facts: Facts = {
         "backbone_parameters": sum(p.numel() for p in model.backbone.parameters()),
         "prior_parameters": sum(p.numel() for p in model.prior.parameters()),
         "latent": model.backbone.latent,
@@ -166,17 +166,17 @@ def sample_part() -> Found:
     }
     started = _clocks()
     drawn["prior"] = model.sample_latents(1, seed=0).cpu()
-    found["sample_seconds"] = _since(started)
-    found["ok"] = True
+    facts["sample_seconds"] = _since(started)
+    facts["ok"] = True
     for latents in drawn.values():
         image = model.decode(latents.to(model.device), "sample")
         assert isinstance(image, np.ndarray)
         shape = (1, int(model.meta["channels"]), *2 * [int(model.meta["size"])])
-        found["ok"] &= image.shape == shape and image.min() < image.max()
-    return found
+        facts["ok"] &= image.shape == shape and image.min() < image.max()
+    return facts
 
 
-def run_part(part: str, name: str, batch: int, threads: int) -> Found:
+def run_part(part: str, name: str, batch: int, threads: int) -> Facts:
     """One part in the current folder, with what it took."""
     config = shortened(Library(ROOT).experiment(name), batch, threads)
     device = choose_device(config.backbone.training.device)
@@ -185,23 +185,23 @@ def run_part(part: str, name: str, batch: int, threads: int) -> Found:
     started = time.perf_counter()
     packed = open_packed("packed")
     if part == "sample":
-        found = sample_part()
+        facts = sample_part()
     elif part == "labels":
-        found = label_part(config, packed)
+        facts = label_part(config, packed)
     else:
-        found = train_part(part, name, config, packed)
+        facts = train_part(part, name, config, packed)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated()
     seconds = time.perf_counter() - started
-    return {**found, "seconds": seconds, "peak_bytes": peak, "device": _device_name(device)}
+    return {**facts, "seconds": seconds, "peak_bytes": peak, "device": _device_name(device)}
 
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-def measure(name: str, batch: int, threads: int, folder: Path) -> Found:
+def measure(name: str, batch: int, threads: int, folder: Path) -> Facts:
     """All parts of one configuration, each in a process of its own; a round as it is kept.
 
     Raises:
@@ -212,7 +212,7 @@ def measure(name: str, batch: int, threads: int, folder: Path) -> Found:
     random_images(folder / "packed", library.dataset(data).side or SIZES[data], batch)
     (folder / "models").mkdir()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    parts: dict[str, Found] = {}
+    parts: dict[str, Facts] = {}
     for part in PARTS:
         out = folder / f"{part}.json"
         command = [sys.executable, "-m", "benchmarks.full_size", name, "--part", part]
@@ -227,26 +227,26 @@ def measure(name: str, batch: int, threads: int, folder: Path) -> Found:
     return record(parts, batch, threads)
 
 
-def record(parts: dict[str, Found], batch: int, threads: int) -> Found:
+def record(parts: dict[str, Facts], batch: int, threads: int) -> Facts:
     """A round, from what its parts found."""
     sample = parts["sample"]
     known = ("backbone_parameters", "prior_parameters", "latent", "model_bytes")
-    found: Found = {key: sample[key] for key in known}
-    found |= {"batch": batch, "threads": threads, "device": sample["device"]}
+    row: Facts = {key: sample[key] for key in known}
+    row |= {"batch": batch, "threads": threads, "device": sample["device"]}
     for stage in ("backbone", "prior"):
         both = (parts[stage], parts[f"{stage}-resumed"])
         steps = [pair for part in both for pair in part["step_seconds"]]
-        found[f"{stage}_step_seconds"] = [round(wall, 2) for wall, _ in steps]
-        found[f"{stage}_step_cpu_seconds"] = [round(cpu, 2) for _, cpu in steps]
-        found[f"{stage}_checkpoint_bytes"] = both[0]["checkpoint_bytes"]
-        found[f"{stage}_peak_bytes"] = max(part["peak_bytes"] for part in both)
-    found["sample_peak_bytes"] = sample["peak_bytes"]
-    found["sample_seconds"], found["sample_cpu_seconds"] = (
+        row[f"{stage}_step_seconds"] = [round(wall, 2) for wall, _ in steps]
+        row[f"{stage}_step_cpu_seconds"] = [round(cpu, 2) for _, cpu in steps]
+        row[f"{stage}_checkpoint_bytes"] = both[0]["checkpoint_bytes"]
+        row[f"{stage}_peak_bytes"] = max(part["peak_bytes"] for part in both)
+    row["sample_peak_bytes"] = sample["peak_bytes"]
+    row["sample_seconds"], row["sample_cpu_seconds"] = (
         round(value, 2) for value in sample["sample_seconds"]
     )
-    found["part_seconds"] = {part: round(value["seconds"], 1) for part, value in parts.items()}
-    found["failed"] = [part for part, value in parts.items() if not value["ok"]]
-    return {**found, "ok": not found["failed"]}
+    row["part_seconds"] = {part: round(value["seconds"], 1) for part, value in parts.items()}
+    row["failed"] = [part for part, value in parts.items() if not value["ok"]]
+    return {**row, "ok": not row["failed"]}
 
 
 def main() -> int:
@@ -262,16 +262,16 @@ def main() -> int:
     try:
         if options.part:
             name = options.experiments[0]
-            found = run_part(options.part, name, options.batch, options.threads)
-            write_json(options.part_out, found)
+            facts = run_part(options.part, name, options.batch, options.threads)
+            write_json(options.part_out, facts)
             return 0
         rounds = Rounds(options.out)
         for name in options.experiments:
             started = time.monotonic()
             with tempfile.TemporaryDirectory(prefix="full-size-") as folder:
-                found = measure(name, options.batch, options.threads, Path(folder))
+                facts = measure(name, options.batch, options.threads, Path(folder))
             seconds = round(time.monotonic() - started, 1)
-            rounds.add({"kind": name, "number": 0, "seconds": seconds, **found})
+            rounds.add({"kind": name, "number": 0, "seconds": seconds, **facts})
     except LdebmError as error:
         print(f"benchmarks.full_size: {error}", file=sys.stderr)
         return error.exit_code

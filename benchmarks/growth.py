@@ -106,7 +106,7 @@ def run_case(sizes: dict[str, int]) -> dict[str, Any]:
     from ldebm.training.second_stage import prior_stage
 
     config, packed, models = experiment(sizes), Path("packed"), Path("models")
-    found: dict[str, Any] = {"empty_mb": _peak()}
+    costs: dict[str, Any] = {"empty_mb": _peak()}
     if "side" in sizes:
         _images(sizes["side"], packed)
     else:
@@ -139,8 +139,8 @@ def run_case(sizes: dict[str, int]) -> dict[str, Any]:
     for name, work in (parts if "side" in sizes else {"pack": packing} | parts).items():
         before = time.process_time()
         work()
-        found |= {name: round(time.process_time() - before, 3), f"{name}_mb": _peak()}
-    return found
+        costs |= {name: round(time.process_time() - before, 3), f"{name}_mb": _peak()}
+    return costs
 
 
 def _peak() -> int:
@@ -182,9 +182,9 @@ def main() -> int:
             sizes = base | {name: value}
             if any(row["sizes"] == sizes for row in rows):
                 continue
-            found = {"sizes": sizes, **measure(sizes), **circumstances()}
-            rows.append(found)
-            print(f"{name} {value}: {found}", flush=True)
+            measured = {"sizes": sizes, **measure(sizes), **circumstances()}
+            rows.append(measured)
+            print(f"{name} {value}: {measured}", flush=True)
             write_json(options.out, {"rows": rows, "updates": UPDATES})
     return 0
 

@@ -99,12 +99,12 @@ def _likelihood_errors(model: TextVAE, split: Any) -> Record:
     """Largest and mean errors of a sentence's estimate against float64."""
     batch = text_batch(split, SENTENCES)
     noise = torch.randn(SAMPLES, SENTENCES, 40, generator=generator(0, "bench-z"))
-    found = {kind: nll_samples(model, batch, noise, bfloat16=kind == "bfloat16").double()
+    values_of = {kind: nll_samples(model, batch, noise, bfloat16=kind == "bfloat16").double()
              for kind in ("float32", "bfloat16")}  # fmt: skip
     exact = nll_samples(model.double(), batch, noise.double(), bfloat16=False)
     model.float()
     more: Record = {"samples": SAMPLES, "sentences": SENTENCES}
-    for kind, values in found.items():
+    for kind, values in values_of.items():
         errors = estimate(values) - estimate(exact)
         more[kind] = {
             "largest": float(errors.abs().max()),

@@ -61,11 +61,11 @@ class Rounds:
         """Whether a round is there and was right."""
         return any(item["ok"] for item in self.rounds if _same(item, kind, number))
 
-    def add(self, found: Mapping[str, Any]) -> None:
+    def add(self, row: Mapping[str, Any]) -> None:
         """Takes a round and writes the file."""
         facts = circumstances()
-        new = {**found, **{key: facts[key] for key in ("commit", "load")}}
-        places = [_same(item, found["kind"], found["number"]) for item in self.rounds]
+        new = {**row, **{key: facts[key] for key in ("commit", "load")}}
+        places = [_same(item, row["kind"], row["number"]) for item in self.rounds]
         if True in places:
             place = places.index(True)
             self.repeated.append(self.rounds[place])

@@ -91,13 +91,13 @@ def fallen(now: Sequence[Record], recorded: Sequence[Record]) -> list[str]:
         ['a: 2.9 times as fast as plain PyTorch, recorded 6.0']
     """
     known = {(row["name"], row["threads"]): row["ratio"] for row in recorded if "ratio" in row}
-    found = []
+    lines = []
     for row in now:
         before = known.get((row["name"], row["threads"]))
         if before is not None and row["ratio"] < WORSE * before:
             ratios = f"{row['ratio']:.1f} times as fast as plain PyTorch, recorded {before:.1f}"
-            found.append(f"{row['name']}: {ratios}")
-    return found
+            lines.append(f"{row['name']}: {ratios}")
+    return lines
 
 
 def check(path: Path) -> int:
@@ -105,11 +105,11 @@ def check(path: Path) -> int:
     results = [line for part in ROWS for line in isolated(part, QUICK, 1)]
     for line in results:
         print(show(line), flush=True)
-    found = fallen([line for line in results if "ratio" in line], read_json(path))
-    found += [f"{line['name']}: {line['error']}" for line in results if "error" in line]
-    for text in found:
+    problems = fallen([line for line in results if "ratio" in line], read_json(path))
+    problems += [f"{line['name']}: {line['error']}" for line in results if "error" in line]
+    for text in problems:
         print(text, file=sys.stderr)
-    return int(bool(found))
+    return int(bool(problems))
 
 
 def main() -> int:

@@ -196,8 +196,8 @@ def embedded(rounds: Rounds, options: argparse.Namespace, base: Path) -> None:
     print(f"dvc repro: {serial.seconds:.1f} s, {serial.cpu:.1f} CPU seconds", flush=True)
     flow = by_flow(base / "flow", axis, selection, options.slots, env)
     print(f"sweep: {flow.seconds:.1f} s, {flow.cpu:.1f} CPU seconds", flush=True)
-    found = record(serial, flow, selection, options.slots)
-    _add(rounds, "embedded", 0, started, found, found["ratio"] <= LIMIT)
+    row = record(serial, flow, selection, options.slots)
+    _add(rounds, "embedded", 0, started, row, row["ratio"] <= LIMIT)
 
 
 def small(rounds: Rounds, options: argparse.Namespace, base: Path) -> None:
@@ -221,13 +221,13 @@ def _add(
     kind: str,
     number: int,
     started: float,
-    found: Mapping[str, Any],
+    row: Mapping[str, Any],
     fast: bool = True,
 ) -> None:
     seconds = round(time.monotonic() - started, 1)
-    ok = bool(found["same"] and not found["lock_errors"] and fast)
-    rounds.add({**found, "kind": kind, "number": number, "seconds": seconds, "ok": ok})
-    print(number, f"{seconds} s", found, flush=True)
+    ok = bool(row["same"] and not row["lock_errors"] and fast)
+    rounds.add({**row, "kind": kind, "number": number, "seconds": seconds, "ok": ok})
+    print(number, f"{seconds} s", row, flush=True)
 
 
 def main() -> None:

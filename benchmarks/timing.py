@@ -75,15 +75,15 @@ def alternating(
         repeats: turns that count, at least 2.
         scale: of :class:`Turns`, where it is not 1.
     """
-    found = {name: Turns([], [], (scale or {}).get(name, 1.0)) for name in works}
+    turns = {name: Turns([], [], (scale or {}).get(name, 1.0)) for name in works}
     for turn in range(repeats + 1):
         for name, work in works.items():
             wall, cpu = time.perf_counter(), time.process_time()
             work()
             if turn:
-                found[name].wall.append(time.perf_counter() - wall)
-                found[name].cpu.append(time.process_time() - cpu)
-    return found
+                turns[name].wall.append(time.perf_counter() - wall)
+                turns[name].cpu.append(time.process_time() - cpu)
+    return turns
 
 
 class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -212,13 +212,13 @@ def _computing(kind: str, rest: str, params: Any) -> Any:
         return None
     config = params.experiment(experiment)
     trained = config.backbone.training
-    found = {
+    sections = {
         "backbone": trained,
         "cluster": trained,
         "prior": config.prior.training,
         "evaluate": config.evaluate,
     }
-    return found.get(kind)
+    return sections.get(kind)
 
 
 def shares(needs: Mapping[str, Need], slots: Slots) -> str:

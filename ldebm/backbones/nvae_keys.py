@@ -128,11 +128,11 @@ def rename(published: Mapping[str, Tensor], model: NVAE, where: str) -> dict[str
     """
     pairs, own = key_map(model), model.state_dict()
     wanted = set(pairs.values())
-    given = {key for key in published if not key.endswith(_IGNORED)}
+    stored = {key for key in published if not key.endswith(_IGNORED)}
     fix = "make the section that of the checkpoint"
     for keys, problem in (
-        (wanted - given, "tensors that this nvae section needs are missing"),
-        (given - wanted, "tensors have no place in this nvae section"),
+        (wanted - stored, "tensors that this nvae section needs are missing"),
+        (stored - wanted, "tensors have no place in this nvae section"),
     ):
         if keys:
             some = ", ".join(sorted(keys)[:3])

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["generate_images", "parse_attributes"]
 
 
-def parse_attributes(given: list[str]) -> dict[str, int | str]:
+def parse_attributes(wanted: list[str]) -> dict[str, int | str]:
     """``NAME=VALUE`` arguments.
 
     Raises:
@@ -27,7 +27,7 @@ def parse_attributes(given: list[str]) -> dict[str, int | str]:
         {'Male': '1', 'Smiling': '0'}
     """
     attributes: dict[str, int | str] = {}
-    for item in given:
+    for item in wanted:
         name, sign, value = item.partition("=")
         if not (name and sign and value):
             raise UsageError(f"--attribute {item!r}: expected NAME=VALUE, for example Smiling=1")

@@ -76,13 +76,13 @@ def plugin_of(section: Section, key: str, where: str) -> Any:
     """
     from ldebm.plugins import find
 
-    given: dict[str, Any] = getattr(section, "options", {})
+    options: dict[str, Any] = getattr(section, "options", {})
     for group, name in named_plugins(section, key):
         plugin = find(group, name)
         if plugin.options is not None:
-            parse(plugin.options, given, f"{where}.options")
+            parse(plugin.options, options, f"{where}.options")
         return plugin
-    if given:
+    if options:
         raise UsageError(f"{where}.options: is for plugins; {getattr(section, key)!r} has none")
     return None
 

@@ -84,8 +84,8 @@ class Source:
 
     def wanted(self, config: DataConfig) -> list[SourceFile]:
         """The files of a data set; where none is registered, those that ``checksums`` names."""
-        given = [SourceFile(name, sha256) for name, sha256 in sorted(config.checksums.items())]
-        files = self.files or (given if self.folder else [])
+        stated = [SourceFile(name, sha256) for name, sha256 in sorted(config.checksums.items())]
+        files = self.files or (stated if self.folder else [])
         return [file for file in files if config.full or not file.optional]
 
 

@@ -173,13 +173,13 @@ def nll_by_quadrature(
     """
     flat = grid.mass_GG.flatten()
     ordered, order = torch.sort(flat)
-    keep = order[torch.cumsum(ordered, 0) > 1e-12]
+    cells = order[torch.cumsum(ordered, 0) > 1e-12]
     size = len(grid.axis_G)
-    u_C2 = torch.stack([grid.axis_G[keep // size], grid.axis_G[keep % size]], 1)
+    u_C2 = torch.stack([grid.axis_G[cells // size], grid.axis_G[cells % size]], 1)
     mean_C2 = backbone.decode(prior.from_standard(u_C2.to(prior.shift_D.dtype)))
     centre = mean_C2.mean(0)
     mean_C2 = (mean_C2 - centre) / backbone.noise
-    bias_C = flat[keep].log().to(mean_C2.dtype) - 0.5 * mean_C2.square().sum(1)
+    bias_C = flat[cells].log().to(mean_C2.dtype) - 0.5 * mean_C2.square().sum(1)
     x_N2 = (x_N2 - centre) / backbone.noise
     parts = []
     for start in range(0, len(x_N2), chunk):

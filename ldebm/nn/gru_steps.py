@@ -53,15 +53,15 @@ def packed_spans(batch_sizes: Sequence[int], reverse: bool) -> list[tuple[int, i
 class _Buffers:
     """Where the steps write: one row per token when they are kept, else scratch for one step."""
 
-    def __init__(self, tokens: int, rows: int, hidden: int, like: Tensor, keep: bool) -> None:
-        size = tokens if keep else rows
-        self.keep = keep
+    def __init__(self, tokens: int, rows: int, hidden: int, like: Tensor, all_steps: bool) -> None:
+        size = tokens if all_steps else rows
+        self.all_steps = all_steps
         self.gate = like.new_empty(size, 2 * hidden)  # r and u
         self.candidate = like.new_empty(size, hidden)  # n
         self.recurrent = like.new_empty(size, hidden)  # W_hn h + b_hn
 
     def at(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
-        span = slice(start, stop) if self.keep else slice(0, stop - start)
+        span = slice(start, stop) if self.all_steps else slice(0, stop - start)
         return self.gate[span], self.candidate[span], self.recurrent[span]
 
 
@@ -73,15 +73,15 @@ def _forward(
     spans: list[tuple[int, int, int]],
     *,
     bfloat16: bool,
-    keep: bool,
+    all_steps: bool,
     outputs_NH: Tensor | None,
 ) -> tuple[_Buffers, Tensor | None]:
     """Runs all steps; ``h_BH`` is updated in place. Returns what the backward pass needs."""
     rows, hidden = h_BH.shape
     tokens = sum(span[2] for span in spans)
-    buffers = _Buffers(tokens, rows, hidden, h_BH, keep)
+    buffers = _Buffers(tokens, rows, hidden, h_BH, all_steps)
     weight = (weight_hh.bfloat16() if bfloat16 else weight_hh).t()
-    before_NH = h_BH.new_empty(tokens, hidden, dtype=weight.dtype) if keep else None
+    before_NH = h_BH.new_empty(tokens, hidden, dtype=weight.dtype) if all_steps else None
     product_B3H = torch.empty(rows, 3 * hidden, dtype=weight.dtype, device=h_BH.device)
     gather_B3H = torch.empty(rows, 3 * hidden, dtype=gates.values.dtype, device=gates.values.device)
     for start, stop, n in spans:
@@ -133,7 +133,7 @@ class _PackedGRU(torch.autograd.Function):
             h_BH,
             spans,
             bfloat16=bfloat16,
-            keep=True,
+            all_steps=True,
             outputs_NH=outputs_NH,
         )
         ctx.save_for_backward(
@@ -258,7 +258,7 @@ def run_gates(
             h_BH,
             spans,
             bfloat16=bfloat16,
-            keep=False,
+            all_steps=False,
             outputs_NH=outputs_NH,
         )
     return outputs_NH, h_BH

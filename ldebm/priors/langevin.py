@@ -218,14 +218,14 @@ def pcnl(
 Drift = Callable[[Tensor, Tensor], Tensor]
 """(state, gradient there) to the mean of the proposal."""
 
-Away = Callable[[Tensor, Tensor, Tensor], Tensor]
+Residual = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x, state, gradient there): x less the mean of the proposal."""
 
 
 def _adjusted(
     target: Target,
     x: Tensor,
-    proposal_of: tuple[Drift, Away],
+    proposal_of: tuple[Drift, Residual],
     size: Tensor,
     steps: int,
     generator: Stream | None,

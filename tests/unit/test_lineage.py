@@ -115,7 +115,7 @@ def test_records_go_where_the_environment_says(tmp_path: Path, monkeypatch):
     assert record["file"].startswith("elsewhere/x-")
 
 
-def test_a_file_that_is_no_record_is_classifier_accuracy(project: Path):
+def test_a_file_that_is_no_record_is_named_as_unreadable(project: Path):
     (project / "lineage/x-0.json").write_text("{")
     (project / "lineage/y-0.json").write_text('{"stage": "y"}')
     found, unreadable = read_records(project)

@@ -77,7 +77,7 @@ def test_the_spectral_gradient_is_that_of_torch() -> None:
     torch.testing.assert_close(own, theirs, rtol=1e-4, atol=1e-7)
 
 
-def test_levels_are_classifier_accuracy_by_their_time_embedding() -> None:
+def test_levels_are_told_apart_by_their_time_embedding() -> None:
     net = make("residual", "silu", False)
     z = torch.randn(3, 5, generator=generator(0, "z"), dtype=torch.float64)
     assert float((net(z, 0) - net(z, 4)).detach().abs().max()) > 1e-3

@@ -74,12 +74,12 @@ class Dialogues(Sentences):
                     f"{place}: column {text!r} has {value!r:.40}; expected a list of turns"
                 )
             said = texts(value or [], f"{place}: column {text!r}")
-            given = {name: _every_turn(table[name][index], len(said), place) for name in names}
+            labels = {name: _every_turn(table[name][index], len(said), place) for name in names}
             who = _every_turn(table[speaker][index], len(said), place) if speaker else None
             if who is not None and len(who) != len(said):
                 raise UsageError(f"{place}: {len(said)} turns and {len(who)} speakers")
             speakers = None if who is None else [name or "" for name in who]
-            yield Dialogue(said, place, index + 1, splits[index], given, speakers)
+            yield Dialogue(said, place, index + 1, splits[index], labels, speakers)
 
     def _gathered(
         self, table: Table, text: str, splits: Sequence[str | None], path: Path
