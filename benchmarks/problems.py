@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -65,6 +65,7 @@ class SyntheticSplit:
     ids: np.ndarray = field(repr=False)
     offsets: np.ndarray = field(repr=False)
     x: np.ndarray = field(repr=False)
+    counted: ClassVar[bool] = False
 
     @property
     def flat(self) -> bool:

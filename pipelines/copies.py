@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-__all__ = ["add_ignored", "copy_if_different", "mirror"]
+__all__ = ["add_ignored", "copy_if_different", "mirror", "prune"]
 
 
 def mirror(source: Path, target: Path, folder: str, outs: Collection[str]) -> None:
@@ -26,7 +26,7 @@ def mirror(source: Path, target: Path, folder: str, outs: Collection[str]) -> No
     here, there = _files_but(source, folder, outs), _files_but(target, folder, outs)
     for name in there - here:
         (target / name).unlink()
-        _prune((target / name).parent, target / folder)
+        prune((target / name).parent, target / folder)
     for name in here:
         old, new = source / name, target / name
         if name in there:
@@ -75,7 +75,7 @@ def _files_but(root: Path, folder: str, outs: Collection[str]) -> set[str]:
     return paths
 
 
-def _prune(folder: Path, top: Path) -> None:
+def prune(folder: Path, top: Path) -> None:
     """Removes a folder and those above it, up to ``top``, that are empty."""
     while folder != top and not any(folder.iterdir()):
         folder.rmdir()

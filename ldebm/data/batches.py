@@ -62,9 +62,7 @@ def steps_per_epoch(n: int, batch: int) -> int:
     return -(-n // batch)
 
 
-def batch_rows(
-    n: int, batch: int, seed: int, step: int, weights: np.ndarray | None = None
-) -> np.ndarray:
+def batch_rows(n: int, batch: int, seed: int, step: int) -> np.ndarray:
     """Row indices of global step ``step``, int64 (B), with B below ``batch`` at an epoch's end.
 
     Args:
@@ -72,27 +70,15 @@ def batch_rows(
         batch: rows of a batch.
         seed: of the experiment.
         step: global step from 0; epochs follow one another.
-        weights: relative probability of every row, (n): rows are then drawn with replacement.
 
     Raises:
-        ValueError: there is no row, or the weights do not fit.
+        ValueError: there is no row.
     """
     if n < 1 or batch < 1 or step < 0:
         raise ValueError(f"no batch of {batch} from {n} rows at step {step}")
     epoch, position = divmod(step, steps_per_epoch(n, batch))
     start = position * batch
-    size = min(batch, n - start)
-    if weights is None:
-        return epoch_order(n, seed, epoch)[start : start + size]
-    if weights.shape != (n,) or not np.isfinite(weights).all() or (weights < 0).any():
-        raise ValueError(f"weights: expected {n} finite numbers of at least 0")
-    cumulative = np.cumsum(weights, dtype=np.float64)
-    if cumulative[-1] <= 0:
-        raise ValueError("weights: all are 0")
-    drawn = numpy_generator(seed, "weighted-rows", n, step).random(size) * cumulative[-1]
-    last = int(np.flatnonzero(weights)[-1])  # rounding may place a draw on the very end
-    rows: np.ndarray = np.minimum(np.searchsorted(cumulative, drawn, side="right"), last)
-    return rows
+    return epoch_order(n, seed, epoch)[start : start + min(batch, n - start)]
 
 
 @dataclass(frozen=True)

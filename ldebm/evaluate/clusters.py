@@ -80,7 +80,7 @@ def _one_value(values_N: np.ndarray) -> bool:
     return len(np.unique(values_N)) < 2
 
 
-def ami_error(cluster_N: np.ndarray, label_N: np.ndarray, blocks: int = BLOCKS) -> float:
+def ami_error(cluster_N: np.ndarray, label_N: np.ndarray) -> float:
     """Standard error of the AMI by a jackknife over blocks of neighbouring rows.
 
     Rows of one dialogue stand together and are alike, so that they do not count as independent;
@@ -89,7 +89,7 @@ def ami_error(cluster_N: np.ndarray, label_N: np.ndarray, blocks: int = BLOCKS) 
     """
     known = label_N >= 0
     cluster, label = cluster_N[known], label_N[known]
-    count = min(blocks, len(label))
+    count = min(BLOCKS, len(label))
     if count < 2:
         return math.nan
     block_N = np.arange(len(label)) * count // len(label)

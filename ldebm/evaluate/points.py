@@ -16,21 +16,23 @@ from ldebm.data.points import NAMES, log_density, mode_distances
 __all__ = ["bandwidth", "density_panel", "mmd2", "mode_metrics", "nll_true"]
 
 EXPECTED_SHARE = {k: 1 - math.exp(-0.5 * k**2) for k in (1, 2, 3)}  # of a 2-D Gaussian
+LARGEST = 5000  # samples that are compared
+COVERED = 0.1  # of its expected share that a mode must have
 PANEL = 100  # cells of a side, as the papers' plots
 KERNEL_WIDTH = 0.15  # standard deviation of the papers' plots, on axes rescaled to [-4, 4]
 
 
-def mode_metrics(name: str, x_N2: Tensor, minimum: float = 0.1) -> dict[str, float]:
+def mode_metrics(name: str, x_N2: Tensor) -> dict[str, float]:
     """How samples spread over the modes or arms of a generated data set.
 
     Args:
         name: ``gaussians16`` or ``pinwheel10``.
         x_N2: samples.
-        minimum: a mode is covered when its share is at least this part of the expected 1/K.
 
     Returns:
-        ``modes_covered``; ``mode_share_min`` and ``mode_share_max``, shares of the samples within
-        3 standard deviations of their nearest mode, over the expected share; and
+        ``modes_covered``, whose share is at least a tenth of the expected 1/K; ``mode_share_min``
+        and ``mode_share_max``, shares of the samples within 3 standard deviations of their nearest
+        mode, over the expected share; and
         ``share_within_k_sigma`` for k = 1, 2, 3 (data: 0.39, 0.86, 0.99).
     """
     distance_NK = mode_distances(name, x_N2)
@@ -40,7 +42,7 @@ def mode_metrics(name: str, x_N2: Tensor, minimum: float = 0.1) -> dict[str, flo
     share_K = torch.bincount(mode_N[inside], minlength=modes).double() / len(x_N2)
     relative_K = share_K * modes / EXPECTED_SHARE[3]
     result = {
-        "modes_covered": float((relative_K >= minimum).sum()),
+        "modes_covered": float((relative_K >= COVERED).sum()),
         "mode_share_min": float(relative_K.min()),
         "mode_share_max": float(relative_K.max()),
     }
@@ -49,21 +51,20 @@ def mode_metrics(name: str, x_N2: Tensor, minimum: float = 0.1) -> dict[str, flo
     return result
 
 
-def bandwidth(x_M2: Tensor, limit: int = 2000) -> float:
-    """The median distance between points, over a fixed subset of the first ``limit``."""
-    return float(torch.pdist(x_M2[:limit].double()).median())
+def bandwidth(x_M2: Tensor) -> float:
+    """The median distance between points, of the first 2,000."""
+    return float(torch.pdist(x_M2[:2000].double()).median())
 
 
-def mmd2(x_N2: Tensor, y_M2: Tensor, width: float, limit: int = 5000) -> float:
+def mmd2(x_N2: Tensor, y_M2: Tensor, width: float) -> float:
     """Unbiased squared maximum mean discrepancy with the kernel exp(-|x - y|^2 / (2 width^2)).
 
     Args:
         x_N2: samples.
         y_M2: reference points.
         width: of the kernel. The median distance hides the modes; a fifth of it sees them.
-        limit: at most so many of either are used.
     """
-    x, y = x_N2[:limit].float(), y_M2[:limit].float()
+    x, y = x_N2[:LARGEST].float(), y_M2[:LARGEST].float()
     within = _kernel_mean(x, x, width, diagonal=False) + _kernel_mean(y, y, width, diagonal=False)
     return within - 2 * _kernel_mean(x, y, width, diagonal=True)
 

@@ -29,6 +29,9 @@ from ldebm.seeding import generator as make_generator
 __all__ = ["Grid", "Variation", "nll_by_quadrature", "prior_grid", "total_variation"]
 
 BINS = 40
+POINTS = 240  # of an axis at first
+ROWS = 200  # of data that are summed at a time
+LARGEST_BORDER = 1e-5  # mass
 MARGIN = 1.15  # of the extent over the largest coordinate seen
 GROWTH = 1.3
 BORDER = 0.04  # share of the axis on either side that counts as the border
@@ -76,25 +79,16 @@ class Grid:
 
 
 @torch.no_grad()
-def prior_grid(
-    prior: Prior,
-    seen_N2: Tensor,
-    points: int = 240,
-    *,
-    of_sampler: bool = True,
-    border: float = 1e-5,
-) -> Grid:
+def prior_grid(prior: Prior, seen_N2: Tensor, *, of_sampler: bool = True) -> Grid:
     """The exact density of the standardised level-0 variable.
 
     The extent starts at the largest coordinate of ``seen_N2`` and of N(0, I) and grows, with the
-    number of points, until the border holds less than ``border`` (three times at most).
+    number of points, until the border holds less than 1e-5 (three times at most).
 
     Args:
         prior: a prior with D = 2.
         seen_N2: standardised samples of prior and posterior.
-        points: G of the first attempt.
         of_sampler: the temperature that is sampled, else the stated one.
-        border: largest acceptable mass at the border.
 
     Raises:
         ValueError: the prior is not two-dimensional.
@@ -104,9 +98,10 @@ def prior_grid(
     finite = seen_N2[torch.isfinite(seen_N2).all(1)].double()
     reach = float(finite.abs().max()) if len(finite) else 0.0
     extent = MARGIN * min(max(reach, 4.5), 40.0)
+    points = POINTS
     grid = _grid_at(prior, extent, points, of_sampler)
     for _ in range(3):
-        if grid.border <= border:
+        if grid.border <= LARGEST_BORDER:
             break
         extent, points = extent * GROWTH, int(points * GROWTH)
         grid = _grid_at(prior, extent, points, of_sampler)
@@ -157,9 +152,7 @@ def _border(mass: Tensor) -> float:
 
 
 @torch.no_grad()
-def nll_by_quadrature(
-    backbone: Any, prior: Prior, grid: Grid, x_N2: Tensor, chunk: int = 200
-) -> Tensor:
+def nll_by_quadrature(backbone: Any, prior: Prior, grid: Grid, x_N2: Tensor) -> Tensor:
     """-log p(x) in nats, float64 (N,), by summing over the grid's cells.
 
     Cells that together hold less than 1e-12 of the mass are left out.
@@ -169,7 +162,6 @@ def nll_by_quadrature(
         prior: for the way from standardised coordinates to the decoder's.
         grid: from :func:`prior_grid`.
         x_N2: points.
-        chunk: rows at a time.
     """
     flat = grid.mass_GG.flatten()
     ordered, order = torch.sort(flat)
@@ -182,8 +174,8 @@ def nll_by_quadrature(
     bias_C = flat[cells].log().to(mean_C2.dtype) - 0.5 * mean_C2.square().sum(1)
     x_N2 = (x_N2 - centre) / backbone.noise
     parts = []
-    for start in range(0, len(x_N2), chunk):
-        x = x_N2[start : start + chunk]
+    for start in range(0, len(x_N2), ROWS):
+        x = x_N2[start : start + ROWS]
         exponent = torch.addmm(bias_C, x, mean_C2.t())
         parts.append(torch.logsumexp(exponent, 1).double() - 0.5 * x.double().square().sum(1))
     constant = math.log(2 * math.pi * backbone.noise**2)

@@ -160,7 +160,6 @@ def bidirectional_last(
     batch_sizes: Sequence[int],
     *,
     index_N: Tensor | None = None,
-    gates: tuple[Tensor, Tensor] | None = None,
     bfloat16: bool = False,
 ) -> Tensor:
     """Last states of both directions, (B, 2H): the backward one ends at each row's first token."""
@@ -175,7 +174,6 @@ def bidirectional_last(
             x_UI,
             batch_sizes,
             index_N=index_N,
-            gates_U3H=None if gates is None else gates[direction],
             reverse=bool(direction),
             bfloat16=bfloat16,
             outputs=False,

@@ -7,7 +7,6 @@ Shapes: B batch, D latent dimension, n rows of the training split.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
@@ -50,7 +49,7 @@ class JointTask:
         """The task of a second stage."""
         assert inputs.prior.energies is not None
         stages = inputs.backbone, inputs.prior.energies, inputs.train
-        return cls(*stages, inputs.labels, inputs.config, inputs.seed, inputs.device, log=print)
+        return cls(*stages, inputs.labels, inputs.config, inputs.seed, inputs.device)
 
     def __init__(
         self,
@@ -61,11 +60,10 @@ class JointTask:
         config: ExperimentConfig,
         seed: int,
         device: torch.device,
-        log: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.module: nn.Module = nn.ModuleDict({"backbone": backbone, "prior": prior})
         self.backbone, self.prior, self.train_split = backbone, prior, train
-        self.config, self.seed, self.device, self.log = config, seed, device, log
+        self.config, self.seed, self.device = config, seed, device
         self.labels = labels
         self.steps_per_epoch = steps_per_epoch(train.n, config.prior.training.batch)
         self.rows: np.ndarray | None = None
@@ -90,7 +88,7 @@ class JointTask:
             classes = self.config.prior.classes
             fresh = geometric_clusters(features, classes, cluster, self.seed, self.labels)
             if self.labels is not None:
-                self.log(f"clusters: {stability(fresh, self.labels):.2f} of the rows kept theirs")
+                print(f"clusters: {stability(fresh, self.labels):.2f} of the rows kept theirs")
             self.labels = fresh
         if self.labels is not None and cluster.sampler != "natural":
             self.rows = epoch_rows(self.labels, cluster.sampler, self.seed, epoch)

@@ -93,7 +93,7 @@ def prepare(runs: Sequence[Run], epochs: float | None) -> list[str]:
     return [stage for stage, loop in loops.items() if loop in done]
 
 
-def train_together(loops: Sequence[Loop], title: str = "priors") -> list[Loop]:
+def train_together(loops: Sequence[Loop]) -> list[Loop]:
     """Trains runs to their end, each with its own checkpoint at that end.
 
     A run that diverges leaves the others, with the last checkpoint that it has: started alone it
@@ -101,7 +101,6 @@ def train_together(loops: Sequence[Loop], title: str = "priors") -> list[Loop]:
 
     Args:
         loops: at the same update, with files for their checkpoints.
-        title: shown in the progress.
 
     Returns:
         Those that came to the end.
@@ -112,10 +111,10 @@ def train_together(loops: Sequence[Loop], title: str = "priors") -> list[Loop]:
     together, first = StackedRuns(loops), loops[0]
     if not together.agrees():
         together.part()
-        print(f"{title}: this machine rounds joined products in another way; each is trained alone")
+        print("priors: this machine rounds joined products in another way; each is trained alone")
         return []
     saved = clock = time.monotonic()
-    with Interrupt() as interrupt, Progress(title, first.total, first.step) as progress:
+    with Interrupt() as interrupt, Progress("priors", first.total, first.step) as progress:
         while together.step < first.total:
             going, lost = together.update()
             rows = [loop.record(terms) for loop, terms in going]
@@ -132,7 +131,7 @@ def train_together(loops: Sequence[Loop], title: str = "priors") -> list[Loop]:
                 saved = time.monotonic()
             if interrupt.received:
                 print(
-                    f"{title}: interrupted at update {together.step} of {first.total}; "
+                    f"priors: interrupted at update {together.step} of {first.total}; "
                     "start it again to continue",
                     file=sys.stderr,
                 )

@@ -323,13 +323,13 @@ def _curves(one: Run, other: Run) -> dict[str, Pair]:
     return {key: (ends[0].get(key), ends[1].get(key)) for key in {**ends[0], **ends[1]}}
 
 
-def pick_samples(run: Run, count: int = SAMPLES) -> list[str]:
+def pick_samples(run: Run) -> list[str]:
     """Some samples of a run, spread over its classes."""
     path = f"reports/{run.experiment}/{run.seed}/details/samples.jsonl"
     content = run.snapshot.read(path) if run.snapshot is not None else None
     rows = [json.loads(line) for line in (content or b"").decode("utf-8").splitlines()]
     rows = [row for row in rows if row.get("kind", "sample") == "sample"]
-    chosen = rows[:: max(1, len(rows) // count)][:count]
+    chosen = rows[:: max(1, len(rows) // SAMPLES)][:SAMPLES]
     return [_text(row) for row in chosen]
 
 

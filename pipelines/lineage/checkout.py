@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ldebm.errors import LdebmError, UsageError, disk_fault
+from pipelines.copies import prune
 from pipelines.git import git, git_or_none, run_git, said
 
 __all__ = ["WHOLE", "Checkout", "fingerprint", "make_room", "prefix", "project_files"]
@@ -184,7 +185,7 @@ class Checkout:
                 continue
             if name not in wanted:
                 path.unlink()
-                _prune(path.parent, project)
+                prune(path.parent, project)
             elif path.is_symlink():
                 self._mend(path, (self.root / name).resolve())
 
@@ -234,10 +235,3 @@ def make_room(target: Path, top: Path) -> None:
     if target.is_dir() and not target.is_symlink():
         shutil.rmtree(target)
     target.unlink(missing_ok=True)
-
-
-def _prune(folder: Path, top: Path) -> None:
-    """Removes a folder and those above it, up to ``top``, that are empty."""
-    while folder != top and not any(folder.iterdir()):
-        folder.rmdir()
-        folder = folder.parent

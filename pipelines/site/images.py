@@ -14,7 +14,7 @@ from typing import Any
 
 from pipelines.charts import Series, line_chart
 
-__all__ = ["image_sections"]
+__all__ = ["image_sections", "table"]
 
 COMPARED = ("data", "reconstruction", "gaussian", "prior")
 HIERARCHY = ("hierarchy_top", "hierarchy_bottom")
@@ -39,16 +39,16 @@ def image_sections(details: Path, extra: Mapping[str, Any]) -> dict[str, Any] | 
         return None
     grids = {name: _grid(details / f"grid-{name}.png", item) for name, item in about.items()}
     shown = {name: grid for name, grid in grids.items() if grid is not None}
-    chains = _rows(details / "transitions.csv")
+    chains = table(details / "transitions.csv")
     return {
         "compared": [shown[name] for name in COMPARED if name in shown],
         "hierarchy": [shown[name] for name in HIERARCHY if name in shown],
         "control": shown.get("control"),
-        "asked": _rows(details / "control.csv"),
+        "asked": table(details / "control.csv"),
         "transitions": [shown[name] for name in TRANSITIONS if name in shown],
         "charts": _charts(chains),
-        "ood": _ood(_rows(details / "ood.csv")),
-        "groups": _rows(details / "groups.csv"),
+        "ood": _ood(table(details / "ood.csv")),
+        "groups": table(details / "groups.csv"),
         "fitted": str(extra.get("fitted", "")),
     }
 
@@ -67,7 +67,8 @@ def _grid(path: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file; none where there is no file."""
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", newline="") as stream:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import struct
@@ -17,7 +16,7 @@ from pipelines.compare.compare import class_words
 from pipelines.results.glossary import describe, present_names
 from pipelines.results.recorded import TRAINED, flatten
 from pipelines.results.tables import HEADLINE
-from pipelines.site.images import image_sections
+from pipelines.site.images import image_sections, table
 from pipelines.site.maps import Spot, colour, histogram, path_map, point_map, reach
 
 __all__ = ["run_page"]
@@ -47,7 +46,7 @@ def run_page(folder: Path, root: Path) -> dict[str, Any]:
     params = config.get("config", config)
     extra = read_json(details / "details.json") if (details / "details.json").is_file() else {}
     spots: dict[str, list[dict[str, str]]] = {"posterior": [], "prior": []}
-    for row in _table(details / "latent_map.csv"):
+    for row in table(details / "latent_map.csv"):
         spots[row["kind"]].append(row)
     column = str(extra.get("latent_map", {}).get("label") or "")
     legend = _legend(spots["posterior"], column)
@@ -66,22 +65,14 @@ def run_page(folder: Path, root: Path) -> dict[str, Any]:
         "curves": {stage: _curves(model / stage) for stage in TRAINED},
         "legend": legend,
         "map": _latent_maps(spots, extra.get("latent_map", {})),
-        "energies": _energies(_table(details / "energies.csv")),
-        "information": _information(_table(details / "label_information.csv")),
+        "energies": _energies(table(details / "energies.csv")),
+        "information": _information(table(details / "label_information.csv")),
         "transitions": _transitions(extra.get("transitions", []), samples["spots"]),
         "clusters": extra.get("clusters", []),
         "figures": _figures(details),
         "images": image_sections(details, extra),
         **samples,
     }
-
-
-def _table(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file; none where there is no file."""
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
 
 
 def _legend(rows: Sequence[Mapping[str, str]], column: str) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,3 +19,17 @@ def lineage_built(tmp_path_factory) -> Path:
 def project(lineage_built: Path, tmp_path: Path) -> Path:
     """A copy of it, to tamper with. Files about another project have their own fixture."""
     return shutil.copytree(lineage_built, tmp_path / "project")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]):
+    """Runs the command ``ldebm``; gives exit code, output and error output."""
+    from ldebm.cli import main
+
+    def call(*arguments: object) -> SimpleNamespace:
+        with pytest.raises(SystemExit) as stopped:
+            main([str(item) for item in arguments])
+        captured = capsys.readouterr()
+        return SimpleNamespace(code=stopped.value.code, out=captured.out, err=captured.err)
+
+    return call

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import ldebm.cli
-from ldebm.cli import main, models
+from ldebm.cli import models
 from ldebm.files import write_json, write_model
 from ldebm.modalities.sentences import TextModel as Texts
 from ldebm.model import Model
@@ -40,19 +40,6 @@ def project(tmp_path: Path, monkeypatch) -> Path:
     (tmp_path / "params.yaml").write_text(PARAMS)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def run(capsys):
-    """Runs the command; gives exit code, output and error output."""
-
-    def call(*arguments: str):
-        with pytest.raises(SystemExit) as stopped:
-            main([str(item) for item in arguments])
-        captured = capsys.readouterr()
-        return SimpleNamespace(code=stopped.value.code, out=captured.out, err=captured.err)
-
-    return call
 
 
 class TextModel:

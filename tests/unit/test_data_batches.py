@@ -30,22 +30,6 @@ def test_a_step_needs_nothing_from_the_steps_before() -> None:
     assert not np.array_equal(epoch_order(50, 0, 0), epoch_order(50, 0, 1))
 
 
-def test_weighted_rows_are_drawn_in_proportion_and_never_with_weight_zero() -> None:
-    weights = np.array([0.0, 1.0, 3.0, 0.0])
-    drawn = np.concatenate([batch_rows(4, 4, 0, step, weights) for step in range(4000)])
-    counts = np.bincount(drawn, minlength=4)
-    assert counts[0] == counts[3] == 0
-    assert counts[2] / counts.sum() == pytest.approx(0.75, abs=0.02)
-    again = batch_rows(4, 4, 0, 9, weights)
-    assert np.array_equal(again, batch_rows(4, 4, 0, 9, weights))
-
-
-@pytest.mark.parametrize("weights", [np.ones(3), np.zeros(4), np.array([1, -1, 1, 1.0])])
-def test_weights_that_do_not_fit_are_refused(weights: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="weights"):
-        batch_rows(4, 2, 0, 0, weights)
-
-
 ROWS = st.lists(st.lists(st.integers(4, 50), min_size=1, max_size=9), min_size=1, max_size=12)
 
 

@@ -6,14 +6,12 @@ import io
 import json
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import ldebm
-from ldebm.cli import main
 from ldebm.data.images import as_array
 from ldebm.errors import UsageError
 from ldebm.files import read_parquet
@@ -58,17 +56,6 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def attributed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved(tmp_path_factory.mktemp("attributed") / "model.safetensors", **ATTRIBUTES)
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]):
-    def call(*arguments: object) -> SimpleNamespace:
-        with pytest.raises(SystemExit) as stopped:
-            main([str(item) for item in arguments])
-        captured = capsys.readouterr()
-        return SimpleNamespace(code=stopped.value.code, out=captured.out, err=captured.err)
-
-    return call
 
 
 def test_images_are_drawn_into_a_picture_and_the_same_seed_gives_the_same_bytes(

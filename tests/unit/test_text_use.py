@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 
 import ldebm
 from ldebm.assembly import build_backbone, build_model, build_prior
-from ldebm.cli import main, models
+from ldebm.cli import models
 from ldebm.config import ExperimentConfig
 from ldebm.data.chatter import generate
 from ldebm.data.tokenizer import train_tokenizer
@@ -69,19 +68,6 @@ def file(tmp_path_factory) -> Path:
               "config": model.config.model_dump(mode="json")}  # fmt: skip
     save(path, state, header, TOKENIZER)
     return path
-
-
-@pytest.fixture
-def run(capsys):
-    """Runs the command; gives exit code, output and error output."""
-
-    def call(*arguments: object) -> SimpleNamespace:
-        with pytest.raises(SystemExit) as stopped:
-            main([str(item) for item in arguments])
-        captured = capsys.readouterr()
-        return SimpleNamespace(code=stopped.value.code, out=captured.out, err=captured.err)
-
-    return call
 
 
 def test_a_constant_energy_scores_texts_as_the_gaussian_prior_does() -> None:
