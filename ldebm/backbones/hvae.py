@@ -26,8 +26,8 @@ from ldebm.backbones.hierarchical import Gaussian, Group, HierarchicalBackbone, 
 from ldebm.config import BackboneConfig, LayerConfig
 from ldebm.errors import UsageError
 from ldebm.nn.convolution import Convolution
+from ldebm.nn.functional import silu
 from ldebm.nn.logistic import build_likelihood
-from ldebm.nn.silu import silu
 
 __all__ = ["HVAE"]
 

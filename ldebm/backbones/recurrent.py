@@ -25,8 +25,8 @@ from ldebm.backbones.writing import OutputLayer, draw_words
 from ldebm.config import BackboneConfig
 from ldebm.data.batches import TextBatch
 from ldebm.nn.cells import RecurrentCell, State, recurrent_cell
+from ldebm.nn.functional import linear_nll
 from ldebm.nn.linear import draw_linear
-from ldebm.nn.softmax import linear_nll
 
 __all__ = ["RecurrentVAE"]
 

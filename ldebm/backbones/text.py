@@ -25,9 +25,9 @@ from ldebm.backbones.sentences import ROWS_AT_ONCE, SentenceVAE, row_of_token, s
 from ldebm.backbones.writing import OutputLayer, screens, write
 from ldebm.config import BackboneConfig
 from ldebm.data.batches import TextBatch
+from ldebm.nn.functional import linear_nll
 from ldebm.nn.gru import FrozenGRU, GateTable, PackedGRU, bidirectional_last
 from ldebm.nn.linear import draw_linear
-from ldebm.nn.softmax import linear_nll
 
 __all__ = ["TextVAE"]
 

@@ -145,7 +145,7 @@ class _LSTM(torch.autograd.Function):
 
 
 def linear_nll(h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
-    """:func:`ldebm.nn.softmax.linear_nll` with products in bfloat16, in float32 (N,)."""
+    """:func:`ldebm.nn.functional.linear_nll` with products in bfloat16, in float32 (N,)."""
     if torch.is_grad_enabled() and (h_ND.requires_grad or weight_VD.requires_grad):
         return _LinearNLL.apply(h_ND, weight_VD, targets_N)  # type: ignore[no-any-return,no-untyped-call]
     with torch.no_grad():

@@ -26,8 +26,8 @@ from ldebm.data.batches import batch_rows, collate_ids, epoch_order, steps_per_e
 from ldebm.data.tokenizer import BOS_ID, EOS_ID
 from ldebm.errors import UsageError
 from ldebm.nn.awd_lstm import AWDConfig, AWDLanguageModel, dropped, stream_of
+from ldebm.nn.functional import linear_nll
 from ldebm.nn.gru import PackedGRU
-from ldebm.nn.softmax import linear_nll
 from ldebm.optimisers import untraced
 from ldebm.seeding import generator, numpy_generator
 

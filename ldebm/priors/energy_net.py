@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ldebm.config import EnergyConfig
-from ldebm.nn.silu import silu
+from ldebm.nn.functional import silu
 from ldebm.priors.packed_energy_net import SLOPE, PackedEnergy
 
 __all__ = [

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ldebm.backbones.hierarchical import Group, full
 from ldebm.config import EnergyConfig, HierarchyConfig, PriorConfig
 from ldebm.errors import UsageError
-from ldebm.nn.silu import silu
+from ldebm.nn.functional import silu
 from ldebm.priors.energy_net import Energies, EnergyNet, Frozen, SpectralLinear, value_of_class
 
 __all__ = ["ConvEnergy", "FrozenGroups", "GroupEnergies", "Place", "Placed"]

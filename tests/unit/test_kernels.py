@@ -23,10 +23,10 @@ from ldebm.data.packed import Packed, open_packed
 from ldebm.kernels import build as kernels_build
 from ldebm.kernels import functions
 from ldebm.kernels.build import build
+from ldebm.nn.functional import linear_nll
 from ldebm.nn.gru import FrozenGRU, PackedGRU
 from ldebm.nn.gru_steps import Gates, run_gates
 from ldebm.nn.lstm import run_lstm
-from ldebm.nn.softmax import linear_nll
 from ldebm.optimisers import ParameterGroup, apply_gradients, make_optimiser
 from ldebm.seeding import generator, numerics
 from ldebm.sources import closure, native_sources

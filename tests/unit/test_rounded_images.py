@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ldebm import kernels
 from ldebm.config import OptimiserConfig
 from ldebm.nn.convolution import Convolution
-from ldebm.nn.silu import silu
+from ldebm.nn.functional import silu
 from ldebm.optimisers import ParameterGroup, apply_gradients, make_optimiser
 from ldebm.seeding import generator
 from ldebm.training.score_matching import noised_score_terms

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldebm.nn.softmax import linear_nll
+from ldebm.nn.functional import linear_nll
 from ldebm.seeding import generator
 
 TOKENS, SIZE, WORDS = 23, 8, 40
