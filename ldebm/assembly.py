@@ -132,6 +132,14 @@ def build_prior(
         from ldebm.priors.base import GaussianPrior
 
         return GaussianPrior(latent, config)
+    if config.kind == "mixture":
+        from ldebm.priors.mixture import MixturePrior
+
+        return MixturePrior(latent, config)
+    if config.kind == "flow":
+        from ldebm.priors.flow import FlowPrior
+
+        return FlowPrior(latent, config, generator)
     if config.kind == "classifier":
         from ldebm.priors.classifier import ClassifierPrior
 
@@ -214,7 +222,11 @@ def prior_task(config: ExperimentConfig, prior: Prior, backbone: Backbone) -> An
         from ldebm.training.classifier import ClassifierTask
 
         return ClassifierTask
-    if config.prior.kind in ("gaussian", "own"):
+    if config.prior.kind == "flow":
+        from ldebm.training.density import DensityTask
+
+        return DensityTask
+    if config.prior.kind in ("gaussian", "mixture", "own"):
         return None
     if config.prior.scheme != "two_stage":
         from ldebm.training.joint_task import JointTask

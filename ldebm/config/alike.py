@@ -31,6 +31,7 @@ def alike(config: ExperimentConfig) -> str | None:
         or config.backbone.arch == "dialogue"
         or prior.t_sampling != "uniform"
         or prior.sampler.persistent
+        or prior.base_measure != "normal"
         or prior.labelled_batch > 0
         or training.optimiser.name != "adam"
         or training.batch % WHOLE > 0

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ldebm.config.images import HierarchyConfig
 from ldebm.config.plugged import Plugged
 from ldebm.config.sections import Section
 from ldebm.config.training import TrainingConfig
 
-__all__ = ["ClassifierConfig", "ClusterConfig", "EnergyConfig", "PriorConfig", "SamplerConfig"]
+__all__ = [
+    "ClassifierConfig",
+    "ClusterConfig",
+    "EnergyConfig",
+    "FlowConfig",
+    "MixtureConfig",
+    "PriorConfig",
+    "SamplerConfig",
+]
 
 
 class ClusterConfig(Section):
@@ -131,21 +139,56 @@ class ClassifierConfig(Section):
     """Probability from which a prediction becomes a label in self-training."""
 
 
+class MixtureConfig(Section):
+    """A Gaussian mixture with full covariances, fitted to draws of the aggregate posterior."""
+
+    components: list[int] = Field([5, 10, 20, 40, 80, 160], min_length=1)
+    """Numbers of components that are tried, ascending, until the validation rows become less
+    likely; the best is kept.
+    """
+    draws: int = Field(4, gt=0)
+    """Draws of every training row's posterior."""
+    rows: int = Field(40000, gt=0)
+    """Draws that are fitted at most; beyond, rows are chosen at random."""
+
+    @field_validator("components")
+    @classmethod
+    def _ascending(cls, value: list[int]) -> list[int]:
+        if value != sorted(set(value)) or value[0] < 1:
+            raise ValueError(f"expected numbers from 1 up, ascending, each only once, got {value}")
+        return value
+
+
+class FlowConfig(Section):
+    """A neural spline flow (Durkan et al. 2019)."""
+
+    transforms: int = Field(3, gt=0)
+    """Autoregressive transformations, one after the other."""
+    hidden: int = Field(128, gt=0)
+    """Hidden size of the network of each."""
+    layers: int = Field(2, gt=0)
+    """Hidden layers of the network of each."""
+    bins: int = Field(8, gt=1)
+    """Pieces of every spline."""
+
+
 class PriorConfig(Section):
     """Second stage: the density of z, and what is trained with it."""
 
     added: ClassVar[frozenset[str]] = frozenset(
-        {"hierarchy", "labelled_batch", "classifier", "options"}
+        {"hierarchy", "labelled_batch", "classifier", "options", "base_measure", "mixture", "flow"}
     )
     unlisted: ClassVar[frozenset[str]] = frozenset({"options"})
     kind: Annotated[
-        Literal["gaussian", "svebm", "diffusion", "nce", "classifier", "own"] | str,
+        Literal["gaussian", "mixture", "flow", "svebm", "diffusion", "nce", "classifier", "own"]
+        | str,
         Plugged("priors"),
     ] = "diffusion"
-    """Prior of z: a Gaussian (fitted unless `standardise` is none); `svebm`, one energy with a
-    symbol vector (Pang and Wu 2021); `diffusion`, one energy per noise level (Yu et al. 2022);
-    `nce`, noise-contrastive, for images; `classifier`, only p(y|z); the own prior of a baseline;
-    or a prior of yours (docs/extending.md).
+    """Prior of z: a Gaussian (fitted unless `standardise` is none); `mixture`, a fitted mixture
+    of Gaussians; `flow`, a neural spline flow; `svebm`, one energy with a symbol vector (Pang and
+    Wu 2021); `diffusion`, one energy per noise level (Yu et al. 2022); `nce`, noise-contrastive,
+    for images; `classifier`, only p(y|z); the own prior of a baseline; or a prior of
+    yours (docs/extending.md).
     """
     options: dict[str, Any] = {}
     """Settings of a prior of yours."""
@@ -167,6 +210,14 @@ class PriorConfig(Section):
     """Add a quadratic term under which a constant network is exactly N(0, I); false: the
     density of Yu et al. (2022), equation A2.
     """
+    base_measure: Literal["normal", "mixture"] = "normal"
+    """What the energies tilt, with `base: true`: N(0, I), or a fitted mixture of Gaussians,
+    whose noised densities and reverse conditionals are known.
+    """
+    mixture: MixtureConfig | None = None
+    """Sizes of the mixture, for `kind: mixture` and `base_measure: mixture`; null: its defaults."""
+    flow: FlowConfig | None = None
+    """Sizes of the flow, for `kind: flow`; null: its defaults."""
     standardise: Literal["none", "diagonal", "full"] = "full"
     """Coordinates of the prior: z itself, or z standardised by the fitted Gaussian, per
     dimension or with its full covariance. With `scheme: joint` only none.

@@ -20,14 +20,9 @@ from torch import Tensor
 
 from ldebm.devices import one_thread
 from ldebm.errors import UsageError
-from ldebm.evaluate.normalisers import (
-    TRUSTED_ESS,
-    Conditionals,
-    anneal,
-    conditionals,
-    plain_normaliser,
-    rate_shifts,
-)
+from ldebm.evaluate.annealing import anneal
+from ldebm.evaluate.conditionals import Conditionals, conditionals
+from ldebm.evaluate.normalisers import TRUSTED_ESS, plain_normaliser, rate_shifts
 from ldebm.files import read_json, write_json
 from ldebm.priors import EnergyPrior
 from ldebm.seeding import generator as make_generator

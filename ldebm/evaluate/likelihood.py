@@ -34,8 +34,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldebm.evaluate.conditionals import conditionals
 from ldebm.evaluate.known import Known
-from ldebm.evaluate.normalisers import Sandwich, conditionals
+from ldebm.evaluate.normalisers import Sandwich
 from ldebm.evaluate.trajectories import LikelihoodSettings, Trajectories
 from ldebm.priors import Prior
 from ldebm.seeding import generator as make_generator

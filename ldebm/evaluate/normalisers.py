@@ -19,23 +19,19 @@ Shapes: N conditions, M draws, D latent dimension, T levels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ldebm.priors import EnergyPrior
-from ldebm.priors.langevin import Target, mala
+from ldebm.evaluate.annealing import anneal, anneal_back, tempered
+from ldebm.evaluate.conditionals import Conditionals
+from ldebm.priors.langevin import mala
 
 __all__ = [
-    "Conditionals",
     "Normaliser",
     "Sandwich",
-    "anneal",
-    "anneal_back",
     "choose_shift",
-    "conditionals",
     "global_normaliser",
     "importance",
     "plain_normaliser",
@@ -45,80 +41,6 @@ __all__ = [
 SHIFTS = (0.0, 0.5, 1.0)
 TRUSTED_ESS = 1000.0  # from which plain Monte Carlo of the top normaliser is used
 CHUNK_ROWS = 32768  # network rows a call: keeps an activation of width 128 under 16 MiB
-
-
-@dataclass(frozen=True)
-class Conditionals:
-    """The conditionals of a prior as plain functions and tables, one entry a level.
-
-    Attributes:
-        value: (v_ND, t) -> F_N over the temperature of level t.
-        gradient: the same with its gradient, shape (N, D).
-        factor: the kernel's mean is ``factor[t] * u_{t+1}`` (0 at the top).
-        variance: the kernel's variance s^2.
-        scale: c_{t+1}, v_t = scale[t] u_t.
-        signal: a_{t+1} of the forward process (unused at the top).
-        noise: sigma_{t+1}.
-        abar0: signal of level 0 given the standardised encoder sample.
-        sbar0: noise of level 0 (0: the prior models the encoder sample itself).
-        step: squared step of the sampler over the kernel's variance.
-    """
-
-    value: Callable[[Tensor, int], Tensor]
-    gradient: Callable[[Tensor, int], tuple[Tensor, Tensor]]
-    factor: tuple[float, ...]
-    variance: tuple[float, ...]
-    scale: tuple[float, ...]
-    signal: tuple[float, ...]
-    noise: tuple[float, ...]
-    abar0: float
-    sbar0: float
-    step: tuple[float, ...]
-
-    @property
-    def levels(self) -> int:
-        """T."""
-        return len(self.factor)
-
-    def forward(self, u0_ND: Tensor, stream: torch.Generator) -> list[Tensor]:
-        """u_0..u_{T-1} by the forward process."""
-        levels = [u0_ND]
-        for t in range(self.levels - 1):
-            noise = torch.randn(
-                u0_ND.shape, generator=stream, device=u0_ND.device, dtype=u0_ND.dtype
-            )
-            levels.append(self.signal[t] * levels[t] + self.noise[t] * noise)
-        return levels
-
-
-def conditionals(prior: EnergyPrior, *, of_sampler: bool = True) -> Conditionals:
-    """The tables of ``prior``, its network frozen once.
-
-    Args:
-        prior: SVEBM (one level) or LDEBM.
-        of_sampler: take the temperature that is sampled, else the stated one
-            (docs/method.md, section 3.2).
-    """
-    frozen = prior.net.freeze()
-    inverse_temperature = [1.0 / float(t) for t in prior.temperature_T(of_sampler=of_sampler)]
-    factor, variance = (tuple(map(float, table)) for table in prior.kernel_tables())
-    table, abar0, sbar0 = prior.schedule, 1.0, 0.0
-    signal, noise, scale = (tuple(map(float, x[1:])) for x in (table.a, table.sigma, table.scale))
-    if prior.config.level_noise:
-        abar0, sbar0 = float(table.abar[0]), float(table.sbar[0])
-
-    @torch.no_grad()
-    def value(v_ND: Tensor, t: int) -> Tensor:
-        return frozen.value(v_ND, t) * inverse_temperature[t]
-
-    @torch.no_grad()
-    def gradient(v_ND: Tensor, t: int) -> tuple[Tensor, Tensor]:
-        value_N, gradient_ND = frozen.value_and_gradient(v_ND, t)
-        return value_N * inverse_temperature[t], gradient_ND * inverse_temperature[t]
-
-    steps = prior.step2_T() / prior.kernel_tables()[1]
-    step = tuple(min(float(s), 1.0) for s in steps)
-    return Conditionals(value, gradient, factor, variance, scale, signal, noise, abar0, sbar0, step)
 
 
 @dataclass(frozen=True)
@@ -184,6 +106,8 @@ def _importance(
     own_ND: Tensor | None,
     shift: float,
 ) -> Normaliser:
+    if energies.base is not None:
+        return _importance_of_base(energies, t, u_next_ND, draws, generator, own_ND)
     n, latent = u_next_ND.shape
     spread = math.sqrt(energies.variance[t])
     mean_ND = energies.factor[t] * u_next_ND
@@ -215,6 +139,29 @@ def _importance(
     return Normaliser(fresh_N, with_own_N, half_own_N, ess_N)
 
 
+def _importance_of_base(
+    energies: Conditionals,
+    t: int,
+    u_next_ND: Tensor,
+    draws: int,
+    generator: torch.Generator,
+    own_ND: Tensor | None,
+) -> Normaliser:
+    """The same with draws of the base measure's reverse conditional, weighted by exp F alone."""
+    v_PD = energies.reference_draws(u_next_ND, t, draws, generator)
+    weight = energies.energy(v_PD, t).reshape(-1, draws).double()
+    base_N = energies.log_reference(u_next_ND, t).double()
+    total_N, half_N = torch.logsumexp(weight, 1), torch.logsumexp(weight[:, : draws // 2], 1)
+    ess_N = torch.exp(2 * total_N - torch.logsumexp(2 * weight, 1))
+    fresh_N = total_N - math.log(draws) + base_N
+    if own_ND is None:
+        return Normaliser(fresh_N, fresh_N, half_N - math.log(draws // 2) + base_N, ess_N)
+    own_N = energies.energy(own_ND, t).double()
+    with_own_N = torch.logaddexp(total_N, own_N) - math.log(draws + 1)
+    half_own_N = torch.logaddexp(half_N, own_N) - math.log(draws // 2 + 1)
+    return Normaliser(fresh_N, with_own_N + base_N, half_own_N + base_N, ess_N)
+
+
 def choose_shift(
     energies: Conditionals, t: int, u_next_ND: Tensor, draws: int, generator: torch.Generator
 ) -> float:
@@ -226,77 +173,13 @@ def rate_shifts(
     energies: Conditionals, t: int, u_next_ND: Tensor, draws: int, generator: torch.Generator
 ) -> tuple[float, float]:
     """The shift of :func:`choose_shift`, and its median effective sample size."""
+    shifts = SHIFTS if energies.base is None else SHIFTS[:1]
     medians = [
         float(importance(energies, t, u_next_ND, draws, generator, shift=shift).ess_N.median())
-        for shift in SHIFTS
+        for shift in shifts
     ]
     best = medians.index(max(medians))
-    return SHIFTS[best], medians[best]
-
-
-def _tempered(energies: Conditionals, t: int, mean_ND: Tensor, beta: float) -> Target:
-    variance = energies.variance[t]
-
-    def target(v_ND: Tensor) -> tuple[Tensor, Tensor]:
-        value_N, gradient_ND = energies.gradient(v_ND, t)
-        scaled = (v_ND - mean_ND) / variance
-        return beta * value_N - 0.5 * ((v_ND - mean_ND) * scaled).sum(
-            -1
-        ), beta * gradient_ND - scaled
-
-    return target
-
-
-@torch.no_grad()
-def anneal(
-    energies: Conditionals,
-    t: int,
-    u_next_ND: Tensor,
-    particles: int,
-    steps: int,
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor]:
-    """Forward annealed importance sampling from the kernel to the conditional.
-
-    Returns:
-        log Z (N,), low on average, and the effective number of particles (N,).
-    """
-    mean_PD = (energies.factor[t] * u_next_ND).repeat_interleave(particles, 0)
-    noise_PD = torch.randn(
-        mean_PD.shape, generator=generator, device=mean_PD.device, dtype=mean_PD.dtype
-    )
-    v_PD = mean_PD + math.sqrt(energies.variance[t]) * noise_PD
-    step2 = mean_PD.new_tensor(energies.step[t] * energies.variance[t])
-    weight_P = torch.zeros(len(v_PD), dtype=torch.float64, device=v_PD.device)
-    for k in range(steps):
-        weight_P += energies.value(v_PD, t).double() / steps
-        if k < steps - 1:
-            target = _tempered(energies, t, mean_PD, (k + 1) / steps)
-            v_PD = mala(target, v_PD, step2, 1, generator).x_BD
-    weight_NP = weight_P.reshape(-1, particles)
-    total_N = torch.logsumexp(weight_NP, 1)
-    ess_N = torch.exp(2 * total_N - torch.logsumexp(2 * weight_NP, 1))
-    return total_N - math.log(particles), ess_N
-
-
-@torch.no_grad()
-def anneal_back(
-    energies: Conditionals, t: int, v_ND: Tensor, steps: int, generator: torch.Generator
-) -> float:
-    """Reverse annealing from draws of the conditional with mean 0 (the top level, or SVEBM).
-
-    Returns:
-        log Z, high on average where ``v_ND`` are draws of the density itself.
-    """
-    mean_ND = torch.zeros_like(v_ND)
-    step2 = mean_ND.new_tensor(energies.step[t] * energies.variance[t])
-    weight_N = torch.zeros(len(v_ND), dtype=torch.float64, device=v_ND.device)
-    for k in reversed(range(steps)):
-        weight_N += energies.value(v_ND, t).double() / steps
-        if k:
-            target = _tempered(energies, t, mean_ND, k / steps)
-            v_ND = mala(target, v_ND, step2, 1, generator).x_BD
-    return -float(torch.logsumexp(-weight_N, 0) - math.log(len(weight_N)))
+    return shifts[best], medians[best]
 
 
 @dataclass(frozen=True)
@@ -367,7 +250,7 @@ def global_normaliser(
     index = torch.arange(particles, device=start_ND.device) % len(start_ND)
     start = start_ND[index]
     step2 = start.new_tensor(energies.step[t] * energies.variance[t])
-    target = _tempered(energies, t, torch.zeros_like(start), 1.0)
+    target = tempered(energies, t, torch.zeros_like(start), 1.0)
     equilibrium = mala(target, start, step2, 2 * steps, generator).x_BD
     reverse = anneal_back(energies, t, equilibrium, steps, generator)
     return Sandwich(log_plain if ess >= trusted_ess else forward, log_plain, ess, forward, reverse)

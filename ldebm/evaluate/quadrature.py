@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldebm.evaluate.normalisers import Conditionals, conditionals
+from ldebm.evaluate.conditionals import Conditionals, conditionals
 from ldebm.priors import Prior
 from ldebm.seeding import generator as make_generator
 

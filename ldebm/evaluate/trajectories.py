@@ -12,16 +12,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ldebm.evaluate.annealing import anneal
+from ldebm.evaluate.conditionals import Conditionals, conditionals
 from ldebm.evaluate.known import Known, find_proposals, find_top
-from ldebm.evaluate.normalisers import (
-    Conditionals,
-    Sandwich,
-    anneal,
-    choose_shift,
-    conditionals,
-    global_normaliser,
-    importance,
-)
+from ldebm.evaluate.normalisers import Sandwich, choose_shift, global_normaliser, importance
 from ldebm.priors import EnergyPrior
 from ldebm.seeding import generator as make_generator
 

@@ -19,7 +19,7 @@ do not.
 Shapes: B batch, D latent dimension, K classes, T levels.
 """
 
-from ldebm.priors.base import ExactPrior, GaussianPrior, Prior
+from ldebm.priors.base import ExactPrior, GaussianPrior, Posteriors, Prior
 from ldebm.priors.diffusion import DiffusionPrior
 from ldebm.priors.energy import EnergyPrior, Pairs
 from ldebm.priors.svebm import SymbolPrior
@@ -30,6 +30,7 @@ __all__ = [
     "ExactPrior",
     "GaussianPrior",
     "Pairs",
+    "Posteriors",
     "Prior",
     "SymbolPrior",
 ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -14,13 +15,43 @@ from torch import Tensor, nn
 
 from ldebm.config import PriorConfig
 from ldebm.errors import UsageError
+from ldebm.seeding import generator
 
 if TYPE_CHECKING:
     from ldebm.priors.energy import EnergyPrior
 
-__all__ = ["ExactPrior", "GaussianPrior", "Prior"]
+__all__ = ["ExactPrior", "GaussianPrior", "Posteriors", "Prior"]
 
 LOG_2PI = math.log(2 * math.pi)
+
+
+@dataclass(frozen=True)
+class Posteriors:
+    """Gaussian posteriors q(z|x) of rows.
+
+    Attributes:
+        mu_ND: means.
+        logvar_ND: log-variances.
+    """
+
+    mu_ND: Tensor
+    logvar_ND: Tensor
+
+    def draw(self, each: int, limit: int, seed: int, name: str) -> Tensor:
+        """``each`` draws of every row, or of as many random rows as ``limit`` draws allow.
+
+        Args:
+            each: draws of a row.
+            limit: of all draws.
+            seed: of rows and noise.
+            name: of the purpose, which has a stream of its own.
+        """
+        stream = generator(seed, "posterior-draws", name)
+        rows = torch.randperm(len(self.mu_ND), generator=stream)[: max(1, limit // each)]
+        rows = rows.repeat(each)
+        noise = torch.randn(len(rows), self.mu_ND.shape[1], generator=stream)
+        rows, noise = rows.to(self.mu_ND.device), noise.to(self.mu_ND)
+        return self.mu_ND[rows] + torch.exp(0.5 * self.logvar_ND[rows]) * noise
 
 
 class Prior(nn.Module):
@@ -58,6 +89,17 @@ class Prior(nn.Module):
         self.shift_D.copy_(mu.mean(0))
         self.scale_DD.copy_(scale)
         self.inverse_DD.copy_(torch.linalg.inv(scale))
+
+    def fit(self, train: Posteriors, held_out: Posteriors, seed: int) -> None:
+        """Fits what is not trained to the aggregate posterior; here the coordinates alone.
+
+        Args:
+            train: posteriors of the training rows.
+            held_out: those of the validation rows, for what has to be chosen.
+            seed: of the run.
+        """
+        del held_out, seed
+        self.fit_standardisation(train.mu_ND, train.logvar_ND)
 
     def to_standard(self, z_BD: Tensor) -> Tensor:
         """u = scale^-1 (z - shift)."""

@@ -14,20 +14,16 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from ldebm.config import PriorConfig
+from ldebm.config import MixtureConfig, PriorConfig
 from ldebm.draws import Stream, Streams, normal
 from ldebm.errors import UsageError
-from ldebm.priors.base import Prior
-from ldebm.priors.energy_net import (
-    ConditionedEnergy,
-    Energies,
-    EnergyNet,
-    Frozen,
-    FrozenEnergy,
-    rows_of,
-)
+from ldebm.priors.base import Posteriors, Prior
+from ldebm.priors.base_measure import DiffusedMixture
+from ldebm.priors.energy_net import ConditionedEnergy, EnergyNet, FrozenEnergy, rows_of
+from ldebm.priors.frozen import Energies, Frozen
 from ldebm.priors.graphs import replay_chain
 from ldebm.priors.langevin import Chain, Conditional
+from ldebm.priors.mixture import Mixture, fit_to_posteriors
 from ldebm.priors.schedule import Schedule
 
 __all__ = ["EnergyPrior", "Pairs"]
@@ -75,6 +71,9 @@ class EnergyPrior(Prior):
         super().__init__(latent, config)
         self.schedule, self.context = schedule, context
         self.net = self._make_net(generator)
+        self._diffused: tuple[object, DiffusedMixture] | None = None
+        if config.base_measure == "mixture":
+            self._add_mixture()
         self.register_buffer("step_T", torch.full((self.levels,), config.sampler.step))
         self.register_buffer("acceptance_T", torch.ones(self.levels))
         self.step_T: Tensor
@@ -85,6 +84,35 @@ class EnergyPrior(Prior):
         return EnergyNet(
             self.latent, config.classes, self.levels, config.energy, generator, context
         )
+
+    def _add_mixture(self) -> None:
+        settings = self.config.mixture or MixtureConfig()
+        self.mixture = Mixture(max(settings.components), self.latent)
+        if not isinstance(self.net, EnergyNet):
+            raise UsageError("prior.base_measure 'mixture': only for one latent vector a row")
+        self.net.base = self.base_measure
+
+    def base_measure(self) -> DiffusedMixture:
+        """The mixture that the energies tilt, at the levels of the schedule."""
+        mean = self.mixture.mean_KD
+        now = (mean.data_ptr(), mean._version)
+        if self._diffused is None or self._diffused[0] != now:
+            level_noise = self.config.level_noise
+            self._diffused = (
+                now, DiffusedMixture(self.mixture, self.schedule, level_noise=level_noise)
+            )  # fmt: skip
+        return self._diffused[1]
+
+    @property
+    def tilted(self) -> DiffusedMixture | None:
+        """The base measure where it is not N(0, I)."""
+        return self.base_measure() if self.config.base_measure == "mixture" else None
+
+    def fit(self, train: Posteriors, held_out: Posteriors, seed: int) -> None:
+        super().fit(train, held_out, seed)
+        if self.config.base_measure == "mixture":
+            settings = self.config.mixture or MixtureConfig()
+            fit_to_posteriors(self, self.mixture, settings, train, held_out, seed)
 
     @property
     def levels(self) -> int:
@@ -256,6 +284,8 @@ class EnergyPrior(Prior):
         start = self.config.sampler.start
         if start == "previous":
             return u_next_BD
+        if start == "base" and (mixture := self.tilted) is not None:
+            return mixture.draw(u_next_BD, t_B, generator)
         noise = normal(tuple(u_next_BD.shape), generator, u_next_BD.device, u_next_BD.dtype)
         if start == "noise":
             return noise

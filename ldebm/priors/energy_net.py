@@ -12,7 +12,6 @@ Shapes: B batch, D latent dimension, H hidden size, K classes, T levels.
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,13 +22,12 @@ from torch.nn import functional
 
 from ldebm.config import EnergyConfig
 from ldebm.nn.functional import silu
+from ldebm.priors.frozen import BaseMeasure, Energies, Frozen, TiltedEnergy
 from ldebm.priors.packed_energy_net import SLOPE, PackedEnergy
 
 __all__ = [
     "ConditionedEnergy",
-    "Energies",
     "EnergyNet",
-    "Frozen",
     "FrozenEnergy",
     "SpectralLinear",
     "activation_of",
@@ -91,38 +89,6 @@ class SpectralLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.linear(x, self.effective_weight(), self.bias)
-
-
-class Frozen(ABC):
-    """Energies at fixed weights, as chains need them."""
-
-    @abstractmethod
-    def logits(self, z_BD: Tensor, t_B: Tensor | int) -> Tensor:
-        """f(z, t), shape (B, K)."""
-
-    def value(self, z_BD: Tensor, t_B: Tensor | int) -> Tensor:
-        """F(z, t), shape (B,): the logsumexp of the logits."""
-        return torch.logsumexp(self.logits(z_BD, t_B), -1)
-
-    @abstractmethod
-    def value_and_gradient(self, z_BD: Tensor, t_B: Tensor | int) -> tuple[Tensor, Tensor]:
-        """F(z, t) and dF/dz, shapes (B,) and (B, D)."""
-
-
-class Energies(nn.Module, ABC):
-    """What a prior needs of its network: logits f(z, t), whose logsumexp is F(z, t)."""
-
-    @abstractmethod
-    def power_iterate(self, rounds: int = 1) -> None:
-        """Updates the spectral norms; called once before every training step."""
-
-    @abstractmethod
-    def freeze(self) -> Frozen:
-        """The effective weights, computed once; differentiable in the parameters."""
-
-    def forward(self, z_BD: Tensor, t_B: Tensor | int) -> Tensor:
-        """Logits f(z, t), shape (B, K)."""
-        return self.freeze().logits(z_BD, t_B)
 
 
 @dataclass(frozen=True)
@@ -248,7 +214,12 @@ class EnergyNet(Energies):
         config: sizes and switches.
         generator: initial weights; the same generator gives the same network.
         context: C, size of the context vector that f(z, t, c) also reads; 0: none.
+
+    Attributes:
+        base: gives the base measure that the energies tilt; ``None``: N(0, I).
     """
+
+    base: Callable[[], BaseMeasure] | None = None
 
     def __init__(
         self,
@@ -322,7 +293,7 @@ class EnergyNet(Energies):
         layers = [*stem, *self.blocks, self.output]
         return tuple((item.effective_weight(), item.bias) for item in layers)
 
-    def freeze(self, context_BC: Tensor | None = None) -> FrozenEnergy:
+    def freeze(self, context_BC: Tensor | None = None) -> Frozen:
         """The effective weights, computed once; differentiable in the parameters.
 
         Args:
@@ -331,6 +302,11 @@ class EnergyNet(Energies):
         Raises:
             ValueError: the network reads contexts and has none, or the other way round.
         """
+        frozen = self.weights(context_BC)
+        return frozen if self.base is None else TiltedEnergy(frozen, self.base())
+
+    def weights(self, context_BC: Tensor | None = None) -> FrozenEnergy:
+        """The effective weights of the network alone, without a base measure."""
         if (context_BC is not None) != bool(self.context):
             raise ValueError(f"a context of size {self.context}: use conditioned_on(context)")
         act = activation_of(self.config.activation)
@@ -369,7 +345,7 @@ class ConditionedEnergy(Energies):
     def power_iterate(self, rounds: int = 1) -> None:
         self.net.power_iterate(rounds)
 
-    def freeze(self) -> FrozenEnergy:
+    def freeze(self) -> Frozen:
         """The effective weights with what the contexts add."""
         return self.net.freeze(self.context_BC)
 

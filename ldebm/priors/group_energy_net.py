@@ -28,7 +28,8 @@ from ldebm.backbones.hierarchical import Group, full
 from ldebm.config import EnergyConfig, HierarchyConfig, PriorConfig
 from ldebm.errors import UsageError
 from ldebm.nn.functional import silu
-from ldebm.priors.energy_net import Energies, EnergyNet, Frozen, SpectralLinear, value_of_class
+from ldebm.priors.energy_net import EnergyNet, SpectralLinear, value_of_class
+from ldebm.priors.frozen import Energies, Frozen
 
 __all__ = ["ConvEnergy", "FrozenGroups", "GroupEnergies", "Place", "Placed"]
 

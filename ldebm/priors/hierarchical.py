@@ -27,7 +27,7 @@ from ldebm.config import HierarchyConfig, PriorConfig
 from ldebm.draws import Stream
 from ldebm.errors import UsageError
 from ldebm.priors import DiffusionPrior, EnergyPrior, GaussianPrior, Pairs, Prior, SymbolPrior
-from ldebm.priors.energy_net import Energies, Frozen
+from ldebm.priors.frozen import Energies, Frozen
 from ldebm.priors.group_energy_net import GroupEnergies, Placed
 
 __all__ = [

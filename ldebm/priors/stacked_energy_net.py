@@ -16,14 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldebm.priors.energy_net import (
-    Energies,
-    EnergyNet,
-    Frozen,
-    FrozenEnergy,
-    SpectralLinear,
-    activation_of,
-)
+from ldebm.priors.energy_net import EnergyNet, FrozenEnergy, SpectralLinear, activation_of
+from ldebm.priors.frozen import Energies, Frozen
 
 __all__ = ["StackedEnergies"]
 
@@ -62,7 +56,7 @@ class StackedEnergies(Energies):
     def freeze(self) -> Frozen:
         """All effective weights; without gradients as chains need them, each network alone."""
         if not torch.is_grad_enabled():
-            return _Separate(tuple(net.freeze() for net in self.nets))
+            return _Separate(tuple(net.weights() for net in self.nets))
         first = self.nets[0]
         config, hidden = first.config, first.config.hidden
         names = ["input", "input2"] if first.residual else ["input"]

@@ -11,7 +11,7 @@ import torch
 from ldebm.backbones.base import Backbone
 from ldebm.config import ExperimentConfig
 from ldebm.data.packed import Packed, Split
-from ldebm.priors import Prior
+from ldebm.priors import Posteriors, Prior
 
 __all__ = ["PriorInputs"]
 
@@ -51,3 +51,10 @@ class PriorInputs:
         """A column of latents.parquet: of the training rows, or of split 1, the validation rows."""
         rows: np.ndarray = self.latents[name][self.latents["split"] == split]
         return rows
+
+    def posteriors(self, split: int = 0) -> Posteriors:
+        """q(z|x) of the training rows, or of split 1, the validation rows."""
+        mu, logvar = (
+            torch.from_numpy(self.column(name, split)).to(self.device) for name in ("mu", "logvar")
+        )
+        return Posteriors(mu, logvar)

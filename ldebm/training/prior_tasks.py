@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ldebm.config import ExperimentConfig
 from ldebm.data.batches import batch_rows, steps_per_epoch
 from ldebm.optimisers import ParameterGroup
-from ldebm.priors import EnergyPrior, Pairs
+from ldebm.priors import EnergyPrior, Pairs, Posteriors
 from ldebm.priors.langevin import Chain
 from ldebm.seeding import generator
 from ldebm.training.acceptance import AcceptanceGuard, rank_path, sampler_metrics
@@ -199,6 +199,7 @@ class PriorTask(FrozenTask):
         seed: of the run.
         device: where to train.
         contexts: of the training rows, (n, C), where the prior reads them.
+        held_out: posteriors of the validation rows; ``None``: those of the training rows.
     """
 
     def __init__(
@@ -211,11 +212,13 @@ class PriorTask(FrozenTask):
         seed: int,
         device: torch.device,
         contexts: np.ndarray | None = None,
+        held_out: Posteriors | None = None,
     ) -> None:
         super().__init__(prior, len(mu), labels, config, seed, device)
         self.mu, self.logvar = torch.from_numpy(mu).to(device), torch.from_numpy(logvar).to(device)
         self.contexts = None if contexts is None else torch.from_numpy(contexts).to(device)
-        prior.fit_standardisation(self.mu, self.logvar)
+        train = Posteriors(self.mu, self.logvar)
+        prior.fit(train, held_out or train, seed)
 
     @classmethod
     def of(cls, inputs: PriorInputs) -> Self:
@@ -231,6 +234,7 @@ class PriorTask(FrozenTask):
             inputs.seed,
             inputs.device,
             contexts,
+            inputs.posteriors(1),
         )
 
     def conditioned_on(self, rows: np.ndarray) -> EnergyPrior:

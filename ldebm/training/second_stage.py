@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ldebm.assembly import build_prior, prior_task
@@ -100,8 +99,7 @@ def _fit(inputs: PriorInputs) -> None:
     if isinstance(prior, OnGroups):
         prior.fit_draws(draws_to_fit(prior.backbone, inputs.train, inputs.seed, device))
     else:
-        mu, logvar = (torch.from_numpy(inputs.column(name)) for name in ("mu", "logvar"))
-        prior.fit_standardisation(mu.to(device), logvar.to(device))
+        prior.fit(inputs.posteriors(0), inputs.posteriors(1), inputs.seed)
 
 
 def _write_prior(

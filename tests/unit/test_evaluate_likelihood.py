@@ -8,15 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from ldebm.evaluate.annealing import anneal
+from ldebm.evaluate.conditionals import conditionals
 from ldebm.evaluate.legacy import nll_legacy
 from ldebm.evaluate.likelihood import LikelihoodSettings, likelihood, mean_interval
-from ldebm.evaluate.normalisers import (
-    anneal,
-    choose_shift,
-    conditionals,
-    global_normaliser,
-    importance,
-)
+from ldebm.evaluate.normalisers import choose_shift, global_normaliser, importance
 from ldebm.priors import DiffusionPrior, GaussianPrior, SymbolPrior
 from ldebm.seeding import generator
 from tests.unit.evaluate_models import (

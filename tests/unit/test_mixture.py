@@ -1,0 +1,179 @@
+"""Mixtures: fitting, densities behind noise, and as the base measure of energies."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.mixture import GaussianMixture
+
+from ldebm.assembly import build_prior
+from ldebm.config import ExperimentConfig, MixtureConfig, PriorConfig
+from ldebm.evaluate.conditionals import conditionals
+from ldebm.evaluate.normalisers import importance, plain_normaliser
+from ldebm.priors import EnergyPrior, Posteriors
+from ldebm.priors.mixture import MixturePrior, choose_mixture, fit_em
+from ldebm.seeding import generator
+from ldebm.training.density import DensityTask
+from ldebm.training.trainer import train
+
+
+def heaps(n: int, latent: int, seed: int) -> torch.Tensor:
+    """Draws of three Gaussians of different shapes."""
+    stream = generator(seed, "heaps")
+    centre = 2.0 * torch.randn(3, latent, generator=generator(0, "centres"))
+    root = 0.4 * torch.randn(3, latent, latent, generator=generator(0, "roots"))
+    which = torch.randint(0, 3, (n,), generator=stream)
+    noise = torch.randn(n, latent, generator=stream)
+    return centre[which] + torch.einsum("nij,nj->ni", root[which], noise)
+
+
+def prior_of(kind: str, latent: int = 3, **more: object) -> EnergyPrior | MixturePrior:
+    config = PriorConfig.model_validate(
+        {
+            "kind": kind,
+            "levels": 4,
+            "classes": 3,
+            "energy": {"hidden": 16, "blocks": 2, "spectral_norm": False, "activation": "silu"},
+            "standardise": "diagonal",
+            "mixture": {"components": [3], "draws": 2, "rows": 4000},
+            "training": {"updates": 1},
+            **more,
+        }
+    )
+    prior = build_prior(latent, config, generator(0, "prior"))
+    x = heaps(4000, latent, 1)
+    posteriors = Posteriors(x, torch.full_like(x, -4.0))
+    prior.fit(posteriors, posteriors, 0)
+    return prior  # type: ignore[return-value]
+
+
+def silence(prior: EnergyPrior) -> None:
+    """F = log K everywhere."""
+    with torch.no_grad():
+        prior.net.output.weight.zero_()  # type: ignore[union-attr, operator]
+        prior.net.output.bias.zero_()  # type: ignore[union-attr, operator]
+
+
+def test_em_is_as_good_as_that_of_scikit_learn():
+    x, held_out = heaps(3000, 4, 1), heaps(3000, 4, 2)
+    other = GaussianMixture(3, reg_covar=1e-4, random_state=0).fit(x.numpy())
+    weight, mean, covariance = fit_em(x, 3, 0)
+    normal = torch.distributions.MultivariateNormal(mean, covariance)
+    ours = torch.logsumexp(normal.log_prob(held_out.double()[:, None]) + weight, 1).mean()
+    assert float(ours) == pytest.approx(other.score(held_out.numpy()), abs=0.01)
+    assert sorted(weight.exp().tolist()) == pytest.approx(sorted(other.weights_), abs=0.01)
+
+
+def test_the_number_of_components_is_that_of_the_likeliest_held_out_rows():
+    x, held_out = heaps(400, 3, 1), heaps(400, 3, 2)
+    chosen = choose_mixture(x, held_out, [1, 2, 3, 20], 0)
+    assert len(chosen.mean_KD) == 3
+    assert chosen.turned
+    assert list(chosen.held_out) == [1, 2, 3, 20]
+    assert not choose_mixture(x, held_out, [1, 2], 0).turned
+
+
+def test_a_mixture_prior_has_the_density_of_what_it_draws():
+    prior = prior_of("mixture", 2)
+    assert isinstance(prior, MixturePrior)
+    z = prior.sample(200_000, generator(3, "draws"))
+    side = torch.linspace(-8, 8, 41)
+    share, *_ = np.histogram2d(*z.numpy().T, bins=(side.numpy(), side.numpy()))
+    middle = torch.cartesian_prod(0.5 * (side[1:] + side[:-1]), 0.5 * (side[1:] + side[:-1]))
+    fine = middle[:, None] + 0.4 * (torch.cartesian_prod(*2 * [torch.arange(8) / 8]) - 7 / 16)
+    mass = prior.log_prob(fine.reshape(-1, 2)).exp().view(-1, 64).mean(1) * 0.16
+    assert 0.5 * np.abs(share.ravel() / len(z) - mass.numpy()).sum() < 0.03
+
+
+def test_the_log_ratio_has_the_gradient_that_chains_use():
+    prior = prior_of("diffusion", base_measure="mixture")
+    base = prior.tilted
+    assert base is not None
+    v = torch.randn(20, 3, generator=generator(0, "v")).requires_grad_()
+    t = torch.arange(20) % 4
+    value, gradient = base.ratio_and_gradient(v.detach(), t)
+    exact = base.ratio(v, t)
+    torch.testing.assert_close(value, exact.detach())
+    torch.testing.assert_close(gradient, torch.autograd.grad(exact.sum(), v)[0])
+    each = torch.cat([base.ratio(v[i : i + 1], int(t[i])) for i in range(20)])
+    torch.testing.assert_close(each, exact)
+
+
+@pytest.mark.parametrize("kind", ["svebm", "diffusion"])
+def test_without_energies_the_prior_is_the_mixture(kind):
+    prior = prior_of(kind, base_measure="mixture", level_noise=False)
+    exact = prior_of("mixture")
+    silence(prior)
+    u = exact.sample_standard(6, generator(0, "u"))
+    table = conditionals(prior)
+    levels = table.forward(u, generator(0, "noise"))
+    top, stream = table.levels - 1, generator(0, "draws")
+    # Along any trajectory p(u_0..) / q(u_1.. | u_0) is the density of u_0 itself.
+    v = table.scale[top] * levels[top]
+    total = table.value(v, top).double() - 0.5 * v.double().square().sum(1)
+    total += 3 * math.log(table.scale[top]) - plain_normaliser(table, u[:1] * 0, 64, stream)[0]
+    for t in range(top):
+        v, u_next = table.scale[t] * levels[t], levels[t + 1]
+        total += table.value(v, t).double() + 3 * math.log(table.scale[t])
+        kernel = (v - table.factor[t] * u_next).double().square().sum(1) / table.variance[t]
+        total -= 0.5 * (kernel + 3 * math.log(table.variance[t]))
+        forward = (u_next - table.signal[t] * levels[t]).double().square().sum(1)
+        total += 0.5 * (forward / table.noise[t] ** 2 + 3 * math.log(table.noise[t] ** 2))
+        total -= importance(table, t, u_next, 8, stream).log_fresh_N
+    total -= 0.5 * 3 * math.log(2 * math.pi)
+    torch.testing.assert_close(total.float(), exact.log_standard(u), atol=2e-3, rtol=1e-3)
+
+
+def test_chains_start_at_exact_draws_of_the_base_measure():
+    prior, exact = prior_of("diffusion", base_measure="mixture"), prior_of("mixture")
+    silence(prior)
+    u = prior.sample_standard(20_000, generator(0, "a"))
+    other = exact.sample_standard(20_000, generator(0, "b"))
+    torch.testing.assert_close(u.mean(0), other.mean(0), atol=0.04, rtol=0)
+    torch.testing.assert_close(torch.cov(u.t()), torch.cov(other.t()), atol=0.05, rtol=0)
+    mine, its = exact.log_standard(u), exact.log_standard(other)
+    assert float(mine.mean()) == pytest.approx(float(its.mean()), abs=0.03)
+
+
+def test_a_saved_mixture_comes_back():
+    prior, other = prior_of("diffusion", base_measure="mixture"), prior_of("diffusion")
+    fresh = build_prior(3, prior.config, generator(1, "other"))
+    fresh.load_state_dict(prior.state_dict())
+    v = torch.randn(5, 3, generator=generator(0, "v"))
+    torch.testing.assert_close(fresh.net(v, 0), prior.net(v, 0))  # type: ignore[operator]
+    assert not any(name.startswith("mixture") for name in other.state_dict())
+
+
+@pytest.mark.parametrize("sizes", [[], [0, 3], [5, 3], [3, 3]])
+def test_numbers_of_components_that_make_no_sense_are_refused(sizes):
+    with pytest.raises(ValueError, match="components"):
+        MixtureConfig.model_validate({"components": sizes})
+
+
+def test_a_flow_learns_what_a_gaussian_cannot(tmp_path):
+    x, held_out = heaps(2000, 2, 1), heaps(1000, 2, 2)
+    exact = Posteriors(x, torch.full_like(x, -9.0)), Posteriors(held_out, held_out * 0 - 9)
+    prior = {"kind": "flow", "standardise": "diagonal", "classes": 1}
+    prior |= {"flow": {"transforms": 2, "hidden": 32}, "training": {"updates": 150, "batch": 256}}
+    prior["training"] |= {"optimiser": {"lr": 5e-3}}
+    backbone = {"arch": "mlp", "latent": 2, "training": {"updates": 1}}
+    config = ExperimentConfig.model_validate(
+        {"data": "points", "backbone": backbone, "prior": prior}
+    )
+    flow, gaussian = (
+        build_prior(2, config.prior.model_copy(update={"kind": kind}), generator(0, "flow"))
+        for kind in ("flow", "gaussian")
+    )
+    gaussian.fit(*exact, 0)
+    task = DensityTask(flow, *exact, config, 0, torch.device("cpu"))
+    result = train(task, config.prior.training, tmp_path / "checkpoint.pt", title="flow")
+    flow.load_state_dict(result.state)
+    score = float(flow.log_prob(held_out).detach().mean())
+    assert score > float(gaussian.log_prob(held_out).mean()) + 0.3
+    z = flow.sample(2000, generator(0, "draws"))
+    assert float(flow.log_prob(z).detach().mean()) == pytest.approx(score, abs=0.3)
+    first, second = (build_prior(2, config.prior, generator(seed, "flow")) for seed in (0, 0))
+    torch.testing.assert_close(first.log_prob(held_out), second.log_prob(held_out))
