@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldebm.evaluate.conditionals import Conditionals, conditionals
 from ldebm.evaluate.likelihood import reconstruction
 from ldebm.priors import Prior
+from ldebm.priors.conditionals import Conditionals, conditionals
 from ldebm.priors.schedule import Schedule
 from ldebm.seeding import generator as make_generator
 

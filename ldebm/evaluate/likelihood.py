@@ -34,11 +34,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldebm.evaluate.conditionals import conditionals
-from ldebm.evaluate.known import Known
-from ldebm.evaluate.normalisers import Sandwich
-from ldebm.evaluate.trajectories import LikelihoodSettings, Trajectories
-from ldebm.priors import Prior
+from ldebm.priors import EnergyPrior, Prior
+from ldebm.priors.conditionals import conditionals
+from ldebm.priors.known import Known
+from ldebm.priors.normalisers import Sandwich
+from ldebm.priors.trajectories import LikelihoodSettings, Trajectories
 from ldebm.seeding import generator as make_generator
 
 __all__ = [
@@ -169,8 +169,9 @@ def likelihood(
     settings: LikelihoodSettings,
     others: Mapping[str, LogDensity] | None = None,
     known: Known | None = None,
+    rivals: Mapping[str, EnergyPrior] | None = None,
 ) -> dict[str, Estimate]:
-    """The NLL of rows under ``prior`` and under ``others``, from the same draws.
+    """The NLL of rows under ``prior``, ``others`` and ``rivals``, from the same draws.
 
     Args:
         backbone: encoder and decoder.
@@ -179,11 +180,13 @@ def likelihood(
         settings: how much is drawn.
         others: log densities of z (the level-0 variable) in the backbone's coordinates.
         known: what was estimated of this prior before, if it reads no contexts.
+        rivals: energy-based priors of the same latents that read no contexts.
 
     Returns:
         One :class:`Estimate` a density.
     """
     backbone.eval()
+    against: dict[str, Trajectories] = {}
     others = dict(others or {})
     if (exact := getattr(prior, "log_prob", None)) is not None:
         others["prior"] = exact
@@ -218,11 +221,21 @@ def likelihood(
             # the prior's terms: Yu et al. (2022), eq. A6
             own, fresh, half = (part.reshape(shape) for part in scorer(flat, stream))
             collect(columns, "prior", recon_SB, base_SB + own, base_SB + fresh, base_SB + half)
+        z_flat = z_SBD.reshape(-1, z_SBD.shape[-1])
+        for name, rival in (rivals or {}).items():
+            u_flat = rival.to_standard(z_flat)
+            if name not in against:
+                against[name] = Trajectories(rival, settings, u_flat[:512])
+            stream = make_generator(settings.seed, "nll", index, name, device=mu.device)
+            change_SB = base_SB + prior.log_det().double() - rival.log_det().double()
+            own, fresh, half = (part.reshape(shape) for part in against[name](u_flat, stream))
+            collect(columns, name, recon_SB, change_SB + own, change_SB + fresh, change_SB + half)
         for name, log_density in others.items():
-            z_flat = z_SBD.reshape(-1, z_SBD.shape[-1])
             log_p = log_density(z_flat).double().reshape(shape) + prior.log_det().double()
             collect(columns, name, recon_SB, base_SB + log_p, base_SB + log_p, base_SB + log_p)
-    return {name: _estimate(parts, scorer, name) for name, parts in columns.items()}
+    if scorer is not None:
+        against["prior"] = scorer
+    return {name: _estimate(parts, against.get(name)) for name, parts in columns.items()}
 
 
 def reconstruction(backbone: Any, batch: Any, z_SBD: Tensor) -> Tensor:
@@ -277,10 +290,10 @@ def _mean_top(tops: list[Sandwich]) -> Sandwich:
     return Sandwich(*(float(np.mean([getattr(top, name) for top in tops])) for name in names))
 
 
-def _estimate(parts: list[np.ndarray], scorer: Trajectories | None, name: str) -> Estimate:
+def _estimate(parts: list[np.ndarray], scorer: Trajectories | None) -> Estimate:
     table = np.concatenate(parts, axis=1)
     estimate = Estimate(*table)
-    if scorer is not None and name == "prior":
+    if scorer is not None:
         for level in scorer.ess:
             ess = torch.cat(level)
             low = ess.kthvalue(max(1, len(ess) // 100)).values

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldebm.evaluate.conditionals import Conditionals, conditionals
 from ldebm.priors import Prior
+from ldebm.priors.conditionals import Conditionals, conditionals
 from ldebm.seeding import generator as make_generator
 
 __all__ = ["Grid", "Variation", "nll_by_quadrature", "prior_grid", "total_variation"]

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from ldebm.baselines.model import Baseline
     from ldebm.baselines.prior import BaselinePrior
     from ldebm.data.packed import Measure, Packed, Split
-    from ldebm.evaluate.known import Known
     from ldebm.evaluate.likelihood import Estimate, LikelihoodSettings
     from ldebm.evaluate.report import Report
     from ldebm.priors import Prior
+    from ldebm.priors.known import Known
 
 __all__ = ["TextModel", "TextScores"]
 
@@ -254,7 +254,7 @@ class TextModel(Model):
             It, or nothing for a prior that has no normaliser or one for every context; and, if it
             was estimated now, a sentence on where it is kept.
         """
-        from ldebm.evaluate import known
+        from ldebm.priors import known
         from ldebm.user_cache import kept
 
         prior, said = self.prior.energies, ""

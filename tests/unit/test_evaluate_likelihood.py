@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from ldebm.evaluate.annealing import anneal
-from ldebm.evaluate.conditionals import conditionals
 from ldebm.evaluate.legacy import nll_legacy
 from ldebm.evaluate.likelihood import LikelihoodSettings, likelihood, mean_interval
-from ldebm.evaluate.normalisers import choose_shift, global_normaliser, importance
 from ldebm.priors import DiffusionPrior, GaussianPrior, SymbolPrior
+from ldebm.priors.annealing import anneal
+from ldebm.priors.conditionals import conditionals
+from ldebm.priors.normalisers import choose_shift, global_normaliser, importance
 from ldebm.seeding import generator
 from tests.unit.evaluate_models import (
     LOG_2PI,

@@ -13,11 +13,10 @@ import torch
 import ldebm
 from ldebm.cli import main
 from ldebm.errors import UsageError
-from ldebm.evaluate import known
-from ldebm.evaluate.conditionals import conditionals
-from ldebm.evaluate.known import find_known, find_proposals, find_top, read_known, write_known
 from ldebm.evaluate.likelihood import LikelihoodSettings, likelihood
-from ldebm.priors import DiffusionPrior, SymbolPrior
+from ldebm.priors import DiffusionPrior, SymbolPrior, known
+from ldebm.priors.conditionals import conditionals
+from ldebm.priors.known import find_known, find_proposals, find_top, read_known, write_known
 from ldebm.seeding import generator
 from tests.unit.evaluate_models import (
     LOG_2PI,

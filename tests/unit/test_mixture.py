@@ -11,10 +11,10 @@ from sklearn.mixture import GaussianMixture
 
 from ldebm.assembly import build_prior
 from ldebm.config import ExperimentConfig, MixtureConfig, PriorConfig
-from ldebm.evaluate.conditionals import conditionals
-from ldebm.evaluate.normalisers import importance, plain_normaliser
 from ldebm.priors import EnergyPrior, Posteriors
+from ldebm.priors.conditionals import conditionals
 from ldebm.priors.mixture import MixturePrior, choose_mixture, fit_em
+from ldebm.priors.normalisers import importance, plain_normaliser
 from ldebm.seeding import generator
 from ldebm.training.density import DensityTask
 from ldebm.training.trainer import train

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ldebm.evaluate.annealing import anneal
-from ldebm.evaluate.conditionals import Conditionals, conditionals
-from ldebm.evaluate.known import Known, find_proposals, find_top
-from ldebm.evaluate.normalisers import Sandwich, choose_shift, global_normaliser, importance
-from ldebm.priors import EnergyPrior
+from ldebm.priors.annealing import anneal
+from ldebm.priors.conditionals import Conditionals, conditionals
+from ldebm.priors.energy import EnergyPrior
+from ldebm.priors.known import Known, find_proposals, find_top
+from ldebm.priors.normalisers import Sandwich, choose_shift, global_normaliser, importance
 from ldebm.seeding import generator as make_generator
 
 __all__ = ["LikelihoodSettings", "Trajectories"]

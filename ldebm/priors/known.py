@@ -20,11 +20,11 @@ from torch import Tensor
 
 from ldebm.devices import one_thread
 from ldebm.errors import UsageError
-from ldebm.evaluate.annealing import anneal
-from ldebm.evaluate.conditionals import Conditionals, conditionals
-from ldebm.evaluate.normalisers import TRUSTED_ESS, plain_normaliser, rate_shifts
 from ldebm.files import read_json, write_json
-from ldebm.priors import EnergyPrior
+from ldebm.priors.annealing import anneal
+from ldebm.priors.conditionals import Conditionals, conditionals
+from ldebm.priors.energy import EnergyPrior
+from ldebm.priors.normalisers import TRUSTED_ESS, plain_normaliser, rate_shifts
 from ldebm.seeding import generator as make_generator
 
 __all__ = [
@@ -59,7 +59,7 @@ class Known:
         draws: of the estimate.
         ess: effective number of them.
         seed: of the draws.
-        shift: of the proposal of every other level, see :mod:`ldebm.evaluate.normalisers`.
+        shift: of the proposal of every other level, see :mod:`ldebm.priors.normalisers`.
         inner: draws that every other level needs, at most ``PILOT_DRAWS``.
     """
 

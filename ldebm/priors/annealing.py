@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from ldebm.evaluate.conditionals import Conditionals
+from ldebm.priors.conditionals import Conditionals
 from ldebm.priors.langevin import Target, mala
 
 __all__ = ["anneal", "anneal_back", "tempered"]

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ldebm.evaluate.annealing import anneal, anneal_back, tempered
-from ldebm.evaluate.conditionals import Conditionals
+from ldebm.priors.annealing import anneal, anneal_back, tempered
+from ldebm.priors.conditionals import Conditionals
 from ldebm.priors.langevin import mala
 
 __all__ = [

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ldebm.priors import EnergyPrior
 from ldebm.priors.base_measure import DiffusedMixture
+from ldebm.priors.energy import EnergyPrior
 
 __all__ = ["Conditionals", "conditionals"]
 
