@@ -27,7 +27,7 @@ from ldebm.training.image_prior_task import ImagePriorTask
 from ldebm.training.trainer import Loop
 from pipelines.library import Library
 
-__all__ = ["images"]
+__all__ = ["images", "random_images"]
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = 2000
@@ -35,7 +35,7 @@ SETS = {"mnist-hvae": (28, 1, 55_000), "cifar10-hvae": (32, 3, 45_000)}  # side,
 CPU = torch.device("cpu")
 
 
-def _split(side: int, colours: int) -> SyntheticSplit:
+def random_images(side: int, colours: int) -> SyntheticSplit:
     """Random pixels."""
     x = numpy_generator(0, "bench-images").integers(0, 256, (ROWS, colours, side, side))
     meta = {"kind": "images", "size": side, "channels": colours, "labels": {}}
@@ -75,7 +75,7 @@ def _update(loop: Loop, start: int, *, plain: bool) -> Callable[[], None]:
 
 def _measure(name: str, kind: str, repeats: int) -> list[Record]:
     side, colours, rows = SETS[name]
-    given, split = Library(ROOT).experiment(name), _split(side, colours)
+    given, split = Library(ROOT).experiment(name), random_images(side, colours)
     section = "backbone" if kind == "first" else "prior"
     training = getattr(given, section).training
     exact = _with(given, section, "float32")

@@ -70,7 +70,7 @@ class SyntheticSplit:
     @property
     def flat(self) -> bool:
         """Whether rows are those of ``x``; else of lists of token ids."""
-        return bool(self.meta["kind"] == "points")
+        return len(self.x) > 0
 
     @property
     def lengths(self) -> np.ndarray:

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from benchmarks.eager import EagerLDEBM
+from benchmarks.images import random_images
 from benchmarks.problems import META, PUBLISHED, SyntheticSplit
 from ldebm.backbones.text import TextVAE
 from ldebm.config import ExperimentConfig
-from ldebm.data.batches import collate
+from ldebm.data.batches import collate, make_batch
 from ldebm.priors import DiffusionPrior
 from ldebm.seeding import generator, numpy_generator
 from ldebm.training.latents import encode_split
@@ -103,3 +104,8 @@ def test_the_gradients_of_an_update_are_those_of_the_fast_one(
         (prior.net.merge.weight.grad, eager.energy.merge.weight_orig.grad),
     ):
         torch.testing.assert_close(own, copy, rtol=1e-3, atol=1e-5)
+
+
+def test_made_up_images_are_read_as_images() -> None:
+    batch = make_batch(random_images(8, 3), np.arange(5), torch.device("cpu"))
+    assert batch.shape == (5, 3, 8, 8)
