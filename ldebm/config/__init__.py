@@ -9,9 +9,8 @@ from ldebm.config.backbone import BackboneConfig, ContextConfig, SupervisionConf
 from ldebm.config.baseline import BaselineConfig
 from ldebm.config.checking import nearest, parse
 from ldebm.config.classifiers import ImageClassifierConfig, TextClassifierConfig
-from ldebm.config.completion import CompletionConfig
 from ldebm.config.data import DataConfig
-from ldebm.config.evaluate import OOD_TRANSFORMS, EvaluateConfig
+from ldebm.config.evaluate import OOD_TRANSFORMS, CompletionConfig, EvaluateConfig
 from ldebm.config.experiment import ExperimentConfig
 from ldebm.config.images import (
     HierarchyConfig,

@@ -22,7 +22,7 @@ from torch import Tensor
 from ldebm.config import EvaluateConfig
 from ldebm.data.packed import Packed
 from ldebm.evaluate.control import wilson
-from ldebm.evaluate.diversity import diversity
+from ldebm.evaluate.language import diversity
 from ldebm.evaluate.report import Report, subset
 from ldebm.evaluate.text_classifier import TextClassifier
 from ldebm.modalities.self_filtered import self_filtered

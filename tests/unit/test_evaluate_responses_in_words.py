@@ -9,8 +9,8 @@ import pytest
 
 from ldebm.data.chatter import generate
 from ldebm.errors import UsageError
-from ldebm.evaluate.diversity import diversity
-from ldebm.evaluate.response_metrics import average, extrema, greedy, response_metrics
+from ldebm.evaluate.language import diversity
+from ldebm.evaluate.responses import average, extrema, greedy, response_metrics
 from ldebm.evaluate.word_vectors import WordVectors, ppmi_vectors, read_vectors, word_vectors
 
 TEXTS = [turn.text for turn in generate(3000, seed=0)]
