@@ -44,18 +44,18 @@ class Shown:
 
 def shown(page: str) -> list[Shown]:
     """What a page shows, in its order."""
-    found: list[Shown] = []
+    commands: list[Shown] = []
     for number, (language, lines) in enumerate(_pieces(page), start=1):
         text = "\n".join(lines)
         if language is None:
-            found += _in_text(page, text)
+            commands += _in_text(page, text)
         elif language == "python":
-            found.append(Shown(page, text, "python", number))
+            commands.append(Shown(page, text, "python", number))
         elif language == "sh" and not text.startswith(NO_COMMANDS):
             for line in text.replace("\\\n", " ").splitlines():
                 if command := _without_comment(line):
-                    found.append(Shown(page, command, "sh", number))
-    return found
+                    commands.append(Shown(page, command, "sh", number))
+    return commands
 
 
 def _pieces(page: str) -> Iterator[tuple[str | None, list[str]]]:
@@ -162,17 +162,17 @@ def _parsed_by(module: str, name: str) -> Callable[[list[str], bool], None]:
     """A check by the parser of a command line of typer or click."""
 
     def check(words: list[str], partial: bool) -> None:
-        found: Any = getattr(importlib.import_module(module), name)
-        if not hasattr(found, "make_context"):
-            found = importlib.import_module("typer.main").get_command(found)
+        command: Any = getattr(importlib.import_module(module), name)
+        if not hasattr(command, "make_context"):
+            command = importlib.import_module("typer.main").get_command(command)
         context, rest, known = None, words, "command"
         try:
             while True:
-                context = found.make_context(known, list(rest), parent=context)
-                if not hasattr(found, "resolve_command"):
+                context = command.make_context(known, list(rest), parent=context)
+                if not hasattr(command, "resolve_command"):
                     return
                 left = [*context._protected_args, *context.args]
-                known, found, rest = found.resolve_command(context, left)
+                known, command, rest = command.resolve_command(context, left)
         except Exception as error:
             said = str(getattr(error, "message", "") or error)
             if not (partial and type(error).__name__ in ("MissingParameter", "NoArgsIsHelpError")):

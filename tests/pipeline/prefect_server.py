@@ -156,9 +156,9 @@ class Server:
 
     def run(self, deployment: str, **parameters: Any) -> str:
         """Schedules a run of ``flow/deployment`` for now and gives its id."""
-        found = self.get(f"/deployments/name/{deployment}")
+        registered = self.get(f"/deployments/name/{deployment}")
         body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
-        return str(self.get(f"/deployments/{found['id']}/create_flow_run", body)["id"])
+        return str(self.get(f"/deployments/{registered['id']}/create_flow_run", body)["id"])
 
     def finished(self, run: str, seconds: float = 400) -> dict[str, Any]:
         """The final state of a run."""

@@ -247,8 +247,8 @@ class Operator(Typist, NumbersProject):
 
     def runs(self) -> list[dict]:
         """All runs but those of schedules."""
-        found = self.server.get("/flow_runs/filter", {"limit": 100})
-        return [run for run in found if not run["auto_scheduled"]]
+        runs = self.server.get("/flow_runs/filter", {"limit": 100})
+        return [run for run in runs if not run["auto_scheduled"]]
 
     def between(self) -> None:
         """Waits for the end of all runs: what the next block does may need the same folder."""

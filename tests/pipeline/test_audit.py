@@ -56,10 +56,10 @@ def nothing_left(project: ProjectCopy, scratch: Path) -> bool:
 )
 def test_a_stage_gives_the_same_bytes_again(built: ProjectCopy, scratch: Path, stage: str):
     before = state(built)
-    found = json.loads(built.ldebm("audit", stage, "--json").out)
-    assert found["same"] is True
-    assert found["outputs"]
-    assert all(output["expected"] == output["actual"] for output in found["outputs"])
+    audit = json.loads(built.ldebm("audit", stage, "--json").out)
+    assert audit["same"] is True
+    assert audit["outputs"]
+    assert all(output["expected"] == output["actual"] for output in audit["outputs"])
     assert state(built) == before
     assert nothing_left(built, scratch)
 
@@ -96,14 +96,14 @@ def test_with_the_workspace_code_the_first_tensor_that_differs_is_named(
         assert state(built) == before
     finally:
         code.write_text(text)
-    found = json.loads(failed.out)
-    assert found["same"] is False
-    assert "working tree" in found["code"]
-    difference = next(o["difference"] for o in found["outputs"] if o["path"] == MODEL)
+    audit = json.loads(failed.out)
+    assert audit["same"] is False
+    assert "working tree" in audit["code"]
+    difference = next(o["difference"] for o in audit["outputs"] if o["path"] == MODEL)
     assert difference["where"].startswith("tensor ")
     assert float(difference["expected"]) != float(difference["actual"])
     assert "values differ, by" in difference["more"]
-    curve = next(o["difference"] for o in found["outputs"] if o["path"].endswith("curve.csv"))
+    curve = next(o["difference"] for o in audit["outputs"] if o["path"].endswith("curve.csv"))
     assert curve["where"].startswith("row 1, column ")
     assert failed.err.count("\n") == 1
     assert nothing_left(built, scratch)
@@ -124,9 +124,9 @@ def test_parameters_that_no_commit_has_come_from_the_lock(
         failed = built.ldebm("audit", PRIOR, "--json", code=1)
     finally:
         lock.write_text(text)
-    found = json.loads(failed.out)
-    assert "experiments.small.prior" in found["notes"][0]
-    config = next(o for o in found["outputs"] if o["path"].endswith("config.json"))
+    audit = json.loads(failed.out)
+    assert "experiments.small.prior" in audit["notes"][0]
+    config = next(o for o in audit["outputs"] if o["path"].endswith("config.json"))
     assert config["difference"]["where"] == "key config.prior.levels"
     assert (config["difference"]["expected"], config["difference"]["actual"]) == ("3", "2")
 
@@ -228,14 +228,14 @@ def begin(project: ProjectCopy, slow: Path) -> subprocess.Popen[str]:
 
 def running_in(scratch: Path) -> list[str]:
     """Processes whose working folder is in ``scratch``."""
-    found = []
+    processes = []
     for process in Path("/proc").iterdir():
         try:
             if Path(os.readlink(process / "cwd")).is_relative_to(scratch):
-                found.append(process.name)
+                processes.append(process.name)
         except OSError:
             continue
-    return found
+    return processes
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
@@ -285,8 +285,8 @@ def test_the_flow_run_and_its_folder_of_records_reach_the_records_of_dvc_repro(
 
 def test_a_reused_backbone_says_who_trained_it(built: ProjectCopy):
     built.dvc("repro", "-q", "-f", "-s", "backbone@small-0")
-    found = json.loads(built.ldebm("lineage", "backbone@small-0", "--json").out)
-    record = found["steps"][0]["record"]
+    lineage = json.loads(built.ldebm("lineage", "backbone@small-0", "--json").out)
+    record = lineage["steps"][0]["record"]
     assert record["reused"] is True
     assert record["trained_by"] == "backbone@small-0"
     assert record["trained_seconds"] > record["seconds"] * 0.01
@@ -298,15 +298,17 @@ def test_an_experiment_of_dvc_parts_from_the_commit_where_its_parameter_is_read(
     built.git("stash", "-q")
     try:
         lines = built.ldebm("lineage", "diff", "small", "@wider").out.splitlines()
-        found = json.loads(built.ldebm("lineage", "diff", "small@HEAD", "@wider", "--json").out)
+        divergence = json.loads(
+            built.ldebm("lineage", "diff", "small@HEAD", "@wider", "--json").out
+        )
     finally:
         built.git("stash", "drop", "-q")
         built.dvc("checkout", "-q", "-f")
     assert lines[2] == (
         f"first divergence: {PRIOR}, because of params: experiments.{{experiment}}.prior.levels"
     )
-    assert found["first"]["name"] == "prior"
-    (cause,) = found["first"]["causes"]
+    assert divergence["first"]["name"] == "prior"
+    (cause,) = divergence["first"]["causes"]
     assert (cause["a"], cause["b"]) == (3, 4)
 
 

@@ -84,8 +84,8 @@ class Project:
 
     def files(self) -> dict[str, bytes]:
         """Every file and its content."""
-        found = (path for path in sorted(self.folder.rglob("*")) if path.is_file())
-        return {path.relative_to(self.folder).as_posix(): path.read_bytes() for path in found}
+        paths = (path for path in sorted(self.folder.rglob("*")) if path.is_file())
+        return {path.relative_to(self.folder).as_posix(): path.read_bytes() for path in paths}
 
     def refuses(self, expected: str, call: SimpleNamespace, before: dict[str, bytes]) -> None:
         """Asserts that the command refused its input as it has to."""
@@ -253,7 +253,7 @@ def test_a_corrupt_checkpoint(trained: Project, damage):
     process = trained.start("stages.prior", "--experiment", "small", "--seed", "0")
     deadline = time.monotonic() + 60
     try:
-        while not (found := list(trained.folder.glob(".ckpt/prior-*.pt"))):
+        while not (checkpoints := list(trained.folder.glob(".ckpt/prior-*.pt"))):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -263,12 +263,12 @@ def test_a_corrupt_checkpoint(trained: Project, damage):
     finally:
         process.kill()
     if damage == "cut":
-        broken(found[0])
+        broken(checkpoints[0])
     else:
-        flip(found[0])
+        flip(checkpoints[0])
     before = trained.files()
     trained.refuses("corrupt checkpoint", trained.stage("prior"), before)
-    found[0].unlink()
+    checkpoints[0].unlink()
     trained.set({})
 
 

@@ -55,9 +55,9 @@ def test_every_experiment_and_data_set_has_the_keys_that_its_stages_ask_for():
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     for stage, content in STAGES.items():
         for path in content.get("params", []):
-            found = re.fullmatch(r"(\w+)\.\$\{item\.\w+\}((\.\w+)*)", path)
-            for name, place in params[found[1]].items() if found else []:
-                for key in found[2].split(".")[1:]:
+            match = re.fullmatch(r"(\w+)\.\$\{item\.\w+\}((\.\w+)*)", path)
+            for name, place in params[match[1]].items() if match else []:
+                for key in match[2].split(".")[1:]:
                     assert key in place, f"{stage}@{name}: {path} is missing"
                     place = place[key]
 
@@ -124,9 +124,9 @@ def test_outputs_that_are_here_have_few_files():
         ROOT / re.sub(r"\$\{item\.\w+\}", "*", path) for stage in STAGES for path in outputs(stage)
     ]
     for pattern in folders:
-        for found in ROOT.glob(pattern.relative_to(ROOT).as_posix()):
-            if found.is_dir():
-                assert sum(item.is_file() for item in found.rglob("*")) <= MAX_FILES, found
+        for out in ROOT.glob(pattern.relative_to(ROOT).as_posix()):
+            if out.is_dir():
+                assert sum(item.is_file() for item in out.rglob("*")) <= MAX_FILES, out
 
 
 def test_what_dvc_keeps_is_ignored_by_git_and_metrics_and_lists_of_code_are_not():

@@ -39,11 +39,11 @@ def test_every_deployment_names_a_flow_and_gives_it_parameters_that_it_has():
 
 
 def test_retraining_is_on_a_schedule_and_does_not_overlap_itself():
-    found = {item["name"]: item for item in PREFECT["deployments"]}
+    deployments = {item["name"]: item for item in PREFECT["deployments"]}
     for name in ("retrain", "retrain-on-change"):
-        assert found[name]["schedules"][0]["timezone"] == "UTC"
-        assert found[name]["concurrency_limit"]["collision_strategy"] == "CANCEL_NEW"
-    assert found["retrain-on-change"]["parameters"] == {"only_on_change": True}
+        assert deployments[name]["schedules"][0]["timezone"] == "UTC"
+        assert deployments[name]["concurrency_limit"]["collision_strategy"] == "CANCEL_NEW"
+    assert deployments["retrain-on-change"]["parameters"] == {"only_on_change": True}
 
 
 @pytest.mark.parametrize("kind", ["docker", "kubernetes"])
@@ -121,11 +121,11 @@ class TestOnOneMachine:
         assert server.get("/admin/settings")["server"]["analytics_enabled"] is False
 
     def test_starting_a_worker_registers_every_deployment(self, server: Server, worker: Path):
-        found = {item["name"]: item for item in server.get("/deployments/filter", {})}
-        assert sorted(found) == sorted(NAMES)
+        deployments = {item["name"]: item for item in server.get("/deployments/filter", {})}
+        assert sorted(deployments) == sorted(NAMES)
         for item in PREFECT["deployments"]:
-            assert found[item["name"]]["entrypoint"] == item["entrypoint"]
-            crons = [s["schedule"]["cron"] for s in found[item["name"]]["schedules"]]
+            assert deployments[item["name"]]["entrypoint"] == item["entrypoint"]
+            crons = [s["schedule"]["cron"] for s in deployments[item["name"]]["schedules"]]
             assert crons == [s["cron"] for s in item.get("schedules", [])]
 
     def test_a_build_runs_in_the_folder_of_the_worker(self, server, worker, project):

@@ -18,9 +18,9 @@ from tests.pipeline.prefect_server import Server, free_port, started, until
 
 def postgres_folder() -> Path | None:
     """Where the distribution has Postgres's programs."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     here = shutil.which("initdb")
-    folders = [Path(here).parent, *found] if here else found
+    folders = [Path(here).parent, *installed] if here else installed
     return next((f for f in folders if all((f / n).exists() for n in ("initdb", "postgres"))), None)
 
 

@@ -20,12 +20,12 @@ def clone(project: NumbersProject, folder: Path) -> NumbersProject:
 
 def ran(project: NumbersProject) -> list[tuple[str, str]]:
     """Every stage command that ran in a worktree of a folder, with the worktree's parameter."""
-    found = []
+    lines_of = []
     for log in (project.folder / ".dvc/tmp/runs").glob("*/ran.log"):
         params = (log.parent / "params.yaml").read_text()
         weight = params.partition("mi_weight: ")[2].partition(",")[0]
-        found += [(weight, line) for line in log.read_text().splitlines()]
-    return found
+        lines_of += [(weight, line) for line in log.read_text().splitlines()]
+    return lines_of
 
 
 def test_each_builds_half_of_a_sweep_and_no_stage_is_built_twice(tmp_path: Path):

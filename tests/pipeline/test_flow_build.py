@@ -147,10 +147,10 @@ def test_a_failure_says_why_and_the_rest_goes_on(tmp_path, environment):
     wrong = {"part-b": {"print": "value is wrong", "exit": 2}}
     tiny = environment(Tiny(tmp_path, wrong, parts=TWO))
     report = tiny.build()
-    found = statuses(report)
-    assert found.pop("part@b") == "failed"
-    assert found.pop("end") == "skipped"
-    assert set(found.values()) == {"built"}
+    status_of = statuses(report)
+    assert status_of.pop("part@b") == "failed"
+    assert status_of.pop("end") == "skipped"
+    assert set(status_of.values()) == {"built"}
     (failed,) = report.having("failed")
     assert "wrong parameters or data (exit code 2)" in failed.message
     assert "value is wrong" in failed.message, "the end of the log"

@@ -199,13 +199,13 @@ def test_an_estimate_counts_the_chain_the_slots_and_what_is_unknown(tiny):
         for name, value in seconds.items()
         if name != "end"
     ]
-    found = estimate(dag, names(), past, slots=2)
-    assert found.unknown == ("end",)
-    assert found.total == pytest.approx(10 + 6 * 30 + 8 * OVERHEAD)
-    assert found.elapsed == pytest.approx(found.total / 2)
+    result = estimate(dag, names(), past, slots=2)
+    assert result.unknown == ("end",)
+    assert result.total == pytest.approx(10 + 6 * 30 + 8 * OVERHEAD)
+    assert result.elapsed == pytest.approx(result.total / 2)
     assert estimate(dag, names(), past, slots=100).elapsed == pytest.approx(10 + 30 + 3 * OVERHEAD)
-    assert "; not known for 1: end" in found.line()
-    assert "more than 1.7 min" in found.line()
+    assert "; not known for 1: end" in result.line()
+    assert "more than 1.7 min" in result.line()
 
 
 def test_a_grid_has_every_combination_and_keeps_lists_whole(tiny):
@@ -236,9 +236,9 @@ def test_dvc_looks_the_same_keys_up_once_for_all_stages(monkeypatch: pytest.Monk
     plain = param.read_param_file(None, "params.yaml", ["a.b"], flatten=True)
     _read_once()
     for _ in range(3):
-        found = param.read_param_file(None, "params.yaml", ["a.b"], flatten=True)
-        assert found == plain == {"a.b": 1}
-        found.clear()  # is the caller's own
+        values = param.read_param_file(None, "params.yaml", ["a.b"], flatten=True)
+        assert values == plain == {"a.b": 1}
+        values.clear()  # is the caller's own
     assert param.read_param_file(None, "params.yaml", ["c"], flatten=True) == {"c": 2}
     assert param.read_param_file(None, "params.yaml") == {"a": {"b": 1}, "c": 2}
     assert len(reads) == 2

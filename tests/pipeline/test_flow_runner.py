@@ -49,18 +49,18 @@ def gone(folder: Path) -> bool:
 
 def start(folder: Path, *words: str, **options):
     """Runs the family in a thread; gives the thread and where its result will be."""
-    found = {}
+    results = {}
 
     def work():
         command = [sys.executable, "-c", FAMILY, *words]
-        found["done"] = run(
+        results["done"] = run(
             command, cwd=folder, log=folder / "log", env={MARK: str(folder)}, **options
         )
 
     thread = threading.Thread(target=work)
     thread.start()
     wait_for((folder / "started").exists)
-    return thread, found
+    return thread, results
 
 
 def test_output_exit_code_and_the_last_lines_are_kept(tmp_path):
@@ -90,27 +90,27 @@ def test_progress_is_the_newest_line(tmp_path, monkeypatch):
 @pytest.mark.parametrize("where", ["here", "away"])
 def test_cancelling_lets_a_training_write_its_checkpoint_and_leaves_nothing(tmp_path, where):
     cancel = threading.Event()
-    thread, found = start(tmp_path, TRAINING, where, cancel=cancel)
+    thread, results = start(tmp_path, TRAINING, where, cancel=cancel)
     cancel.set()
     thread.join(20)
-    assert found["done"].ended_by == "cancelled"
+    assert results["done"].ended_by == "cancelled"
     assert (tmp_path / "checkpoint").read_text() == "saved"
     assert gone(tmp_path)
 
 
 def test_what_ignores_sigterm_is_killed_after_the_grace(tmp_path):
     cancel = threading.Event()
-    thread, found = start(tmp_path, STUBBORN, cancel=cancel, grace=1.0)
+    thread, results = start(tmp_path, STUBBORN, cancel=cancel, grace=1.0)
     cancel.set()
     thread.join(20)
-    assert found["done"].seconds < 15
+    assert results["done"].seconds < 15
     assert gone(tmp_path)
 
 
 def test_a_timeout_stops_it(tmp_path):
-    thread, found = start(tmp_path, TRAINING, timeout=0.5)
+    thread, results = start(tmp_path, TRAINING, timeout=0.5)
     thread.join(20)
-    assert found["done"].ended_by == "timeout"
+    assert results["done"].ended_by == "timeout"
     assert (tmp_path / "checkpoint").exists()
     assert gone(tmp_path)
 
@@ -144,11 +144,11 @@ def test_the_death_of_the_flow_ends_the_stage_gracefully(tmp_path, number):
 
 
 def test_the_death_of_the_supervisor_leaves_nothing(tmp_path):
-    thread, found = start(tmp_path, TRAINING)
+    thread, results = start(tmp_path, TRAINING)
     supervisor = min(strays(tmp_path))
     os.kill(supervisor, signal.SIGKILL)
     thread.join(20)
-    assert found["done"].code == 137
+    assert results["done"].code == 137
     wait_for(lambda: gone(tmp_path))
 
 
@@ -189,9 +189,9 @@ def test_the_command_holds_its_locks_until_its_last_process_has_ended(tmp_path):
     ],
 )
 def test_only_infrastructure_errors_are_tried_again(code, lines, retry, reason):
-    found = explain(code, lines)
-    assert found.retry is retry
-    assert reason in found.reason
+    failure = explain(code, lines)
+    assert failure.retry is retry
+    assert reason in failure.reason
 
 
 def test_a_lock_that_is_being_written_is_waited_for(tmp_path, monkeypatch):

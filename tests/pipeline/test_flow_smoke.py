@@ -65,8 +65,8 @@ def test_stages_that_are_audited_through_the_flow_give_the_same_bytes(built):
 
 def test_an_audit_that_differs_is_summed_up_by_its_first_difference():
     difference = Difference("model.safetensors", "tensor a[0]", "1.0", "2.0", "3 of 4 differ")
-    found = Audit("prior@small-0", "commit", 1.0, [Output("models/x", "1", "2", difference)])
-    line = Verdict("prior@small-0", "differ", 1.0, found.to_json())
+    audit = Audit("prior@small-0", "commit", 1.0, [Output("models/x", "1", "2", difference)])
+    line = Verdict("prior@small-0", "differ", 1.0, audit.to_json())
     assert AuditReport((line,)).lines() == [
         "prior@small-0: differ (1 s): models/x: model.safetensors: tensor a[0]: 1.0 -> 2.0"
     ]

@@ -112,15 +112,15 @@ def test_image_experiments_built_in_two_folders_have_the_same_bytes(
     second = Build(tmp_path / "second")
     for name in reversed(BACKBONES):
         second.experiment(name, "backbone", "cluster", "prior", "evaluate")
-    found, expected = second.hashes(), built.hashes()
+    actual, expected = second.hashes(), built.hashes()
     for name in BACKBONES:
         assert f"models/{name}/0/prior/model.safetensors" in expected
         metrics = read_json(built.folder / f"reports/{name}/0/metrics.json")
         assert {"fid_classifier", "fid_classifier_gaussian", "ood_auroc"} <= metrics.keys()
         shown = read_json(built.folder / f"reports/{name}/0/summary.json")
         assert shown["fid_classifier"] == round(metrics["fid_classifier"], 3)
-    assert found.keys() == expected.keys()
-    assert [path for path in found if found[path] != expected[path]] == []
+    assert actual.keys() == expected.keys()
+    assert [path for path in actual if actual[path] != expected[path]] == []
 
 
 @pytest.mark.parametrize(

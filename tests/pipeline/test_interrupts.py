@@ -69,18 +69,18 @@ class Terminal:
 
     def left(self) -> list[str]:
         """Everything that the command has started, at whatever distance, and that still runs."""
-        found = []
+        commands = []
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
                 if entry.name.isdigit() and self.mark.encode() in (entry / "environ").read_bytes():
-                    found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-        return found
+                    commands.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        return commands
 
     def nothing_left(self, seconds: float = 20.0) -> None:
         """Fails if anything is left after a while."""
         deadline = time.monotonic() + seconds
-        while found := self.left():
-            assert time.monotonic() < deadline, found
+        while commands := self.left():
+            assert time.monotonic() < deadline, commands
             time.sleep(0.1)
 
 

@@ -40,13 +40,13 @@ def modules(package: str) -> list[str]:
 
 def imported(path: Path) -> set[str]:
     """Top-level names of everything that a file imports, inside functions too."""
-    found = set()
+    modules = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            modules |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module.split(".")[0])
-    return found
+            modules.add(node.module.split(".")[0])
+    return modules
 
 
 def run_blocked(names: list[str], blocked: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
@@ -153,8 +153,8 @@ def test_the_closure_follows_imports_in_functions_but_not_those_for_types(small:
 
 
 def test_lazy_imports_of_a_package_count_only_where_the_package_itself_is_used(small: Path):
-    found = closure("stages.two", small)
-    assert {"ldebm/model.py", "ldebm/deep.py"} <= set(found)
+    files = closure("stages.two", small)
+    assert {"ldebm/model.py", "ldebm/deep.py"} <= set(files)
 
 
 def test_a_list_has_the_hash_of_every_file_and_changes_with_it(small: Path):

@@ -161,8 +161,8 @@ def test_generating_gives_sentences_of_the_topic_that_was_asked_for(built: Proje
 def test_classifying_names_the_topics(built: ProjectCopy):
     rows = [(t.text, t.intent) for t in generate(seed=8) if t.intent in TOPICS][:60]
     (built.folder / "texts").write_text("".join(f"{text}\n" for text, _ in rows))
-    found = built.json("classify", "talk-ldebm", "--file", "texts")
-    right = [row["label"] == topic for row, (_, topic) in zip(found, rows, strict=True)]
+    records = built.json("classify", "talk-ldebm", "--file", "texts")
+    right = [row["label"] == topic for row, (_, topic) in zip(records, rows, strict=True)]
     assert sum(right) >= 45
 
 
@@ -192,8 +192,8 @@ def test_scores_tell_sentences_from_their_words_in_disorder(built: ProjectCopy):
     table = pq.read_table(built.folder / "e.parquet")
     assert table.num_rows == ROWS
     topics = dict(zip(*zip(*corpus(), strict=True), strict=True))
-    found = zip(table["text"].to_pylist(), table["class"].to_pylist(), strict=True)
-    assert sum(topics[text] == name for text, name in found) > 0.75 * ROWS
+    pairs = zip(table["text"].to_pylist(), table["class"].to_pylist(), strict=True)
+    assert sum(topics[text] == name for text, name in pairs) > 0.75 * ROWS
 
 
 def test_classes_are_described_by_words_and_exemplars(built: ProjectCopy):
@@ -213,19 +213,19 @@ def test_interpolating_starts_and_ends_at_the_reconstructions(built: ProjectCopy
 
 
 def test_comparing_shows_parameters_and_metrics_that_differ(built: ProjectCopy):
-    (found,) = built.json("compare", "talk-vae", "talk-ldebm")["pairs"]
-    assert found["params"]["prior.kind"] == ["gaussian", "diffusion"]
-    assert math.isfinite(found["metrics"]["nll"]["difference"])
-    assert found["metrics"]["recon_nll"]["difference"] == 0, "they share the first stage"
-    assert found["metrics"]["nll"]["verdict"] == "one seed"
-    assert found["code"] == {}
+    (pair,) = built.json("compare", "talk-vae", "talk-ldebm")["pairs"]
+    assert pair["params"]["prior.kind"] == ["gaussian", "diffusion"]
+    assert math.isfinite(pair["metrics"]["nll"]["difference"])
+    assert pair["metrics"]["recon_nll"]["difference"] == 0, "they share the first stage"
+    assert pair["metrics"]["nll"]["verdict"] == "one seed"
+    assert pair["code"] == {}
     assert "one seed on a side" in built.ldebm("compare", "talk-vae", "talk-ldebm").out
 
 
 def test_the_way_back_ends_at_the_users_file_and_verifies(built: ProjectCopy):
-    found = built.json("lineage", "talk-ldebm")
-    assert found["steps"][-1]["stage"] == "fetch@talk"
-    assert "talk.csv" in json.dumps(found["steps"][-1]["params"])
+    lineage = built.json("lineage", "talk-ldebm")
+    assert lineage["steps"][-1]["stage"] == "fetch@talk"
+    assert "talk.csv" in json.dumps(lineage["steps"][-1]["params"])
     assert "nothing differs" in built.ldebm("lineage", "verify", "talk-ldebm").out
 
 

@@ -95,10 +95,10 @@ def test_every_parameter_of_every_experiment_is_set_by_dvc_and_no_other_line_cha
     name: str, tmp_path: Path
 ):
     """Half of the leaves, then the other half: a value that two keys shared would show."""
-    path, found = alone(name, tmp_path)
+    path, overrides = alone(name, tmp_path)
     text = path.read_text()
     assert alias_line(text) is None
-    for half in (found[::2], found[1::2]):
+    for half in (overrides[::2], overrides[1::2]):
         path.write_text(text)
         set_and_compare(path, half)
 
@@ -106,17 +106,17 @@ def test_every_parameter_of_every_experiment_is_set_by_dvc_and_no_other_line_cha
 @pytest.mark.long
 @pytest.mark.parametrize("name", LIBRARY.experiments)
 def test_every_parameter_of_every_experiment_is_set_by_dvc_one_at_a_time(name: str, tmp_path: Path):
-    path, found = alone(name, tmp_path)
+    path, overrides = alone(name, tmp_path)
     text = path.read_text()
-    for item in found:
+    for item in overrides:
         path.write_text(text)
         set_and_compare(path, [item])
 
 
 def test_params_yaml_is_what_conf_gives():
-    found = status(ROOT / "params.yaml")
-    assert found.differences == ()
-    assert found.params.run.experiments == LIBRARY.groups["embedded"]
+    state = status(ROOT / "params.yaml")
+    assert state.differences == ()
+    assert state.params.run.experiments == LIBRARY.groups["embedded"]
     assert alias_line((ROOT / "params.yaml").read_text()) is None
 
 
@@ -139,14 +139,14 @@ def test_every_file_of_conf_is_used_and_without_aliases():
 
 def documented() -> list[tuple[str, str]]:
     """Settings of ``-S`` in README and docs with their pages; grids of a sweep among them."""
-    found = []
+    pairs = []
     for page in PAGES:
         for item in shown(page):
             words = shlex.split(item.text, comments=True) if item.kind in ("sh", "inline") else []
             for flag, word in itertools.pairwise(words):
                 if flag in ("-S", "--set-param", "sweep") and re.match(r"[\w.-]+=", word):
-                    found.append((page, word))
-    return sorted({item for item in found if item[1] != "key=value"})
+                    pairs.append((page, word))
+    return sorted({item for item in pairs if item[1] != "key=value"})
 
 
 @pytest.mark.parametrize(("page", "setting"), documented())
@@ -165,7 +165,7 @@ def test_every_setting_of_the_guides_changes_its_value(page: str, setting: str, 
 
 def selections() -> list[tuple[str, str]]:
     """The ``ldebm select`` and ``make repro RUN=`` lines of README and docs."""
-    found = []
+    pairs = []
     for page in PAGES:
         for item in shown(page):
             text = item.text.partition("&&")[0]
@@ -175,11 +175,11 @@ def selections() -> list[tuple[str, str]]:
                 words += [
                     f"--{k.lower()} {options[k]}" for k in ("SEEDS", "EPOCHS") if k in options
                 ]
-                found.append((page, " ".join(words)))
+                pairs.append((page, " ".join(words)))
             elif text.startswith("ldebm select "):
-                found.append((page, text.removeprefix("ldebm select ").strip()))
+                pairs.append((page, text.removeprefix("ldebm select ").strip()))
     own = re.compile(r"\.\.\.|NAME|GROUP|EXPERIMENT|<|--status|--save|\bletters|\btalk|\bmine")
-    return sorted({item for item in found if not own.search(item[1])})
+    return sorted({item for item in pairs if not own.search(item[1])})
 
 
 @pytest.mark.parametrize(("page", "line"), selections())
@@ -199,8 +199,8 @@ def test_every_selection_of_the_guides_is_composed(page: str, line: str, params:
 
 def ran_with(project: ProjectCopy, folder: Path, stage: str, key: str) -> Any:
     """The value of a key in the lineage record of the last run of a stage."""
-    found = [json.loads(path.read_text()) for path in (folder / "lineage").glob("*.json")]
-    last = max((r for r in found if r["stage"] == stage), key=lambda record: record["started"])
+    records = [json.loads(path.read_text()) for path in (folder / "lineage").glob("*.json")]
+    last = max((r for r in records if r["stage"] == stage), key=lambda record: record["started"])
     content: Any = dict(leaves(last["params"]))
     return content[key]
 
@@ -246,9 +246,9 @@ def test_several_overrides_of_a_flow_take_effect_together(params: Path):
     one = "experiments.gaussians16-ldebm.prior"
     settings = (f"{one}.training.updates=50", f"{one}.mi_weight=0.02", "run.seeds=[3,4]")
     select(params, Selection(overrides=settings))
-    found = load_params(params)
-    prior = found.experiment("gaussians16-ldebm").prior
-    assert (prior.training.updates, prior.mi_weight, found.run.seeds) == (50, 0.02, [3, 4])
+    read = load_params(params)
+    prior = read.experiment("gaussians16-ldebm").prior
+    assert (prior.training.updates, prior.mi_weight, read.run.seeds) == (50, 0.02, [3, 4])
 
 
 def test_an_unknown_key_of_a_flow_is_an_error_and_changes_nothing(params: Path):
@@ -270,8 +270,8 @@ def test_a_build_elsewhere_takes_what_was_typed_with_it(params: Path):
     """The copy of a worktree: edits of experiments that stay selected go with them."""
     apply_overrides(params, ["experiments.chatter-ldebm.prior.levels=4"])
     select(params, Selection(experiments=("chatter-ldebm", "chatter-svebm")), "copy")
-    found = load_params(params)
-    assert found.experiment("chatter-ldebm").prior.levels == 4
-    assert found.experiment("chatter-svebm").prior.kind == "svebm"
-    assert set(found.experiments) == {"chatter-ldebm", "chatter-svebm"}
-    assert isinstance(found, Params)
+    read = load_params(params)
+    assert read.experiment("chatter-ldebm").prior.levels == 4
+    assert read.experiment("chatter-svebm").prior.kind == "svebm"
+    assert set(read.experiments) == {"chatter-ldebm", "chatter-svebm"}
+    assert isinstance(read, Params)

@@ -131,8 +131,8 @@ def project(cold: Twins, tmp_path: Path) -> Twins:
     return copy
 
 
-def step(found: Trace, stage: str):
-    return next(item for item in found.steps if item.stage == stage)
+def step(lineage: Trace, stage: str):
+    return next(item for item in lineage.steps if item.stage == stage)
 
 
 def named(problems: list[Problem], stage: str, *texts: str) -> bool:
@@ -140,10 +140,10 @@ def named(problems: list[Problem], stage: str, *texts: str) -> bool:
 
 
 def test_a_stage_that_was_restored_has_the_record_of_its_twin(cold: Twins, capsys):
-    found = cold.trace("first@b")
+    lineage = cold.trace("first@b")
     assert cold.problems("first@b") == []
-    assert step(found, "first@b").twin == "first@a"
-    assert "restored by DVC from its cache; produced by first@a on 20" in "\n".join(found.lines())
+    assert step(lineage, "first@b").twin == "first@a"
+    assert "restored by DVC from its cache; produced by first@a on 20" in "\n".join(lineage.lines())
     with pytest.raises(SystemExit) as done:
         main(["lineage", "verify", "first@b", "--in", str(cold.root)])
     assert not done.value.code
@@ -228,15 +228,15 @@ def test_an_edited_or_deleted_record_of_the_twin_is_noticed(project: Twins):
 
 
 def test_the_audit_of_a_restored_stage_runs_its_own_command(project: Twins):
-    found = audit_stage("first@b", project.root)
-    assert found.same
-    assert [output.path for output in found.outputs] == [FIRST]
+    audit = audit_stage("first@b", project.root)
+    assert audit.same
+    assert [output.path for output in audit.outputs] == [FIRST]
 
 
 def test_a_stage_and_its_twin_do_not_diverge(cold: Twins):
-    found = compare_traces(cold.trace("first@a"), cold.trace("first@b"))
-    assert found.first is None
-    assert not any(item.notes and "no record" in item.notes[0] for item in found.steps)
+    divergence = compare_traces(cold.trace("first@a"), cold.trace("first@b"))
+    assert divergence.first is None
+    assert not any(item.notes and "no record" in item.notes[0] for item in divergence.steps)
 
 
 def test_a_clone_with_a_pulled_cache_says_that_the_records_are_elsewhere(project: Twins, capsys):

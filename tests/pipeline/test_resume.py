@@ -265,9 +265,9 @@ def test_a_training_stopped_at_random_moments_ends_with_the_same_bytes(
         if number == TERM:
             assert said.splitlines()[-1].endswith("start it again to continue")
     assert "continuing at update" in runs.finish(folder, stage, experiment)
-    found = outputs(folder)
-    assert found.keys() == expected.keys()
-    assert [name for name in found if found[name] != expected[name]] == []
+    actual = outputs(folder)
+    assert actual.keys() == expected.keys()
+    assert [name for name in actual if actual[name] != expected[name]] == []
     assert not list((folder / ".ckpt").glob("*.pt")), "the checkpoint goes when the work is done"
 
 

@@ -31,8 +31,8 @@ def project(tmp_path: Path) -> NumbersProject:
 
 
 def test_what_was_never_built_is_a_change(tmp_path: Path):
-    found = only(NumbersProject(tmp_path / "project"))
-    assert (found.state, found.words) == ("changed", "not in dvc.lock: it was never built")
+    finding = only(NumbersProject(tmp_path / "project"))
+    assert (finding.state, finding.words) == ("changed", "not in dvc.lock: it was never built")
 
 
 def test_an_untouched_file_is_the_same_even_without_dvcs_cache(project: NumbersProject):
@@ -44,18 +44,18 @@ def test_an_untouched_file_is_the_same_even_without_dvcs_cache(project: NumbersP
 def test_another_file_is_a_change_that_brings_its_sha256_along(project: NumbersProject):
     project.numbers(500)
     content = (project.folder / "numbers.csv").read_bytes()
-    found = only(project)
-    assert found.state == "changed"
-    assert found.overrides == (f"+data.numbers.sha256={hashlib.sha256(content).hexdigest()}",)
+    finding = only(project)
+    assert finding.state == "changed"
+    assert finding.overrides == (f"+data.numbers.sha256={hashlib.sha256(content).hexdigest()}",)
 
 
 def test_a_change_that_was_dealt_with_is_not_one_until_the_file_changes_again(project):
     project.numbers(500)
-    found = only(project)
-    again = only(project, handled={found.fingerprint})
+    finding = only(project)
+    again = only(project, handled={finding.fingerprint})
     assert (again.state, again.overrides) == ("same", ())
     project.numbers(501)
-    assert only(project, handled={found.fingerprint}).state == "changed"
+    assert only(project, handled={finding.fingerprint}).state == "changed"
 
 
 def test_other_parameters_of_the_data_set_are_a_change_that_names_the_keys(project: NumbersProject):
@@ -111,10 +111,10 @@ def test_a_mirror_with_another_edition_is_a_problem_until_its_sha256_is_declared
 ):
     path = tmp_path / "mirror/num/numbers.csv"
     path.write_text("test,1\n")
-    found = only(mirrored)
-    assert found.state == "problem"
+    finding = only(mirrored)
+    assert finding.state == "problem"
     now = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert f"checksums: {{numbers.csv: {now}}} in data.numbers" in found.words
+    assert f"checksums: {{numbers.csv: {now}}} in data.numbers" in finding.words
     mirrored.edit("source: published}", f"source: published, checksums: {{numbers.csv: {now}}}}}")
     assert only(mirrored).state == "changed"
 

@@ -93,15 +93,17 @@ def test_without_a_change_of_data_the_flow_on_change_does_nothing_and_says_so(pr
 
 def test_new_training_rows_make_a_better_model_that_replaces_the_champion_once(project):
     project.numbers(4000)
-    found = json.loads(pipelines(project, "changes", "--json").out)
-    assert [item["state"] for item in found] == ["changed"]
+    findings = json.loads(pipelines(project, "changes", "--json").out)
+    assert [item["state"] for item in findings] == ["changed"]
     done = pipelines(project, "retrain", "--on-change")
     (verdict,) = done.record["verdicts"]
     assert verdict["decision"] == "promote", verdict
     assert verdict["notes"] == ["trained on other data (train.x.json), tested on the same"]
     assert "gauss@v1.1.0" in project.tags()
     pinned = yaml.safe_load(project.git("show", "gauss@v1.1.0:params.yaml"))
-    assert found[0]["overrides"] == [f"+data.numbers.sha256={pinned['data']['numbers']['sha256']}"]
+    assert findings[0]["overrides"] == [
+        f"+data.numbers.sha256={pinned['data']['numbers']['sha256']}"
+    ]
     again = pipelines(project, "retrain", "--on-change")
     assert "nothing changed" in again.out, "this change was dealt with"
 
@@ -144,8 +146,8 @@ def test_a_stage_that_fails_fails_the_run_and_is_tried_again_the_next_time(proje
     assert "evaluate@gauss-0" in done.record["failures"][0]
     assert done.record["verdicts"][0]["decision"] == "refuse"
     assert done.record["dealt"] == []
-    found = json.loads(pipelines(project, "changes", "--json").out)
-    assert found[0]["state"] == "changed"
+    findings = json.loads(pipelines(project, "changes", "--json").out)
+    assert findings[0]["state"] == "changed"
 
 
 def test_wrong_use_is_one_line_with_exit_code_2(project):

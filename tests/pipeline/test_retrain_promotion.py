@@ -50,9 +50,9 @@ def test_a_promotion_registers_a_version_and_gives_it_the_stages(project: Number
     assert done.version == "v1.0.0"
     tags = ["gauss#champion#1", "gauss#production#2", "gauss@v1.0.0"]
     assert sorted(project.tags()) == sorted(done.created) == tags
-    found = registered(project.folder, "gauss", "champion")
-    assert found is not None
-    assert (found.version, found.commit) == ("v1.0.0", project.git("rev-parse", "HEAD").strip())
+    version = registered(project.folder, "gauss", "champion")
+    assert version is not None
+    assert (version.version, version.commit) == ("v1.0.0", project.git("rev-parse", "HEAD").strip())
     shown = gto.api.show(str(project.folder), table=False)
     assert shown["gauss"]["stage"] == {"champion": "v1.0.0", "production": "v1.0.0"}
 

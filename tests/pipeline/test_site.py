@@ -347,11 +347,11 @@ def test_a_run_that_differs_from_the_recorded_one_of_its_name_is_compared_itself
         shutil.copytree(project.folder / name, root / name)
     (root / "results/small").mkdir(parents=True)
     (root / "results/small/0.json").write_text(json.dumps(recorded))
-    found = comparison_data(root)
-    assert set(found["groups"]) == {"other", "small", "small (evaluated here)", "talk"}
-    run = found["here"]["small-1"]
+    content = comparison_data(root)
+    assert set(content["groups"]) == {"other", "small", "small (evaluated here)", "talk"}
+    run = content["here"]["small-1"]
     assert (run["group"], run["seed"]) == ("small (evaluated here)", "1")
-    pairs = [list(found["pairs"])[number] for number in run["pairs"]]
+    pairs = [list(content["pairs"])[number] for number in run["pairs"]]
     assert pairs == ["other|small (evaluated here)", "small|small (evaluated here)"]
 
 
@@ -398,9 +398,9 @@ def test_links_lead_somewhere(site: Path, visit):
         anchors[(site / name).resolve()] = set(
             page.locator("[id]").evaluate_all("l => l.map(i => i.id)")
         )
-        found = page.locator("a[href]").evaluate_all("l => l.map(i => new URL("
+        addresses = page.locator("a[href]").evaluate_all("l => l.map(i => new URL("
             "i.getAttribute('href'), location.href).href)")  # fmt: skip
-        links += [(name, link) for link in found]
+        links += [(name, link) for link in addresses]
         page.close()
     for name, link in links:
         parts = urlsplit(link)

@@ -17,8 +17,8 @@ def test_a_second_repro_runs_nothing(built: ProjectCopy):
 
 
 def test_every_stage_left_a_record_and_the_way_back_verifies(built: ProjectCopy):
-    found = json.loads(built.ldebm("lineage", "reports/small/0/metrics.json", "--json").out)
-    stages = [step["stage"].split("@")[0] for step in found["steps"]]
+    lineage = json.loads(built.ldebm("lineage", "reports/small/0/metrics.json", "--json").out)
+    stages = [step["stage"].split("@")[0] for step in lineage["steps"]]
     reached = {
         "evaluate",
         "prior",
@@ -31,7 +31,7 @@ def test_every_stage_left_a_record_and_the_way_back_verifies(built: ProjectCopy)
         "fetch",
     }
     assert reached <= {*stages}
-    assert all(step["record"] for step in found["steps"])
+    assert all(step["record"] for step in lineage["steps"])
     assert "nothing differs" in built.ldebm("lineage", "verify", "small").out
 
 

@@ -47,5 +47,5 @@ def baseline(kind: str, **more: object) -> TextBaseline:
 def responses(kind: str, **more: object) -> DialogueBaseline:
     """An untrained baseline of responses."""
     meta = META | {"kind": "dialogues", "context_turns": 2}
-    found = section(kind, arch="dialogue", **more)  # type: ignore[arg-type]
-    return DialogueBaseline(found, meta, generator(0, "init")).eval()
+    config = section(kind, arch="dialogue", **more)  # type: ignore[arg-type]
+    return DialogueBaseline(config, meta, generator(0, "init")).eval()

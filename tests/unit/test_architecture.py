@@ -80,7 +80,7 @@ def nodes(tree: ast.AST) -> Iterator[ast.AST]:
 @functools.cache
 def arrows() -> dict[str, set[str]]:
     """Module -> the modules of the project that it imports, in functions too."""
-    found: dict[str, set[str]] = {}
+    imports_of: dict[str, set[str]] = {}
     for name, tree in trees().items():
         imported = set()
         for node in nodes(tree):
@@ -90,8 +90,8 @@ def arrows() -> dict[str, set[str]]:
                 members = {f"{node.module}.{alias.name}" for alias in node.names}
                 modules = members & trees().keys()
                 imported |= modules if modules == members else {node.module, *modules}
-        found[name] = (imported & trees().keys()) - {name}
-    return found
+        imports_of[name] = (imported & trees().keys()) - {name}
+    return imports_of
 
 
 def layer(module: str) -> int:
@@ -141,23 +141,23 @@ def test_the_models_import_nothing_of_what_is_around_them():
 
 
 def test_the_rooms_of_the_models_import_downwards():
-    found = {
+    upward = {
         (name, item)
         for name, imported in arrows().items()
         for item in imported
         if name.startswith("ldebm.") and item.startswith("ldebm.") and layer(item) > layer(name)
     }
-    assert found == UPWARD
+    assert upward == UPWARD
 
 
 def test_the_places_that_ask_for_a_kind_do_not_grow_in_number():
-    found = [
+    places = [
         f"{name}:{line}"
         for name, tree in trees().items()
         if not name.startswith(TABLES)
         for line in dispatches(tree)
     ]
-    assert len(found) <= DISPATCH_SITES, "\n".join(found)
+    assert len(places) <= DISPATCH_SITES, "\n".join(places)
 
 
 def test_files_and_functions_stay_short():
@@ -169,9 +169,9 @@ def test_files_and_functions_stay_short():
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 functions[f"{name}:{node.name}"] = node.end_lineno - node.lineno + 1
     functions = {name: lines for name, lines in functions.items() if lines > FUNCTION_LINES}
-    for found, allowed in ((files, LONG_FILES), (functions, LONG_FUNCTIONS)):
-        assert found.keys() == allowed.keys()
-        assert all(found[name] <= lines for name, lines in allowed.items()), found
+    for long, allowed in ((files, LONG_FILES), (functions, LONG_FUNCTIONS)):
+        assert long.keys() == allowed.keys()
+        assert all(long[name] <= lines for name, lines in allowed.items()), long
 
 
 def test_pipelines_do_not_load_torch():

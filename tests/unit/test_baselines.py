@@ -106,15 +106,15 @@ def terms(kind: str, update: int = 10**6, **more: object):
     with torch.no_grad():  # posteriors that differ by more than float32 rounds away
         for weight in model.parameters():
             weight.mul_(2)
-    found = model.posterior(batch)
+    posterior = model.posterior(batch)
     nll = torch.tensor([1.0, 2.0, 6.0])
-    return baseline_terms(nll, found, model, config, update), found, model
+    return baseline_terms(nll, posterior, model, config, update), posterior, model
 
 
 @pytest.mark.parametrize("kind", ["vae", "dvae", "semivae", "gmvae"])
 def test_with_all_terms_the_loss_is_the_negative_elbo(kind: str):
-    loss, found, model = terms(kind)
-    rate = elbo_rate(found, model)
+    loss, posterior, model = terms(kind)
+    rate = elbo_rate(posterior, model)
     assert rate is not None
     assert loss.total.item() == pytest.approx(3 + rate.mean().item(), abs=1e-4)
 
@@ -123,8 +123,8 @@ def test_what_is_left_out_is_left_out():
     assert float(terms("rnnlm")[0].total) == 3
     assert float(terms("ae")[0].total) == 3
     assert float(terms("dae")[0].total) == 3
-    loss, found, _ = terms("divae", update=0)
-    assert loss.total.item() == pytest.approx(3 + average_divergence(found.log_q_BMK).item())
+    loss, posterior, _ = terms("divae", update=0)
+    assert loss.total.item() == pytest.approx(3 + average_divergence(posterior.log_q_BMK).item())
     for kind in ("semivae", "gmvae", "dgmvae"):
         whole, without = terms(kind)[0], terms(kind, information=True)[0]
         gap = (whole.total - without.total).item()
@@ -140,13 +140,13 @@ def test_the_weight_rises_as_published_except_that_of_the_average_code():
     assert annealed_weight(2500, 5000) == 0.5
     assert annealed_weight(1000, 5000) == pytest.approx(1 / (1 + math.exp(-0.0025 * (1000 - 2500))))
     w = annealed_weight(1000, 5000)
-    early, found, _ = terms("vae", update=1000)
-    kl = gaussian_kl(found.mu_BD, found.logvar_BD).mean().item()
+    early, posterior, _ = terms("vae", update=1000)
+    kl = gaussian_kl(posterior.mu_BD, posterior.logvar_BD).mean().item()
     assert early.total.item() == pytest.approx(3 + w * kl, rel=1e-5)
     for kind, average, information in (("dae", 1 - w, 0), ("dvae", 1, w), ("divae", 1, 0)):
-        early, found, _ = terms(kind, update=1000)
-        expected = 3 + average * average_divergence(found.log_q_BMK)
-        expected = expected + information * code_information(found.log_q_BMK)
+        early, posterior, _ = terms(kind, update=1000)
+        expected = 3 + average * average_divergence(posterior.log_q_BMK)
+        expected = expected + information * code_information(posterior.log_q_BMK)
         assert early.total.item() == pytest.approx(expected.item(), rel=1e-5), kind
 
 

@@ -108,11 +108,11 @@ def test_draws_follow_the_policy_of_their_context_and_their_class():
         shares = torch.nn.functional.one_hot(drawn[row::2], 3).double().mean(0)
         assert torch.allclose(shares, p[row], atol=0.02)
     z = given.sample(20000, generator(1, "s"), [2, 7])
-    found = given.class_logits(z).argmax(-1)
-    assert set(found.tolist()) == {2, 7}
+    classes = given.class_logits(z).argmax(-1)
+    assert set(classes.tolist()) == {2, 7}
     for row in (0, 1):
         first, second = (p[row, 0, a] * p[row, 1, b] for a, b in (digits_of(2), digits_of(7)))
-        share = float((found[row::2] == 7).double().mean())
+        share = float((classes[row::2] == 7).double().mean())
         assert share == pytest.approx(float(second / (first + second)), abs=0.02)
 
 
@@ -144,15 +144,15 @@ def test_the_likelihood_given_contexts_is_the_sum_over_all_codes(monkeypatch: py
     of_code = torch.stack([log_p[:, 0, a] + log_p[:, 1, b] for a, b in codes.tolist()])
     joint = of_code - model.nll_matrix(rows, latent).double()
     expected = -torch.logsumexp(joint, 0).numpy()
-    found = baseline_likelihood(model, prior, [rows], 10, 0)
-    assert found is not None
-    assert found.nll_B == pytest.approx(expected, abs=1e-5)
-    assert (found.upper_B >= found.nll_B - 1e-9).all()
+    likelihood_of = baseline_likelihood(model, prior, [rows], 10, 0)
+    assert likelihood_of is not None
+    assert likelihood_of.nll_B == pytest.approx(expected, abs=1e-5)
+    assert (likelihood_of.upper_B >= likelihood_of.nll_B - 1e-9).all()
     monkeypatch.setattr(prior, "classes", 1)  # as if there were too many to sum over
     sampled = baseline_likelihood(model, prior, [rows], 10000, 0)
     assert sampled is not None
     assert sampled.nll_B == pytest.approx(expected, abs=0.03)
-    assert sampled.upper_B == pytest.approx(found.upper_B, abs=0.05)
+    assert sampled.upper_B == pytest.approx(likelihood_of.upper_B, abs=0.05)
 
 
 def test_importance_sampling_of_vectors_agrees_with_plain_sampling_given_contexts():
@@ -160,13 +160,13 @@ def test_importance_sampling_of_vectors_agrees_with_plain_sampling_given_context
     model.mixture_logvar_MKD.data.fill_(-1.0)  # narrower than the untrained posterior
     model.mixture_mean_MKD.data.mul_(0.5)
     prior = policy(model)
-    found = baseline_likelihood(model, prior, [rows], 2000, 0)
-    assert found is not None
+    likelihood_of = baseline_likelihood(model, prior, [rows], 2000, 0)
+    assert likelihood_of is not None
     with torch.no_grad():
         given = prior.conditioned_on(model.context(rows))
         latent = given.sample(6000, generator(0, "plain")).reshape(2000, 3, -1)
     plain = math.log(2000) - torch.logsumexp(-model.nll_matrix(rows, latent).double(), 0)
-    assert found.nll_B == pytest.approx(plain.numpy(), abs=0.05)
+    assert likelihood_of.nll_B == pytest.approx(plain.numpy(), abs=0.05)
 
 
 def test_the_policy_learns_a_map_from_contexts_to_codes_and_beats_the_marginal():

@@ -56,15 +56,15 @@ def exact(model: TextBaseline, batch: TextBatch) -> torch.Tensor:
 def test_a_code_is_summed_out_and_sampling_it_agrees(kind: str, monkeypatch: pytest.MonkeyPatch):
     model, batch = baseline(kind), collate_ids(ROWS)
     prior = own(model)
-    found = baseline_likelihood(model, prior, [batch], 10, 0)
-    assert found is not None
-    assert found.nll_B == pytest.approx(exact(model, batch).numpy(), abs=1e-5)
-    assert (found.upper_B >= found.nll_B - 1e-9).all()
+    likelihood_of = baseline_likelihood(model, prior, [batch], 10, 0)
+    assert likelihood_of is not None
+    assert likelihood_of.nll_B == pytest.approx(exact(model, batch).numpy(), abs=1e-5)
+    assert (likelihood_of.upper_B >= likelihood_of.nll_B - 1e-9).all()
     prior.classes = 1  # as if there were too many to sum over
     sampled = baseline_likelihood(model, prior, [batch], 4000, 0)
     assert sampled is not None
-    assert sampled.nll_B == pytest.approx(found.nll_B, abs=0.02)
-    assert sampled.upper_B == pytest.approx(found.upper_B, abs=0.02)
+    assert sampled.nll_B == pytest.approx(likelihood_of.nll_B, abs=0.02)
+    assert sampled.upper_B == pytest.approx(likelihood_of.upper_B, abs=0.02)
 
 
 def test_importance_sampling_of_vectors_agrees_with_plain_sampling_of_the_prior():
@@ -74,19 +74,19 @@ def test_importance_sampling_of_vectors_agrees_with_plain_sampling_of_the_prior(
             model.mixture_logvar_MKD.data.fill_(-1.0)
             model.mixture_mean_MKD.data.mul_(0.5)
         prior = own(model)
-        found = baseline_likelihood(model, prior, [batch], 3000, 0)
-        assert found is not None
+        likelihood_of = baseline_likelihood(model, prior, [batch], 3000, 0)
+        assert likelihood_of is not None
         latent = prior.sample(3000, generator(0, "prior")).unsqueeze(1).expand(-1, 3, -1)
         plain = math.log(3000) - torch.logsumexp(-model.nll_matrix(batch, latent).double(), 0)
-        assert found.nll_B == pytest.approx(plain.numpy(), abs=0.05), kind
-        assert (found.ess_B > 100).all()
+        assert likelihood_of.nll_B == pytest.approx(plain.numpy(), abs=0.05), kind
+        assert (likelihood_of.ess_B > 100).all()
 
 
 def test_a_language_model_is_exact_and_auto_encoders_have_no_likelihood():
     model, batch = baseline("rnnlm"), collate_ids(ROWS)
-    found = baseline_likelihood(model, own(model), [batch], 10, 0)
-    assert found is not None
-    assert found.nll_B == pytest.approx(
+    likelihood_of = baseline_likelihood(model, own(model), [batch], 10, 0)
+    assert likelihood_of is not None
+    assert likelihood_of.nll_B == pytest.approx(
         model.reconstruction_nll(batch, torch.zeros(3, 1)).detach().numpy(), abs=1e-5
     )
     for kind in ("ae", "dae"):

@@ -161,12 +161,12 @@ def test_a_job_leaves_the_records_of_its_stages_without_dvc(project: Path, monke
     read = {Path(item["path"]).name for item in prior["inputs"]}
     assert read == {"d", "backbone", "latents.parquet", "report.json"}
 
-    found = trace("evaluate@small-0", Path("f"))
-    assert {step.stage for step in found.steps} == set(records)
-    assert verify(found, Path("f")) == []
+    lineage = trace("evaluate@small-0", Path("f"))
+    assert {step.stage for step in lineage.steps} == set(records)
+    assert verify(lineage, Path("f")) == []
     model = next(Path("f").glob("models/*/0/prior/model.safetensors"))
     model.write_bytes(model.read_bytes() + b"x")
-    problems = verify(found, Path("f"))
+    problems = verify(lineage, Path("f"))
     assert any("model.safetensors" in str(problem) for problem in problems)
     assert {path.name for path in Path("out/lineage").iterdir()} == {
         path.name for path in Path("f/lineage").iterdir()

@@ -163,8 +163,8 @@ def test_an_unexpected_failure_is_one_line_and_exit_code_1_and_debug_shows_where
 
 def test_generating_prints_a_sample_a_line_or_json(run, model):
     assert run("generate", "first", "-n", "2", "--seed", "5").out == "text None 5\n" * 2
-    found = json.loads(run("generate", "first", "-n", "1", "--json").out)
-    assert found == ["text None 0"]
+    records = json.loads(run("generate", "first", "-n", "1", "--json").out)
+    assert records == ["text None 0"]
 
 
 def test_a_label_is_a_number_or_a_name(run, model):
@@ -186,8 +186,8 @@ def test_several_draws_of_a_sentence_are_asked_of_the_model(run, model, monkeypa
 def test_texts_come_from_the_command_line_or_a_file(run, model, project: Path):
     assert run("classify", "first", "abc").out == "greet\t1.000\tabc\n"
     (project / "texts").write_text("ab\n\nabcd\n")
-    found = json.loads(run("classify", "first", "--file", "texts", "--json").out)
-    assert [row["label"] for row in found] == ["thank", "ask"]
+    records = json.loads(run("classify", "first", "--file", "texts", "--json").out)
+    assert [row["label"] for row in records] == ["thank", "ask"]
     (project / "texts").write_bytes(b"\xff\xfe")
     assert run("classify", "first", "--file", "texts").code == 2
 
@@ -233,8 +233,8 @@ def test_an_experiment_means_its_smallest_trained_seed(project: Path):
 def test_what_is_here_of_each_data_set_is_listed_with_its_verdict(run, project: Path):
     (project / "data/raw/points").mkdir(parents=True)
     write_json(project / "reports/validation/points/report.json", {"success": False})
-    found = json.loads(run("data", "check", "--json").out)
-    assert found[0] == {"name": "points", "done": ["raw"], "valid": False}
+    checks = json.loads(run("data", "check", "--json").out)
+    assert checks[0] == {"name": "points", "done": ["raw"], "valid": False}
 
 
 def test_commands_import_no_more_than_they_need(project: Path):
@@ -255,6 +255,6 @@ def test_without_the_pipeline_its_commands_say_so(run, monkeypatch):
     for name in {*ldebm.cli.PROJECT.values(), "pipelines"}:
         monkeypatch.setitem(sys.modules, name, None)
     assert "audit " not in run("--help").out
-    found = run("lineage", "models")
-    assert found.code == 2
-    assert "expected the package `pipelines`" in found.err
+    outcome = run("lineage", "models")
+    assert outcome.code == 2
+    assert "expected the package `pipelines`" in outcome.err

@@ -28,16 +28,16 @@ def test_rows_lie_on_the_unit_sphere_whatever_the_scale_of_the_features() -> Non
 
 def test_clusters_are_the_true_directions() -> None:
     points, label = three_directions()
-    found = geometric_clusters(points, 3, ClusterConfig(dims=2, restarts=4), seed=0)
+    clusters = geometric_clusters(points, 3, ClusterConfig(dims=2, restarts=4), seed=0)
     for cluster in range(3):
-        members = label[found == cluster]
+        members = label[clusters == cluster]
         assert (members == np.bincount(members).argmax()).mean() > 0.98
 
 
 def test_labels_are_numbered_by_falling_size() -> None:
     points, _ = three_directions()
-    found = geometric_clusters(points, 3, ClusterConfig(dims=2), seed=0)
-    sizes = np.bincount(found)
+    clusters = geometric_clusters(points, 3, ClusterConfig(dims=2), seed=0)
+    sizes = np.bincount(clusters)
     assert (np.diff(sizes) <= 0).all()
 
 

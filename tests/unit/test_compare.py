@@ -95,8 +95,8 @@ def repository(committed: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(committed, tmp_path / "project"))
 
 
-def only(found):
-    (pair,) = found.pairs
+def only(comparisons):
+    (pair,) = comparisons.pairs
     return pair
 
 
@@ -144,9 +144,11 @@ def test_metrics_of_different_data_are_not_judged(project: Path):
 
 def test_a_name_that_is_recorded_and_evaluated_here_says_which_is_taken(project: Path):
     assert compare("results/plain/0.json", "better@workspace", project).notes == []
-    found = compare("plain", "better@workspace", project)
-    assert found.notes == ["plain is its recorded run; plain@workspace is the one evaluated here"]
-    assert list(lines(found))[-1] == f"note: {found.notes[0]}"
+    comparisons = compare("plain", "better@workspace", project)
+    assert comparisons.notes == [
+        "plain is its recorded run; plain@workspace is the one evaluated here"
+    ]
+    assert list(lines(comparisons))[-1] == f"note: {comparisons.notes[0]}"
 
 
 def test_code_and_data_that_differ_come_from_the_records_of_these_very_metrics(
@@ -191,9 +193,9 @@ def test_the_code_of_a_restored_backbone_is_that_of_the_record_of_its_twin():
         record("backbone@a-0", {"data/bound/a.json": "5"}, {f"models/a/0{weights}": "3"}),
         record("backbone@c-0", {"data/bound/c.json": "6"}, {f"models/c/0{weights}": "other"}),
     ]
-    found = origin(run, known)
-    assert set(found.code["sha256"]) == {"stages/evalu.py", "stages/prior.py", "stages/backb.py"}
-    assert found.data == {bound: "4"}
+    result = origin(run, known)
+    assert set(result.code["sha256"]) == {"stages/evalu.py", "stages/prior.py", "stages/backb.py"}
+    assert result.data == {bound: "4"}
 
 
 def test_parameters_of_the_evaluation_are_those_it_was_made_with(project: Path):
@@ -238,17 +240,17 @@ def test_without_records_dvc_lock_tells_the_code_if_it_is_of_these_metrics(proje
 
 
 def test_two_revisions_are_compared_experiment_by_experiment(repository: Path):
-    found = compare("HEAD~1", "HEAD", repository)
-    assert [pair.first for pair in found.pairs] == ["better@HEAD~1", "plain@HEAD~1"]
-    better, plain = found.pairs
+    comparisons = compare("HEAD~1", "HEAD", repository)
+    assert [pair.first for pair in comparisons.pairs] == ["better@HEAD~1", "plain@HEAD~1"]
+    better, plain = comparisons.pairs
     assert better.params == {"prior.levels": (4, 5)}
     assert better.metrics["nll"]["verdict"] == "better"
     assert {row["verdict"] for row in plain.metrics.values()} == {"equal"}
-    text = "\n".join(lines(found))
+    text = "\n".join(lines(comparisons))
     assert text.startswith("better@HEAD~1")
     assert text.endswith("\n\nthe same in both (--all shows them): 1 experiment")
     assert "plain@HEAD~1" not in text
-    assert "plain@HEAD~1" in "\n".join(lines(found, everything=True))
+    assert "plain@HEAD~1" in "\n".join(lines(comparisons, everything=True))
     same = list(lines(compare("HEAD", "workspace", repository)))
     assert same == ["the same in both (--all shows them): 2 experiments"]
 
@@ -262,9 +264,9 @@ def test_an_experiment_of_a_revision_is_compared_with_the_workspace(repository: 
 
 def test_experiments_that_one_revision_lacks_are_named(repository: Path):
     evaluated(repository, "new", 0)
-    found = compare("HEAD", "workspace", repository)
-    assert found.only_second == ["new"]
-    assert "not in HEAD: new" in "\n".join(lines(found))
+    comparisons = compare("HEAD", "workspace", repository)
+    assert comparisons.only_second == ["new"]
+    assert "not in HEAD: new" in "\n".join(lines(comparisons))
 
 
 def test_a_dvc_experiment_is_found_by_its_name(repository: Path):
@@ -351,6 +353,6 @@ def test_states_without_a_common_experiment_cannot_be_compared(repository: Path)
 
 
 def test_the_json_of_a_comparison_has_every_metric(project: Path):
-    found = json.loads(json.dumps(compare("plain", "better", project).to_json()))
-    assert set(found["pairs"][0]["metrics"]) == set(METRICS)
-    assert found["pairs"][0]["seeds"] == [[0, 1, 2], [0, 1, 2]]
+    content = json.loads(json.dumps(compare("plain", "better", project).to_json()))
+    assert set(content["pairs"][0]["metrics"]) == set(METRICS)
+    assert content["pairs"][0]["seeds"] == [[0, 1, 2], [0, 1, 2]]

@@ -128,11 +128,11 @@ def test_training_lowers_the_loss_of_known_words_and_nobody_sees_the_gaps(
     assert all(p.requires_grad for p in model.backbone.parameters())
     rows = [packed.split("test").row(i).tolist() for i in range(6)]
     gaps = [mask_words(np.array(row), 0.5, numpy_generator(i), 3)[1] for i, row in enumerate(rows)]
-    found = complete_rows(model, completer, rows, gaps, SMALL, 0)
+    completed = complete_rows(model, completer, rows, gaps, SMALL, 0)
     other = [[7 if gap else token for token, gap in zip(row, mask, strict=True)]
              for row, mask in zip(rows, gaps, strict=True)]  # fmt: skip
-    assert found == complete_rows(model, completer, other, gaps, SMALL, 0)
-    for row, answer, mask in zip(rows, found, gaps, strict=True):
+    assert completed == complete_rows(model, completer, other, gaps, SMALL, 0)
+    for row, answer, mask in zip(rows, completed, gaps, strict=True):
         assert [a for a, gap in zip(answer, mask, strict=True) if not gap] == [
             token for token, gap in zip(row, mask, strict=True) if not gap
         ]

@@ -40,15 +40,15 @@ Keys = tuple[str | int, ...]
 def real() -> list[tuple[type[Section], str, dict[str, Any]]]:
     """Sections of params.yaml with every key, defaults included."""
     params = load_params(ROOT / "params.yaml")
-    found = []
+    sections = []
     for section, where in REAL:
         node: Any = params
         for part in where.split("."):
             node = node[part] if isinstance(node, dict) else getattr(node, part)
         whole = json.loads(json.dumps(dict(node), default=dict))
         parse(section, whole)
-        found.append((section, where, whole))
-    return found
+        sections.append((section, where, whole))
+    return sections
 
 
 def places(value: Any, path: Keys = ()) -> Iterator[tuple[Keys, Any]]:

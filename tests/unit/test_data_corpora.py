@@ -136,8 +136,8 @@ def test_jericho_keeps_each_place_once_and_games_in_one_split(world: World) -> N
 
 def _agree(rows: dict[str, Any], word: str, sentiment: str) -> None:
     """Asserts that exactly the sentences with ``word`` have this sentiment."""
-    found = [name == sentiment for name in rows["label.sentiment"]]
-    assert found == [word in text for text in rows["text"]]
+    agrees = [name == sentiment for name in rows["label.sentiment"]]
+    assert agrees == [word in text for text in rows["text"]]
 
 
 def _yelp(**changes: Any) -> DataConfig:
@@ -209,11 +209,11 @@ def test_documents_are_bags_of_known_words(world: World) -> None:
     row = train.row(0)
     assert row.tolist() == sorted(row.tolist())
     counts = train.counts[train.offsets[0] : train.offsets[1]]
-    found = {tokenizer.piece(i)[1:]: int(n) for i, n in zip(row, counts, strict=True)}
+    count_of = {tokenizer.piece(i)[1:]: int(n) for i, n in zip(row, counts, strict=True)}
     first = world.rows("train")["text"][0]
-    assert found.pop("dev") == 2
-    assert set(found.values()) == {1}
-    assert all(word in first for word in found)
+    assert count_of.pop("dev") == 2
+    assert set(count_of.values()) == {1}
+    assert all(word in first for word in count_of)
     assert len(packed.background) == packed.meta["vocab_size"] == tokenizer.vocab_size
     assert np.exp(packed.background.astype(np.float64)).sum() == pytest.approx(1, abs=1e-5)
     assert packed.background[:4].tolist() == pytest.approx([np.log(1e-12)] * 4)
@@ -253,8 +253,8 @@ def test_optional_files_are_fetched_only_where_asked_for_and_checked(world: Worl
     known = {name: hash_path(mirror / name) for name in names}
     config = _yelp(checksums=known)
     fetch(SOURCES["yelp"], config, world.raw, mirror)
-    found = {path.relative_to(world.raw).as_posix() for path in (world.raw).rglob("*.*")}
-    assert found == set(names)
+    fetched = {path.relative_to(world.raw).as_posix() for path in (world.raw).rglob("*.*")}
+    assert fetched == set(names)
     full = config.model_copy(update={"full": True})
     with pytest.raises(UsageError, match=r"sentiment\.train\.0: no sha256 is known"):
         fetch(SOURCES["yelp"], full, world.folder / "other", mirror)

@@ -24,10 +24,10 @@ class Checked(World):
         """Loaded only where it is used: collecting tests would take seconds longer."""
         reason = "Great Expectations is absent"
         config = DataConfig.model_validate({"kind": "sentences", "source": "file", **options})
-        found: dict[str, Any] = pytest.importorskip("stages.expectations", reason=reason).validate(
+        report: dict[str, Any] = pytest.importorskip("stages.expectations", reason=reason).validate(
             self.folder / "prepared", config
         )
-        return found
+        return report
 
     def failed(self) -> set[tuple[str, str]]:
         results = self.report()["results"]

@@ -107,9 +107,9 @@ def test_transparent_pixels_show_the_background() -> None:
     pixels[:3, :, 3] = 255
     for name, value in (("white", 255), ("black", 0)):
         for content in (encoded(pixels), pixels):
-            found = as_array(content, None, name)
-            assert (found[:3] == COLOUR[:3]).all()
-            assert (found[3:] == value).all()
+            array = as_array(content, None, name)
+            assert (array[:3] == COLOUR[:3]).all()
+            assert (array[3:] == value).all()
     pixels[..., 3] = 51  # a fifth
     half = as_array(encoded(pixels), None, "black").astype(int)
     assert np.abs(half - COLOUR / 5).max() <= 1
@@ -135,9 +135,9 @@ def test_sixteen_bits_become_eight_and_one_bit_too() -> None:
 
 
 def test_ink_colours_become_red_green_and_blue() -> None:
-    found = as_array(encoded(COLOUR, "TIFF", "CMYK"), None)
-    assert found.shape == (6, 6, 3)
-    assert (found == COLOUR).all()
+    pixels = as_array(encoded(COLOUR, "TIFF", "CMYK"), None)
+    assert pixels.shape == (6, 6, 3)
+    assert (pixels == COLOUR).all()
 
 
 def test_a_small_file_that_unpacks_to_gigabytes_is_refused_unread() -> None:
@@ -190,10 +190,10 @@ def test_the_lossless_cifar_archive_is_read_in_planes(world: World) -> None:
             entry = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
             entry.size = len(rows)
             archive.addfile(entry, io.BytesIO(rows))
-    found = list(open_images(images_config("cifar10_lossless"), world.raw).images)
-    assert [image.split for image in found] == ["train"] * 10 + ["test"] * 2
-    assert [image.labels for image in found[:2]] == [("airplane",), ("automobile",)]
-    assert (found[1].content == pixels[1].transpose(1, 2, 0)).all()
+    images = list(open_images(images_config("cifar10_lossless"), world.raw).images)
+    assert [image.split for image in images] == ["train"] * 10 + ["test"] * 2
+    assert [image.labels for image in images[:2]] == [("airplane",), ("automobile",)]
+    assert (images[1].content == pixels[1].transpose(1, 2, 0)).all()
 
 
 def test_the_matlab_house_numbers_have_zero_for_ten(world: World) -> None:
@@ -203,9 +203,9 @@ def test_the_matlab_house_numbers_have_zero_for_ten(world: World) -> None:
     (world.raw).mkdir()
     for split in ("train", "test"):
         savemat(world.raw / f"{split}_32x32.mat", {"X": pixels, "y": [[1], [10], [9], [2]]})
-    found = list(open_images(images_config("svhn"), world.raw).images)
-    assert [image.labels[0] for image in found] == [1, 0, 9, 2] * 2
-    assert (found[2].content == pixels[..., 2]).all()
+    images = list(open_images(images_config("svhn"), world.raw).images)
+    assert [image.labels[0] for image in images] == [1, 0, 9, 2] * 2
+    assert (images[2].content == pixels[..., 2]).all()
 
 
 def test_shards_have_splits_classes_and_attributes(world: World) -> None:
@@ -213,10 +213,10 @@ def test_shards_have_splits_classes_and_attributes(world: World) -> None:
     contents = [encoded(noise(i, 8, 8, 3)) for i in range(4)]
     parquet(raw / "train-0.parquet", contents, label=[0, 9, 3, 1], split=["train"] * 4)
     parquet(raw / "test-0.parquet", contents[:1], label=[2], split=["test"])
-    found = list(open_images(images_config("cifar10"), raw).images)
+    images = list(open_images(images_config("cifar10"), raw).images)
     names = ["airplane", "truck", "cat", "automobile", "bird"]
-    assert sorted(image.labels[0] for image in found) == sorted(names)
-    assert sum(image.split == "test" for image in found) == 1
+    assert sorted(image.labels[0] for image in images) == sorted(names)
+    assert sum(image.split == "test" for image in images) == 1
     for path in raw.glob("*"):
         path.unlink()
     parquet(raw / "valid-0.parquet", contents[:2], Male=[1, -1], Young=[-1, 1], name=["a", "b"])
@@ -346,9 +346,9 @@ def test_a_source_without_registered_files_takes_those_that_the_parameters_name(
         fetch(None, config, world.raw, world.folder / "mirror")
     named = config.model_copy(update={"checksums": {path.name: hash_path(path)}})
     fetch(None, named, world.raw, world.folder / "mirror")
-    found = list(open_images(named, world.raw).images)
-    assert len(found) == 20
-    assert found[0].split == "train"
+    images = list(open_images(named, world.raw).images)
+    assert len(images) == 20
+    assert images[0].split == "train"
 
 
 @pytest.mark.parametrize("name", ["train-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"])
@@ -396,7 +396,7 @@ def test_a_folder_is_kept_as_one_file_whose_bytes_follow_from_its_content(world:
 
 
 @pytest.mark.parametrize(
-    ("names", "labels", "found"),
+    ("names", "labels", "expected"),
     [
         (
             [
@@ -418,10 +418,10 @@ def test_a_folder_is_kept_as_one_file_whose_bytes_follow_from_its_content(world:
     ids=["folders", "one folder", "a labels file"],
 )
 def test_folders_or_a_table_name_splits_and_labels(
-    names: list[str], labels: str | None, found: list[Any], world: World
+    names: list[str], labels: str | None, expected: list[Any], world: World
 ) -> None:
     images = fetched(folder_of(world.folder / "mine", names, labels), world)
-    assert [(image.split, image.labels) for image in images] == found
+    assert [(image.split, image.labels) for image in images] == expected
 
 
 def test_a_zip_is_read_as_the_folder_and_a_damaged_member_is_rejected(world: World) -> None:

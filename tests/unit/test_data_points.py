@@ -31,13 +31,13 @@ def test_density_integrates_to_one_and_its_entropy_is_that_of_draws(name: str) -
 def test_draws_fall_into_boxes_as_often_as_the_density_says(name: str) -> None:
     x = points.generate(name, 100_000, 1)["x"]
     edges = np.linspace(-AREA[name], AREA[name], 11)
-    found = np.histogram2d(x[:, 0], x[:, 1], bins=(edges, edges))[0] / len(x)
+    share = np.histogram2d(x[:, 0], x[:, 1], bins=(edges, edges))[0] / len(x)
     middles = (np.arange(120) + 0.5) / 120 * 2 * AREA[name] - AREA[name]
     axis = torch.from_numpy(middles)
     density = points.log_density(name, torch.cartesian_prod(axis, axis)).exp()
     cell = (2 * AREA[name] / 120) ** 2
     expected = density.reshape(10, 12, 10, 12).sum(dim=(1, 3)).numpy() * cell
-    assert np.abs(found - expected).max() < 5 * math.sqrt(expected.max() / len(x))
+    assert np.abs(share - expected).max() < 5 * math.sqrt(expected.max() / len(x))
 
 
 @pytest.mark.parametrize("name", points.NAMES)

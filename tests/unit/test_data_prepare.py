@@ -50,12 +50,12 @@ def frame_of(**numbers: int) -> pl.DataFrame:
 )
 def test_missing_splits_are_taken_from_the_training_rows(given: Any, expected: Any) -> None:
     frame = frame_of(**given)
-    found = with_splits(CONFIG, frame)
-    assert dict(found.group_by("split").len().rows()) == expected
-    assert found["line"].to_list() == frame["line"].to_list()
+    table = with_splits(CONFIG, frame)
+    assert dict(table.group_by("split").len().rows()) == expected
+    assert table["line"].to_list() == frame["line"].to_list()
     for split in {"valid", "test"} & set(given):
         same = frame.filter(pl.col("split") == split)["line"]
-        assert found.filter(pl.col("split") == split)["line"].equals(same), "left as given"
+        assert table.filter(pl.col("split") == split)["line"].equals(same), "left as given"
 
 
 def test_rows_without_training_ones_are_refused() -> None:
@@ -64,10 +64,10 @@ def test_rows_without_training_ones_are_refused() -> None:
 
 
 def test_a_row_without_a_split_does_not_take_it_from_the_others(tmp_path: Path) -> None:
-    found = examine(open_kind(CONFIG), frame_of(train=40, test=10, none=3), tmp_path)
-    assert [table.height for table in found.tables.values()] == [38, 2, 10]
-    assert found.profile["rejects"]["reasons"] == {"of no split, though others are": 3}
-    assert found.rejects["line"].to_list() == [51, 52, 53]
+    prepared = examine(open_kind(CONFIG), frame_of(train=40, test=10, none=3), tmp_path)
+    assert [table.height for table in prepared.tables.values()] == [38, 2, 10]
+    assert prepared.profile["rejects"]["reasons"] == {"of no split, though others are": 3}
+    assert prepared.rejects["line"].to_list() == [51, 52, 53]
 
 
 def test_words_for_splits_are_known_in_their_usual_forms() -> None:

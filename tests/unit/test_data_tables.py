@@ -87,9 +87,9 @@ def test_quoted_cells_hold_line_ends_and_quotes_in_files_of_any_size(world: Worl
     rows = ['"one\nand ""two"""', f'"{long}\n{long}"', "three"] * 3
     path = world.write("a.csv", table(["id", "text"], [f"{i},{row}" for i, row in enumerate(rows)]))
     assert path.stat().st_size > 1 << 20
-    found = read_texts(path)
-    assert found.texts[:1] == ['one and "two"']
-    assert found.rows == list(range(1, 10))
+    texts = read_texts(path)
+    assert texts.texts[:1] == ['one and "two"']
+    assert texts.rows == list(range(1, 10))
 
 
 def test_tables_with_tabs_may_have_quotes_as_marks() -> None:
@@ -109,8 +109,8 @@ def test_points_with_decimal_commas_are_numbers(world: World) -> None:
 
 
 def test_only_line_ends_end_lines() -> None:
-    found = read_stream("one\r\ntwo\u2028still two\rthree\n\x0bfour".encode())
-    assert found.texts == ["one", "two still two", "three", "four"]
+    texts = read_stream("one\r\ntwo\u2028still two\rthree\n\x0bfour".encode())
+    assert texts.texts == ["one", "two still two", "three", "four"]
     expected = r"standard input: line 2 is not UTF-8 text .* 'caf\u00e9'"
     with pytest.raises(UsageError, match=expected):
         read_stream(b"tea\ncaf\xe9\n")
@@ -349,16 +349,16 @@ def test_a_label_may_have_any_name_and_stays_with_its_row(kind: Any, world: Worl
     pq.write_table(pa.table(columns), world.raw / "mine.parquet")
     config = DataConfig(kind=kind, source="file", columns=roles, labels=list(expected))
     packed = world.built(config)
-    found: dict[str, dict[int, str]] = {label: {} for label in expected}
+    label_of: dict[str, dict[int, str]] = {label: {} for label in expected}
     for split in map(packed.split, ("train", "valid", "test")):
         for row in range(split.n):
             if kind == "sentences":
                 own = int("".join(packed.tokenizer.decode(split.row(row)).split()))
             else:
                 own = int(split.x[row, 0, 4, 4] if kind == "images" else split.x[row, 0])
-            for label, rows in found.items():
+            for label, rows in label_of.items():
                 rows[own] = packed.meta["labels"][label][split.labels(label)[row]]
-    assert found == expected
+    assert label_of == expected
 
 
 def tile(value: int) -> bytes:

@@ -156,9 +156,9 @@ def test_joint_training_updates_the_context_encoder_too(
 ) -> None:
     packed, path = built
     joint = experiment(scheme="joint", standardise="none", score_matching=0.0)
-    found = load(build(packed, joint, tmp_path)).backbone.state_dict()
+    tensors = load(build(packed, joint, tmp_path)).backbone.state_dict()
     before = load(path).backbone.state_dict()
-    changed = [name for name in found if not torch.equal(found[name], before[name])]
+    changed = [name for name in tensors if not torch.equal(tensors[name], before[name])]
     assert "turn_encoder.rnn.weight_ih_l0" in changed
     assert "no_turns" in changed
 

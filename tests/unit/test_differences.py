@@ -16,9 +16,9 @@ def pair(tmp_path: Path, name: str) -> tuple[Path, Path]:
 
 
 def differs(pair_of_paths: tuple[Path, Path]) -> Difference:
-    found = first_difference(*pair_of_paths)
-    assert found is not None
-    return found
+    difference = first_difference(*pair_of_paths)
+    assert difference is not None
+    return difference
 
 
 def test_equal_bytes_have_no_difference(tmp_path: Path):
@@ -37,17 +37,21 @@ def test_of_a_model_the_tensor_the_index_both_values_and_the_largest_gap(tmp_pat
     changed[0, 2] += 0.5
     changed[1, 1] -= 2
     write_model(files[1], weights | {"b.weight": changed}, {})
-    found = differs(files)
-    assert (found.where, found.expected, found.actual) == ("tensor b.weight[0][2]", "2.0", "2.5")
-    assert found.more == "2 of 6 values differ, by 2 at most"
+    difference = differs(files)
+    assert (difference.where, difference.expected, difference.actual) == (
+        "tensor b.weight[0][2]",
+        "2.0",
+        "2.5",
+    )
+    assert difference.more == "2 of 6 values differ, by 2 at most"
 
 
 def test_the_last_bit_of_a_bfloat16_counts(tmp_path: Path):
     files = pair(tmp_path, "model.safetensors")
     for path, value in zip(files, (1.0, 1.0078125), strict=True):
         write_model(path, {"x": torch.tensor([0.5, value], dtype=torch.bfloat16)}, {})
-    found = differs(files)
-    assert (found.where, found.actual) == ("tensor x[1]", "1.0078125")
+    difference = differs(files)
+    assert (difference.where, difference.actual) == ("tensor x[1]", "1.0078125")
 
 
 @pytest.mark.parametrize(
@@ -70,9 +74,9 @@ def test_the_same_nan_is_no_difference_but_the_header_is(tmp_path: Path):
     files = pair(tmp_path, "model.safetensors")
     for path, seed in zip(files, (0, 1), strict=True):
         write_model(path, {"a": torch.tensor([float("nan")])}, {"seed": seed})
-    found = differs(files)
-    assert found.where == "header ldebm.seed"
-    assert (found.expected, found.actual) == ("0", "1")
+    difference = differs(files)
+    assert difference.where == "header ldebm.seed"
+    assert (difference.expected, difference.actual) == ("0", "1")
 
 
 def test_of_a_table_the_column_and_row(tmp_path: Path):
@@ -81,13 +85,13 @@ def test_of_a_table_the_column_and_row(tmp_path: Path):
     write_parquet(files[0], rows)
     rows["mu"][1, 1] = 0.25
     write_parquet(files[1], rows)
-    found = differs(files)
-    assert (found.where, found.expected, found.actual) == (
+    difference = differs(files)
+    assert (difference.where, difference.expected, difference.actual) == (
         "column mu, row 1",
         "[0.0, 0.0]",
         "[0.0, 0.25]",
     )
-    assert found.more == "1 of 3 rows differ in this column"
+    assert difference.more == "1 of 3 rows differ in this column"
 
 
 def test_of_tables_columns_and_row_counts(tmp_path: Path):
@@ -100,7 +104,7 @@ def test_of_tables_columns_and_row_counts(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("other", "where", "expected", "found"),
+    ("other", "where", "expected", "actual"),
     [
         ({"nll": {"test": 1.5}, "n": [1, 2]}, "key nll.test", "1.25", "1.5"),
         ({"nll": {"test": 1.25}, "n": [1, 3]}, "key n[1]", "2", "3"),
@@ -108,12 +112,12 @@ def test_of_tables_columns_and_row_counts(tmp_path: Path):
         ({"nll": {"test": "1.25"}, "n": [1, 2]}, "key nll.test", "1.25", '"1.25"'),
     ],
 )
-def test_of_json_the_key(tmp_path: Path, other, where, expected, found):
+def test_of_json_the_key(tmp_path: Path, other, where, expected, actual):
     files = pair(tmp_path, "metrics.json")
     write_json(files[0], {"nll": {"test": 1.25}, "n": [1, 2]})
     write_json(files[1], other)
     difference = differs(files)
-    assert (difference.where, difference.expected, difference.actual) == (where, expected, found)
+    assert (difference.where, difference.expected, difference.actual) == (where, expected, actual)
 
 
 def test_json_of_the_same_content_but_other_bytes_falls_back_to_the_byte(tmp_path: Path):
@@ -128,8 +132,12 @@ def test_of_a_csv_the_cell(tmp_path: Path):
     files = pair(tmp_path, "curve.csv")
     write_csv(files[0], ["update", "loss"], [[1, 0.5], [2, 0.25]])
     write_csv(files[1], ["update", "loss"], [[1, 0.5], [2, 0.2]])
-    found = differs(files)
-    assert (found.where, found.expected, found.actual) == ("row 2, column loss", '"0.25"', '"0.2"')
+    difference = differs(files)
+    assert (difference.where, difference.expected, difference.actual) == (
+        "row 2, column loss",
+        '"0.25"',
+        '"0.2"',
+    )
     write_csv(files[1], ["update", "loss"], [[1, 0.5]])
     assert differs(files).actual == "missing"
 
@@ -146,11 +154,11 @@ def test_of_long_lines_what_surrounds_the_difference(tmp_path: Path):
     for path, word in zip(files, ("one", "two"), strict=True):
         path.parent.mkdir()
         path.write_text("first\n" + "x" * 500 + word + "y" * 500)
-    found = differs(files)
-    assert found.where == "line 2"
-    assert "one" in found.expected
-    assert "two" in found.actual
-    assert len(found.actual) < 100
+    difference = differs(files)
+    assert difference.where == "line 2"
+    assert "one" in difference.expected
+    assert "two" in difference.actual
+    assert len(difference.actual) < 100
 
 
 def test_of_other_files_the_byte_and_of_damaged_ones_too(tmp_path: Path):
@@ -159,20 +167,28 @@ def test_of_other_files_the_byte_and_of_damaged_ones_too(tmp_path: Path):
         for path, content in zip(files, (b"\xff\x00\x01", b"\xff\x00\x02\x03"), strict=True):
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(content)
-        found = differs(files)
-        assert (found.where, found.expected, found.actual) == ("byte 2", "0x01", "0x02")
-        assert found.more == "sizes 3 bytes and 4 bytes"
+        difference = differs(files)
+        assert (difference.where, difference.expected, difference.actual) == (
+            "byte 2",
+            "0x01",
+            "0x02",
+        )
+        assert difference.more == "sizes 3 bytes and 4 bytes"
 
 
 def test_of_folders_the_first_file_and_what_is_missing(tmp_path: Path):
     for folder in ("old", "new"):
         write_json(tmp_path / folder / "b/metrics.json", {"a": folder})
-    found = differs((tmp_path / "old", tmp_path / "new"))
-    assert (found.file, found.where) == ("b/metrics.json", "key a")
+    difference = differs((tmp_path / "old", tmp_path / "new"))
+    assert (difference.file, difference.where) == ("b/metrics.json", "key a")
     write_json(tmp_path / "new/a.json", {})
-    found = differs((tmp_path / "old", tmp_path / "new"))
-    assert (found.file, found.expected, found.actual) == ("a.json", "missing", "present")
-    assert str(found) == "a.json: file: missing -> present"
+    difference = differs((tmp_path / "old", tmp_path / "new"))
+    assert (difference.file, difference.expected, difference.actual) == (
+        "a.json",
+        "missing",
+        "present",
+    )
+    assert str(difference) == "a.json: file: missing -> present"
 
 
 def test_a_folder_in_place_of_a_file(tmp_path: Path):

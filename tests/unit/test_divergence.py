@@ -37,26 +37,26 @@ def rerun(root: Path, stage: str, inputs: list[str], outputs: dict[str, str], **
 
 
 def test_the_same_result_twice_has_no_divergence(project: Path):
-    found = against_head(project)
-    assert found.first is None
-    assert found.to_json()["same"] is True
-    assert list(found.lines())[-1] == "the outputs are the same all the way"
+    divergence = against_head(project)
+    assert divergence.first is None
+    assert divergence.to_json()["same"] is True
+    assert list(divergence.lines())[-1] == "the outputs are the same all the way"
 
 
 def test_a_parameter_is_named_as_the_reason_by_its_full_key(project: Path):
     rerun(project, "prior@e-0", ["data/bound/e.json"], {MODEL: "other"},
           **{"experiments.e.prior": {"levels": 4}})  # fmt: skip
-    found = against_head(project)
-    assert found.first is not None
-    assert found.first.name == "prior"
-    (change,) = found.first.causes
+    divergence = against_head(project)
+    assert divergence.first is not None
+    assert divergence.first.name == "prior"
+    (change,) = divergence.first.causes
     assert (change.kind, change.name, change.a, change.b) == (
         "params",
         "experiments.{experiment}.prior.levels",
         6,
         4,
     )
-    assert any("because of params" in line for line in found.lines())
+    assert any("because of params" in line for line in divergence.lines())
 
 
 def test_the_first_stage_whose_output_differs_is_named_and_later_ones_inherit(project: Path):
@@ -64,10 +64,10 @@ def test_the_first_stage_whose_output_differs_is_named_and_later_ones_inherit(pr
     rerun(project, "fetch@mine", [], {f"{raw}/a.txt": "3", f"{raw}/b": ""},
           **{"data.mine": {"train": 11}})  # fmt: skip
     rerun(project, "pack@mine", [f"{raw}/a.txt"], {packed: "{ }"})
-    found = against_head(project)
-    assert found.first is not None
-    assert found.first.a == "fetch@mine"
-    pack = next(step for step in found.steps if step.name == "pack")
+    divergence = against_head(project)
+    assert divergence.first is not None
+    assert divergence.first.a == "fetch@mine"
+    pack = next(step for step in divergence.steps if step.name == "pack")
     assert not pack.causes
     assert [change.name for change in pack.inputs] == ["data/raw/mine/a.txt"]
 
@@ -80,9 +80,9 @@ def test_code_versions_device_and_seed_are_reasons(project: Path):
         "device": "some GPU", "versions": r["versions"] | {"torch": "0"},
         "numerics": {"threads": 7},
     })  # fmt: skip
-    found = against_head(project).first
-    assert found is not None
-    kinds = {(change.kind, change.name) for change in found.causes}
+    first = against_head(project).first
+    assert first is not None
+    kinds = {(change.kind, change.name) for change in first.causes}
     assert kinds >= {
         ("code", "stages/prior.py"),
         ("device", "device"),
@@ -97,9 +97,9 @@ def test_a_change_of_code_without_effect_is_told_but_is_no_divergence(project: P
         if dep["path"] == "stages/prior.py":
             dep["md5"] = "0" * 32
     write_lock(project, stages)
-    found = against_head(project)
-    assert found.first is None
-    assert any("what went in differs in prior" in line for line in found.lines())
+    divergence = against_head(project)
+    assert divergence.first is None
+    assert any("what went in differs in prior" in line for line in divergence.lines())
 
 
 def test_other_bytes_from_the_same_causes_are_said_to_be_unexplained(project: Path):
@@ -116,29 +116,29 @@ def test_two_seeds_and_two_experiments_are_matched_by_role(project: Path):
                     **{"experiments.f.prior": {"levels": 6}})  # fmt: skip
     other["cmd"] = "python -m stages.prior --experiment f --seed 1"
     write_lock(project, lock(project) | {"prior@f-1": other})
-    found = compare_traces(trace("e", project), trace("f", project))
-    assert found.first is not None
-    assert (found.first.a, found.first.b) == ("prior@e-0", "prior@f-1")
-    (cause,) = found.first.causes
+    divergence = compare_traces(trace("e", project), trace("f", project))
+    assert divergence.first is not None
+    assert (divergence.first.a, divergence.first.b) == ("prior@e-0", "prior@f-1")
+    (cause,) = divergence.first.causes
     assert (cause.kind, cause.a, cause.b) == ("seed", "0", "1")
-    assert [c.name for c in found.first.outputs] == [
+    assert [c.name for c in divergence.first.outputs] == [
         "models/{experiment}/{seed}/prior/model.safetensors"
     ]
 
 
 def test_a_stage_of_one_side_only_is_a_divergence(project: Path):
-    found = compare_traces(trace("e", project), trace("pack@mine", project))
-    assert found.first is not None
-    assert (found.first.a, found.first.b) == ("bind@e", None)
+    divergence = compare_traces(trace("e", project), trace("pack@mine", project))
+    assert divergence.first is not None
+    assert (divergence.first.a, divergence.first.b) == ("bind@e", None)
 
 
 def test_two_record_files_compare(project: Path):
     one = record_of(project, "prior@e-0")
     (project / "lineage/copy.json").write_bytes(one.read_bytes())
     names = [f"lineage/{name}" for name in (one.name, "copy.json")]
-    found = compare_traces(*(trace(name, project) for name in names))
-    assert [step.name for step in found.steps] == ["prior"]
-    assert found.first is None
+    divergence = compare_traces(*(trace(name, project) for name in names))
+    assert [step.name for step in divergence.steps] == ["prior"]
+    assert divergence.first is None
 
 
 def test_targets_take_a_revision_behind_an_at_but_stages_keep_theirs(project: Path):
@@ -154,8 +154,8 @@ def test_the_name_of_an_experiment_of_dvc_is_a_revision(project: Path):
     git(project, "commit", "-q", "-m", "experiment")
     git(project, "update-ref", "refs/exps/ab/cdef/odd-name", "HEAD")
     git(project, "reset", "-q", "--hard", "HEAD~1")
-    found = trace("e", project, "odd-name")
-    assert found.steps[0].params == {"experiments.e.prior": {"levels": 4}}
+    lineage = trace("e", project, "odd-name")
+    assert lineage.steps[0].params == {"experiments.e.prior": {"levels": 4}}
 
 
 def test_a_typing_error_in_a_stage_is_not_taken_for_a_revision(project: Path):

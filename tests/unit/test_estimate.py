@@ -32,9 +32,9 @@ def stage(name: str, section: dict[str, Any], epochs: float | None = None) -> Da
 
 def flat(section: dict[str, Any], epochs: float | None = None) -> dict[str, Any]:
     """The settings of a record."""
-    found = {f"prior.{key}": value for key, value in section.items() if key != "training"}
+    values = {f"prior.{key}": value for key, value in section.items() if key != "training"}
     training = {f"prior.training.{key}": value for key, value in section["training"].items()}
-    return found | training | {"run.epochs": epochs}
+    return values | training | {"run.epochs": epochs}
 
 
 def past(subject: str, section: dict[str, Any], seconds: float, seed: str = "0") -> Past:
@@ -42,17 +42,17 @@ def past(subject: str, section: dict[str, Any], seconds: float, seed: str = "0")
     return Past("prior", subject, seed, flat(section), seconds, here=True)
 
 
-def guess(dag: Dag, *found: Past) -> tuple[float | None, str]:
+def guess(dag: Dag, *pasts: Past) -> tuple[float | None, str]:
     """Seconds of its only stage, and their basis."""
     (name,) = dag.stages
-    result = estimate(dag, [name], found, 2, KIN)
+    result = estimate(dag, [name], pasts, 2, KIN)
     return result.seconds[name], result.basis.get(name, "unknown")
 
 
 def test_the_same_settings_count_before_all_others():
-    found = [past("one", prior(50), 7.0), past("one", prior(), 30.0), past("two", prior(), 9.0)]
-    assert guess(stage("prior@one-0", prior()), *found) == (30.0, "recorded")
-    assert guess(stage("prior@one-1", prior()), *found) == (30.0, "recorded for another seed")
+    pasts = [past("one", prior(50), 7.0), past("one", prior(), 30.0), past("two", prior(), 9.0)]
+    assert guess(stage("prior@one-0", prior()), *pasts) == (30.0, "recorded")
+    assert guess(stage("prior@one-1", prior()), *pasts) == (30.0, "recorded for another seed")
 
 
 def test_a_record_with_other_settings_is_scaled_by_the_length_and_halfway_by_amounts():
@@ -74,17 +74,17 @@ def test_updates_and_epochs_are_not_compared():
 
 
 def test_a_similar_experiment_of_the_same_architecture_stands_in():
-    found = [past("other", prior(), 500.0), past("two", prior(50), 15.0)]
-    assert guess(stage("prior@one-0", prior(100)), *found) == (30.0, "scaled from prior@two-0")
-    assert guess(stage("prior@one-0", prior(100)), found[0]) == (None, "unknown")
+    pasts = [past("other", prior(), 500.0), past("two", prior(50), 15.0)]
+    assert guess(stage("prior@one-0", prior(100)), *pasts) == (30.0, "scaled from prior@two-0")
+    assert guess(stage("prior@one-0", prior(100)), pasts[0]) == (None, "unknown")
     epochs = past("two", prior(None, 4), 10.0)
     assert guess(stage("prior@far-0", prior(None, 8)), epochs) == (None, "unknown"), "other rows"
     assert guess(stage("prior@one-0", prior(None, 8)), epochs)[0] == 20.0
 
 
 def test_a_training_that_went_on_from_a_checkpoint_does_not_count_as_short():
-    found = [past("one", prior(), 0.4), past("two", prior(), 95.0)]
-    assert guess(stage("prior@one-0", prior()), *found) == (95.0, "recorded")
+    pasts = [past("one", prior(), 0.4), past("two", prior(), 95.0)]
+    assert guess(stage("prior@one-0", prior()), *pasts) == (95.0, "recorded")
 
 
 def test_recorded_runs_of_other_machines_stand_in_with_their_fastest_seed(tmp_path):
@@ -98,9 +98,9 @@ def test_recorded_runs_of_other_machines_stand_in_with_their_fastest_seed(tmp_pa
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(run))
     (tmp_path / "results/one/broken.json").write_text("{")
-    found = past_runs(tmp_path)
-    assert guess(stage("prior@one-0", prior(200)), *found) == (50.0, "recorded elsewhere")
-    assert guess(stage("prior@two-0", prior()), *found) == (25.0, "scaled from prior@one")
+    pasts = past_runs(tmp_path)
+    assert guess(stage("prior@one-0", prior(200)), *pasts) == (50.0, "recorded elsewhere")
+    assert guess(stage("prior@two-0", prior()), *pasts) == (25.0, "scaled from prior@one")
 
 
 def test_the_newest_record_of_a_stage_and_its_settings_counts(tmp_path):
@@ -135,9 +135,9 @@ def test_a_first_stage_that_two_experiments_share_is_counted_once():
         stages[f"backbone@{name}"] = Stage(f"backbone@{name}", "cmd", (), params, (), ())
     settings: dict[str, Any] = {"backbone.arch": "gru", "backbone.training.updates": 100}
     settings["backbone.training.epochs"] = None
-    found = [Past("backbone", "one", "0", settings, 60.0, here=True)]
-    found.append(Past("backbone", "far", "0", settings, 90.0, here=True))
-    result = estimate(Dag(stages), list(stages), found, 1, KIN)
+    pasts = [Past("backbone", "one", "0", settings, 60.0, here=True)]
+    pasts.append(Past("backbone", "far", "0", settings, 90.0, here=True))
+    result = estimate(Dag(stages), list(stages), pasts, 1, KIN)
     assert result.seconds["backbone@one-0"] == 60
     assert result.seconds["backbone@two-0"] == 0
     assert result.seconds["backbone@far-0"] == 90  # of another data set

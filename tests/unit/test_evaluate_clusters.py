@@ -35,19 +35,19 @@ LABELS = STREAM.integers(0, 10, 3000)
 
 
 def test_renamed_labels_score_one_and_the_shuffled_control_zero() -> None:
-    found = cluster_metrics((LABELS * 7 + 3) % 10, LABELS)
+    metrics = cluster_metrics((LABELS * 7 + 3) % 10, LABELS)
     for name in ("homogeneity", "completeness", "v", "nmi", "ami"):
-        assert found[name] == pytest.approx(1)
-    assert abs(found["shuffled"]) < 0.01
+        assert metrics[name] == pytest.approx(1)
+    assert abs(metrics["shuffled"]) < 0.01
 
 
 def test_scores_equal_sklearn_on_noisy_clusters_and_leave_unlabelled_rows_out() -> None:
     noisy = np.where(STREAM.random(3000) < 0.3, STREAM.integers(0, 10, 3000), LABELS)
-    found = cluster_metrics(noisy, LABELS)
-    assert found["homogeneity"] == pytest.approx(homogeneity_score(LABELS, noisy))
-    assert found["ami"] == pytest.approx(adjusted_mutual_info_score(LABELS, noisy))
+    metrics = cluster_metrics(noisy, LABELS)
+    assert metrics["homogeneity"] == pytest.approx(homogeneity_score(LABELS, noisy))
+    assert metrics["ami"] == pytest.approx(adjusted_mutual_info_score(LABELS, noisy))
     hidden = np.concatenate([LABELS, np.full(500, -1)])
-    assert cluster_metrics(np.concatenate([noisy, np.arange(500)]), hidden) == found
+    assert cluster_metrics(np.concatenate([noisy, np.arange(500)]), hidden) == metrics
     assert cluster_metrics(np.zeros(4), np.full(4, -1)) == {}
 
 
@@ -63,18 +63,18 @@ def test_scores_equal_sklearn_on_noisy_clusters_and_leave_unlabelled_rows_out() 
 )
 def test_agreement_with_a_single_label_is_undefined(cluster: list[int], label: list[int]) -> None:
     """Scores of any clusters would be 1, those of shuffled labels too."""
-    found = label_agreement(np.array(cluster), np.array(label), "grade")
-    assert {"ami_grade", "shuffled_grade", "homogeneity_grade", "ami_grade_se"} < found.keys()
-    assert all(math.isnan(value) for value in found.values())
-    assert json.loads(json_text(found)) == dict.fromkeys(found)
+    agreement = label_agreement(np.array(cluster), np.array(label), "grade")
+    assert {"ami_grade", "shuffled_grade", "homogeneity_grade", "ami_grade_se"} < agreement.keys()
+    assert all(math.isnan(value) for value in agreement.values())
+    assert json.loads(json_text(agreement)) == dict.fromkeys(agreement)
     assert math.isnan(homogeneity_legacy(np.zeros(256, int), np.ones(256, int)))
     assert "undefined where all test rows have one label" in describe("ami_grade").meaning
 
 
 def test_a_single_cluster_agrees_as_chance_does_and_its_completeness_is_undefined() -> None:
-    found = cluster_metrics(np.zeros(6, int), np.array([0, 1, 0, 1, 2, 1]))
-    assert math.isnan(found.pop("completeness"))
-    assert set(found.values()) == {0.0}
+    metrics = cluster_metrics(np.zeros(6, int), np.array([0, 1, 0, 1, 2, 1]))
+    assert math.isnan(metrics.pop("completeness"))
+    assert set(metrics.values()) == {0.0}
 
 
 def test_the_error_of_ami_is_undefined_where_one_block_has_all_rows_of_the_second_label() -> None:
@@ -100,11 +100,11 @@ def test_the_error_of_ami_is_its_spread_over_samples_and_grows_with_rows_that_ar
 
 def test_agreement_is_named_after_its_column_and_has_an_error_of_labelled_rows() -> None:
     noisy = np.where(STREAM.random(3000) < 0.3, STREAM.integers(0, 10, 3000), LABELS)
-    found = label_agreement(noisy, LABELS, "intent")
-    assert found["ami_intent"] == cluster_metrics(noisy, LABELS)["ami"]
-    assert 0 < found["ami_intent_se"] == ami_error(noisy, LABELS) < 0.05
+    agreement = label_agreement(noisy, LABELS, "intent")
+    assert agreement["ami_intent"] == cluster_metrics(noisy, LABELS)["ami"]
+    assert 0 < agreement["ami_intent_se"] == ami_error(noisy, LABELS) < 0.05
     hidden = np.concatenate([LABELS, np.full(500, -1)])
-    assert ami_error(np.concatenate([noisy, np.arange(500)]), hidden) == found["ami_intent_se"]
+    assert ami_error(np.concatenate([noisy, np.arange(500)]), hidden) == agreement["ami_intent_se"]
     assert label_agreement(np.zeros(4), np.full(4, -1), "intent") == {}
     assert math.isnan(ami_error(np.zeros(1), np.zeros(1)))
     assert describe("ami_intent_se").meaning.startswith("standard error of ami_intent")

@@ -119,12 +119,12 @@ def test_energies_that_are_known_give_the_auroc_that_is_known(monkeypatch: pytes
     splits = ("valid", "test")
     familiar = {split: images(0.0, f"own-{split}") for split in splits}
     others = {"moved": {split: images(away, split) for split in splits}}
-    found = detect(model, familiar, others, draws=2)
+    detection = detect(model, familiar, others, draws=2)
     ends = torch.tensor([[0.0, 0.0], [-away, -away * world.slope]]) / 4
     mean, _ = world.encode(ends.reshape(2, 1, 1, 2))
     apart = float(mean[0, 0] - mean[1, 0])  # the draws of q are N(0, 1) over the data of the model
     exact = 0.5 * (1 + math.erf(apart / 2))
-    assert found.mean["moved", "inference", 1] == pytest.approx(exact, abs=0.015)
+    assert detection.mean["moved", "inference", 1] == pytest.approx(exact, abs=0.015)
 
 
 def _posterior_alone(self: LinearGaussian, x_BCHW, noise_BD):
@@ -151,9 +151,9 @@ def test_dark_images_are_told_from_bright_ones_by_likelihood_alone():
     dark = numbered(60) // 8
     familiar = {"valid": dark[:20], "test": dark[20:]}
     inverted = {name: corrupt("inverted", images) for name, images in familiar.items()}
-    found = detect(model, familiar, {"inverted": inverted}, draws=2)
-    assert found.chosen is None
-    metrics = found.metrics()
+    detection = detect(model, familiar, {"inverted": inverted}, draws=2)
+    assert detection.chosen is None
+    metrics = detection.metrics()
     assert metrics["ood_auroc_likelihood"] == metrics["ood_auroc_likelihood_inverted"] == 1.0
     assert "ood_auroc" not in metrics
 
@@ -161,12 +161,12 @@ def test_dark_images_are_told_from_bright_ones_by_likelihood_alone():
 def test_the_scheme_is_chosen_for_all_sets_together_and_each_set_is_reported():
     mean = {("a", "inference", 1): 0.9, ("b", "inference", 1): 0.7, ("a", LIKELIHOOD, 3): 0.4}
     mean |= {("b", LIKELIHOOD, 3): 0.6}
-    found = Detection(("inference", 1), mean, dict.fromkeys(mean, 0.01))
-    assert found.metrics() == {
+    detection = Detection(("inference", 1), mean, dict.fromkeys(mean, 0.01))
+    assert detection.metrics() == {
         "ood_auroc": pytest.approx(0.8), "ood_auroc_a": 0.9, "ood_auroc_b": 0.7,
         "ood_auroc_likelihood": 0.5, "ood_auroc_likelihood_a": 0.4, "ood_auroc_likelihood_b": 0.6,
     }  # fmt: skip
-    header, rows = found.table()
+    header, rows = detection.table()
     assert header == ["data", "scheme", "groups", "auroc", "spread", "chosen"]
     assert rows[0] == ["a", "inference", 1, 0.9, 0.01, True]
 

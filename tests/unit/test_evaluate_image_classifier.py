@@ -46,9 +46,9 @@ def test_every_label_column_is_learnt_by_one_network(packed: Packed) -> None:
     assert read_json("out/metrics.json") == metrics
     columns = metrics["classifier"]["columns"]
     assert set(columns) == {"side", "bright"}
-    for found in columns.values():
-        assert found["accuracy"] > 0.95 > found["majority"]
-        assert found["balanced_accuracy"] > 0.95
+    for scores in columns.values():
+        assert scores["accuracy"] > 0.95 > scores["majority"]
+        assert scores["balanced_accuracy"] > 0.95
     classifier = ImageClassifier.load("out")
     test = packed.split("test")
     classified = classifier.classify(test.x, batch=7)

@@ -62,8 +62,8 @@ def test_an_image_report_has_the_promised_metrics_and_the_same_bytes_twice(
         report = model.evaluate(packed, SETTINGS, measure)
         report.write(tmp_path / run / "metrics.json", tmp_path / run / "details")
         draw_figures(report, tmp_path / run / "details")
-        found = sorted(path for path in (tmp_path / run).rglob("*") if path.is_file())
-        files.append([(path.name, path.read_bytes()) for path in found])
+        written = sorted(path for path in (tmp_path / run).rglob("*") if path.is_file())
+        files.append([(path.name, path.read_bytes()) for path in written])
     assert files[0] == files[1]
     assert len(files[0]) <= 50
     metrics = report.metrics

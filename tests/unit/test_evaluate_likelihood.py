@@ -119,11 +119,11 @@ def test_sandwich_of_the_global_normaliser_encloses_quadrature() -> None:
     log_density = energies.value(grid, 0).double() - 0.5 * grid.double().square().sum(-1)
     exact = float(torch.logsumexp(log_density, 0)) + math.log(18 / 9000) - 0.5 * LOG_2PI
     start = torch.randn(200, 1, generator=generator(10))
-    found = global_normaliser(energies, start, generator(11), draws=40000, particles=2000)
-    assert found.plain == pytest.approx(exact, abs=0.02)
-    assert found.forward == pytest.approx(exact, abs=0.1)
-    assert found.reverse == pytest.approx(exact, abs=0.1)
-    assert found.log_z == found.plain
+    normaliser = global_normaliser(energies, start, generator(11), draws=40000, particles=2000)
+    assert normaliser.plain == pytest.approx(exact, abs=0.02)
+    assert normaliser.forward == pytest.approx(exact, abs=0.1)
+    assert normaliser.reverse == pytest.approx(exact, abs=0.1)
+    assert normaliser.log_z == normaliser.plain
     distrusting = global_normaliser(energies, start, generator(11), draws=4000, trusted_ess=1e9)
     assert distrusting.log_z == distrusting.forward
 

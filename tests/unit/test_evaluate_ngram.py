@@ -57,11 +57,11 @@ def test_a_gap_takes_what_fits_on_both_sides():
 
 def test_a_wide_beam_finds_the_most_probable_row():
     model, never = KneserNey(ROWS, 12), (0, 1, 2, 3)
-    found = model.fill([2, 1, 5, 1, 3], [False, True, False, True, False], never, 1, 64)
+    filled = model.fill([2, 1, 5, 1, 3], [False, True, False, True, False], never, 1, 64)
 
     def score(row: list[int]) -> float:
         padded = [2, *row]
         return sum(math.log(model.probability(padded[: i + 1], row[i])) for i in range(1, 5))
 
     words = range(4, 12)
-    assert found == max(([2, a, 5, b, 3] for a in words for b in words), key=score)
+    assert filled == max(([2, a, 5, b, 3] for a in words for b in words), key=score)

@@ -15,27 +15,27 @@ from ldebm.seeding import generator
 @pytest.mark.parametrize("name", data.NAMES)
 def test_the_data_itself_covers_every_mode_with_the_expected_shares(name: str) -> None:
     x = torch.from_numpy(data.generate(name, 20000, 0)["x"])
-    found = mode_metrics(name, x)
-    assert found["modes_covered"] == len(data.mode_centres(name))
-    assert found["mode_share_min"] > 0.85
-    assert found["share_within_2_sigma"] == pytest.approx(1 - math.exp(-2), abs=0.03)
-    assert found["share_within_1_sigma"] < found["share_within_2_sigma"]
+    metrics = mode_metrics(name, x)
+    assert metrics["modes_covered"] == len(data.mode_centres(name))
+    assert metrics["mode_share_min"] > 0.85
+    assert metrics["share_within_2_sigma"] == pytest.approx(1 - math.exp(-2), abs=0.03)
+    assert metrics["share_within_1_sigma"] < metrics["share_within_2_sigma"]
 
 
 def test_a_missing_mode_is_seen() -> None:
     generated = data.generate("gaussians16", 8000, 1)
     x = torch.from_numpy(generated["x"][generated["mode"] != 5])
-    found = mode_metrics("gaussians16", x)
-    assert found["modes_covered"] == 15
-    assert found["mode_share_min"] < 0.05
+    metrics = mode_metrics("gaussians16", x)
+    assert metrics["modes_covered"] == 15
+    assert metrics["mode_share_min"] < 0.05
 
 
 def test_a_uniform_box_fools_the_3_sigma_share_but_not_the_others() -> None:
     box = 30 * torch.rand(5000, 2, generator=generator(0)) - 15
     x = torch.from_numpy(data.generate("gaussians16", 5000, 2)["x"])
-    found = mode_metrics("gaussians16", box)
-    assert found["modes_covered"] == 16
-    assert found["share_within_2_sigma"] < 0.75
+    metrics = mode_metrics("gaussians16", box)
+    assert metrics["modes_covered"] == 16
+    assert metrics["share_within_2_sigma"] < 0.75
     width = bandwidth(x) / 5
     assert mmd2(box, x, width) > 10 * abs(mmd2(x[:2500], x[2500:], width))
 

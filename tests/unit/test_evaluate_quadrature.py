@@ -61,8 +61,8 @@ def test_likelihood_by_quadrature_is_exact_for_a_linear_gaussian_model() -> None
     x = torch.randn(50, 2, generator=generator(1)) * torch.tensor([2.0, 0.9])
     covariance = model.weight @ model.weight.t() + 0.25 * torch.eye(2)
     exact = -torch.distributions.MultivariateNormal(torch.zeros(2), covariance).log_prob(x)
-    found = nll_by_quadrature(model, prior, prior_grid(prior, SEEN), x)
-    assert torch.allclose(found, exact.double(), atol=1e-3)
+    nll = nll_by_quadrature(model, prior, prior_grid(prior, SEEN), x)
+    assert torch.allclose(nll, exact.double(), atol=1e-3)
 
 
 def test_quadrature_agrees_with_importance_weighting_for_a_wavy_energy() -> None:
@@ -73,9 +73,9 @@ def test_quadrature_agrees_with_importance_weighting_for_a_wavy_energy() -> None
     plain = constant_energy(DiffusionPrior(2, config()), 0.0)
     gaussian = nll_by_quadrature(model, plain, prior_grid(plain, SEEN), x).numpy()
     settings = LikelihoodSettings(trajectories=1000, inner=32)
-    found = likelihood(model, prior, [x], settings)["prior"].nll_B
+    nll = likelihood(model, prior, [x], settings)["prior"].nll_B
     assert abs(exact - gaussian).mean() > 0.05
-    assert abs((found - exact).mean()) < 0.01
+    assert abs((nll - exact).mean()) < 0.01
 
 
 def test_published_schedule_without_base_agrees_with_importance_weighting() -> None:
@@ -85,8 +85,8 @@ def test_published_schedule_without_base_agrees_with_importance_weighting() -> N
     grid = prior_grid(prior, 3 * SEEN)
     exact = nll_by_quadrature(model, prior, grid, x).numpy()
     settings = LikelihoodSettings(trajectories=1000, inner=32)
-    found = likelihood(model, prior, [x], settings)["prior"].nll_B
-    assert abs((found - exact).mean()) < 0.03
+    nll = likelihood(model, prior, [x], settings)["prior"].nll_B
+    assert abs((nll - exact).mean()) < 0.03
 
 
 def test_the_samplers_chains_have_the_density_of_the_grid() -> None:

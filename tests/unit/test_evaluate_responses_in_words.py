@@ -45,12 +45,12 @@ def test_ppmi_of_a_corpus_by_hand() -> None:
     index = {"a": 0, "b": 1, "c": 2}
     counts = _neighbours([["a", "b", "c"], ["a", "b"]], index, 2).toarray()
     assert counts.tolist() == [[0, 2, 0.5], [2, 0, 1], [0.5, 1, 0]]
-    found = _ppmi(_neighbours([["a", "b", "c"], ["a", "b"]], index, 2)).toarray()
+    weights = _ppmi(_neighbours([["a", "b", "c"], ["a", "b"]], index, 2)).toarray()
     p_word = counts.sum(1) / counts.sum()
     smooth = counts.sum(0) ** 0.75 / (counts.sum(0) ** 0.75).sum()
-    assert found[0, 1] == pytest.approx(math.log(2 / counts.sum() / (p_word[0] * smooth[1])))
-    assert (found >= 0).all()
-    assert found[0, 0] == 0
+    assert weights[0, 1] == pytest.approx(math.log(2 / counts.sum() / (p_word[0] * smooth[1])))
+    assert (weights >= 0).all()
+    assert weights[0, 0] == 0
 
 
 def test_too_little_text_for_vectors_is_an_error() -> None:

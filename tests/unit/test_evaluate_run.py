@@ -104,8 +104,8 @@ def test_points_report_has_the_promised_metrics_and_the_same_bytes_twice(
         report = model.evaluate(packed, settings, snapshots=snapshots)
         report.write(tmp_path / run / "metrics.json", tmp_path / run / "details")
         draw_figures(report, tmp_path / run / "details")
-        found = sorted(path for path in (tmp_path / run).rglob("*") if path.is_file())
-        files.append([(path.name, path.read_bytes()) for path in found])
+        written = sorted(path for path in (tmp_path / run).rglob("*") if path.is_file())
+        files.append([(path.name, path.read_bytes()) for path in written])
     assert files[0] == files[1]
     wanted = POINT_METRICS - ({"ami"} if kind == "gaussian" else set())
     assert wanted <= set(report.metrics)
@@ -166,8 +166,8 @@ def test_encoded_rows_are_in_the_order_asked_for_whatever_the_batches(
         alone = [backbone.encode(make_batch(split, rows[i : i + 1], CPU)) for i in range(40)]
     for size in (512, 7, 1):
         monkeypatch.setattr(rows_of_split, "AT_ONCE", size)
-        for place, found in enumerate(encode_rows(backbone, split, rows, CPU)):
-            torch.testing.assert_close(found, torch.cat([item[place] for item in alone]))
+        for place, encoded in enumerate(encode_rows(backbone, split, rows, CPU)):
+            torch.testing.assert_close(encoded, torch.cat([item[place] for item in alone]))
 
 
 def test_texts_and_class_logits_of_parts_are_those_of_the_whole(

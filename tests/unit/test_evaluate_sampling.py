@@ -41,14 +41,14 @@ def prior_of(kind: str, steps: int):
 def test_one_short_move_is_told_from_eight_and_many_moves_are_not(kind: str):
     short = prior_of(kind, 1)
     short.step_T.fill_(0.05)
-    found = sampler_convergence(short, 0)
-    assert found["sampler_auc"] > 0.6
-    assert found["sampler_energy_gap"] < -0.2
+    convergence = sampler_convergence(short, 0)
+    assert convergence["sampler_auc"] > 0.6
+    assert convergence["sampler_energy_gap"] < -0.2
     enough = prior_of(kind, 40)
     enough.step_T.fill_(0.8)
-    found = sampler_convergence(enough, 0)
-    assert abs(found["sampler_auc"] - 0.5) < 0.05  # s.e. 0.013
-    assert abs(found["sampler_energy_gap"]) < 0.1  # s.e. 0.03
+    convergence = sampler_convergence(enough, 0)
+    assert abs(convergence["sampler_auc"] - 0.5) < 0.05  # s.e. 0.013
+    assert abs(convergence["sampler_energy_gap"]) < 0.1  # s.e. 0.03
 
 
 def test_nothing_is_said_of_a_prior_without_chains():

@@ -45,9 +45,9 @@ def packed(*labels: str) -> Any:
 @pytest.mark.parametrize("kind", SUMMARY)
 def test_every_kind_of_run_has_a_handful_of_metrics(kind: str) -> None:
     experiment, label, expected = RECORDED[kind]
-    found = summary_of(model(kind), packed(label, "another"), recorded(experiment))
-    assert set(found) == expected
-    assert found == {key: round(value, 3) for key, value in found.items()}
+    chosen = summary_of(model(kind), packed(label, "another"), recorded(experiment))
+    assert set(chosen) == expected
+    assert chosen == {key: round(value, 3) for key, value in chosen.items()}
 
 
 def test_the_embedded_set_has_at_most_twelve_columns_that_fit_a_terminal() -> None:

@@ -104,22 +104,22 @@ def test_the_classifier_counts_images_that_agree_in_every_attribute(
     dark_above = np.zeros((3, 1, 8, 8), dtype=np.uint8)
     dark_above[:, :, 4:] = 255
     monkeypatch.setattr(model, "decode", lambda *_: dark_above)
-    found = by_attributes(model, Brightness(), 3)
+    control = by_attributes(model, Brightness(), 3)
     assert asked[:4] == [0, 1, 2, 3]  # langevin: every class by itself
     assert asked[4:] == [[0, 1], [0, 1], [2, 3], [2, 3]]
-    assert found.metrics["control_accuracy"] == 0.25  # bright=0, wide=1, of four combinations
-    assert found.metrics["control_bright"] == found.metrics["control_wide"] == 0.5
-    assert found.metrics["control_accuracy_steps"] == 0.25
-    assert ["bright=0, wide=1 (joint)", 3, 1.0] in found.table
-    assert found.shown["bright=1, wide=1 (steps)"].shape == (3, 1, 8, 8)
+    assert control.metrics["control_accuracy"] == 0.25  # bright=0, wide=1, of four combinations
+    assert control.metrics["control_bright"] == control.metrics["control_wide"] == 0.5
+    assert control.metrics["control_accuracy_steps"] == 0.25
+    assert ["bright=0, wide=1 (joint)", 3, 1.0] in control.table
+    assert control.shown["bright=1, wide=1 (steps)"].shape == (3, 1, 8, 8)
 
 
 def test_the_bound_of_control_counts_every_combination_alike():
     images = np.zeros((4, 1, 8, 8), dtype=np.uint8)
     images[:, :, 4:] = 255  # the classifier: not bright, wide
     labels = {"bright": np.array([0, 0, 1, 0]), "wide": np.array([1, 1, 1, -1])}
-    found = of_images(Brightness(), images, labels, "test")
-    assert found == {
+    metrics = of_images(Brightness(), images, labels, "test")
+    assert metrics == {
         "control_accuracy_test": 0.5,  # of (0, 1) and (1, 1); the row without a label is left out
         "control_bright_test": 0.5,
         "control_wide_test": 1.0,
@@ -142,10 +142,10 @@ def test_every_class_is_asked_for_and_pooled(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(model.prior, "sample", latents)
     monkeypatch.setattr(model, "decode", decode)
-    found = by_class(model, Brightness(), "bright", 8)
-    assert found.metrics["control_accuracy"] == (6 + 2) / 16
-    assert found.metrics["control_accuracy_low"] < 0.5 < found.metrics["control_accuracy_high"]
-    assert found.table == [["bright 0", 8, 0.75], ["bright 1", 8, 0.25]]
+    control = by_class(model, Brightness(), "bright", 8)
+    assert control.metrics["control_accuracy"] == (6 + 2) / 16
+    assert control.metrics["control_accuracy_low"] < 0.5 < control.metrics["control_accuracy_high"]
+    assert control.table == [["bright 0", 8, 0.75], ["bright 1", 8, 0.25]]
 
 
 def test_one_draw_of_the_prior_serves_every_class_that_it_has(monkeypatch: pytest.MonkeyPatch):
@@ -179,18 +179,20 @@ def test_one_draw_of_the_prior_serves_every_class_that_it_has(monkeypatch: pytes
 def test_chains_are_followed_through_all_levels_for_as_long_as_asked(kind: str):
     model = image_model(kind, sampler={"steps": 5})
     features = np.random.default_rng(0).normal(size=(20, 2))
-    found = follow(model, 6, Brightness(), features, shown=4)  # type: ignore[arg-type]
+    transitions = follow(model, 6, Brightness(), features, shown=4)  # type: ignore[arg-type]
     levels = model.prior.levels
-    moves = {run: [row[2] for row in found.rows if row[0] == run] for run in ("short", "long")}
+    moves = {
+        run: [row[2] for row in transitions.rows if row[0] == run] for run in ("short", "long")
+    }
     assert moves["short"] == [0, 1, 2, 3, 4, 5] * levels
     assert moves["long"] == [0, 10, 20, 30, 40, 50] * levels
-    assert [row[1] for row in found.rows if row[0] == "short"][:6] == [levels - 1] * 6
-    assert len(found.rows[0]) == len(HEADER)
-    assert found.shown["long"].shape == (4, 6 * levels, 1, 8, 8)
-    assert all(0.5 <= row[4] <= 1 and row[5] >= 0 for row in found.rows)
-    assert found.saturation["long"] == found.rows[-1][6]
+    assert [row[1] for row in transitions.rows if row[0] == "short"][:6] == [levels - 1] * 6
+    assert len(transitions.rows[0]) == len(HEADER)
+    assert transitions.shown["long"].shape == (4, 6 * levels, 1, 8, 8)
+    assert all(0.5 <= row[4] <= 1 and row[5] >= 0 for row in transitions.rows)
+    assert transitions.saturation["long"] == transitions.rows[-1][6]
     again = follow(model, 6, Brightness(), features, shown=4)  # type: ignore[arg-type]
-    assert again.rows == found.rows
+    assert again.rows == transitions.rows
 
 
 def test_chains_without_energy_differences_keep_the_energy_of_the_reference():
@@ -199,7 +201,7 @@ def test_chains_without_energy_differences_keep_the_energy_of_the_reference():
         for net in model.prior.net.nets:
             net.output.weight.zero_()
             net.output.bias.zero_() if net.output.bias is not None else None
-    found = follow(model, 200)
-    energies = [row[3] for row in found.rows if row[0] == "long"]
+    transitions = follow(model, 200)
+    energies = [row[3] for row in transitions.rows if row[0] == "long"]
     assert np.mean(energies) == pytest.approx(43 / 2, rel=0.1)  # of N(0, I) in 43 dimensions
-    assert found.rows[0][4] == ""
+    assert transitions.rows[0][4] == ""

@@ -138,11 +138,11 @@ def test_parquet_keeps_numbers_vectors_and_text(tmp_path: Path):
         "text": ["a", "é", ""],
     }
     write_parquet(tmp_path / "t.parquet", columns)
-    found = read_parquet(tmp_path / "t.parquet")
-    assert np.array_equal(found["id"], columns["id"])
-    assert np.array_equal(found["x"], columns["x"])
-    assert found["x"].dtype == np.float32
-    assert found["text"] == columns["text"]
+    table = read_parquet(tmp_path / "t.parquet")
+    assert np.array_equal(table["id"], columns["id"])
+    assert np.array_equal(table["x"], columns["x"])
+    assert table["x"].dtype == np.float32
+    assert table["text"] == columns["text"]
 
 
 def test_parquet_has_the_same_bytes_twice(tmp_path: Path):

@@ -114,15 +114,15 @@ def test_the_published_step_is_the_public_codes_update_of_u() -> None:
 
 def test_chains_of_training_start_at_the_data_where_that_is_asked_for() -> None:
     still = {"steps": 1, "method": "ula", "step": 1e-14}
-    found = {}
+    starts = {}
     for start in ("same", "data"):
         prior = make(tiny_hvae().double(), sampler=still | {"training_start": start}).double()
         u = torch.randn(8, prior.latent, generator=generator(0, "u"), dtype=torch.float64)
         terms, chain, pairs = prior_terms(prior, u, None, generator(1, "terms"))
-        found[start] = float((chain.x_BD - pairs.v_BD).abs().max())
+        starts[start] = float((chain.x_BD - pairs.v_BD).abs().max())
         if start == "data":
             assert float(terms.parts["contrastive"]) == pytest.approx(0, abs=1e-5)
-    assert found["data"] < 1e-5 < 0.1 < found["same"]
+    assert starts["data"] < 1e-5 < 0.1 < starts["same"]
 
 
 def test_attributes_are_independent_given_u() -> None:

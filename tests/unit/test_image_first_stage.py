@@ -71,7 +71,7 @@ def test_training_raises_the_bound_and_logs_every_group(tmp_path: Path):
 @pytest.mark.parametrize(("section", "updates"), [(HVAE, 80), (NVAE, 40)])
 def test_products_in_bfloat16_leave_the_bound_where_it_is(tmp_path: Path, section, updates):
     packed = pack_images(tmp_path / "packed")
-    found = {}
+    bounds = {}
     for precision in ("float32", "bfloat16"):
         training = {"updates": updates, "optimiser": {"lr": 3e-3}, "precision": precision}
         config = experiment(section, training, kl_warmup=20)
@@ -79,11 +79,11 @@ def test_products_in_bfloat16_leave_the_bound_where_it_is(tmp_path: Path, sectio
         terms = task.loss(0)
         assert terms.total.dtype == torch.float32
         result = train(task, config.backbone.training, None, title=precision)
-        found[precision] = result.validation[-1]["elbo"]
+        bounds[precision] = result.validation[-1]["elbo"]
         assert all(value.dtype != torch.bfloat16 for value in result.state.values())
     start = -64 * np.log(2)  # of a model that knows nothing
-    assert found["float32"] > start + 5
-    assert found["bfloat16"] == pytest.approx(found["float32"], abs=0.5)
+    assert bounds["float32"] > start + 5
+    assert bounds["bfloat16"] == pytest.approx(bounds["float32"], abs=0.5)
 
 
 @pytest.mark.parametrize(

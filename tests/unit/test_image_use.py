@@ -206,9 +206,9 @@ def test_grey_images_are_refused_where_colour_is_known(tmp_path: Path):
 def test_images_of_another_size_are_scaled_where_that_is_asked_for(tmp_path: Path):
     path = tmp_path / "wide.png"
     Image.new("L", (40, 20), 90).save(path)
-    found = read_pictures(path, {"channels": 1, "size": 8}, resize=True)
-    assert found.pixels.shape == (1, 1, 8, 8)
-    assert (found.pixels == 90).all()
+    pictures = read_pictures(path, {"channels": 1, "size": 8}, resize=True)
+    assert pictures.pixels.shape == (1, 1, 8, 8)
+    assert (pictures.pixels == 90).all()
 
 
 def test_nothing_to_read_is_said(tmp_path: Path):

@@ -115,7 +115,7 @@ def test_an_lstm_has_values_and_gradients_of_plain_pytorch(reverse: bool) -> Non
 def test_a_gru_without_gradients_has_the_same_values(reverse: bool, outputs: bool) -> None:
     values = normal(TOKENS, 3 * HIDDEN, name="values").bfloat16()
     weight = 0.1 * normal(3 * HIDDEN, HIDDEN, name="weight")
-    found = []
+    results = []
     for wanted in (True, False):
         out, last = run_gates(
             Gates(values),
@@ -127,12 +127,12 @@ def test_a_gru_without_gradients_has_the_same_values(reverse: bool, outputs: boo
             bfloat16=True,
             outputs=wanted or outputs,
         )
-        found.append((out, last))
-    assert torch.equal(found[0][1], found[1][1])
+        results.append((out, last))
+    assert torch.equal(results[0][1], results[1][1])
     if outputs:
-        assert torch.equal(found[0][0], found[1][0])
+        assert torch.equal(results[0][0], results[1][0])
     else:
-        assert found[1][0] is None
+        assert results[1][0] is None
 
 
 @compiled
@@ -141,7 +141,7 @@ def test_a_frozen_gru_repeats_rows_and_reads_tables_the_same_way(reverse: bool) 
     layer = PackedGRU(64, HIDDEN, row_size=9)
     layer.reset_parameters(generator(0, "frozen"))
     words, index = normal(30, 64), torch.arange(TOKENS) % 30
-    found = []
+    outputs = []
     for bfloat16 in (False, True):
         gru = FrozenGRU(layer, bfloat16)
         assert gru.compiled == bfloat16
@@ -156,8 +156,8 @@ def test_a_frozen_gru_repeats_rows_and_reads_tables_the_same_way(reverse: bool) 
             reverse=reverse,
             outputs_NH=out,
         )
-        found += [(out, last)]
-    for want, got in zip(*found, strict=True):
+        outputs += [(out, last)]
+    for want, got in zip(*outputs, strict=True):
         assert error(got, want) < 0.01
 
 
@@ -233,7 +233,7 @@ def test_what_is_not_finite_stays_so() -> None:
 def test_a_step_of_adam_is_that_of_torch(clip: float | None) -> None:
     shapes = [(70000,), (3, 7), (1,), ()]
     config = OptimiserConfig(lr=0.01, weight_decay=0.1, clip=clip)
-    found = []
+    weights = []
     for fast in (False, True):
         values = [nn.Parameter(normal(*shape, name="value")) for shape in shapes]
         group = ParameterGroup("all", values, config)
@@ -243,16 +243,16 @@ def test_a_step_of_adam_is_that_of_torch(clip: float | None) -> None:
                 value.grad = normal(*shape, name=f"gradient {step}")
             apply_gradients(group, optimiser, compiled=fast)
         state = [optimiser.state[value] for value in values]
-        found.append([*values, *(part[name] for part in state for name in sorted(part))])
-    for want, got in zip(*found, strict=True):
+        weights.append([*values, *(part[name] for part in state for name in sorted(part))])
+    for want, got in zip(*weights, strict=True):
         torch.testing.assert_close(got, want, rtol=2e-6, atol=1e-6)
 
 
 @compiled
 def test_results_do_not_depend_on_the_number_of_threads() -> None:
     def all_results() -> list[Tensor]:
-        found = [*gru_results(False, True, "compiled"), *gru_results(True, False, "compiled")]
-        return [x for part in found for x in part] + nll_results(1100, 1501, "compiled")
+        results = [*gru_results(False, True, "compiled"), *gru_results(True, False, "compiled")]
+        return [x for part in results for x in part] + nll_results(1100, 1501, "compiled")
 
     before, results = torch.get_num_threads(), []
     try:

@@ -53,10 +53,10 @@ def test_the_normaliser_is_that_of_quadrature_by_either_estimate() -> None:
     grid = torch.linspace(-9, 9, 9001).unsqueeze(1)
     log_density = energies.value(grid, 0).double() - 0.5 * grid.double().square().sum(-1)
     exact = float(torch.logsumexp(log_density, 0)) + math.log(18 / 9000) - 0.5 * LOG_2PI
-    found = find_known(prior)
-    assert found.log_z == pytest.approx(exact, abs=5 * found.standard_error + 1e-4)
-    assert 0 < found.standard_error < 0.02
-    assert (found.shift, found.inner) == ((), ()), "there is one level alone"
+    known = find_known(prior)
+    assert known.log_z == pytest.approx(exact, abs=5 * known.standard_error + 1e-4)
+    assert 0 < known.standard_error < 0.02
+    assert (known.shift, known.inner) == ((), ()), "there is one level alone"
 
 
 def test_a_poor_effective_sample_size_asks_for_annealing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,8 +73,8 @@ def test_a_poor_effective_sample_size_asks_for_annealing(monkeypatch: pytest.Mon
 def test_levels_of_constant_energy_need_the_fewest_draws() -> None:
     prior = DiffusionPrior(3, config(levels=4), generator(2))
     constant_energy(prior, 0.7)
-    found = find_known(prior)
-    assert found.inner == (known.FEWEST,) * 3
+    estimate = find_known(prior)
+    assert estimate.inner == (known.FEWEST,) * 3
     energies = conditionals(prior)
     sharp = replace(
         energies,
@@ -93,11 +93,11 @@ def test_bounds_with_a_known_normaliser_agree_with_those_of_the_evaluation() -> 
     model = LinearGaussian(3, blur=1.5)
     x = model.data(12)
     quick = LikelihoodSettings(trajectories=400, anneal_share=0, sandwich=False)
-    found = likelihood(model, prior, [x], quick, known=find_known(prior))["prior"]
+    bound = likelihood(model, prior, [x], quick, known=find_known(prior))["prior"]
     full = likelihood(model, prior, [x], LikelihoodSettings(trajectories=400))["prior"]
-    np.testing.assert_allclose(found.nll_B, full.nll_B, atol=0.4)
-    assert found.nll_B.mean() == pytest.approx(full.nll_B.mean(), abs=0.12)
-    assert found.top is None
+    np.testing.assert_allclose(bound.nll_B, full.nll_B, atol=0.4)
+    assert bound.nll_B.mean() == pytest.approx(full.nll_B.mean(), abs=0.12)
+    assert bound.top is None
     assert full.top is not None
 
 
@@ -129,18 +129,18 @@ def test_without_a_place_to_keep_it_or_with_a_damaged_file_it_is_estimated_again
         assert ldebm.load(file).normalisers() == (first, f"it is kept in {kept}")
     (tmp_path / "full").write_text("a file, where a folder should be")
     monkeypatch.setenv("LDEBM_CACHE", str(tmp_path / "full"))
-    found, said = ldebm.load(file).normalisers()
-    assert found == first
+    known, said = ldebm.load(file).normalisers()
+    assert known == first
     assert said.startswith(f"it cannot be kept in {tmp_path / 'full'}: ")
 
 
 def test_an_estimate_is_written_and_read(tmp_path: Path) -> None:
     prior = DiffusionPrior(2, config(levels=3), generator(4))
-    found = find_known(prior, seed=3)
-    write_known(tmp_path / "a.json", found)
-    assert read_known(tmp_path / "a.json") == found
-    assert found.seed == 3
-    assert found != find_known(prior, seed=4)
+    known = find_known(prior, seed=3)
+    write_known(tmp_path / "a.json", known)
+    assert read_known(tmp_path / "a.json") == known
+    assert known.seed == 3
+    assert known != find_known(prior, seed=4)
     with pytest.raises(UsageError, match=r"b\.json: no such file"):
         read_known(tmp_path / "b.json")
 

@@ -118,8 +118,8 @@ def test_records_go_where_the_environment_says(tmp_path: Path, monkeypatch):
 def test_a_file_that_is_no_record_is_named_as_unreadable(project: Path):
     (project / "lineage/x-0.json").write_text("{")
     (project / "lineage/y-0.json").write_text('{"stage": "y"}')
-    found, unreadable = read_records(project)
-    assert {record["stage"] for record in found}.isdisjoint({"x", "y"})
+    readable, unreadable = read_records(project)
+    assert {record["stage"] for record in readable}.isdisjoint({"x", "y"})
     assert "not valid JSON" in unreadable["lineage/x-0.json"]
     assert "inputs" in unreadable["lineage/y-0.json"]
 
@@ -156,20 +156,22 @@ def test_dvc_is_recorded_as_the_runner_of_its_stages(tmp_path: Path, monkeypatch
 
 def test_the_code_is_what_the_process_imported():
     root = Path(__file__).parents[2]
-    found = code_hashes(root)
-    assert found["pipelines/lineage/records.py"] == hash_path(root / "pipelines/lineage/records.py")
-    assert "tests/unit/test_lineage.py" not in found
+    hashes = code_hashes(root)
+    assert hashes["pipelines/lineage/records.py"] == hash_path(
+        root / "pipelines/lineage/records.py"
+    )
+    assert "tests/unit/test_lineage.py" not in hashes
 
 
 def test_the_walk_goes_back_to_raw_data_of_the_bound_data_set_only(project: Path):
-    found = trace("models/e/0/prior/model.safetensors", project)
-    assert [step.stage for step in found.steps] == [
+    lineage = trace("models/e/0/prior/model.safetensors", project)
+    assert [step.stage for step in lineage.steps] == [
         "prior@e-0",
         "bind@e",
         "pack@mine",
         "fetch@mine",
     ]
-    assert all(step.record for step in found.steps)
+    assert all(step.record for step in lineage.steps)
 
 
 def test_an_experiment_a_folder_and_a_result_file_are_targets_too(project: Path):
@@ -204,10 +206,10 @@ def test_a_typing_error_in_a_target_has_a_hint(project: Path):
 
 def test_without_dvc_the_records_alone_are_the_way(project: Path):
     (project / "dvc.lock").unlink()
-    found = trace("e", project)
-    assert found.steps[0].stage == "prior@e-0"
-    assert found.steps[0].params == {"experiments.e.prior.levels": 6}
-    assert not found.steps[0].locked
+    lineage = trace("e", project)
+    assert lineage.steps[0].stage == "prior@e-0"
+    assert lineage.steps[0].params == {"experiments.e.prior.levels": 6}
+    assert not lineage.steps[0].locked
 
 
 def test_forwards_begins_with_raw_data(project: Path):
@@ -270,9 +272,9 @@ def test_a_selection_makes_nothing_dirty_and_a_parameter_does(tmp_path):
 
 def test_the_code_of_a_stage_is_what_it_may_import_whatever_its_process_has_loaded():
     root = Path(__file__).parents[2]
-    found = code_hashes(root, "prior@ptb-ldebm-0")
-    assert found.keys() == set(closure("stages.prior", root))
-    assert "ldebm/training/joint_task.py" in found
+    hashes = code_hashes(root, "prior@ptb-ldebm-0")
+    assert hashes.keys() == set(closure("stages.prior", root))
+    assert "ldebm/training/joint_task.py" in hashes
     assert code_hashes(root, "campaign") == code_hashes(root)
 
 

@@ -75,8 +75,8 @@ def test_all_text_is_escaped():
 
 def test_what_differs_is_listed_and_its_node_marked(project: Path):
     (project / MODEL).write_text("x")
-    found = trace("e", project)
-    page = Page(lineage_page(found, verify(found, project)))
+    lineage = trace("e", project)
+    page = Page(lineage_page(lineage, verify(lineage, project)))
     assert any(f"{MODEL}: differs" in word for word in page.words)
     assert ("a", "class", "bad") in page.attributes
 

@@ -177,8 +177,8 @@ def test_a_ratio_is_of_the_same_turn_and_a_roofline_of_the_products(
 def test_an_experiment_of_every_size_is_one_that_can_be_built(name: str):
     base = growth.IMAGES if name == "side" else growth.TEXT
     config = growth.experiment(base | {name: growth.CASES[name]})
-    found = {"latent": config.backbone.latent, "levels": config.prior.levels}
-    assert found.get(name, growth.CASES[name]) == growth.CASES[name]
+    sizes = {"latent": config.backbone.latent, "levels": config.prior.levels}
+    assert sizes.get(name, growth.CASES[name]) == growth.CASES[name]
     assert config.prior.training.updates == growth.UPDATES
 
 

@@ -96,11 +96,11 @@ def test_packed_documents_are_read_as_bags(tmp_path: Path) -> None:
     packed = packed_documents(tmp_path / "packed")
     split = packed.split("test")
     rows = np.array([5, 0, 7])
-    found = make_batch(split, rows, torch.device("cpu"))
-    assert isinstance(found, BagBatch)
+    batch = make_batch(split, rows, torch.device("cpu"))
+    assert isinstance(batch, BagBatch)
     direct = collate_documents(split, rows)
-    torch.testing.assert_close(found.words_N, direct.words_N)
-    assert float(found.counts_N.sum()) == 30
+    torch.testing.assert_close(batch.words_N, direct.words_N)
+    assert float(batch.counts_N.sum()) == 30
     model = build_backbone(
         BackboneConfig(arch="bow", latent=3, hidden=6, training={"epochs": 1}), packed.meta
     )

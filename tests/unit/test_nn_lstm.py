@@ -61,14 +61,14 @@ def test_a_rounded_cell_is_near_the_exact_one_and_only_in_training(
     x = normal(TOKENS, INPUT, dtype=torch.float32).requires_grad_()
     first = tuple(normal(cell.directions, ROWS, HIDDEN, name=name, dtype=torch.float32)
                   for name in "hc"[: cell.states])  # fmt: skip
-    found = []
+    results = []
     for rounded in (True, False):
         cell.train(rounded)
         for start in (None, first):
             out, last = cell(x, SIZES, start)
             gradients = torch.autograd.grad(weighed(out, last), [x, *cell.parameters()])
-            found.append([out, *last, *gradients])
-    for left, right in zip(found[0] + found[1], found[2] + found[3], strict=True):
+            results.append([out, *last, *gradients])
+    for left, right in zip(results[0] + results[1], results[2] + results[3], strict=True):
         assert left.dtype == right.dtype == torch.float32
         assert float((left - right).detach().abs().max()) < 0.03 * float(right.detach().abs().max())
-    assert not torch.equal(found[0][0], found[2][0])
+    assert not torch.equal(results[0][0], results[2][0])

@@ -33,21 +33,21 @@ def facets_of(event: dict) -> Iterator[tuple[str, dict]]:
 
 def facet_classes() -> dict[str, type]:
     """The client's classes, which are made from the published schemas, by the schemas' address."""
-    found = {}
+    classes = {}
     for module in pkgutil.iter_modules(generated.__path__):
         content = importlib.import_module(f"{generated.__name__}.{module.name}")
         for item in vars(content).values():
             if isinstance(item, type) and issubclass(item, BaseFacet):
-                found[item._get_schema()] = item
-    return found
+                classes[item._get_schema()] = item
+    return classes
 
 
 def test_every_event_has_what_the_core_schema_asks_for(project: Path):
     record_of(project, "bind@e").unlink()  # a stage without a record is a job event
-    found = exported(project)
+    events = exported(project)
     validator = jsonschema.Draft202012Validator(SCHEMA)
-    assert [list(validator.iter_errors(event)) for event in found] == [[] for _ in found]
-    assert {event["schemaURL"].rpartition("/")[2] for event in found} == {"RunEvent", "JobEvent"}
+    assert [list(validator.iter_errors(event)) for event in events] == [[] for _ in events]
+    assert {event["schemaURL"].rpartition("/")[2] for event in events} == {"RunEvent", "JobEvent"}
 
 
 @pytest.mark.parametrize("member", ["eventTime", "producer", "schemaURL", "job"])
@@ -70,17 +70,17 @@ def test_every_facet_has_exactly_the_members_of_its_published_schema(project: Pa
 
 
 def test_a_stage_is_one_run_that_starts_and_completes_in_the_order_of_the_data(project: Path):
-    found = exported(project)
-    assert [(event["job"]["name"], event["eventType"]) for event in found] == [
+    events = exported(project)
+    assert [(event["job"]["name"], event["eventType"]) for event in events] == [
         (stage, state)
         for stage in ("fetch@mine", "pack@mine", "bind@e", "prior@e-0")
         for state in ("START", "COMPLETE")
     ]
-    for start, complete in zip(found[::2], found[1::2], strict=True):
+    for start, complete in zip(events[::2], events[1::2], strict=True):
         assert start["run"]["runId"] == complete["run"]["runId"]
         assert start["eventTime"] <= complete["eventTime"]
-    assert len({event["run"]["runId"] for event in found}) == 4
-    assert found == exported(project), "exporting again gives the same events"
+    assert len({event["run"]["runId"] for event in events}) == 4
+    assert events == exported(project), "exporting again gives the same events"
 
 
 def test_the_last_event_names_files_versions_parameters_seed_and_verdict(project: Path):
@@ -107,8 +107,8 @@ def test_the_flow_run_is_the_parent(project: Path):
 
 def test_the_address_of_the_code_has_no_password(project: Path):
     git(project, "remote", "add", "origin", "https://me:secret@git.example.org/team/ldebm.git")
-    found = exported(project)
-    location = found[-1]["job"]["facets"]["sourceCodeLocation"]
+    events = exported(project)
+    location = events[-1]["job"]["facets"]["sourceCodeLocation"]
     assert location["url"] == "https://git.example.org/team/ldebm.git"
     assert location["version"] == git(project, "rev-parse", "HEAD")
-    assert "secret" not in json.dumps(found)
+    assert "secret" not in json.dumps(events)

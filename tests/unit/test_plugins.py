@@ -200,8 +200,8 @@ def test_an_installed_package_adds_a_prior_by_an_entry_point(installed: Path):
     files = files_of("installed_t", ROOT)
     assert files["ldebm-student-t 1.0/installed_t.py"] == installed / "installed_t.py"
     assert "ldebm/priors/base.py" in files  # what it imports counts too
-    found = plugins.hashes([("priors", "other_t")])
-    assert list(found) == ["ldebm-student-t 1.0/installed_t.py"]
+    hashes = plugins.hashes([("priors", "other_t")])
+    assert list(hashes) == ["ldebm-student-t 1.0/installed_t.py"]
 
 
 def test_a_stage_refuses_another_version_of_a_plugin_than_the_build_began_with(installed: Path):

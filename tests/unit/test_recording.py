@@ -42,11 +42,11 @@ def project(tmp_path: Path, monkeypatch) -> Path:
 
 
 def test_a_plan_is_the_definition_with_the_keys_filled_in(project: Path):
-    found = plan("prior", {"experiment": "e", "seed": "3"})
-    assert found.name == "prior@e-3"
-    assert found.inputs == ["data/bound/e.json"]
-    assert found.outputs == ["models/e/3/model", "models/e/3/metrics.json"]
-    assert found.params == {"experiments.e.prior": {"levels": 6}, "run.epochs": None}
+    stage = plan("prior", {"experiment": "e", "seed": "3"})
+    assert stage.name == "prior@e-3"
+    assert stage.inputs == ["data/bound/e.json"]
+    assert stage.outputs == ["models/e/3/model", "models/e/3/metrics.json"]
+    assert stage.params == {"experiments.e.prior": {"levels": 6}, "run.epochs": None}
 
 
 def test_a_stage_without_a_matrix_is_called_by_its_name(project: Path):

@@ -66,12 +66,12 @@ def _works() -> dict[str, dict[str, set[str]]]:
                 kind: {
                     number
                     for listed in re.findall(
-                        rf"(?<![\w.]){NUMBER}(?:-{NUMBER})?", found[1].replace("\n", " ")
+                        rf"(?<![\w.]){NUMBER}(?:-{NUMBER})?", match[1].replace("\n", " ")
                     )
                     for number in _numbers(listed)
                 }
                 for kind in KINDS.values()
-                if (found := re.search(rf"{kind}: ((?:[^.]|\.\n)+)\.", entry))
+                if (match := re.search(rf"{kind}: ((?:[^.]|\.\n)+)\.", entry))
             }
             works[head[1]] = said
     return works
@@ -83,30 +83,30 @@ def _headings() -> set[str]:
 
 def _names(path: Path) -> set[str]:
     """Classes, functions, methods and assigned names of a module."""
-    found: set[str] = set()
+    names: set[str] = set()
 
     def visit(body: list[ast.stmt], prefix: str) -> None:
         for node in body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                found.add(prefix + node.name)
+                names.add(prefix + node.name)
             if isinstance(node, ast.ClassDef):
                 visit(node.body, f"{prefix}{node.name}.")
             targets = (
                 node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
             )
-            found.update(prefix + item.id for item in targets if isinstance(item, ast.Name))
+            names.update(prefix + item.id for item in targets if isinstance(item, ast.Name))
 
     visit(ast.parse(path.read_text()).body, "")
-    return found
+    return names
 
 
 def test_nothing_refers_to_documents_that_are_not_here() -> None:
-    found = [
+    hits = [
         f"{path.relative_to(ROOT)}: {match[0]}"
         for path in _files()
         for match in INNER.finditer(path.read_text())
     ]
-    assert found == []
+    assert hits == []
 
 
 def test_every_cited_section_exists() -> None:
@@ -158,13 +158,13 @@ def _rows() -> Iterator[tuple[str, str, str]]:
 @pytest.mark.parametrize("work", ["Yu et al. (2022)", "Pang and Wu (2021)", "Cui and Han (2024)"])
 def test_the_table_has_every_equation_table_and_figure_once(work: str) -> None:
     for kind, title in KINDS.items():
-        found = [
+        cited = [
             number
             for of, item, _ in _rows()
             if of == work and (match := re.match(rf"{re.escape(kind)}?s? ({LIST})$", item))
             for number in _numbers(match[1])
         ]
-        assert sorted(found) == sorted(_works()[work][title]), (work, kind)
+        assert sorted(cited) == sorted(_works()[work][title]), (work, kind)
 
 
 def test_files_names_and_experiments_of_the_documentation_exist() -> None:

@@ -45,14 +45,14 @@ def shown(*runs: dict[str, Any], tree: dict[str, Any] | None = None) -> list[Any
 def test_a_table_has_the_runs_that_concern_its_model_with_what_was_changed() -> None:
     ring = {**BASE, "experiments__ring__prior__levels": 4}
     grid = {**BASE, "experiments__grid__prior__levels": 2}
-    found = shown(
+    tables = shown(
         run("success", state("four", {"ring": 1.1, "grid": 2.0}, **ring)),
         run(None, state("two", {"ring": 1.0, "grid": 2.2}, **grid)),
     )
-    assert [table.title for table in found] == ["grid, seed 0", "ring, seed 0"]
-    assert found[1].header == ["run", "levels", "nll"]
-    assert found[1].rows == [["main", "6", "1.0"], ["four", "4", "1.1"]]
-    assert found[0].rows == [["main", "6", "2.0"], ["two", "2", "2.2"]]
+    assert [table.title for table in tables] == ["grid, seed 0", "ring, seed 0"]
+    assert tables[1].header == ["run", "levels", "nll"]
+    assert tables[1].rows == [["main", "6", "1.0"], ["four", "4", "1.1"]]
+    assert tables[0].rows == [["main", "6", "2.0"], ["two", "2", "2.2"]]
 
 
 def test_a_queued_run_is_called_so_and_has_no_metrics_yet() -> None:
@@ -74,8 +74,8 @@ def test_parameters_of_its_data_count_for_a_model() -> None:
 
 
 def test_parameters_of_the_run_count_for_every_model() -> None:
-    found = shown(run(None, state("short", {"ring": 3.0, "grid": 4.0}, **BASE, run__epochs=1)))
-    assert [table.header for table in found] == [["run", "epochs", "nll"]] * 2
+    tables = shown(run(None, state("short", {"ring": 3.0, "grid": 4.0}, **BASE, run__epochs=1)))
+    assert [table.header for table in tables] == [["run", "epochs", "nll"]] * 2
 
 
 def test_keys_are_as_short_as_they_can_be() -> None:

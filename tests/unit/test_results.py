@@ -151,12 +151,12 @@ def test_what_the_paper_has_in_per_cent_is_printed_in_per_cent(name: str):
     table = PUBLISHED[name]
     per_cent = [c for c in table.columns if "self-BLEU" not in c.label]
     runs = by_experiment(load_results())
-    found: dict[str, list[float]] = {column.label: [] for column in per_cent}
+    values_of: dict[str, list[float]] = {column.label: [] for column in per_cent}
     for column, system in itertools.product(per_cent, table.systems):
         ours = numbers(runs.get(system.experiment_of(column.part), []), column.metric)
-        found[column.label] += [column.scale * value for value in ours]
-    assert sum(map(len, found.values())) > 5, "nothing recorded: this test would say nothing"
-    for label, values in found.items():
+        values_of[column.label] += [column.scale * value for value in ours]
+    assert sum(map(len, values_of.values())) > 5, "nothing recorded: this test would say nothing"
+    for label, values in values_of.items():
         assert all(0 <= value <= 100 for value in values), label
         assert not values or max(values) > 1, f"{label} is printed as a share"
 

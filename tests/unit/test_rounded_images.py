@@ -75,7 +75,7 @@ def test_a_convolution_is_pytorchs_to_the_bit_with_both_gradients(
 ) -> None:
     plain, own = nn.Conv2d(6, 8, 3, stride=2, padding=1), Convolution(6, 8, 3, stride=2, padding=1)
     own.load_state_dict(plain.state_dict())
-    found = []
+    results = []
     for conv in (plain, own):
         conv.requires_grad_(not held)
         x = normal(4, 6, 7, 7).to(memory_format=torch.channels_last).requires_grad_()
@@ -84,15 +84,15 @@ def test_a_convolution_is_pytorchs_to_the_bit_with_both_gradients(
             y = conv(x)
         assert y.dtype == (torch.bfloat16 if rounded else torch.float32)
         (gradient,) = torch.autograd.grad((y * w).sum(), x, create_graph=True)
-        found.append([y, gradient, *torch.autograd.grad(gradient.square().sum(), [w])])
-    for want, got in zip(*found, strict=True):
+        results.append([y, gradient, *torch.autograd.grad(gradient.square().sum(), [w])])
+    for want, got in zip(*results, strict=True):
         assert torch.equal(want, got)
 
 
 @compiled
 @pytest.mark.parametrize("clip", [None, 0.1])
 def test_the_compiled_step_of_adam_takes_weights_with_channels_last(clip: float | None) -> None:
-    found = []
+    weights = []
     for fast in (False, True):
         layer = nn.Conv2d(3, 5, 3)
         with torch.no_grad():
@@ -105,8 +105,8 @@ def test_the_compiled_step_of_adam_takes_weights_with_channels_last(clip: float 
             for p in layer.parameters():  # as autograd lays gradients out
                 p.grad = torch.empty_like(p).copy_(normal(*p.shape, name=f"g{step}"))
             apply_gradients(group, optimiser, compiled=fast)
-        found.append([p.detach().clone() for p in layer.parameters()])
-    for want, got in zip(*found, strict=True):
+        weights.append([p.detach().clone() for p in layer.parameters()])
+    for want, got in zip(*weights, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
 
 
@@ -116,7 +116,7 @@ def test_score_matching_in_bfloat16_has_the_loss_and_gradient_of_float32() -> No
     for parameter in prior.parameters():
         parameter.data += 0.1 * normal(*parameter.shape, name="away")
     u = normal(64, prior.latent, name="u")
-    found = []
+    results = []
     for how in ("float32", "plain", "fast"):
         with (
             torch.autocast("cpu", torch.bfloat16, enabled=how != "float32"),
@@ -126,8 +126,8 @@ def test_score_matching_in_bfloat16_has_the_loss_and_gradient_of_float32() -> No
         assert terms.total.dtype == torch.float32
         gradients = torch.autograd.grad(terms.total, list(prior.parameters()), allow_unused=True)
         flat = torch.cat([g.flatten() for g in gradients if g is not None])
-        found.append((float(terms.total.detach()), flat))
-    (exact, exact_gradient), *others = found
+        results.append((float(terms.total.detach()), flat))
+    (exact, exact_gradient), *others = results
     for total, gradient in others:
         assert total == pytest.approx(exact, rel=2e-3)
         assert error(gradient, exact_gradient) < 0.03

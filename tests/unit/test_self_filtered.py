@@ -16,9 +16,9 @@ def model():
 
 
 def test_one_draw_gives_the_sentences_of_generate(model):
-    found = self_filtered(model, N, LABEL, draws=1, seed=3)
-    assert found.texts == model.generate(N, LABEL, seed=3)
-    assert found.draws.tolist() == [1] * N
+    filtered = self_filtered(model, N, LABEL, draws=1, seed=3)
+    assert filtered.texts == model.generate(N, LABEL, seed=3)
+    assert filtered.draws.tolist() == [1] * N
 
 
 def test_what_is_kept_is_what_the_model_finds_the_class_in(model, monkeypatch):
@@ -48,9 +48,9 @@ def test_where_no_draw_is_of_the_class_the_most_probable_stays(model, monkeypatc
         "classify",
         lambda _, texts, **__: np.array([[0.6, p[t], 0.4 - p[t]] for t in texts]),
     )
-    found = self_filtered(model, 3, LABEL, draws=2)
-    assert found.texts == ["a", "d", "e"]
-    assert not found.agreed.any()
+    filtered = self_filtered(model, 3, LABEL, draws=2)
+    assert filtered.texts == ["a", "d", "e"]
+    assert not filtered.agreed.any()
 
 
 def test_there_must_be_classes_and_a_label_to_choose_by(model):

@@ -19,20 +19,20 @@ def seeded(values, start=0):
 
 
 def test_students_own_data_give_his_paired_answer():
-    found = difference(seeded(FIRST_DRUG), seeded(SECOND_DRUG))
-    assert found.method == "paired"
-    assert found.value == pytest.approx(1.58)
-    assert found.p == pytest.approx(0.002833, rel=1e-3)
-    assert found.half == pytest.approx(2.262157 * 1.229995 / math.sqrt(10), rel=1e-5)
-    assert found.differs is True
+    result = difference(seeded(FIRST_DRUG), seeded(SECOND_DRUG))
+    assert result.method == "paired"
+    assert result.value == pytest.approx(1.58)
+    assert result.p == pytest.approx(0.002833, rel=1e-3)
+    assert result.half == pytest.approx(2.262157 * 1.229995 / math.sqrt(10), rel=1e-5)
+    assert result.differs is True
 
 
 def test_the_same_data_with_other_seeds_are_judged_unpaired_and_do_not_differ():
-    found = difference(seeded(FIRST_DRUG), seeded(SECOND_DRUG, start=100))
-    assert found.method == "welch"
-    assert found.freedom == pytest.approx(17.776, rel=1e-3)
-    assert found.p == pytest.approx(0.07939, rel=1e-3)
-    assert found.differs is False
+    result = difference(seeded(FIRST_DRUG), seeded(SECOND_DRUG, start=100))
+    assert result.method == "welch"
+    assert result.freedom == pytest.approx(17.776, rel=1e-3)
+    assert result.p == pytest.approx(0.07939, rel=1e-3)
+    assert result.differs is False
 
 
 VALUES = st.lists(st.integers(-50, 50).map(lambda n: n / 7), min_size=2, max_size=8).filter(
@@ -43,35 +43,35 @@ VALUES = st.lists(st.integers(-50, 50).map(lambda n: n / 7), min_size=2, max_siz
 @given(VALUES, VALUES)
 @settings(max_examples=50, deadline=None)
 def test_welch_agrees_with_scipy(one, other):
-    found = difference(seeded(one), seeded(other, start=50))
+    result = difference(seeded(one), seeded(other, start=50))
     reference = stats.ttest_ind(other, one, equal_var=False)
-    assert found.p == pytest.approx(reference.pvalue, rel=1e-6, abs=1e-12)
+    assert result.p == pytest.approx(reference.pvalue, rel=1e-6, abs=1e-12)
     interval = reference.confidence_interval(0.95)
-    assert found.value - found.half == pytest.approx(interval.low, rel=1e-6, abs=1e-9)
-    assert found.value + found.half == pytest.approx(interval.high, rel=1e-6, abs=1e-9)
+    assert result.value - result.half == pytest.approx(interval.low, rel=1e-6, abs=1e-9)
+    assert result.value + result.half == pytest.approx(interval.high, rel=1e-6, abs=1e-9)
 
 
 def test_three_seeds_in_common_are_paired_and_the_others_left_out():
-    found = difference({0: 1.0, 1: 2.0, 2: 3.0, 9: 100.0}, {0: 1.1, 1: 2.2, 2: 3.1, 8: -50.0})
-    assert found.method == "paired"
-    assert found.seeds == ((0, 1, 2), (0, 1, 2))
-    assert found.first == pytest.approx(2.0)
+    result = difference({0: 1.0, 1: 2.0, 2: 3.0, 9: 100.0}, {0: 1.1, 1: 2.2, 2: 3.1, 8: -50.0})
+    assert result.method == "paired"
+    assert result.seeds == ((0, 1, 2), (0, 1, 2))
+    assert result.first == pytest.approx(2.0)
 
 
 def test_two_seeds_of_three_in_common_are_not_paired():
-    found = difference({0: 1.0, 1: 2.0}, {0: 1.1, 1: 2.2, 2: 3.1})
-    assert found.method == "welch"
-    assert found.seeds == ((0, 1), (0, 1, 2))
+    result = difference({0: 1.0, 1: 2.0}, {0: 1.1, 1: 2.2, 2: 3.1})
+    assert result.method == "welch"
+    assert result.seeds == ((0, 1), (0, 1, 2))
 
 
 @pytest.mark.parametrize("other", [{0: 99.0}, {0: 99.0, 1: 99.5, 2: 98.0}, {7: 99.0}])
 def test_one_seed_on_a_side_never_gives_a_verdict_however_large_the_difference(other):
     for pair in (({0: 1.0}, other), (other, {0: 1.0})):
-        found = difference(*pair)
-        assert found.method == "one seed"
-        assert found.differs is None
-        assert found.half is None
-        assert found.p is None
+        result = difference(*pair)
+        assert result.method == "one seed"
+        assert result.differs is None
+        assert result.half is None
+        assert result.p is None
 
 
 def test_equal_values_are_equal_even_with_one_seed_and_rounding():
@@ -80,9 +80,9 @@ def test_equal_values_are_equal_even_with_one_seed_and_rounding():
 
 
 def test_the_same_difference_in_every_seed_leaves_no_spread_to_judge_by():
-    found = difference({0: 16.0, 1: 16.0, 2: 16.0}, {0: 15.0, 1: 15.0, 2: 15.0})
-    assert found.method == "constant"
-    assert found.differs is None
+    result = difference({0: 16.0, 1: 16.0, 2: 16.0}, {0: 15.0, 1: 15.0, 2: 15.0})
+    assert result.method == "constant"
+    assert result.differs is None
 
 
 def test_verdicts_without_an_effect_are_wrong_as_rarely_as_they_say():

@@ -77,10 +77,10 @@ def test_without_a_lock_there_is_no_graph(tmp_path: Path):
     ("low", "high"), [(0, 1), (-3.2, 11), (1e-7, 3e-7), (-1e6, 1e6), (12.61, 12.62)]
 )
 def test_ticks_are_round_numbers_inside_the_range(low, high):
-    found = ticks(low, high)
-    assert 2 <= len(found) <= 6
-    assert all(low - 1e-12 <= value <= high + 1e-12 for value in found)
-    assert len({short(value) for value in found}) == len(found)
+    positions = ticks(low, high)
+    assert 2 <= len(positions) <= 6
+    assert all(low - 1e-12 <= value <= high + 1e-12 for value in positions)
+    assert len({short(value) for value in positions}) == len(positions)
 
 
 def test_interrupted_lines_are_drawn_in_parts_and_single_points_as_dots():
@@ -126,9 +126,9 @@ def test_runs_evaluated_here_join_the_recorded_ones_unless_they_contradict_them(
     run_file(tmp_path, "same", 1, 2.0, "reports")
     run_file(tmp_path, "changed", 0, 1.0)
     run_file(tmp_path, "changed", 0, 5.0, "reports")
-    found = groups(tmp_path)
-    assert list(found) == ["changed", "changed (evaluated here)", "same"]
-    assert [run.seed for run in found["same"]] == [0, 1]
+    runs_of = groups(tmp_path)
+    assert list(runs_of) == ["changed", "changed (evaluated here)", "same"]
+    assert [run.seed for run in runs_of["same"]] == [0, 1]
     pairs = comparison_data(tmp_path)["pairs"]
     assert pairs["changed|changed (evaluated here)"]["nll"]["verdict"] == "one seed"
 
@@ -136,8 +136,8 @@ def test_runs_evaluated_here_join_the_recorded_ones_unless_they_contradict_them(
 def test_the_verdicts_grow_with_the_runs_and_not_with_their_square(tmp_path: Path):
     for number in range(NEAR + 4):
         run_file(tmp_path, f"e{number:02d}", 0, 1.0 + number)
-    found = groups(tmp_path)
-    near = neighbours(found)
+    runs_of = groups(tmp_path)
+    near = neighbours(runs_of)
     assert near["e00"] == [f"e{number:02d}" for number in range(1, NEAR + 1)]
     assert near["e14"] == ["e15"]
     content = comparison_data(tmp_path)

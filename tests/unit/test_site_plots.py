@@ -38,20 +38,22 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def test_training_and_validation_are_in_one_file(project: Path) -> None:
-    found = rows_of(project / "kl.csv")
-    assert {row["rows"] for row in found} == {"training", "validation"}
-    assert {(row["experiment"], row["seed"]) for row in found} == {("ring", "0")}
-    assert len(found) == 21
+    rows = rows_of(project / "kl.csv")
+    assert {row["rows"] for row in rows} == {"training", "validation"}
+    assert {(row["experiment"], row["seed"]) for row in rows} == {("ring", "0")}
+    assert len(rows) == 21
 
 
 def test_the_steep_beginning_does_not_set_the_scale(project: Path) -> None:
-    found = [row for row in rows_of(project / "reconstruction.csv") if row["rows"] == "training"]
-    assert [int(row["update"]) for row in found] == list(range(20, 201, 10))
+    rows = [row for row in rows_of(project / "reconstruction.csv") if row["rows"] == "training"]
+    assert [int(row["update"]) for row in rows] == list(range(20, 201, 10))
 
 
 def test_acceptance_on_validation_is_the_mean_of_the_levels(project: Path) -> None:
-    found = [(row["rows"], float(row["acceptance"])) for row in rows_of(project / "acceptance.csv")]
-    assert found == [("training", 0.7), ("validation", pytest.approx(0.6))]
+    points = [
+        (row["rows"], float(row["acceptance"])) for row in rows_of(project / "acceptance.csv")
+    ]
+    assert points == [("training", 0.7), ("validation", pytest.approx(0.6))]
 
 
 def test_runs_have_a_picture_where_one_was_drawn(project: Path) -> None:

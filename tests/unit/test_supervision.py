@@ -42,8 +42,8 @@ def test_the_latent_tells_the_label_and_the_model_has_no_more_parameters(tmp_pat
     packed = packed_documents(tmp_path / "packed")
     build_backbone_stage(experiment("topic"), packed, 0, tmp_path / "with")
     build_backbone_stage(experiment(None), packed, 0, tmp_path / "without")
-    found = json.loads((tmp_path / "with" / "metrics.json").read_text())
-    assert found["class_accuracy"] > 0.9
+    metrics = json.loads((tmp_path / "with" / "metrics.json").read_text())
+    assert metrics["class_accuracy"] > 0.9
     assert "class_accuracy" not in json.loads((tmp_path / "without" / "metrics.json").read_text())
     assert hash_path(tmp_path / "with" / "model.safetensors") != hash_path(
         tmp_path / "without" / "model.safetensors"

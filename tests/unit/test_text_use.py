@@ -172,8 +172,8 @@ def test_contexts_come_from_a_column(tmp_path: Path, suffix: str) -> None:
     else:
         rows = [{"before": ["hi there", "hello "], "text": "good day"}, {"before": [], "text": "a"}]
         source.write_text("\n".join(map(json.dumps, rows)))
-    found = read_texts(source, None, "before")
-    assert found.turns == [["hi there", "hello"], []]
+    texts = read_texts(source, None, "before")
+    assert texts.turns == [["hi there", "hello"], []]
     with pytest.raises(UsageError, match="no column 'after' for --context"):
         read_texts(source, "text", "after")
     (tmp_path / "a.txt").write_text("hello")
@@ -282,6 +282,6 @@ def test_using_a_model_imports_torch_but_none_of_what_builds_it(file: Path, tmp_
         ["score", file, "--file", texts, "--importance", "2"],
         ["export-embeddings", file, "--from", texts, "--to", tmp_path / "e.parquet"],
     ):
-        found = imported(tmp_path, *command)
-        assert "torch" in found
-        assert not found & {"dvc", "pandas", "polars", "prefect", "scipy", "sklearn"}, command
+        modules = imported(tmp_path, *command)
+        assert "torch" in modules
+        assert not modules & {"dvc", "pandas", "polars", "prefect", "scipy", "sklearn"}, command

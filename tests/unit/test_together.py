@@ -188,10 +188,10 @@ def test_stages_take_up_what_was_trained_beside_another_and_say_so(
             prior_stage(config, world, seed, tmp_path / f"e/{seed}", "e")
         for path in sorted((tmp_path / f"e/{seed}/prior").iterdir()):
             assert path.read_bytes() == (tmp_path / f"alone/{seed}/prior" / path.name).read_bytes()
-    found = {record["stage"]: record for record in records(tmp_path)}
-    assert all(found[name]["trained_with"] == names for name in names)
-    assert all(found[name]["resumed_at"] == 24 for name in names)
-    assert all(found[name]["trained_seconds"] > 0 for name in names)
+    record_of = {record["stage"]: record for record in records(tmp_path)}
+    assert all(record_of[name]["trained_with"] == names for name in names)
+    assert all(record_of[name]["resumed_at"] == 24 for name in names)
+    assert all(record_of[name]["trained_seconds"] > 0 for name in names)
     assert not list(Path(".ckpt").glob("prior-*.pt"))
 
 

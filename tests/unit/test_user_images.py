@@ -53,16 +53,16 @@ class Pictures(World):
         """By split: number of every packed image to the name of its class."""
         packed = self.built(self.add(source, *labels))
         label = next(iter([*labels, *packed.meta["labels"]]), None)
-        found: dict[str, dict[int, str | None]] = {}
+        label_of: dict[str, dict[int, str | None]] = {}
         for name in ("train", "valid", "test"):
             split = packed.split(name)
             of_rows: list[str | None] = [None] * split.n
             if label is not None:
                 names = packed.meta["labels"][label]
                 of_rows = [names[i] if i >= 0 else None for i in split.labels(label)]
-            found[name] = dict(zip(split.x[:, 0, 0, 0].tolist(), of_rows, strict=True))
-            assert len(found[name]) == split.n, "no image is there twice"
-        return found
+            label_of[name] = dict(zip(split.x[:, 0, 0, 0].tolist(), of_rows, strict=True))
+            assert len(label_of[name]) == split.n, "no image is there twice"
+        return label_of
 
 
 @pytest.fixture
@@ -74,8 +74,8 @@ def expected(numbers: Any, names: Any = CLASSES) -> dict[int, str]:
     return {i: str(names[i % 3]) for i in numbers}
 
 
-def union(found: dict[str, Any], *splits: str) -> dict[int, Any]:
-    return {key: value for split in splits for key, value in found[split].items()}
+def union(labels: dict[str, Any], *splits: str) -> dict[int, Any]:
+    return {key: value for split in splits for key, value in labels[split].items()}
 
 
 # Folders
@@ -90,10 +90,10 @@ def test_a_stray_image_is_left_out_and_the_splits_stay(world: Pictures) -> None:
     world.put("__MACOSX/train/bar/._1.png", b"x")
     world.put("train/bar/Thumbs.db", b"x")
     world.put("train/notes.txt", b"x")
-    found = world.build(source)
-    assert found["test"] == expected(range(72, 90))
-    assert union(found, "train", "valid") == expected(range(72))
-    assert len(found["valid"]) == 4
+    labels = world.build(source)
+    assert labels["test"] == expected(range(72, 90))
+    assert union(labels, "train", "valid") == expected(range(72))
+    assert len(labels["valid"]) == 4
     assert world.says("rows", "90: 68 train, 4 valid, 18 test")
     assert world.says("left out", "1 of no split")
     assert world.says("preview.png")
@@ -105,8 +105,8 @@ def test_a_stray_image_is_left_out_and_the_splits_stay(world: Pictures) -> None:
 def test_an_image_beside_the_classes_is_left_out(world: Pictures) -> None:
     source = world.put_all(lambda i: f"{CLASSES[i % 3]}/deep er/Ünï {i}.PNG", 30)
     world.put("index.png", png(200))
-    found = world.build(source)
-    assert union(found, "train", "valid", "test") == expected(range(30))
+    labels = world.build(source)
+    assert union(labels, "train", "valid", "test") == expected(range(30))
     assert world.says("left out", "1 outside the folders of classes")
 
 
@@ -114,9 +114,9 @@ def test_test_images_without_classes_are_unlabelled(world: Pictures) -> None:
     source = world.put_all(
         lambda i: f"{f'train/{CLASSES[i % 3]}' if i < 45 else 'test'}/{i}.png", 60
     )
-    found = world.build(source)
-    assert found["test"] == dict.fromkeys(range(45, 60))
-    assert union(found, "train", "valid") == expected(range(45))
+    labels = world.build(source)
+    assert labels["test"] == dict.fromkeys(range(45, 60))
+    assert union(labels, "train", "valid") == expected(range(45))
 
 
 @pytest.mark.parametrize("names", [("Training_Set", "Validation", "Testing"), ("train", "dev", "")])
@@ -125,15 +125,15 @@ def test_usual_names_of_splits_are_known(names: tuple[str, ...], world: Pictures
     for i in range(60):
         name = there[0] if i < 40 else there[1 + i % (len(there) - 1)]
         source = world.put(f"{name}/{CLASSES[i % 3]}/{i}.png", png(i))
-    found = world.build(source)
+    labels = world.build(source)
     if len(there) == 3:
-        assert found["train"] == expected(range(40))
-        assert found["valid"] == expected(range(41, 60, 2)) or found["valid"] == expected(
+        assert labels["train"] == expected(range(40))
+        assert labels["valid"] == expected(range(41, 60, 2)) or labels["valid"] == expected(
             range(40, 60, 2)
         )
     else:
-        assert found["valid"] == expected(range(40, 60))
-        assert union(found, "train", "test") == expected(range(40))
+        assert labels["valid"] == expected(range(40, 60))
+        assert union(labels, "train", "test") == expected(range(40))
         assert world.says("test taken from the training images")
 
 
@@ -152,8 +152,8 @@ def test_links_to_folders_are_followed_and_do_not_run_in_circles(world: Pictures
         os.symlink(world.folder / "real" / name, links / name)
     os.symlink(links, world.folder / "real/bar/back")
     os.symlink(world.folder / "nowhere.png", links / "dot/dead.png")
-    found = world.build(links)
-    assert union(found, "train", "valid", "test") == expected(range(30))
+    labels = world.build(links)
+    assert union(labels, "train", "valid", "test") == expected(range(30))
     assert world.says("left out", "1 corrupt image")
     assert world.says("dot/dead.png")
 
@@ -179,8 +179,8 @@ def test_a_table_of_labels_keeps_the_splits_of_the_folders(world: Pictures) -> N
         rows.append(f"{name},{CLASSES[i % 3]},picture number {i}")
     table = "\n".join([*rows, "train/99.png,bar,gone"])
     world.put("labels.csv", table.replace(",", ";").encode("utf-16"))  # as spreadsheets write it
-    found = world.build(source)
-    assert found["test"] == expected(range(45, 60))
+    labels = world.build(source)
+    assert labels["test"] == expected(range(45, 60))
     assert world.says("column 'caption' is not used as a label: 60 values in 60 rows")
     assert world.says("1 rows of labels.csv have no image, such as train/99.png")
 
@@ -220,19 +220,19 @@ def save(world: Pictures, **arrays: np.ndarray) -> Path:
 def test_arrays_of_training_and_test_images_are_both_read(world: Pictures) -> None:
     path = save(world, x_train=STACK[:45], y_train=KINDS[:45], x_test=STACK[45:],
                 y_test=KINDS[45:])  # fmt: skip
-    found = world.build(path)
-    assert found["test"] == expected(range(45, 60), "012")
-    assert union(found, "train", "valid") == expected(range(45), "012")
+    labels = world.build(path)
+    assert labels["test"] == expected(range(45, 60), "012")
+    assert union(labels, "train", "valid") == expected(range(45), "012")
 
 
 def test_arrays_of_three_splits_are_read_with_columns_of_labels(world: Pictures) -> None:
     parts = {"train": slice(40), "val": slice(40, 50), "test": slice(50, 60)}
     arrays = {f"{name}_images": STACK[part] for name, part in parts.items()}
     arrays |= {f"{name}_labels": KINDS[part, None] for name, part in parts.items()}
-    found = world.build(save(world, **arrays))
-    assert found["train"] == expected(range(40), "012")
-    assert found["valid"] == expected(range(40, 50), "012")
-    assert found["test"] == expected(range(50, 60), "012")
+    labels = world.build(save(world, **arrays))
+    assert labels["train"] == expected(range(40), "012")
+    assert labels["valid"] == expected(range(40, 50), "012")
+    assert labels["test"] == expected(range(50, 60), "012")
 
 
 @pytest.mark.parametrize(
@@ -256,8 +256,8 @@ def test_arrays_of_three_splits_are_read_with_columns_of_labels(world: Pictures)
 def test_arrays_of_any_layout_and_range_give_the_same_pixels(
     images: np.ndarray, channels: int, world: Pictures
 ) -> None:
-    found = world.build(save(world, images=images, label=np.array(CLASSES)[KINDS]))
-    assert union(found, "train", "valid", "test") == expected(range(60))
+    labels = world.build(save(world, images=images, label=np.array(CLASSES)[KINDS]))
+    assert union(labels, "train", "valid", "test") == expected(range(60))
     train = open_packed(world.folder / "packed").split("train")
     assert train.x.shape[1:] == (channels, 8, 8)
     numbers = train.x[:, 0, 0, 0]
@@ -265,8 +265,8 @@ def test_arrays_of_any_layout_and_range_give_the_same_pixels(
 
 
 def test_one_hot_and_boolean_labels_are_labels(world: Pictures) -> None:
-    found = world.build(save(world, images=STACK, y=np.eye(3)[KINDS]))
-    assert union(found, "train", "valid", "test") == expected(range(60), "012")
+    labels = world.build(save(world, images=STACK, y=np.eye(3)[KINDS]))
+    assert union(labels, "train", "valid", "test") == expected(range(60), "012")
     flags = inspect_images(save(world, images=STACK, flag=KINDS > 0))
     assert (flags.labels, flags.classes) == (["flag"], 2)
 
@@ -314,8 +314,8 @@ def table(**columns: Any) -> pa.Table:
 )
 def test_columns_of_many_types_are_labels(column: pa.Array, names: Any, world: Pictures) -> None:
     pq.write_table(table(label=column), world.folder / "mine.parquet")
-    found = world.build(world.folder / "mine.parquet", "label")
-    assert union(found, "train", "valid", "test") == expected(range(60), names)
+    labels = world.build(world.folder / "mine.parquet", "label")
+    assert union(labels, "train", "valid", "test") == expected(range(60), names)
 
 
 def test_a_column_that_can_be_no_label_is_refused_by_name(world: Pictures) -> None:
@@ -328,8 +328,8 @@ def test_a_column_that_can_be_no_label_is_refused_by_name(world: Pictures) -> No
 
 def test_the_name_of_a_users_file_is_no_split(world: Pictures) -> None:
     pq.write_table(table(), world.folder / "test.parquet")
-    found = world.build(world.folder / "test.parquet")
-    assert {split: len(rows) for split, rows in found.items()} == {
+    labels = world.build(world.folder / "test.parquet")
+    assert {split: len(rows) for split, rows in labels.items()} == {
         "train": 54, "valid": 3, "test": 3,
     }  # fmt: skip
 
@@ -343,10 +343,10 @@ def test_bright_drawings_on_nothing_get_a_black_background(world: Pictures) -> N
         picture[..., 3] = pixels(i) // 2 * 2
         picture[0, 0] = [i, i, i, 255]
         source = world.put(f"{CLASSES[i % 3]}/{i}.png", encoded(picture))
-    found = world.build(source)
+    labels = world.build(source)
     assert Library(world.folder).dataset("mine").background == "black"
     assert world.says("transparent pixels become black")
-    assert union(found, "train", "valid", "test") == expected(range(30))
+    assert union(labels, "train", "valid", "test") == expected(range(30))
     assert open_packed(world.folder / "packed").meta["background"] == "black"
 
 

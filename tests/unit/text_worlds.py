@@ -46,12 +46,12 @@ def packed_documents(folder: Path, train: int = 240) -> Packed:
     (folder / "tokenizer.model").write_bytes(tokenizer.to_bytes())
     (folder / "meta.json").write_text(json.dumps(meta))
     for name, (texts, labels) in parts.items():
-        found = bags(tokenizer, texts)
-        ids = np.concatenate([ids for ids, _ in found])
-        counts = np.concatenate([counts for _, counts in found]).astype(np.int32)
+        pairs = bags(tokenizer, texts)
+        ids = np.concatenate([ids for ids, _ in pairs])
+        counts = np.concatenate([counts for _, counts in pairs]).astype(np.int32)
         np.save(folder / f"{name}.ids.npy", ids.astype(np.uint16))
         np.save(folder / f"{name}.counts.npy", counts)
-        np.save(folder / f"{name}.offsets.npy", np.cumsum([0, *(len(ids) for ids, _ in found)]))
+        np.save(folder / f"{name}.offsets.npy", np.cumsum([0, *(len(ids) for ids, _ in pairs)]))
         np.save(folder / f"{name}.labels.npy", np.array([labels], dtype=np.int16))
         np.save(folder / f"{name}.id.npy", np.arange(len(texts)))
         if name == "train":

@@ -54,9 +54,9 @@ class CountModel(Model):
         rows = subset(test.n, config.rows, self.seed, "evaluate-rows")
         _, batches = row_batches(test, rows, 50, self.device)
         settings = LikelihoodSettings(config.importance, config.inner, seed=self.seed)
-        found = likelihood(self.backbone, self.prior, batches, settings)["prior"]
+        bound = likelihood(self.backbone, self.prior, batches, settings)["prior"]
         samples = self.generate(config.samples, seed=self.seed)
-        report.metrics |= found.metrics()
+        report.metrics |= bound.metrics()
         report.metrics["mean_count"] = float(samples.mean())
         report.metrics["mean_count_test"] = float(np.mean(test.x))
         texts = [" ".join(f"{count:.0f}" for count in row) for row in samples[:100]]
