@@ -32,6 +32,7 @@ def alike(config: ExperimentConfig) -> str | None:
         or prior.t_sampling != "uniform"
         or prior.sampler.persistent
         or prior.base_measure != "normal"
+        or training.patience is not None
         or prior.labelled_batch > 0
         or training.optimiser.name != "adam"
         or training.batch % WHOLE > 0

@@ -46,6 +46,8 @@ class OptimiserConfig(Section):
 class TrainingConfig(Section):
     """What the one trainer needs to know."""
 
+    added: ClassVar[frozenset[str]] = frozenset({"patience"})
+
     epochs: float | None = Field(None, ge=0)
     """Length in passes over the training rows; 0: keep the initial weights. Give either this or
     `updates`.
@@ -68,9 +70,15 @@ class TrainingConfig(Section):
     """Seconds between checkpoints, from which a stopped run continues."""
     validate_every: float | None = Field(1.0, gt=0)
     """Epochs between validations; null: only at the end."""
+    patience: int | None = Field(None, gt=0)
+    """Validations in a row that may be no better than the best before training stops; null: it
+    does not stop before its length. Needs `validate_every`.
+    """
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainingConfig:
         if (self.epochs is None) == (self.updates is None):
             raise ValueError("give exactly one of 'epochs' and 'updates'")
+        if self.patience is not None and self.validate_every is None:
+            raise ValueError("'patience' counts validations: set 'validate_every' too")
         return self

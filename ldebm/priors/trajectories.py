@@ -19,9 +19,10 @@ from ldebm.priors.known import Known, find_proposals, find_top
 from ldebm.priors.normalisers import Sandwich, choose_shift, global_normaliser, importance
 from ldebm.seeding import generator as make_generator
 
-__all__ = ["LikelihoodSettings", "Trajectories"]
+__all__ = ["LikelihoodSettings", "Trajectories", "held_out_bound"]
 
 LOG_2PI = math.log(2 * math.pi)
+HELD_OUT_TRAJECTORIES, HELD_OUT_INNER = 4, 32
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,31 @@ def _gaussian(x: Tensor, mean: Tensor | float, variance: float) -> Tensor:
     """log N(x; mean, variance I) over the last axis, float64."""
     squared = (x - mean).double().square().sum(-1)
     return -0.5 * (squared / variance + x.shape[-1] * (LOG_2PI + math.log(variance)))
+
+
+@torch.no_grad()
+def held_out_bound(prior: EnergyPrior, z_ND: Tensor, seed: int) -> float:
+    """Mean bound on log p(z) of latents that the prior was not trained on, nats.
+
+    The same seed gives the same draws, so that the bounds of two moments can be compared.
+
+    Args:
+        prior: reads no contexts.
+        z_ND: draws of the posteriors of validation rows.
+        seed: of all draws.
+    """
+    settings = LikelihoodSettings(
+        inner=HELD_OUT_INNER, top_draws=8192, top_particles=64, sandwich=False, seed=seed
+    )
+    stream = make_generator(seed, "held-out", device=z_ND.device)
+    u_ND = prior.to_standard(z_ND).repeat(HELD_OUT_TRAJECTORIES, 1)
+    if prior.config.level_noise:
+        noise = torch.randn(u_ND.shape, generator=stream, device=u_ND.device)
+        u_ND = float(prior.schedule.abar[0]) * u_ND + float(prior.schedule.sbar[0]) * noise
+    own, _, _ = Trajectories(prior, settings, u_ND[: len(z_ND)])(u_ND, stream)
+    log_mean = torch.logsumexp(own.view(HELD_OUT_TRAJECTORIES, -1), 0)
+    bound = float(log_mean.mean()) - math.log(HELD_OUT_TRAJECTORIES)
+    return bound - float(prior.log_det())
 
 
 class Trajectories:

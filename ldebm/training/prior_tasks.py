@@ -19,6 +19,7 @@ from ldebm.data.batches import batch_rows, steps_per_epoch
 from ldebm.optimisers import ParameterGroup
 from ldebm.priors import EnergyPrior, Pairs, Posteriors
 from ldebm.priors.langevin import Chain
+from ldebm.priors.trajectories import held_out_bound
 from ldebm.seeding import generator
 from ldebm.training.acceptance import AcceptanceGuard, rank_path, sampler_metrics
 from ldebm.training.classifier import pool_rows
@@ -33,6 +34,8 @@ from ldebm.training.prior_objectives import (
 from ldebm.training.score_matching import score_matching_terms
 
 __all__ = ["FrozenTask", "PriorTask"]
+
+HELD_OUT_ROWS = 500
 
 
 class FrozenTask(ABC):
@@ -217,6 +220,7 @@ class PriorTask(FrozenTask):
         super().__init__(prior, len(mu), labels, config, seed, device)
         self.mu, self.logvar = torch.from_numpy(mu).to(device), torch.from_numpy(logvar).to(device)
         self.contexts = None if contexts is None else torch.from_numpy(contexts).to(device)
+        self.held_out = held_out
         train = Posteriors(self.mu, self.logvar)
         prior.fit(train, held_out or train, seed)
 
@@ -251,6 +255,20 @@ class PriorTask(FrozenTask):
         mu, logvar = self.latents(rows)
         noise = torch.randn(mu.shape, generator=stream, device=self.device)
         return self.prior.to_standard(sample_posterior(mu, logvar, noise))
+
+    def validate(self, step: int) -> dict[str, float]:
+        """With ``validate_every``, minus the held-out bound on log p(z) chooses the weights."""
+        metrics = super().validate(step)
+        chooses = self.config.training.validate_every is not None and not self.prior.contextual
+        if not chooses or self.held_out is None:
+            return metrics
+        bound = held_out_bound(self.prior, self.held_out_latents(), self.seed)
+        return metrics | {"score": -bound}
+
+    def held_out_latents(self) -> Tensor:
+        """A draw of the posteriors of some validation rows, always the same, (N, D)."""
+        assert self.held_out is not None
+        return self.held_out.draw(1, HELD_OUT_ROWS, self.seed, "held-out")
 
     def warm_up(self, rows: np.ndarray, labels: Tensor | None, stream: torch.Generator) -> Terms:
         return score_matching_terms(self.conditioned_on(rows), *self.latents(rows), labels, stream)

@@ -16,13 +16,14 @@ from pathlib import Path
 from ldebm.config import ExperimentConfig
 from ldebm.config.alike import alike
 from ldebm.data.packed import Packed
+from ldebm.training.interrupt import Interrupt
 from ldebm.training.memory import give_back_memory
 from ldebm.training.parallel import world
 from ldebm.training.prior_tasks import PriorTask
 from ldebm.training.progress import Progress
 from ldebm.training.second_stage import open_prior, snapshot_shares
 from ldebm.training.stacked_runs import StackedRuns
-from ldebm.training.trainer import EXIT_INTERRUPTED, Interrupt, Loop
+from ldebm.training.trainer import EXIT_INTERRUPTED, Loop
 
 __all__ = ["Run", "prepare", "train_together"]
 

@@ -9,7 +9,6 @@ run killed anywhere and started again ends with the same bytes.
 from __future__ import annotations
 
 import math
-import signal
 import sys
 import time
 import zipfile
@@ -31,6 +30,7 @@ from ldebm.optimisers import (
     learning_rate_factor,
     make_optimiser,
 )
+from ldebm.training.interrupt import Interrupt
 from ldebm.training.memory import give_back_memory
 from ldebm.training.objectives import Terms
 from ldebm.training.parallel import average_gradients, is_main
@@ -38,7 +38,6 @@ from ldebm.training.progress import Progress
 
 __all__ = [
     "EXIT_INTERRUPTED",
-    "Interrupt",
     "Loop",
     "Task",
     "TrainResult",
@@ -129,28 +128,6 @@ def train(
     return loop.result()
 
 
-class Interrupt:
-    """Remembers SIGTERM until the step in hand is done."""
-
-    def __init__(self) -> None:
-        self.received = False
-        self._previous: Any = None
-
-    def __enter__(self) -> Interrupt:
-        try:
-            self._previous = signal.signal(signal.SIGTERM, self._note)
-        except ValueError:  # not the main thread: the caller decides about signals
-            self._previous = None
-        return self
-
-    def _note(self, *_: object) -> None:
-        self.received = True
-
-    def __exit__(self, *_: object) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
-
-
 class Loop:
     """State of one training run.
 
@@ -204,7 +181,7 @@ class Loop:
     def run(self, interrupt: Interrupt, stop_after: int | None) -> None:
         begun = self.step
         with Progress(self.title, self.total, self.step) as progress:
-            while self.step < self.total:
+            while self.step < self.total and not self.stopped:
                 self.begin_update()
                 terms = self.update()
                 row = self.record(terms)
@@ -221,6 +198,14 @@ class Loop:
                 if time.monotonic() - self.saved > self.config.checkpoint_seconds:
                     self.save()
                     give_back_memory()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the last validations, as many as ``patience``, were no better than the best."""
+        scores = [row["score"] for row in self.validation if "score" in row]
+        if self.config.patience is None or not scores:
+            return False
+        return len(scores) - 1 - scores.index(min(scores)) >= self.config.patience
 
     def begin_update(self) -> None:
         """A new epoch where one begins, the learning rate, no gradients."""

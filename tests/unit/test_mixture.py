@@ -15,8 +15,10 @@ from ldebm.priors import EnergyPrior, Posteriors
 from ldebm.priors.conditionals import conditionals
 from ldebm.priors.mixture import MixturePrior, choose_mixture, fit_em
 from ldebm.priors.normalisers import importance, plain_normaliser
+from ldebm.priors.trajectories import held_out_bound
 from ldebm.seeding import generator
 from ldebm.training.density import DensityTask
+from ldebm.training.prior_tasks import PriorTask
 from ldebm.training.trainer import train
 
 
@@ -177,3 +179,48 @@ def test_a_flow_learns_what_a_gaussian_cannot(tmp_path):
     assert float(flow.log_prob(z).detach().mean()) == pytest.approx(score, abs=0.3)
     first, second = (build_prior(2, config.prior, generator(seed, "flow")) for seed in (0, 0))
     torch.testing.assert_close(first.log_prob(held_out), second.log_prob(held_out))
+
+
+def energy_task(**training: object) -> PriorTask:
+    """LDEBM on three Gaussians, with validation rows."""
+    x, held_out = heaps(600, 2, 1), heaps(300, 2, 2)
+    prior = prior_of("diffusion", 2, training={"batch": 64, "optimiser": {"lr": 3e-3}, **training})
+    section = prior.config.model_copy(update={"score_matching": 0.5})
+    backbone = {"arch": "mlp", "latent": 2, "training": {"updates": 1}}
+    config = ExperimentConfig.model_validate(
+        {"data": "points", "backbone": backbone, "prior": section.model_dump()}
+    )
+    logvar = np.full((600, 2), -4.0, dtype=np.float32)
+    rows = Posteriors(held_out, torch.full_like(held_out, -4.0))
+    prior.config = config.prior
+    return PriorTask(prior, x.numpy(), logvar, None, config, 0, torch.device("cpu"), None, rows)
+
+
+def test_the_held_out_bound_is_that_of_the_density():
+    prior, exact = prior_of("diffusion", 2, base_measure="mixture"), prior_of("mixture", 2)
+    silence(prior)
+    z = heaps(400, 2, 2)
+    bound = held_out_bound(prior, z, 0)
+    assert bound == pytest.approx(float(exact.log_prob(z).mean()), abs=0.02)
+    assert bound == held_out_bound(prior, z, 0)
+
+
+def test_weights_are_chosen_by_the_held_out_bound_and_training_stops(tmp_path):
+    task = energy_task(updates=200, validate_every=1)
+    whole = train(task, task.config.training, None, title="prior")
+    scores = [row["score"] for row in whole.validation]
+    assert len(scores) == 20
+    assert min(scores) < scores[0] - 0.1
+    short = energy_task(updates=200, validate_every=1, patience=1)
+    result = train(short, short.config.training, tmp_path / "c.pt", title="prior")
+    first = next(i for i in range(1, 20) if scores[i] >= min(scores[:i]))
+    assert result.updates == 10 * (first + 1)
+    best = min(range(first + 1), key=scores.__getitem__)
+    short.module.load_state_dict(result.state)
+    assert -held_out_bound(short.prior, short.held_out_latents(), 0) == pytest.approx(scores[best])
+    assert "score" not in energy_task(updates=10, validate_every=None).validate(10)
+
+
+def test_patience_without_validations_is_refused():
+    with pytest.raises(ValueError, match="validate_every"):
+        energy_task(updates=10, validate_every=None, patience=2)
