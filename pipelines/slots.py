@@ -203,10 +203,7 @@ def need_of(stage: str, params: Any, gpus: Sequence[str]) -> Need:
 def _computing(kind: str, rest: str, params: Any) -> Any:
     """The section with ``threads`` and ``device`` of a stage; None where it only moves data."""
     if kind == "judge":
-        if rest not in params.data:
-            return None
-        data = params.dataset(rest)
-        return params.image_classifier(rest) if data.kind == "images" else data.text_classifier
+        return params.classifier(rest) if rest in params.data else None
     experiment = rest.rpartition("-")[0]
     if experiment not in params.experiments:
         return None

@@ -20,8 +20,9 @@ def main() -> None:
     params = parameters(options)
     packed = open_packed(Path("data/packed") / options.data)
     out = Path("data/judge") / options.data
+    config = params.classifier(options.data)
     text = params.dataset(options.data).text_classifier
-    if text is None and (packed.kind != "images" or not packed.meta["labels"]):
+    if config is None or (text is None and not packed.meta["labels"]):
         none = {"data": options.data, "kind": packed.kind, "classifier": None}
         write_json(out / "metrics.json", none)
         return
@@ -30,7 +31,6 @@ def main() -> None:
     from ldebm.evaluate.text_classifier import TextClassifier
 
     kind = ImageClassifier if text is None else TextClassifier
-    config = text or params.image_classifier(options.data)
     metrics = build_classifier(kind, config, packed, out)
     print(f"{options.data}: test accuracy {metrics['classifier']['accuracy']:.4f}")
 

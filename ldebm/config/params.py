@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import model_validator
 
 from ldebm.config.checking import nearest, parse
-from ldebm.config.classifiers import ImageClassifierConfig
+from ldebm.config.classifiers import ImageClassifierConfig, TextClassifierConfig
 from ldebm.config.data import DataConfig
 from ldebm.config.evaluate import OOD_TRANSFORMS
 from ldebm.config.experiment import ExperimentConfig
@@ -111,9 +111,12 @@ class Params(Section):
                 )
         return names
 
-    def image_classifier(self, data: str) -> ImageClassifierConfig:
-        """What measures the images of a data set: its ``image_classifier``, or the defaults."""
-        return self.dataset(data).image_classifier or ImageClassifierConfig()
+    def classifier(self, data: str) -> ImageClassifierConfig | TextClassifierConfig | None:
+        """How the classifier that measures a data set is trained; of images also by default."""
+        config = self.dataset(data)
+        if config.kind == "images":
+            return config.image_classifier or ImageClassifierConfig()
+        return config.text_classifier
 
     def experiment(self, name: str) -> ExperimentConfig:
         """The experiment called ``name``.

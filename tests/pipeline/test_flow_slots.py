@@ -84,7 +84,7 @@ def test_needs_come_from_the_parameters_of_the_experiment():
     assert need_of("prior@mnist-nvae-small-0", params, []) == Need(cpu=1)
     assert need_of("backbone@cifar10-nvae-0", params, ["0"]) == Need(gpu=True)
     assert need_of("pack@chatter", params, ["0"]) == Need()
-    assert params.image_classifier("mnist").threads == 1
+    assert params.classifier("mnist").threads == 1
     assert need_of("judge@mnist", params, []) == Need(cpu=1)
     assert need_of("judge@mnist", params, ["0"]) == Need(gpu=True)
     assert need_of("judge@chatter", params, ["0"]) == Need()

@@ -172,7 +172,7 @@ def test_earlier_names_of_keys_are_read_as_the_present_ones() -> None:
         "experiments": {},
     }
     params = parse(Params, content)
-    assert params.image_classifier("a").epochs == 9
+    assert params.classifier("a").epochs == 9
     text = params.data["b"].text_classifier
     assert (text and text.epochs) == 2
     assert parse(EvaluateConfig, {"judge": "b"}).classifier == "b"
@@ -190,5 +190,5 @@ def test_every_data_set_has_its_own_image_classifier_or_the_defaults() -> None:
         "experiments": {},
     }
     params = Params.model_validate(content)
-    assert params.image_classifier("a") == ImageClassifierConfig(epochs=9)
-    assert params.image_classifier("b") == ImageClassifierConfig()
+    assert params.classifier("a") == ImageClassifierConfig(epochs=9)
+    assert params.classifier("b") == ImageClassifierConfig()
