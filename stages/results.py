@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ldebm.errors import LdebmError
 from ldebm.files import write_text
+from pipelines.results.likelihoods import likelihood_tables
 from pipelines.results.recorded import RESULTS, load_results, record_runs
 from pipelines.results.tables import (
     ablation_tables,
@@ -41,7 +42,7 @@ def main() -> None:
         if marks:
             write_text(Path("docs", "ptb-tradeoff.svg"), draw(marks))
         sections = [markdown(runs), speed_table()]
-        sections += [ablation_tables(), chains_table(RESULTS / "chains.json")]
+        sections += [likelihood_tables(), ablation_tables(), chains_table(RESULTS / "chains.json")]
         sections += [full_size_table(RESULTS / "full-size.json")]
         sections += [sweeps_table(RESULTS / "sweeps.json"), faults_table(RESULTS / "faults.json")]
         write_text(Path("docs", "results.md"), "\n".join(filter(None, sections)))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 from pydantic import model_validator
 
 from ldebm.config.backbone import BackboneConfig
@@ -90,6 +93,7 @@ class ExperimentConfig(Section):
                 "evaluate.control_draws above 1 needs backbone.arch 'gru' or 'rnn' "
                 f"(arch is {self.backbone.arch!r})"
             )
+        self._coherent_density()
         self._coherent_labels()
         self._coherent_hierarchy()
         self._coherent_baseline()
@@ -108,6 +112,36 @@ class ExperimentConfig(Section):
                 f"backbone.baseline {baseline.kind!r} has a prior of its own: "
                 "set prior.kind to 'own'"
             )
+
+    def _coherent_density(self) -> None:
+        prior = self.prior
+        tilts = prior.base_measure == "mixture"
+        if tilts and (prior.kind not in ("svebm", "diffusion") or not prior.base):
+            raise ValueError(
+                "prior.base_measure 'mixture' needs prior.kind 'svebm' or 'diffusion' and "
+                "prior.base true"
+            )
+        if tilts and prior.scheme != "two_stage":
+            raise ValueError("prior.base_measure 'mixture' needs prior.scheme 'two_stage'")
+        if self.backbone.grouped and (tilts or prior.kind in ("mixture", "flow")):
+            raise ValueError(
+                "prior.kind 'mixture' and 'flow' and prior.base_measure 'mixture' are not for "
+                "images"
+            )
+        for name, used in (
+            ("mixture", tilts or prior.kind == "mixture"),
+            ("flow", prior.kind == "flow"),
+        ):
+            if getattr(prior, name) is not None and not used:
+                raise ValueError(f"prior.{name} is of no use with prior.kind {prior.kind!r}")
+
+    @property
+    def training_hash(self) -> str:
+        """16 digits that stand for all that a model is trained with: data and every setting."""
+        sections = {name: getattr(self, name) for name in ("backbone", "cluster", "prior")}
+        content = {name: part.model_dump(mode="json") for name, part in sections.items()}
+        text = json.dumps({"data": self.data, **content}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _coherent_labels(self) -> None:
         cluster, prior = self.cluster, self.prior

@@ -220,7 +220,7 @@ def recorded(
         yield outer
         return
     started = datetime.now(UTC)
-    clock = time.perf_counter()
+    clock, cpu = time.perf_counter(), _cpu_seconds()
     before = [digest(path, root) for path in inputs if (root / path).exists()]
     state = git_state(project or root) if git is None else dict(git)
     flow_run = next((os.environ[name] for name in _FLOW_RUN if os.environ.get(name)), None)
@@ -245,11 +245,18 @@ def recorded(
         "seed": seed,
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - clock, 3),
+        "cpu_seconds": round(_cpu_seconds() - cpu, 3),
         "validation": _verdict(before, root),
         "flow_run": flow_run,
         **recording.facts,
     }
     write_json(_folder(root) / record_name(record), {**record, "seal": seal(record)})
+
+
+def _cpu_seconds() -> float:
+    """Processor time of this process and of its children that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def record_name(record: Mapping[str, Any]) -> str:

@@ -220,3 +220,32 @@ def test_published_ldebm_estimator_is_tens_of_nats_off_where_the_answer_is_known
         model, prior, [x], LikelihoodSettings(trajectories=200, inner=2, top_draws=256)
     )["prior"]
     assert abs((legacy - valid.nll_B).mean()) > 20
+
+
+def test_rivals_are_scored_on_the_same_draws_in_coordinates_of_their_own() -> None:
+    latent = 4
+    model = LinearGaussian(latent)
+    x = model.data(12)
+    mu = torch.randn(500, latent, generator=generator(3)) * 1.5 + 0.3
+    priors = {}
+    for name, standardise in (("diagonal", "diagonal"), ("full", "full"), ("none", "none")):
+        kind = SymbolPrior if name == "full" else DiffusionPrior
+        energy_kind = "svebm" if name == "full" else "diffusion"
+        prior = kind(latent, config(energy_kind, standardise=standardise), generator(0))
+        priors[name] = constant_energy(prior, 1.0)
+        priors[name].fit_standardisation(mu, torch.full((500, latent), -9.0))
+    settings = LikelihoodSettings(trajectories=400, inner=4, top_draws=256)
+    leader = GaussianPrior(latent, config("gaussian"))
+    both = likelihood(model, leader, [x[:5], x[5:]], settings, rivals=priors)
+    assert list(both) == ["diagonal", "full", "none", "prior"]
+    # With constant energies each is a Gaussian: that of its coordinates, the leader N(0, I).
+    assert np.abs(both["none"].nll_B - both["prior"].nll_B).max() < 0.05
+    for name in ("diagonal", "full"):
+        scale = priors[name].scale_DD
+        covariance = model.weight @ scale @ scale.t() @ model.weight.t()
+        covariance = covariance + model.noise**2 * torch.eye(len(covariance))
+        normal = torch.distributions.MultivariateNormal(
+            model.weight @ priors[name].shift_D, covariance
+        )
+        assert np.abs(both[name].nll_B + normal.log_prob(x).numpy()).mean() < 0.1
+        assert len(both[name].inner_ess) == priors[name].levels - 1
