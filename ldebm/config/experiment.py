@@ -16,6 +16,14 @@ from ldebm.config.sections import Section
 __all__ = ["ExperimentConfig"]
 
 
+USES = {  # what of the section `prior` is for one kind of prior alone
+    "mixture": ("mixture",),
+    "flow": ("flow",),
+    "svebm": ("base_measure",),
+    "diffusion": ("base_measure",),
+}
+
+
 class ExperimentConfig(Section):
     """One experiment: a data set and a section per stage."""
 
@@ -114,25 +122,23 @@ class ExperimentConfig(Section):
             )
 
     def _coherent_density(self) -> None:
-        prior = self.prior
-        tilts = prior.base_measure == "mixture"
-        if tilts and (prior.kind not in ("svebm", "diffusion") or not prior.base):
+        prior, tilts = self.prior, self.prior.base_measure == "mixture"
+        uses = set(USES.get(prior.kind, ()))
+        if tilts and ("base_measure" not in uses or not prior.base):
             raise ValueError(
                 "prior.base_measure 'mixture' needs prior.kind 'svebm' or 'diffusion' and "
                 "prior.base true"
             )
         if tilts and prior.scheme != "two_stage":
             raise ValueError("prior.base_measure 'mixture' needs prior.scheme 'two_stage'")
-        if self.backbone.grouped and (tilts or prior.kind in ("mixture", "flow")):
+        uses |= {"mixture"} if tilts else set()
+        if self.backbone.grouped and uses & {"mixture", "flow"}:
             raise ValueError(
                 "prior.kind 'mixture' and 'flow' and prior.base_measure 'mixture' are not for "
                 "images"
             )
-        for name, used in (
-            ("mixture", tilts or prior.kind == "mixture"),
-            ("flow", prior.kind == "flow"),
-        ):
-            if getattr(prior, name) is not None and not used:
+        for name in ("mixture", "flow"):
+            if getattr(prior, name) is not None and name not in uses:
                 raise ValueError(f"prior.{name} is of no use with prior.kind {prior.kind!r}")
 
     @property

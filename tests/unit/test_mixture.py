@@ -21,6 +21,8 @@ from ldebm.training.density import DensityTask
 from ldebm.training.prior_tasks import PriorTask
 from ldebm.training.trainer import train
 
+MIXTURE = {"components": [3], "draws": 2, "rows": 4000}
+
 
 def heaps(n: int, latent: int, seed: int) -> torch.Tensor:
     """Draws of three Gaussians of different shapes."""
@@ -40,9 +42,9 @@ def prior_of(kind: str, latent: int = 3, **more: object) -> EnergyPrior | Mixtur
             "classes": 3,
             "energy": {"hidden": 16, "blocks": 2, "spectral_norm": False, "activation": "silu"},
             "standardise": "diagonal",
-            "mixture": {"components": [3], "draws": 2, "rows": 4000},
             "training": {"updates": 1},
             **more,
+            **({"mixture": MIXTURE} if "mixture" in (kind, more.get("base_measure")) else {}),
         }
     )
     prior = build_prior(latent, config, generator(0, "prior"))
@@ -224,3 +226,20 @@ def test_weights_are_chosen_by_the_held_out_bound_and_training_stops(tmp_path):
 def test_patience_without_validations_is_refused():
     with pytest.raises(ValueError, match="validate_every"):
         energy_task(updates=10, validate_every=None, patience=2)
+
+
+@pytest.mark.parametrize(
+    ("prior", "said"),
+    [
+        ({"kind": "mixture", "flow": {}}, "prior.flow is of no use"),
+        ({"kind": "diffusion", "mixture": {}}, "prior.mixture is of no use"),
+        ({"kind": "gaussian", "base_measure": "mixture"}, "needs prior.kind"),
+        ({"kind": "svebm", "base_measure": "mixture", "base": False}, "prior.base true"),
+        ({"kind": "svebm", "base_measure": "mixture", "scheme": "joint"}, "two_stage"),
+    ],
+)
+def test_sections_that_would_do_nothing_are_refused(prior, said):
+    backbone = {"arch": "mlp", "latent": 2, "training": {"updates": 1}}
+    section = {"training": {"updates": 1}, "standardise": "none", **prior}
+    with pytest.raises(ValueError, match=said):
+        ExperimentConfig.model_validate({"data": "points", "backbone": backbone, "prior": section})
