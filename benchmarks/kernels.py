@@ -79,7 +79,6 @@ def estimate(nll_SB: Tensor) -> Tensor:
 
 def rounding(repeats: int) -> list[Record]:
     """After an epoch: errors of the likelihood, and how far clusters agree with float32's."""
-    del repeats
     split, source = ptb_split()
     model, update = _updates(split, plain=False)
     updates = -(-split.n // 128)

@@ -52,7 +52,6 @@ SENTENCES = 4
 
 def matmul(repeats: int) -> list[Record]:
     """Rates of square products of 2,048, and the error of the float32 one."""
-    del repeats
     a = torch.randn(2048, 2048, generator=generator(0, "bench-matmul"))
     exact = a.double() @ a.double()
     error = float(((a @ a).double() - exact).norm() / exact.norm())

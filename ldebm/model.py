@@ -227,12 +227,10 @@ class Model(ABC):
 
     def unknown_words(self, row: Any) -> list[str]:
         """Words of a row that the model reads as its unknown word."""
-        del row
         return []
 
     def in_contexts_of(self, split: Split, rows: np.ndarray) -> Model:
         """The model given the contexts of rows of a split; itself where it reads none."""
-        del split, rows
         return self
 
     def encoded(self, rows: UserRows) -> tuple[np.ndarray, np.ndarray | None]:
@@ -359,7 +357,6 @@ class Model(ABC):
         ``at_mean``, p(y | z) at the posterior mean, which is surer than it should be of rows unlike
         the training rows.
         """
-        del at_mean
         z = torch.from_numpy(self.encode(rows)).to(self.device)
         parts = torch.split(z, self.at_once or max(1, len(z)))
         logits = [self.prior.class_logits(part) for part in parts]

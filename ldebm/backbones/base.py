@@ -40,12 +40,10 @@ class Backbone(nn.Module, ABC):
         Args:
             bfloat16: the encoder may round its products.
         """
-        del bfloat16
         return nullcontext()
 
     def prepare(self, packed: Any) -> None:
         """Takes what else it needs of a packed data set, before training; most need nothing."""
-        del packed
 
     def dropout_noise(self) -> torch.Generator:
         """``stream``.
@@ -63,7 +61,6 @@ class Backbone(nn.Module, ABC):
         Raises:
             TypeError: the model reads no context.
         """
-        del batch
         raise TypeError(f"{type(self).__name__} reads no context")
 
     @abstractmethod

@@ -124,7 +124,6 @@ class BagVAE(Backbone):
     @torch.no_grad()
     def nll_matrix(self, batch: BagBatch, z_SBD: Tensor, *, bfloat16: bool = False) -> Tensor:
         """-log p(x_b | z_sb), shape (S, B)."""
-        del bfloat16
         samples, rows, _ = z_SBD.shape
         width = max(1, ROWS_AT_ONCE // rows)
         parts = []

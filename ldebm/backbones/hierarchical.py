@@ -141,7 +141,6 @@ class HierarchicalBackbone(Backbone):
 
     def flow(self, g: int, z: Tensor, feature: Tensor) -> Tensor:
         """The volume-preserving flow of q_g, if it has one."""
-        del g, feature
         return z
 
     def load_initial(self) -> None:
@@ -153,7 +152,6 @@ class HierarchicalBackbone(Backbone):
         Args:
             progress: of the KL's warm-up, 0 to 1.
         """
-        del progress
         return None
 
     def training_state(self) -> dict[str, Tensor]:
@@ -230,7 +228,6 @@ class HierarchicalBackbone(Backbone):
         u: list[Tensor] = []
 
         def pick(g: int, prior: Gaussian, state: Tensor) -> Tensor:
-            del state
             u.append((z[g] - prior.mu) / prior.sigma)
             return z[g]
 
@@ -246,7 +243,6 @@ class HierarchicalBackbone(Backbone):
         units = self.split(u_BD)
 
         def pick(g: int, prior: Gaussian, state: Tensor) -> Tensor:
-            del state
             logs.append(prior.sigma.log().flatten(1).sum(1))
             return prior.mu + prior.sigma * units[g]
 
@@ -268,7 +264,6 @@ class HierarchicalBackbone(Backbone):
         units = self.split(u_BD)
 
         def pick(g: int, prior: Gaussian, state: Tensor) -> Tensor:
-            del state
             # Cui and Han (2024), eq. 15
             z.append(prior.mu + temperature * prior.sigma * units[g])
             return z[-1]

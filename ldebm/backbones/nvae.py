@@ -220,7 +220,6 @@ class NVAE(HierarchicalBackbone):
         return SoftGaussian.of(prior.raw + raw if residual else raw), seen
 
     def flow(self, g: int, z: Tensor, feature: Tensor) -> Tensor:
-        del feature  # the published flows do not read it
         pairs = self.flows[g]
         assert isinstance(pairs, nn.ModuleList)
         for pair in pairs:

@@ -79,7 +79,6 @@ class RecurrentVAE(SentenceVAE):
 
     def _add_joint(self, features: int, config: BackboneConfig) -> int:
         """Layers between the encoder's features and the heads; the number of their outputs."""
-        del config
         return features
 
     def _add_more(self, config: BackboneConfig) -> None:
@@ -113,12 +112,10 @@ class RecurrentVAE(SentenceVAE):
 
     def _conditions(self, batch: TextBatch) -> Tensor | None:
         """Contexts (B, C) of the rows, in the order asked for; None: the model reads none."""
-        del batch
         return None
 
     def _inputs(self, words_NE: Tensor, row_N: Tensor, z_BD: Tensor, c: Tensor | None) -> Tensor:
         """What the decoder reads at every token: [word; z], (N, E + D)."""
-        del c
         return torch.cat([words_NE, z_BD.index_select(0, row_N)], -1)
 
     def _first(self, z_BD: Tensor) -> State:

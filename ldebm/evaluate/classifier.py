@@ -92,7 +92,6 @@ class EvaluationClassifier(nn.Module, ABC):
 
     def restore(self, tensors: dict[str, Tensor], header: Mapping[str, Any]) -> None:
         """Takes what :meth:`contents` gave."""
-        del header
         self.load_state_dict(tensors)
 
     @classmethod

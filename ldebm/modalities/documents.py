@@ -57,7 +57,6 @@ class DocumentModel(TextModel):
         return np.asarray(np.add.reduceat(split.counts, split.offsets[:-1]))
 
     def unknown_words(self, row: Any) -> list[str]:
-        del row
         return []
 
     def evaluate(

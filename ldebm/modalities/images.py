@@ -215,7 +215,6 @@ class ImageModel(Model):
     def scored(
         self, rows: UserRows, seed: int, done: Callable[[int], None], **settings: Any
     ) -> list[dict[str, Any]]:
-        del settings
         records = rows.records(self.score(rows.values, seed).columns())
         done(len(rows))
         return records

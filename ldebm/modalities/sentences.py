@@ -123,7 +123,6 @@ class TextModel(Model):
 
     def _decoded_with(self, rows: int) -> Mapping[str, Tensor]:
         """What else the decoder reads."""
-        del rows
         return {}
 
     def generate(
@@ -295,7 +294,6 @@ class TextModel(Model):
 
     def prior_of(self, batch: Any) -> Prior:
         """The prior of the rows of a batch: given their contexts, where it reads them."""
-        del batch
         return self.prior
 
     def encode_texts(
@@ -359,11 +357,9 @@ class TextModel(Model):
 
     def part(self, rows: slice) -> TextModel:
         """The model of some of the rows whose contexts it was given."""
-        del rows
         return self
 
     def in_contexts_of(self, split: Split, rows: np.ndarray) -> TextModel:
-        del split, rows
         return self
 
     def evaluate(

@@ -46,7 +46,6 @@ def contrastive_terms(
     z_other: list[Tensor] = []
 
     def pick(g: int, prior: Gaussian, state: Tensor) -> Tensor:
-        del state
         z.append(prior.mu + prior.sigma * own[g])
         z_other.append(prior.mu + prior.sigma * other[g])
         return z[-1]

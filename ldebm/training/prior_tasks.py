@@ -88,7 +88,6 @@ class FrozenTask(ABC):
 
     def conditioned_on(self, rows: np.ndarray) -> EnergyPrior:
         """The prior of these training rows: with their contexts, where it reads any."""
-        del rows
         return self.prior
 
     def groups(self) -> list[ParameterGroup]:

@@ -90,7 +90,6 @@ class LinearGaussian(HierarchicalBackbone):
     def posterior_of(
         self, g: int, feature: Tensor, prior: Gaussian, state: Tensor
     ) -> tuple[Gaussian, Tensor]:
-        del prior
         x_1, x_2 = 4 * feature[:, :1], 4 * feature[:, 1:]
         own = (4 * self.noise) ** 2
         if g == 1:  # q(z_2 | x, z_1)

@@ -63,7 +63,6 @@ class Documents(Sentences):
     def sizes(
         self, tables: Mapping[str, pl.DataFrame], tokenizer: str | None
     ) -> tuple[dict[str, Any], dict[str, float] | None]:
-        del tokenizer
         words: set[str] = set()
         for table in tables.values():
             for text in table["text"]:
