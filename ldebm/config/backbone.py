@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -25,6 +26,7 @@ __all__ = ["BackboneConfig", "ContextConfig", "SupervisionConfig"]
 class ContextConfig(Section):
     """Encoder of the previous turns: a recurrent layer over words, one over turns."""
 
+    former: ClassVar[Mapping[str, str]] = {"size": "hidden"}
     utterance: int = Field(256, gt=0)
     """Hidden size, in each direction, of the bidirectional GRU over the words of one turn."""
     hidden: int = Field(512, gt=0)

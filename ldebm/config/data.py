@@ -21,7 +21,7 @@ class DataConfig(Section):
         {"full", "split_punctuation", "strict", "text_classifier", "background"}
     )
     former: ClassVar[Mapping[str, str]] = {
-        "judge": "image_classifier", "classifier": "text_classifier",
+        "judge": "image_classifier", "classifier": "text_classifier", "size": "side",
     }  # fmt: skip
     kind: Annotated[
         Literal["points", "sentences", "dialogues", "documents", "images"] | str, Plugged("kinds")

@@ -170,7 +170,7 @@ def test_a_section_that_is_left_empty_is_named(real):
         ("prior.base", "yes", "expected true or false, got 'yes'; write true"),
         ("cluster.column", True, "expected a string or null, got true; put it in quotes"),
         ("cluster.pool_seed", "rn", "expected an integer, 'run' or 'first', got 'rn'"),
-        ("prior.kind", "svbm", "expected 'gaussian', 'svebm', 'diffusion'"),
+        ("prior.kind", "svbm", "expected 'gaussian', 'mixture', 'flow', 'svebm', 'diffusion'"),
         ("data", "poinst", "experiments.one.data: 'poinst' is not in 'data'; did you mean"),
     ],
 )

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from ldebm.config import DataConfig, EvaluateConfig, ImageClassifierConfig, Params, parse
+from ldebm.config import (
+    ContextConfig,
+    DataConfig,
+    EvaluateConfig,
+    ImageClassifierConfig,
+    Params,
+    parse,
+)
 from ldebm.data.packed import JUDGE, Packed, open_measure, open_packed
 from ldebm.data.packing import pack
 from ldebm.data.prepare import prepare
@@ -176,6 +183,7 @@ def test_earlier_names_of_keys_are_read_as_the_present_ones() -> None:
     text = params.data["b"].text_classifier
     assert (text and text.epochs) == 2
     assert parse(EvaluateConfig, {"judge": "b"}).classifier == "b"
+    assert parse(ContextConfig, {"size": 64}).hidden == 64
     with pytest.raises(UsageError, match="unknown key 'judge'"):
         parse(EvaluateConfig, {"judge": "b", "classifier": "b"})
 
