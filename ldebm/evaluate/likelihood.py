@@ -15,7 +15,9 @@ a backbone can be compared row by row.
 
 Which side each number errs on:
     nll         -log mean w (IWAE, Burda et al. 2016) with own draws counted in every inner
-                normaliser: at or above the NLL of a normalised model (see ``normalisers``)
+                normaliser: at or above the NLL of the model that keeps one of the draws; of the
+                prior itself where the two sides of its normalisers meet (``sandwich``). There is no
+                number where they are more than a nat apart
     nll_lower   the same with fresh draws only: log Z is low on average, so this lies below ``nll``;
                 the two meet as M grows
     nll_upper   -mean log w, the negative ELBO
@@ -52,6 +54,7 @@ __all__ = [
 ]
 
 LOG_2PI = math.log(2 * math.pi)
+TOLERANCE = 1.0  # nats by which the two sides of a trajectory's normalisers may differ
 LogDensity = Callable[[Tensor], Tensor]
 
 
@@ -71,6 +74,7 @@ class Estimate:
         shift: per level, the share of the gradient in the proposal's mean.
         annealed: share of inner normalisers that were annealed.
         top: the top level's normaliser (``None`` for densities that have none).
+        sides: per level t < T-1, how far the two sides of log Z_t are apart on average, nats.
     """
 
     nll_B: np.ndarray
@@ -84,9 +88,21 @@ class Estimate:
     shift: list[float] = field(default_factory=list)
     annealed: float = 0.0
     top: Sandwich | None = None
+    sides: list[float] = field(default_factory=list)
+
+    @property
+    def sandwich(self) -> float:
+        """How far the two sides of all normalisers of a trajectory are apart, nats."""
+        top = 0.0 if self.top is None else abs(self.top.reverse - self.top.log_z)
+        return sum(self.sides) + top
+
+    @property
+    def refused(self) -> bool:
+        """Whether the sides are too far apart for a number."""
+        return not self.sandwich <= TOLERANCE
 
     def metrics(self, prefix: str = "nll") -> dict[str, float]:
-        """Flat numbers for ``metrics.json``."""
+        """Flat numbers for ``metrics.json``: diagnostics alone where the estimate is refused."""
         mean, error, low, high = mean_interval(self.nll_B)
         result = {
             prefix: mean,
@@ -101,6 +117,12 @@ class Estimate:
             f"{prefix}_half_inner": float(self.half_inner_B.mean()),
             f"{prefix}_rows": float(len(self.nll_B)),
         }
+        if self.refused:
+            diagnostics = (f"{prefix}_ess", f"{prefix}_ess_min", f"{prefix}_rows")
+            result = {name: result[name] for name in diagnostics}
+            result[f"{prefix}_refused"] = 1.0
+        for t, apart in enumerate(self.sides):
+            result[f"{prefix}_sandwich_{t}"] = apart
         for t, (median, low_ess) in enumerate(self.inner_ess):
             result[f"{prefix}_inner_ess_{t}"] = median
             result[f"{prefix}_inner_ess_low_{t}"] = low_ess
@@ -110,6 +132,7 @@ class Estimate:
             result[f"{prefix}_log_z_reverse"] = self.top.reverse
             result[f"{prefix}_log_z_plain_ess"] = self.top.plain_ess
             result[f"{prefix}_annealed"] = self.annealed
+            result[f"{prefix}_sandwich"] = self.sandwich
         return result
 
 
@@ -298,7 +321,7 @@ def _estimate(parts: list[np.ndarray], scorer: Trajectories | None) -> Estimate:
             ess = torch.cat(level)
             low = ess.kthvalue(max(1, len(ess) // 100)).values
             estimate.inner_ess.append((float(ess.median()), float(low)))
-        estimate.shift = list(scorer.shift)
+        estimate.shift, estimate.sides = list(scorer.shift), list(scorer.sides)
         estimate.annealed = scorer.annealed / max(scorer.total, 1)
         estimate.top = _mean_top(scorer.tops) if scorer.tops else None
     return estimate

@@ -144,15 +144,17 @@ def add_likelihood(
     for name in fitted.densities:
         mean, error, _, _ = mean_interval(results[name].nll_B)
         metrics |= {f"nll_{name}": mean, f"nll_{name}_se": error}
-        gain, gain_error, _, _ = mean_interval(results[name].nll_B - results["prior"].nll_B)
-        metrics |= {f"gain_over_{name}": gain, f"gain_over_{name}_se": gain_error}
+        if not results["prior"].refused:
+            gain, gain_error, _, _ = mean_interval(results[name].nll_B - results["prior"].nll_B)
+            metrics |= {f"gain_over_{name}": gain, f"gain_over_{name}_se": gain_error}
     table = np.stack([test.split.id[ordered].astype(np.float64), *columns], 1)
     report.tables["nll_rows"] = (
         header, [[int(row[0]), *(round(float(v), 4) for v in row[1:])] for row in table]
     )  # fmt: skip
-    words = float(np.sum(test.words_N[ordered]))
-    metrics["ppl"] = float(np.exp(results["prior"].nll_B.sum() / words))
-    metrics["rate"] = metrics["nll_upper"] - float(results["prior"].reconstruction_B.mean())
+    if not results["prior"].refused:
+        words = float(np.sum(test.words_N[ordered]))
+        metrics["ppl"] = float(np.exp(results["prior"].nll_B.sum() / words))
+        metrics["rate"] = metrics["nll_upper"] - float(results["prior"].reconstruction_B.mean())
     if not model.published_estimators:
         return
     few = subset(len(rows), LEGACY_ROWS, seed, "legacy-rows")

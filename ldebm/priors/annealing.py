@@ -15,7 +15,7 @@ from torch import Tensor
 from ldebm.priors.conditionals import Conditionals
 from ldebm.priors.langevin import Target, mala
 
-__all__ = ["anneal", "anneal_back", "tempered"]
+__all__ = ["anneal", "anneal_back", "equilibrium", "tempered"]
 
 
 def tempered(energies: Conditionals, t: int, mean_ND: Tensor, beta: float) -> Target:
@@ -65,19 +65,46 @@ def anneal(
 
 @torch.no_grad()
 def anneal_back(
-    energies: Conditionals, t: int, v_ND: Tensor, steps: int, generator: torch.Generator
-) -> float:
-    """Reverse annealing from draws of the conditional with mean 0 (the top level, or SVEBM).
+    energies: Conditionals,
+    t: int,
+    u_next_ND: Tensor,
+    v_PD: Tensor,
+    steps: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Reverse annealing from draws of the conditionals to the conditionals without energies.
+
+    Args:
+        energies: the prior's conditionals.
+        t: level.
+        u_next_ND: conditions u_{t+1} (at the top one row of zeros).
+        v_PD: draws of each condition, those of one behind those of another, as many of each.
+        steps: temperatures.
+        generator: source of the noise.
 
     Returns:
-        log Z, high on average where ``v_ND`` are draws of the density itself.
+        log Z (N,), high on average where ``v_PD`` are draws of the density itself.
     """
-    mean_ND = torch.zeros_like(v_ND)
-    step2 = mean_ND.new_tensor(energies.step[t] * energies.variance[t])
-    weight_N = torch.zeros(len(v_ND), dtype=torch.float64, device=v_ND.device)
+    n = len(u_next_ND)
+    mean_PD = (energies.factor[t] * u_next_ND).repeat_interleave(len(v_PD) // n, 0)
+    step2 = mean_PD.new_tensor(energies.step[t] * energies.variance[t])
+    weight_P = torch.zeros(len(v_PD), dtype=torch.float64, device=v_PD.device)
     for k in reversed(range(steps)):
-        weight_N += energies.energy(v_ND, t).double() / steps
+        weight_P += energies.energy(v_PD, t).double() / steps
         if k:
-            target = tempered(energies, t, mean_ND, k / steps)
-            v_ND = mala(target, v_ND, step2, 1, generator).x_BD
-    return -float(torch.logsumexp(-weight_N, 0) - math.log(len(weight_N)))
+            target = tempered(energies, t, mean_PD, k / steps)
+            v_PD = mala(target, v_PD, step2, 1, generator).x_BD
+    weight_NP = weight_P.view(n, -1)
+    inverse_N = torch.logsumexp(-weight_NP, 1) - math.log(weight_NP.shape[1])
+    return energies.log_reference(u_next_ND, t).double() - inverse_N
+
+
+@torch.no_grad()
+def equilibrium(
+    energies: Conditionals, t: int, u_next_ND: Tensor, start_PD: Tensor, moves: int,
+    generator: torch.Generator,
+) -> Tensor:  # fmt: skip
+    """The ends of long chains of the conditionals, (P, D); arguments as :func:`anneal_back`."""
+    mean_PD = (energies.factor[t] * u_next_ND).repeat_interleave(len(start_PD) // len(u_next_ND), 0)
+    step2 = mean_PD.new_tensor(energies.step[t] * energies.variance[t])
+    return mala(tempered(energies, t, mean_PD, 1.0), start_PD, step2, moves, generator).x_BD

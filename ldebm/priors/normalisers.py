@@ -10,8 +10,9 @@ out of the weights and is as valid for any F. Which shift suits a level is tried
 Two estimates come from the same draws. ``log_fresh`` uses fresh draws alone: unbiased for Z, so its
 logarithm is low on average. ``log_own`` also counts the point whose density is wanted among them.
 Then exp(F(v)) N(v) / Z_own is, on average, exactly the density of v under the normalised model that
-draws M + 1 proposals and keeps one by its weight: however few, draws cannot make a likelihood too
-good.
+draws M + 1 proposals and keeps one by its weight. That model is not the prior: where the draws
+miss what F favours, both logarithms are too low, and the likelihood is too good. Reverse annealing
+from chains bounds log Z from the other side (``distance_of_sides``).
 
 Shapes: N conditions, M draws, D latent dimension, T levels.
 """
@@ -24,14 +25,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ldebm.priors.annealing import anneal, anneal_back, tempered
+from ldebm.priors.annealing import anneal, anneal_back, equilibrium
 from ldebm.priors.conditionals import Conditionals
-from ldebm.priors.langevin import mala
 
 __all__ = [
     "Normaliser",
     "Sandwich",
     "choose_shift",
+    "distance_of_sides",
     "global_normaliser",
     "importance",
     "plain_normaliser",
@@ -248,9 +249,48 @@ def global_normaliser(
     log_plain, ess = plain_normaliser(energies, zero_1D, draws, generator)
     forward = float(anneal(energies, t, zero_1D, particles, steps, generator)[0])
     index = torch.arange(particles, device=start_ND.device) % len(start_ND)
-    start = start_ND[index]
-    step2 = start.new_tensor(energies.step[t] * energies.variance[t])
-    target = tempered(energies, t, torch.zeros_like(start), 1.0)
-    equilibrium = mala(target, start, step2, 2 * steps, generator).x_BD
-    reverse = anneal_back(energies, t, equilibrium, steps, generator)
+    ends = equilibrium(energies, t, zero_1D, start_ND[index], 2 * steps, generator)
+    reverse = float(anneal_back(energies, t, zero_1D, ends, steps, generator))
     return Sandwich(log_plain if ess >= trusted_ess else forward, log_plain, ess, forward, reverse)
+
+
+@torch.no_grad()
+def distance_of_sides(
+    energies: Conditionals,
+    t: int,
+    u_next_ND: Tensor,
+    own_ND: Tensor,
+    draws: int,
+    generator: torch.Generator,
+    shift: float = 0.0,
+    particles: int = 8,
+    steps: int = 50,
+) -> float:
+    """How far reverse annealing is above :attr:`Normaliser.log_fresh_N`, nats, mean.
+
+    Fresh draws are low on average: where they miss what the energies favour, log Z is too low and
+    the likelihood too good. Reverse annealing is high on average. It starts at the ends of long
+    chains, some of which began at ``own_ND`` and some at draws of the conditional without energies:
+    where the two disagree, the chains do not mix, and the larger counts.
+
+    Args:
+        energies: the prior's conditionals.
+        t: level below the top.
+        u_next_ND: conditions u_{t+1}.
+        own_ND: v_t of each.
+        draws: M, fresh.
+        generator: source of all noise.
+        shift: of its proposal.
+        particles: chains of each condition and beginning.
+        steps: temperatures, and half the moves of the chains before.
+    """
+    low_N = importance(energies, t, u_next_ND, draws, generator, shift=shift).log_fresh_N
+    begins = (
+        own_ND.repeat_interleave(particles, 0),
+        energies.reference_draws(u_next_ND, t, particles, generator),
+    )
+    high = []
+    for start_PD in begins:
+        ends_PD = equilibrium(energies, t, u_next_ND, start_PD, 2 * steps, generator)
+        high.append(anneal_back(energies, t, u_next_ND, ends_PD, steps, generator))
+    return float((torch.maximum(*high) - low_N).mean())

@@ -16,13 +16,20 @@ from ldebm.priors.annealing import anneal
 from ldebm.priors.conditionals import Conditionals, conditionals
 from ldebm.priors.energy import EnergyPrior
 from ldebm.priors.known import Known, find_proposals, find_top
-from ldebm.priors.normalisers import Sandwich, choose_shift, global_normaliser, importance
+from ldebm.priors.normalisers import (
+    Sandwich,
+    choose_shift,
+    distance_of_sides,
+    global_normaliser,
+    importance,
+)
 from ldebm.seeding import generator as make_generator
 
 __all__ = ["LikelihoodSettings", "Trajectories", "held_out_bound"]
 
 LOG_2PI = math.log(2 * math.pi)
 HELD_OUT_TRAJECTORIES, HELD_OUT_INNER = 4, 32
+SIDES = 64  # conditions of a level at which its normaliser is estimated from both sides
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,7 @@ class Trajectories:
     shift: Sequence[float]
     inner: Sequence[int]
     ess: list[list[Tensor]]
+    sides: list[float]
     annealed: int = 0
     total: int = 0
 
@@ -118,7 +126,7 @@ class Trajectories:
         top = self.energies.levels - 1
         if known is not None:
             self.log_z, self.shift, self.inner = known.log_z, known.shift, known.inner
-            self.tops, self.ess = [], [[] for _ in range(top)]
+            self.tops, self.ess, self.sides = [], [[] for _ in range(top)], []
             return
         stream = make_generator(settings.seed, "nll", "pilot", device=pilot_ND.device)
         levels = self.energies.forward(pilot_ND, stream)
@@ -126,9 +134,10 @@ class Trajectories:
         self._find_top(self.energies.scale[top] * levels[top], stream)
         if before is not None:  # another context of the same prior: the diagnostics are joined
             self.shift, self.inner, self.ess = before.shift, before.inner, before.ess
+            self.sides = before.sides
             self.annealed, self.total = before.annealed, before.total
             return
-        self.ess = [[] for _ in range(top)]
+        self.ess, self.sides = [[] for _ in range(top)], []
         if not settings.sandwich:
             proposals = find_proposals(self.energies, levels, settings.inner, stream)
             self.shift, self.inner = proposals
@@ -138,6 +147,15 @@ class Trajectories:
             choose_shift(self.energies, t, levels[t + 1][:128], settings.inner, stream)
             for t in range(top)
         ]
+        stream = make_generator(settings.seed, "nll", "sides", device=pilot_ND.device)
+        few = slice(SIDES)
+        self.sides = [
+            distance_of_sides(
+                self.energies, t, levels[t + 1][few], self.energies.scale[t] * levels[t][few],
+                settings.inner, stream, self.shift[t],
+            )
+            for t in range(top)
+        ]  # fmt: skip
 
     def _find_top(self, start_ND: Tensor, stream: torch.Generator) -> None:
         """The top normaliser, with the other estimates of it where they are wanted."""

@@ -9,11 +9,16 @@ import pytest
 import torch
 
 from ldebm.evaluate.legacy import nll_legacy
-from ldebm.evaluate.likelihood import LikelihoodSettings, likelihood, mean_interval
+from ldebm.evaluate.likelihood import Estimate, LikelihoodSettings, likelihood, mean_interval
 from ldebm.priors import DiffusionPrior, GaussianPrior, SymbolPrior
-from ldebm.priors.annealing import anneal
-from ldebm.priors.conditionals import conditionals
-from ldebm.priors.normalisers import choose_shift, global_normaliser, importance
+from ldebm.priors.annealing import anneal, anneal_back, equilibrium
+from ldebm.priors.conditionals import Conditionals, conditionals
+from ldebm.priors.normalisers import (
+    choose_shift,
+    distance_of_sides,
+    global_normaliser,
+    importance,
+)
 from ldebm.seeding import generator
 from tests.unit.evaluate_models import (
     LOG_2PI,
@@ -249,3 +254,52 @@ def test_rivals_are_scored_on_the_same_draws_in_coordinates_of_their_own() -> No
         )
         assert np.abs(both[name].nll_B + normal.log_prob(x).numpy()).mean() < 0.1
         assert len(both[name].inner_ess) == priors[name].levels - 1
+
+
+def step_energy(height: float, place: float) -> Conditionals:
+    """One inner level over a standard normal kernel, F = height beyond ``place``, above the top."""
+
+    def value(v_ND: torch.Tensor, t: int) -> torch.Tensor:
+        return height * torch.sigmoid((v_ND[:, 0] - place) / 0.1)
+
+    def gradient(v_ND: torch.Tensor, t: int) -> tuple[torch.Tensor, torch.Tensor]:
+        part = torch.sigmoid((v_ND - place) / 0.1)
+        return height * part[:, 0], height * part * (1 - part) / 0.1
+
+    ones = (1.0, 1.0)
+    return Conditionals(value, gradient, (0.0, 0.0), ones, ones, ones, ones, 1.0, 0.0, (0.5, 0.5))
+
+
+def test_reverse_annealing_finds_the_other_side_of_an_inner_normaliser() -> None:
+    u_next, grid = torch.zeros(64, 1), torch.linspace(-8, 8, 4001)[:, None]
+    for height, place, own in ((2.0, 0.5, 1.0), (-1.0, 0.0, -0.5), (0.0, 0.0, 0.0)):
+        energies = step_energy(height, place)
+        log_p = energies.value(grid, 0) - 0.5 * grid[:, 0] ** 2 - 0.5 * LOG_2PI
+        exact = float(torch.logsumexp(log_p, 0)) + math.log(16 / 4000)
+        v = torch.full((64, 1), own)
+        ends = equilibrium(energies, 0, u_next, v.repeat_interleave(50, 0), 100, generator(0))
+        high = anneal_back(energies, 0, u_next, ends, 50, generator(1))
+        assert float(high.mean()) == pytest.approx(exact, abs=0.05)
+        assert distance_of_sides(energies, 0, u_next, v, 64, generator(2)) < 0.3
+
+
+def test_sides_that_are_far_apart_are_seen_where_the_draws_show_nothing() -> None:
+    """F = 16 on a share of 1.9e-4 of the kernel: the draws hardly ever meet it."""
+    energies, u_next = step_energy(16.0, 3.55), torch.zeros(64, 1)
+    inside = torch.full((64, 1), 3.9)
+    ess = importance(energies, 0, u_next, 64, generator(0)).ess_N
+    assert float(ess.median()) > 63
+    assert distance_of_sides(energies, 0, u_next, inside, 64, generator(1)) > 2
+
+
+def test_an_estimate_whose_sides_are_apart_gives_no_number() -> None:
+    ones = np.ones(3)
+    estimate = Estimate(ones, ones, ones, ones, ones, ones, ones, sides=[0.2, 0.3])
+    assert not estimate.refused
+    assert estimate.metrics()["nll"] == 1.0
+    estimate.sides = [0.2, 1.3]
+    assert estimate.refused
+    metrics = estimate.metrics()
+    assert metrics["nll_refused"] == 1.0
+    assert metrics["nll_sandwich_1"] == 1.3
+    assert not {"nll", "nll_low", "nll_lower", "nll_upper"} & metrics.keys()
