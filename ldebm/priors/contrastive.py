@@ -1,6 +1,6 @@
 """The noise-contrastive prior of hierarchical models (NCP-VAE, Aneja et al. 2021).
 
-docs/method.md, section 2.7.
+docs/method.md, section 2.8.
 
 The networks F_g are classifiers between q and p of one group, given what is above it in q:
 
