@@ -22,17 +22,23 @@ class Backbone(nn.Module, ABC):
         latent: D.
         context_size: C of the context that the decoder and the prior read; 0: none.
         hierarchical: whether its latents are those of several groups (``nn.hierarchy``).
+        rows_at_once: how many are encoded together in a pass over a data set.
         stream: source of dropout noise while training; set by the trainer before each update.
     """
 
     latent: int
     context_size: int = 0
     hierarchical: bool = False
+    rows_at_once: int = 256
     stream: torch.Generator | None = None
 
     @abstractmethod
     def encode(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z|x), each (B, D)."""
+
+    def summary(self, x_BD: Tensor) -> Tensor:
+        """What is stored of means or log-variances of latents: all of them."""
+        return x_BD
 
     def tables(self, *, bfloat16: bool = False) -> AbstractContextManager[None]:
         """A block in which parameters do not change, so that encoding may look things up.

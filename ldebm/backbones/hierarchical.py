@@ -109,6 +109,7 @@ class HierarchicalBackbone(Backbone):
     groups: tuple[Group, ...]
     likelihood: PixelLikelihood
     hierarchical = True
+    rows_at_once = 250
     has_flows: bool = False
     kl_start: float = 0.0
     kl_free: Tensor | None = None
@@ -213,6 +214,11 @@ class HierarchicalBackbone(Backbone):
         features = self.features(self.likelihood.quantise(batch))
         posterior = self._draw(features, len(batch), None, finish=False)
         return posterior.u_BD, posterior.logvar_BD
+
+    def summary(self, x_BD: Tensor) -> Tensor:
+        """The top group, (B, C); a convolutional one as its mean over the places."""
+        top = self.groups[0]
+        return x_BD[:, : top.size].reshape(len(x_BD), top.shape[0], -1).mean(2)
 
     def to_z(self, u_BD: Tensor, temperature: float = 1.0) -> list[Tensor]:
         """z = T(u) by group; differentiable, and without the pixel decoder's work.

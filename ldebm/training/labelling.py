@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ldebm.backbones.hierarchical import HierarchicalBackbone
 from ldebm.config import ClusterConfig, ExperimentConfig
 from ldebm.data.packed import SPLITS, Packed, Split, check_classes
 from ldebm.devices import choose_device
@@ -16,7 +15,7 @@ from ldebm.files import write_parquet
 from ldebm.seeding import configure, generator, numpy_generator
 from ldebm.training.clustering import geometric_clusters
 from ldebm.training.first_stage import load_backbone
-from ldebm.training.latents import encode_contexts, encode_split, encode_top
+from ldebm.training.latents import encode_contexts, encode_split
 
 __all__ = ["cluster_stage"]
 
@@ -40,10 +39,7 @@ def cluster_stage(
     }
     for index, name in enumerate(SPLITS):
         split = packed.split(name)
-        if isinstance(backbone, HierarchicalBackbone):
-            mu, logvar = encode_top(backbone, split, device)
-        else:
-            mu, logvar = encode_split(backbone, split, device)
+        mu, logvar = encode_split(backbone, split, device)
         columns["id"].append(np.asarray(split.id))
         columns["split"].append(np.full(split.n, index, dtype=np.int8))
         columns["mu"].append(mu)
