@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from ldebm.config.plugged import Plugged
+from ldebm.config.prior import MixtureConfig
 from ldebm.config.sections import Section
 
 __all__ = ["OOD_TRANSFORMS", "CompletionConfig", "EvaluateConfig"]
@@ -46,7 +47,7 @@ class EvaluateConfig(Section):
     added: ClassVar[frozenset[str]] = frozenset(
         {
             "chains", "inception", "ood", "ood_rows", "classifier", "word_vectors", "completion",
-            "control_draws", "metrics",
+            "control_draws", "metrics", "mixture",
         }
     )  # fmt: skip
     unlisted: ClassVar[frozenset[str]] = frozenset({"metrics"})
@@ -65,6 +66,10 @@ class EvaluateConfig(Section):
     """
     inner: int = Field(64, gt=1)
     """Draws per estimate of a normalising constant."""
+    mixture: MixtureConfig | None = None
+    """Sizes of the Gaussian mixture that stands beside the prior of a text model; null: its
+    defaults.
+    """
     decode: Literal["greedy", "sample"] = "sample"
     """Take the most probable word at every place, or draw words; for images, the mean of the
     pixels or a draw.

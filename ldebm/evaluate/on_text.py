@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ldebm.baselines.evaluation import evaluate_code, evaluate_likelihood
-from ldebm.config import EvaluateConfig
+from ldebm.config import EvaluateConfig, MixtureConfig
 from ldebm.data.batches import row_batches
 from ldebm.data.packed import Packed, Split
 from ldebm.evaluate import language
@@ -33,10 +33,11 @@ from ldebm.evaluate.completion import evaluate_completion
 from ldebm.evaluate.control import EXACT, Classifier, control_accuracy
 from ldebm.evaluate.legacy import nll_legacy
 from ldebm.evaluate.likelihood import LikelihoodSettings, likelihood, mean_interval
-from ldebm.evaluate.priors import fit_densities, posterior_samples
+from ldebm.evaluate.priors import fit_densities
 from ldebm.evaluate.report import Report, encode_rows, subset
 from ldebm.evaluate.sampling import DRAWS, sampler_acceptance, sampler_convergence
 from ldebm.evaluate.text_control import evaluate_control
+from ldebm.priors import Posteriors
 from ldebm.seeding import generator
 
 if TYPE_CHECKING:
@@ -124,15 +125,16 @@ def add_likelihood(
 ) -> None:
     """Valid NLL of the prior and of the densities beside it, and the published estimate."""
     seed, metrics = model.seed, report.metrics
-    samples = []
+    posteriors = []
     for name in ("train", "valid"):
         split = packed.split(name)
         rows = subset(split.n, FIT_ROWS, seed, f"fit-{name}")
         mu, logvar = encode_rows(model.backbone, split, rows, model.device)
-        samples.append(posterior_samples(mu.cpu(), logvar.cpu(), seed, FIT_ROWS))
-    fitted = fit_densities(samples[0], samples[1], seed)
+        posteriors.append(Posteriors(mu.cpu(), logvar.cpu()))
+    fitted = fit_densities(posteriors[0], posteriors[1], seed, config.mixture or MixtureConfig())
     metrics |= {f"gain_{name}": value for name, value in fitted.gain.items()}
     metrics["mixture_components"] = float(fitted.components)
+    metrics["mixture_turned"] = float(fitted.turned)
     rows = subset(test.split.n, config.rows, seed, "evaluate-rows")
     size = model.evaluated_together
     ordered, batches = row_batches(test.split, rows, size, model.device)

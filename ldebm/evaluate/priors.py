@@ -1,8 +1,6 @@
 """Fitted Gaussians and mixtures as priors of the same backbone.
 
-What an energy-based prior has to beat (docs/method.md, section 5.1).
-
-An energy-based prior is worth its cost only where it beats these, so every table of a text model
+What an energy-based prior has to beat (docs/method.md, section 5.1): every table of a text model
 has the N(0, I) of the VAE, the full Gaussian and a mixture, scored with the same draws.
 
 Shapes: N posterior samples, D latent dimension.
@@ -13,15 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
-from ldebm.seeding import derive_seed
-from ldebm.seeding import generator as make_generator
+from ldebm.config import MixtureConfig
+from ldebm.priors import Posteriors
+from ldebm.priors.mixture import choose_mixture
 
-__all__ = ["Fitted", "fit_densities", "posterior_samples"]
+__all__ = ["Fitted", "fit_densities"]
 
 
 @dataclass(frozen=True)
@@ -31,58 +28,60 @@ class Fitted:
     Attributes:
         densities: name -> log density of z; "standard_normal", "gaussian", "mixture".
         gain: name -> mean held-out log density of posterior samples over that of N(0, I), nats.
-        components: of the mixture that had the best held-out density.
+        components: of the mixture that had the best held-out density; 1: the Gaussian.
+        turned: whether more components were worse on the held-out rows.
     """
 
     densities: dict[str, Callable[[Tensor], Tensor]]
     gain: dict[str, float]
     components: int
-
-
-def posterior_samples(mu_ND: Tensor, logvar_ND: Tensor, seed: int, limit: int) -> Tensor:
-    """One draw of q(z|x) for at most ``limit`` rows, chosen at random."""
-    stream = make_generator(seed, "posterior-samples")
-    rows = torch.randperm(len(mu_ND), generator=stream)[:limit]
-    noise = torch.randn(len(rows), mu_ND.shape[1], generator=stream)
-    return mu_ND[rows] + torch.exp(0.5 * logvar_ND[rows]) * noise
+    turned: bool
 
 
 def fit_densities(
-    train_ND: Tensor, held_out_ND: Tensor, seed: int, components: tuple[int, ...] = (5, 20)
+    train: Posteriors, held_out: Posteriors, seed: int, settings: MixtureConfig
 ) -> Fitted:
-    """Fits a full Gaussian and mixtures to ``train_ND``.
+    """Fits a full Gaussian and mixtures to draws of the posteriors.
 
     Args:
-        train_ND: posterior samples of training rows.
-        held_out_ND: posterior samples of validation rows: they choose the mixture.
-        seed: of the mixtures' starts.
-        components: mixture sizes to try; those with fewer than 20 samples each are left out.
+        train: of training rows.
+        held_out: of validation rows: they choose the mixture.
+        seed: of the draws and of the mixtures' starts.
+        settings: how many draws, and the mixtures' sizes.
     """
+    train_ND, held_out_ND = (
+        part.draw(settings.draws, settings.rows, seed, f"fit-{name}").double().cpu()
+        for part, name in ((train, "train"), (held_out, "valid"))
+    )
     latent = train_ND.shape[1]
     eye = torch.eye(latent, dtype=torch.float64)
-    densities = {"standard_normal": _normal(torch.zeros(latent, dtype=torch.float64), eye)}
-    train = train_ND.double()
-    covariance = torch.cov(train.t()).reshape(latent, latent) + 1e-9 * eye
-    densities["gaussian"] = _normal(train.mean(0), covariance)
-    best, chosen = -np.inf, 1
-    densities["mixture"] = densities["gaussian"]
-    for size in components:
-        if len(train) < 20 * size:
-            continue
-        mixture = GaussianMixture(
-            size, covariance_type="full", reg_covar=1e-4, max_iter=50, tol=1e-2,
-            random_state=derive_seed(seed, "mixture", size) % 2**32,
-        ).fit(train.numpy())  # fmt: skip
-        score = float(mixture.score(held_out_ND.double().numpy()))
-        if score > best:
-            best, chosen, densities["mixture"] = score, size, _mixture(mixture)
+    covariance = torch.cov(train_ND.t()).reshape(latent, latent) + 1e-9 * eye
+    densities = {
+        "standard_normal": _normal(torch.zeros(latent, dtype=torch.float64), eye),
+        "gaussian": _normal(train_ND.mean(0), covariance),
+    }
+    mean_D, spread_D = train_ND.mean(0), covariance.diagonal().sqrt()
+    chosen = choose_mixture(
+        (train_ND - mean_D) / spread_D,
+        (held_out_ND - mean_D) / spread_D,
+        [1, *(size for size in settings.components if size > 1)],
+        seed,
+    )
+    mixture, log_det = chosen.mixture(), float(spread_D.log().sum())
+
+    def log_mixture(z_ND: Tensor) -> Tensor:
+        standard_ND = (z_ND.double().cpu() - mean_D) / spread_D
+        return (mixture.log_prob(standard_ND) - log_det).to(z_ND.device)
+
+    single = len(chosen.mean_KD) == 1
+    densities["mixture"] = densities["gaussian"] if single else log_mixture
     base = densities["standard_normal"](held_out_ND).mean()
     gain = {
         name: float(density(held_out_ND).mean() - base)
         for name, density in densities.items()
         if name != "standard_normal"
     }
-    return Fitted(densities, gain, chosen)
+    return Fitted(densities, gain, len(chosen.mean_KD), chosen.turned)
 
 
 def _normal(mean_D: Tensor, covariance_DD: Tensor) -> Callable[[Tensor], Tensor]:
@@ -91,19 +90,5 @@ def _normal(mean_D: Tensor, covariance_DD: Tensor) -> Callable[[Tensor], Tensor]
     def log_prob(z_ND: Tensor) -> Tensor:
         value: Tensor = normal.log_prob(z_ND.double().cpu())  # type: ignore[no-untyped-call]
         return value.to(z_ND.device)
-
-    return log_prob
-
-
-def _mixture(mixture: GaussianMixture) -> Callable[[Tensor], Tensor]:
-    weights = torch.from_numpy(np.log(mixture.weights_ + 1e-300))
-    normal = torch.distributions.MultivariateNormal(
-        torch.from_numpy(mixture.means_), torch.from_numpy(mixture.covariances_)
-    )
-
-    def log_prob(z_ND: Tensor) -> Tensor:
-        parts = normal.log_prob(z_ND.double().cpu().unsqueeze(1))  # type: ignore[no-untyped-call]
-        parts = parts + weights
-        return torch.logsumexp(parts, 1).to(z_ND.device)
 
     return log_prob

@@ -56,6 +56,12 @@ class MixtureFit:
     held_out: dict[int, float]
     turned: bool
 
+    def mixture(self) -> Mixture:
+        """The mixture itself, in the precision of the fit."""
+        result = Mixture(*self.mean_KD.shape).double()
+        result.take(self.log_weight_K, self.mean_KD, self.covariance_KDD)
+        return result
+
 
 def fit_em(draws_ND: Tensor, components: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """A mixture with full covariances by expectation maximisation (Dempster et al. 1977).
@@ -142,7 +148,8 @@ def choose_mixture(
         if len(draws_ND) < FEWEST * size and best is not None:
             continue
         fit = fit_em(draws_ND, size, derive_seed(seed, "mixture", size) % 2**32)
-        score = float(_of(*fit).log_prob(held_out_ND.double().cpu()).mean())
+        tried = MixtureFit(*fit, {}, turned=False).mixture()
+        score = float(tried.log_prob(held_out_ND.double().cpu()).mean())
         turned = bool(held_out) and score < max(held_out.values())
         held_out[size] = score
         if turned:
@@ -150,12 +157,6 @@ def choose_mixture(
         best = fit
     assert best is not None
     return MixtureFit(*best, held_out, turned)
-
-
-def _of(log_weight: Tensor, mean: Tensor, covariance: Tensor) -> Mixture:
-    mixture = Mixture(len(mean), mean.shape[1]).double()
-    mixture.take(log_weight, mean, covariance)
-    return mixture
 
 
 class Mixture(nn.Module):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from sklearn.metrics import adjusted_mutual_info_score, homogeneity_score
 
+from ldebm.config import MixtureConfig
 from ldebm.evaluate.clusters import (
     add_label_information,
     ami_error,
@@ -22,10 +23,10 @@ from ldebm.evaluate.clusters import (
     label_information,
     mutual_information,
 )
-from ldebm.evaluate.priors import fit_densities, posterior_samples
+from ldebm.evaluate.priors import fit_densities
 from ldebm.evaluate.report import Report
 from ldebm.files import json_text
-from ldebm.priors import DiffusionPrior, SymbolPrior
+from ldebm.priors import DiffusionPrior, Posteriors, SymbolPrior
 from ldebm.seeding import generator
 from pipelines.results.glossary import describe
 from tests.unit.evaluate_models import config, wavy_energy
@@ -169,26 +170,30 @@ def test_fitted_densities_are_normalised_and_rank_as_they_should() -> None:
     stream = generator(1)
     centres = torch.tensor([[4.0, 0.0], [-4.0, 0.0]])
 
-    def draw(n: int) -> torch.Tensor:
-        return centres[torch.arange(n) % 2] + torch.randn(n, 2, generator=stream)
+    def draw(n: int) -> Posteriors:
+        mu = centres[torch.arange(n) % 2] + torch.randn(n, 2, generator=stream)
+        return Posteriors(mu, torch.full_like(mu, -9.0))
 
-    fitted = fit_densities(draw(4000), draw(2000), 0, components=(2,))
+    one = MixtureConfig(components=[2, 40], draws=1)
+    fitted = fit_densities(draw(4000), draw(2000), 0, one)
+    assert fitted.turned
     assert fitted.components == 2
     assert fitted.gain["mixture"] > fitted.gain["gaussian"] + 0.5 > 0.5
     axis = torch.linspace(-20, 20, 401)
     grid = torch.cartesian_prod(axis, axis)
     for density in fitted.densities.values():
         assert float(density(grid).exp().sum()) * 0.01 == pytest.approx(1, abs=1e-3)
-    small = fit_densities(draw(30), draw(10), 0)
+    small = fit_densities(draw(30), draw(10), 0, one)
     assert small.components == 1  # too few rows for a mixture: the Gaussian stands in
 
 
-def test_posterior_samples_have_the_posteriors_spread() -> None:
-    mu, logvar = torch.full((5000, 3), 2.0), torch.full((5000, 3), math.log(0.25))
-    z = posterior_samples(mu, logvar, 0, 4000)
+def test_draws_have_the_posteriors_spread_and_keep_to_the_limit() -> None:
+    posteriors = Posteriors(torch.full((3000, 3), 2.0), torch.full((3000, 3), math.log(0.25)))
+    z = posteriors.draw(2, 4000, 0, "test")
     assert z.shape == (4000, 3)
     assert float(z.mean()) == pytest.approx(2, abs=0.02)
     assert float(z.std()) == pytest.approx(0.5, abs=0.02)
+    assert posteriors.draw(2, 10**6, 0, "test").shape == (6000, 3)
 
 
 @pytest.mark.parametrize("samples", [1, 100])
