@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,19 @@ __all__ = ["RecurrentCell", "State", "recurrent_cell"]
 
 State = tuple[Tensor, ...]
 """(h,) of a GRU, (h, c) of an LSTM; each (directions, B, H)."""
+
+
+class _Side(NamedTuple):
+    """A direction with its weights, over packed rows from their first states."""
+
+    x_NI: Tensor
+    batch_sizes: Sequence[int]
+    first: State
+    reverse: bool
+    weight_ih: Tensor
+    weight_hh: Tensor
+    bias_ih: Tensor
+    bias_hh: Tensor
 
 
 class RecurrentCell(nn.Module, ABC):
@@ -101,26 +114,13 @@ class RecurrentCell(nn.Module, ABC):
     ) -> tuple[Tensor, State]:
         """Outputs (N, H) and last states, each (B, H)."""
         end = "_l0_reverse" if side else "_l0"
-        weight_ih, weight_hh, bias_ih, bias_hh = (
-            getattr(self.rnn, name + end)
-            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        )
-        return self._rounded_side(
-            x_NI, (weight_ih, weight_hh), (bias_ih, bias_hh), batch_sizes, first, reverse=bool(side)
-        )
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        weights = [getattr(self.rnn, name + end) for name in names]
+        return self._rounded_side(_Side(x_NI, batch_sizes, first, bool(side), *weights))
 
     @abstractmethod
-    def _rounded_side(
-        self,
-        x_NI: Tensor,
-        weights: tuple[Tensor, Tensor],
-        biases: tuple[Tensor, Tensor],
-        batch_sizes: Sequence[int],
-        first: State,
-        *,
-        reverse: bool,
-    ) -> tuple[Tensor, State]:
-        """One direction with products in bfloat16; weights and biases of inputs and of states."""
+    def _rounded_side(self, side: _Side) -> tuple[Tensor, State]:
+        """One direction with products in bfloat16."""
 
     def last(self, x_NI: Tensor, batch_sizes: Sequence[int]) -> Tensor:
         """Hidden states after each row's last token, and before its first: (B, directions * H)."""
@@ -135,21 +135,18 @@ class _GRU(RecurrentCell):
         out, last = self.rnn(packed, None if start is None else start[0])
         return out, (last,)
 
-    def _rounded_side(
-        self,
-        x_NI: Tensor,
-        weights: tuple[Tensor, Tensor],
-        biases: tuple[Tensor, Tensor],
-        batch_sizes: Sequence[int],
-        first: State,
-        *,
-        reverse: bool,
-    ) -> tuple[Tensor, State]:
-        gates_in, new = biases[1][: 2 * self.hidden], biases[1][2 * self.hidden :]
-        row = (biases[0] + F.pad(gates_in, (0, self.hidden))).expand(batch_sizes[0], -1)
-        gates = Gates(product(x_NI, weights[0], True), row_B3H=row)
+    def _rounded_side(self, side: _Side) -> tuple[Tensor, State]:
+        gates_in, new = side.bias_hh[: 2 * self.hidden], side.bias_hh[2 * self.hidden :]
+        row = (side.bias_ih + F.pad(gates_in, (0, self.hidden))).expand(side.batch_sizes[0], -1)
+        gates = Gates(product(side.x_NI, side.weight_ih, True), row_B3H=row)
         out, last = run_gates(
-            gates, weights[1], new, first[0], batch_sizes, reverse=reverse, bfloat16=True
+            gates,
+            side.weight_hh,
+            new,
+            side.first[0],
+            side.batch_sizes,
+            reverse=side.reverse,
+            bfloat16=True,
         )
         assert out is not None
         return out, (last,)
@@ -174,19 +171,16 @@ class _LSTM(RecurrentCell):
         out, last = self.rnn(packed, start)
         return out, tuple(last)
 
-    def _rounded_side(
-        self,
-        x_NI: Tensor,
-        weights: tuple[Tensor, Tensor],
-        biases: tuple[Tensor, Tensor],
-        batch_sizes: Sequence[int],
-        first: State,
-        *,
-        reverse: bool,
-    ) -> tuple[Tensor, State]:
-        bias = (biases[0] + biases[1]).bfloat16()
-        values = F.linear(x_NI.bfloat16(), weights[0].bfloat16(), bias)
-        return run_lstm(values, weights[1], (first[0], first[1]), batch_sizes, reverse=reverse)
+    def _rounded_side(self, side: _Side) -> tuple[Tensor, State]:
+        bias = (side.bias_ih + side.bias_hh).bfloat16()
+        values = F.linear(side.x_NI.bfloat16(), side.weight_ih.bfloat16(), bias)
+        return run_lstm(
+            values,
+            side.weight_hh,
+            (side.first[0], side.first[1]),
+            side.batch_sizes,
+            reverse=side.reverse,
+        )
 
 
 CELLS: dict[str, type[RecurrentCell]] = {"gru": _GRU, "lstm": _LSTM}
