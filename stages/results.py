@@ -13,8 +13,10 @@ from pathlib import Path
 
 from ldebm.errors import LdebmError
 from ldebm.files import write_text
+from pipelines.library import Library
 from pipelines.results.likelihoods import likelihood_tables
 from pipelines.results.recorded import RESULTS, load_results, record_runs
+from pipelines.results.standing import standing, superseded_list
 from pipelines.results.tables import (
     ablation_tables,
     chains_table,
@@ -37,7 +39,7 @@ def main() -> None:
         if not arguments.tables:
             for path in record_runs(experiments=arguments.experiments):
                 print(path)
-        runs = load_results()
+        runs, superseded = standing(load_results(), Library())
         marks = tradeoff(runs)
         if marks:
             write_text(Path("docs", "ptb-tradeoff.svg"), draw(marks))
@@ -45,6 +47,7 @@ def main() -> None:
         sections += [likelihood_tables(), ablation_tables(), chains_table(RESULTS / "chains.json")]
         sections += [full_size_table(RESULTS / "full-size.json")]
         sections += [sweeps_table(RESULTS / "sweeps.json"), faults_table(RESULTS / "faults.json")]
+        sections.append(superseded_list(superseded))
         write_text(Path("docs", "results.md"), "\n".join(filter(None, sections)))
     except LdebmError as error:
         print(f"stages.results: {error}", file=sys.stderr)

@@ -175,7 +175,10 @@ def _likelihood(report: Report, model: ImageModel, images: np.ndarray) -> np.nda
         nll.append(backbone.reconstruction_nll(x_BCHW, u_BD))
         decoded.append(np.asarray(model.decode(u_BD, "greedy")))
     report.metrics["recon_nll"] = float(torch.cat(nll).double().mean())
-    report.metrics["elbo_bits"] = bound / (math.log(2) * images[0].size)
+    likelihood = backbone.likelihood
+    report.metrics["bound_bits"] = bound / (math.log(2) * images[0].size)
+    if likelihood.discrete and likelihood.levels == 256:
+        report.metrics["bits_per_dim"] = report.metrics["bound_bits"]
     report.metrics["rate"] = float(kl_NG.sum(1).double().mean())
     groups = [
         [g, " x ".join(map(str, group.shape)), group.size, round(float(kl_NG[:, g].mean()), 4)]

@@ -42,7 +42,7 @@ SUMMARY: dict[str, dict[str, tuple[str, ...]]] = {
 ``{label}`` is the label column of the experiment. ``mi`` is measured on baselines with a code,
 ``fid`` by the features of Inception, ``fid_classifier`` by those of the data set's own classifier.
 """
-WITHOUT = {"images": {"bits": ("elbo_bits",)}}  # where none of these was measured
+WITHOUT = {"images": {"bound_bits": ("bound_bits",)}}  # where none of these was measured
 
 
 def summarise(kind: str, metrics: Mapping[str, float | None], label: str = "") -> dict[str, float]:

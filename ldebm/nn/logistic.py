@@ -40,6 +40,8 @@ class PixelLikelihood(ABC):
     """
 
     channels: int
+    discrete = False
+    """Whether p(x) is a probability of the pixels' levels: then nats become bits a dimension."""
 
     def __init__(self, colours: int, bits: int = 8) -> None:
         self.colours, self.levels = colours, 2**bits
@@ -135,6 +137,8 @@ class LogisticPixels(PixelLikelihood):
     Parameters of a pixel in NVAE's order: M logits of the components, then per colour M means, M
     log-scales and, for three colours, M coefficients (green on red; blue on red; blue on green).
     """
+
+    discrete = True
 
     def __init__(self, colours: int, bits: int = 8, mixtures: int = 10) -> None:
         super().__init__(colours, bits)

@@ -152,6 +152,7 @@ FORMER = {
     "judged_": "classified_",
     "plain_judged_": "plain_classified_",
     "fid_judge": "fid_classifier",
+    "elbo_bits": "bound_bits",
 }
 """Beginnings of names as older files have them, and as they are now."""
 

@@ -8,9 +8,9 @@ from typing import Any
 from pipelines.results.published import Column, PublishedTable, System
 from pipelines.results.recorded import by_experiment, devices, lengths, summary
 
-__all__ = ["NOT_MEASURED", "NOT_RUN", "beside_the_paper"]
+__all__ = ["NOT_MEASURED", "NOT_RUN", "TOO_SHORT", "beside_the_paper"]
 
-NOT_RUN, NOT_MEASURED = "not run", "not measured"
+NOT_RUN, NOT_MEASURED, TOO_SHORT = "not run", "not measured", "too short"
 
 Run = Mapping[str, Any]
 
@@ -20,8 +20,9 @@ def beside_the_paper(
 ) -> tuple[list[str], list[list[str]]]:
     """Columns and rows of a paper's table: every column as published, where it was, and as ours.
 
-    A system that has an experiment without runs says so in its cells; a system without experiment
-    has empty ones.
+    A system that has an experiment without runs says so in its cells, and so does one whose first
+    stage had less than half of the updates of the longest of the published systems; a system
+    without experiment has empty ones.
 
     Args:
         table: of the paper.
@@ -35,18 +36,34 @@ def beside_the_paper(
     for column, published in zip(table.columns, shown, strict=True):
         columns += [f"{column.label}: paper", "ours"] if published else [f"{column.label}: ours"]
     groups, rows = by_experiment(runs), []
+    longest = max(
+        (
+            first_updates(run)
+            for system in table.systems
+            for part in table.parts
+            for run in groups.get(system.experiment_of(part), [])
+            if any(system.value(i) is not None for i in range(len(table.columns)))
+        ),
+        default=0,
+    )
     for system in table.systems:
         of_part = {part: groups.get(system.experiment_of(part), []) for part in table.parts}
         ran = [run for group in of_part.values() for run in group]
+        short = any(0 < first_updates(run) < longest / 2 for run in ran)
         name = system.experiment_of("*")
         seeds = "/".join(str(len(group)) for group in of_part.values()) if name else ""
         cells = [system.name, name, seeds, lengths(ran) if ran else "", devices(ran)]
         for i, column in enumerate(table.columns):
             value = system.value(i)
             cells += ["" if value is None else f"{value:g}"] if shown[i] else []
-            cells.append(_ours(system, i, column, of_part[column.part]))
+            cells.append(TOO_SHORT if short else _ours(system, i, column, of_part[column.part]))
         rows.append(cells)
     return columns, rows
+
+
+def first_updates(run: Run) -> int:
+    """Updates of the first stage of a run; 0 where none is recorded."""
+    return int(run.get("updates", {}).get("backbone") or 0)
 
 
 def _ours(system: System, index: int, column: Column, runs: Sequence[Run]) -> str:

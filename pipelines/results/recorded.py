@@ -1,12 +1,14 @@
 """Recorded runs, ``results/<experiment>/<seed>.json``.
 
-A recorded run is {experiment, seed, epochs, updates, params, commit, dirty, device, seconds,
-stage_seconds, numerics, metrics}: small enough for git, and complete enough to say how a number
-came about.
+A recorded run is {experiment, seed, epochs, updates, params, settings, code, commit, dirty, device,
+seconds, stage_seconds, cpu_seconds, numerics, metrics}: small enough for git, and complete enough
+to say how a number came about.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,11 +28,15 @@ __all__ = [
     "load_results",
     "numbers",
     "record_runs",
+    "settings_of",
     "summary",
 ]
 
 RESULTS = Path("results")
 TRAINED = ("backbone", "prior")
+SECTIONS = ("backbone", "cluster", "prior")
+# What a run is trained with whatever its experiment says: `run.epochs`, and the machine.
+LENGTHS = ("epochs", "updates", "threads", "device", "checkpoint_seconds", "validate_every")
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -49,6 +55,24 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def settings_of(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting of an experiment that decides what is trained, but for how long; dotted keys.
+
+    Args:
+        params: the resolved experiment.
+    """
+    flat = flatten({"data": params.get("data"), **{s: params.get(s, {}) for s in SECTIONS}})
+    return {
+        key: value
+        for key, value in flat.items()
+        if not (key.rpartition(".")[0].endswith(".training") and key.endswith(LENGTHS))
+    }
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def record_runs(root: Path = Path(), experiments: Sequence[str] = ()) -> list[Path]:
     """Copies what was evaluated into ``results/``, with where and how it was made.
 
@@ -62,7 +86,8 @@ def record_runs(root: Path = Path(), experiments: Sequence[str] = ()) -> list[Pa
         The files that were written.
 
     Raises:
-        UsageError: one of ``experiments`` was not evaluated.
+        UsageError: one of ``experiments`` was not evaluated, or was trained with code or
+            parameters that are in no commit.
     """
     reports = [
         path
@@ -80,7 +105,13 @@ def record_runs(root: Path = Path(), experiments: Sequence[str] = ()) -> list[Pa
         if experiments and experiment not in experiments:
             continue
         target = root / RESULTS / experiment / f"{seed}.json"
-        write_json(target, _run(root, experiment, int(seed), known))
+        run = _run(root, experiment, int(seed), known)
+        if run["dirty"] is not False:
+            raise UsageError(
+                f"{experiment}, seed {seed}: its prior was trained with code or parameters that are"
+                " in no commit; commit them and build it again"
+            )
+        write_json(target, run)
         written.append(target)
     return written
 
@@ -107,12 +138,19 @@ def _run(root: Path, experiment: str, seed: int, known: list[dict[str, Any]]) ->
             stage: _updates(root / "models" / experiment / str(seed) / stage) for stage in TRAINED
         },
         "params": params,
+        "settings": _hash(settings_of(params)),
+        "code": _hash({stage: record.get("code") for stage, record in mine.items()}),
         "commit": last.get("git", {}).get("commit"),
         "dirty": last.get("git", {}).get("dirty"),
         "device": last.get("device"),
         "numerics": last.get("numerics"),
         "seconds": round(sum(seconds.values()), 1) if seconds else None,
         "stage_seconds": seconds,
+        "cpu_seconds": {
+            stage: record["cpu_seconds"]
+            for stage, record in sorted(mine.items())
+            if "cpu_seconds" in record
+        },
         "metrics": read_json(root / "reports" / experiment / str(seed) / "metrics.json"),
     }
 

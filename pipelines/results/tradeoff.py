@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pipelines.results.recorded import by_experiment, numbers
+from pipelines.results.recorded import by_experiment, lengths, numbers, settings_of
 
 __all__ = ["Mark", "draw", "tradeoff"]
 
+OF_THE_WEIGHT = ("backbone.kl_weight", "backbone.kl_floor", "prior.kl_weight")
 AXES = ("test NLL, nats a sentence (valid)", "BLEU")
 
 
@@ -26,21 +28,28 @@ class Mark(NamedTuple):
 def tradeoff(runs: Sequence[Mapping[str, Any]]) -> list[Mark]:
     """BLEU against valid NLL of the two-stage LDEBM runs on the Penn Treebank.
 
-    One group for each density (``prior.energy_scale``), one mark for each weight of the KL.
+    One mark for each weight of the KL. Those of one group, which a line joins, differ in nothing
+    else: neither in another setting nor in the updates of a stage.
     """
     marks = []
-    for experiment, group in by_experiment(runs).items():
+    groups: dict[str, str] = {}
+    for group in by_experiment(runs).values():
         params = group[0]["params"]
         prior = params.get("prior", {})
         mine = params.get("data") == "ptb" and prior.get("kind") == "diffusion"
-        if not mine or prior.get("scheme") != "two_stage" or experiment.endswith("-nogc"):
+        completes = params.get("evaluate", {}).get("completion") is not None
+        if not mine or completes or prior.get("scheme") != "two_stage":
             continue
         nll, bleu = numbers(group, "nll"), numbers(group, "bleu")
         if nll and bleu:
             weight = params["backbone"]["kl_weight"]
-            name = f"energy scale: {prior['energy_scale']}"
+            name = f"energy scale {prior.get('energy_scale', 'paper')}, {lengths(group)} updates"
+            rest = {k: v for k, v in settings_of(params).items() if k not in OF_THE_WEIGHT}
+            key = json.dumps([rest, lengths(group)], sort_keys=True)
+            same = sum(title.startswith(name) for title in groups.values())
+            groups.setdefault(key, f"{name} ({same + 1})" if same else name)
             x, y = statistics.median(nll), statistics.median(bleu)
-            marks.append(Mark(name, f"lambda1 {weight:g}", x, y))
+            marks.append(Mark(groups[key], f"lambda1 {weight:g}", x, y))
     return marks
 
 

@@ -32,7 +32,10 @@ def evaluated(root: Path, experiment: str, seed: int, levels: int = 6, **metrics
         )
     instance = f"{experiment}-{seed}"
     outputs = [f"{model}/prior/config.json", f"{model}/prior/curve.csv"]
-    with recorded(f"prior@{instance}", inputs=[bound], outputs=outputs, params={}, root=root):
+    git = {"commit": "c0ffee", "dirty": False}
+    with recorded(
+        f"prior@{instance}", inputs=[bound], outputs=outputs, params={}, root=root, git=git
+    ):
         config = {"data": "d", "prior": {"levels": levels}}
         write_json(root / model / "prior/config.json", {"config": config})
         rows = [[1, 3.0], [2, 2.0 + seed]]

@@ -27,7 +27,7 @@ ALWAYS = {
     "fid_classifier_reconstruction", "fid_classifier_test", "kid_classifier",
     "kid_classifier_gaussian", "is_classifier", "classifier_confidence",
     "classifier_confidence_gaussian",
-    "classifier_confidence_test", "recon_nll", "elbo_bits", "rate", "acceptance", "class_kept_top",
+    "classifier_confidence_test", "recon_nll", "bound_bits", "rate", "acceptance", "class_kept_top",
     "class_kept_bottom", "ood_auroc_likelihood", "ood_auroc_likelihood_inverted",
 }  # fmt: skip
 OF_ENERGIES = {"ood_auroc", "ood_auroc_inverted", "oversaturation", "saturation_long"}
@@ -95,7 +95,7 @@ def test_the_gaussian_prior_of_the_same_noise_is_the_same_images(packed: Packed,
 def test_without_a_classifier_no_distance_is_named(packed: Packed):
     report = evaluate_images(image_model("svebm"), packed, SETTINGS, Measure())
     assert not [name for name in report.metrics if "fid" in name or "classifier" in name]
-    assert {"recon_nll", "elbo_bits", "ood_auroc", "oversaturation"} <= set(report.metrics)
+    assert {"recon_nll", "bound_bits", "ood_auroc", "oversaturation"} <= set(report.metrics)
     assert all(row[4] == "" for row in report.tables["transitions"][1])
 
 

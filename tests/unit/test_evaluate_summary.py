@@ -78,7 +78,7 @@ def test_what_was_not_measured_is_left_out() -> None:
 
 
 def test_images_without_labels_have_at_least_their_bound() -> None:
-    assert summarise("images", {"elbo_bits": 0.69835, "rate": 13.7}) == {"bits": 0.698}
+    assert summarise("images", {"bound_bits": 0.69835, "rate": 13.7}) == {"bound_bits": 0.698}
 
 
 def test_the_evaluation_classifier_counts_before_naive_bayes() -> None:

@@ -11,17 +11,38 @@ from ldebm.files import read_json, write_csv, write_json
 from pipelines.charts import Series, line_chart, read_curve
 from pipelines.library import Library
 from pipelines.lineage.records import recorded
+from pipelines.results.paper_tables import beside_the_paper
 from pipelines.results.published import PUBLISHED
-from pipelines.results.recorded import by_experiment, load_results, numbers, record_runs
+from pipelines.results.recorded import (
+    by_experiment,
+    load_results,
+    numbers,
+    record_runs,
+    settings_of,
+)
+from pipelines.results.standing import standing, superseded_list
 from pipelines.results.tables import markdown
+from pipelines.results.tradeoff import tradeoff
 from pipelines.site.pages import build
 
+ROOT = Path(__file__).parents[2]
 
-def evaluated(root: Path, experiment: str, seed: int, levels: int = 6, **metrics: float) -> None:
+
+def evaluated(
+    root: Path,
+    experiment: str,
+    seed: int,
+    levels: int = 6,
+    dirty: bool | None = False,
+    **metrics: float,
+) -> None:
     """A run as the stages leave it."""
+    git = {"commit": "c0ffee", "dirty": dirty}
     model, report = root / f"models/{experiment}/{seed}", root / f"reports/{experiment}/{seed}"
     stage = f"prior@{experiment}-{seed}"
-    with recorded(stage, inputs=[], outputs=[model.relative_to(root)], params={}, root=root):
+    with recorded(
+        stage, inputs=[], outputs=[model.relative_to(root)], params={}, root=root, git=git
+    ):
         training = {"epochs": 3}
         config = {
             "data": "ptb",
@@ -73,6 +94,53 @@ def test_a_recorded_run_says_how_it_came_about(project: Path):
     assert run["epochs"] == {"backbone": 3, "prior": 3}
     assert run["device"] == "cpu"
     assert run["seconds"] >= 0
+
+
+@pytest.mark.parametrize("dirty", [True, None])
+def test_only_what_was_built_from_a_clean_tree_is_recorded(project: Path, dirty: bool | None):
+    evaluated(project, "quick", 0, dirty=dirty, nll=1.0)
+    with pytest.raises(UsageError, match=r"quick, seed 0: .* in no commit"):
+        record_runs(project, ["quick"])
+    assert not (project / "results/quick").exists()
+
+
+def test_a_record_has_hashes_of_its_settings_and_its_code(project: Path):
+    plain, better = (read_json(project / f"results/{name}/0.json") for name in ("plain", "better"))
+    again = read_json(project / "results/plain/1.json")
+    assert plain["settings"] == again["settings"] != better["settings"]
+    assert len(plain["code"]) == 16
+    longer = {**plain["params"], "backbone": {"training": {"epochs": 99}}}
+    assert settings_of(longer) == settings_of(plain["params"])
+    assert plain["cpu_seconds"]["prior"] >= 0
+
+
+def test_a_run_whose_experiment_has_changed_stands_in_no_table():
+    library = Library(ROOT)
+    now = library.experiment("chatter-ldebm").model_dump(mode="json")
+    shorter = {**now, "prior": {**now["prior"], "training": {**now["prior"]["training"]}}}
+    shorter["prior"]["training"] |= {"updates": 3, "threads": 2}
+    changed = {**now, "prior": {**now["prior"], "mi_weight": 0.7}}
+    runs = [
+        {"experiment": name, "seed": seed, "params": params, "metrics": {"nll": 1.0}}
+        for seed, (name, params) in enumerate(
+            [
+                ("chatter-ldebm", now),
+                ("chatter-ldebm", shorter),
+                ("chatter-ldebm", changed),
+                ("chatter-nothing", now),
+                ("chatter-ldebm", {"data": "chatter"}),
+            ]
+        )
+    ]
+    present, superseded = standing(runs, library)
+    assert [run["seed"] for run in present] == [0, 1]
+    assert superseded == {
+        "chatter-ldebm, seed 2": "prior.mi_weight was 0.7",
+        "chatter-nothing, seed 3": "its experiment is gone",
+        "chatter-ldebm, seed 4": "its settings cannot be read any more",
+    }
+    assert "* chatter-ldebm, seed 2: prior.mi_weight was 0.7" in superseded_list(superseded)
+    assert superseded_list({}) == ""
 
 
 def test_recording_what_was_not_evaluated_names_the_nearest(project: Path):
@@ -196,3 +264,51 @@ def test_curves_skip_empty_cells_and_charts_draw_constant_series(tmp_path: Path)
 
 def test_names_in_charts_are_escaped():
     assert "<b>" not in line_chart(Series("<b>", "<b>", ((0.0, 1.0), (1.0, 2.0))))
+
+
+def test_the_tradeoff_joins_only_runs_that_differ_in_the_weight_of_the_kl():
+    def run(name: str, weight: float, updates: int, **more: object) -> dict[str, object]:
+        params = {
+            "data": "ptb",
+            "backbone": {"kl_weight": weight, "kl_floor": 0.0, "training": {"epochs": 5}},
+            "prior": {"kind": "diffusion", "scheme": "two_stage", "energy_scale": "paper"},
+            "evaluate": {"completion": None},
+        }
+        for key, value in more.items():
+            section, _, name_of = key.partition("__")
+            params[section][name_of] = value
+        metrics = {"nll": 100.0 * weight, "bleu": 5.0}
+        trained = {"backbone": updates, "prior": 6000}
+        return {
+            "experiment": name, "seed": 0, "params": params, "metrics": metrics, "updates": trained,
+        }  # fmt: skip
+
+    marks = tradeoff(
+        [
+            run("a", 1.0, 1645),
+            run("b", 0.3, 1645, backbone__kl_floor=0.1),
+            run("c", 0.1, 5264),
+            run("d", 0.1, 1645, prior__score_matching=0.99),
+            run("ptb-completion", 0.2, 1645, evaluate__completion={"rows": 5}),
+            run("e", 0.1, 1645, prior__scheme="joint"),
+        ]
+    )
+    assert [mark.label for mark in marks] == [f"lambda1 {x}" for x in ("1", "0.3", "0.1", "0.1")]
+    one, two, three, four = (mark.group for mark in marks)
+    assert one == two
+    assert len({one, three, four}) == 3
+
+
+def test_a_system_that_was_trained_much_shorter_gives_no_number():
+    def run(name: str, updates: int) -> dict[str, object]:
+        return {
+            "experiment": name, "seed": 0, "params": {"data": "ptb"}, "device": "cpu",
+            "metrics": {"bleu": 7.0, "nll": 101.0}, "updates": {"backbone": updates}, "epochs": {},
+        }  # fmt: skip
+
+    runs = [run("ptb-svebm", 1000), run("ptb-vae", 500), run("ptb-ae", 499)]
+    _, rows = beside_the_paper(PUBLISHED["ptb"], runs)
+    by_name = {row[1]: row for row in rows}
+    assert "7" in by_name["ptb-vae"]
+    assert "too short" in by_name["ptb-ae"]
+    assert "7" not in by_name["ptb-ae"][5:]
