@@ -43,7 +43,7 @@ def main() -> None:
         marks = tradeoff(runs)
         if marks:
             write_text(Path("docs", "ptb-tradeoff.svg"), draw(marks))
-        sections = [markdown(runs), speed_table()]
+        sections = [markdown(runs, superseded), speed_table()]
         sections += [likelihood_tables(), ablation_tables(), chains_table(RESULTS / "chains.json")]
         sections += [full_size_table(RESULTS / "full-size.json")]
         sections += [sweeps_table(RESULTS / "sweeps.json"), faults_table(RESULTS / "faults.json")]

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pipelines.results.published import Column, PublishedTable, System
 from pipelines.results.recorded import by_experiment, devices, lengths, summary
 
-__all__ = ["NOT_MEASURED", "NOT_RUN", "TOO_SHORT", "beside_the_paper"]
+__all__ = ["NOT_MEASURED", "NOT_RUN", "SUPERSEDED", "TOO_SHORT", "beside_the_paper"]
 
-NOT_RUN, NOT_MEASURED, TOO_SHORT = "not run", "not measured", "too short"
+NOT_RUN, NOT_MEASURED = "not run", "not measured"
+TOO_SHORT, SUPERSEDED = "too short", "superseded"
 
 Run = Mapping[str, Any]
 
 
 def beside_the_paper(
-    table: PublishedTable, runs: Sequence[Run]
+    table: PublishedTable, runs: Sequence[Run], superseded: Collection[str] = ()
 ) -> tuple[list[str], list[list[str]]]:
     """Columns and rows of a paper's table: every column as published, where it was, and as ours.
 
@@ -27,6 +28,7 @@ def beside_the_paper(
     Args:
         table: of the paper.
         runs: recorded ones, of any data sets.
+        superseded: experiments whose records are of other settings.
     """
     shown = [
         any(system.value(i) is not None for system in table.systems)
@@ -56,7 +58,9 @@ def beside_the_paper(
         for i, column in enumerate(table.columns):
             value = system.value(i)
             cells += ["" if value is None else f"{value:g}"] if shown[i] else []
-            cells.append(TOO_SHORT if short else _ours(system, i, column, of_part[column.part]))
+            ours = TOO_SHORT if short else _ours(system, i, column, of_part[column.part])
+            gone = ours == NOT_RUN and system.experiment_of(column.part) in superseded
+            cells.append(SUPERSEDED if gone else ours)
         rows.append(cells)
     return columns, rows
 

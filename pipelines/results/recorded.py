@@ -35,6 +35,12 @@ __all__ = [
 RESULTS = Path("results")
 TRAINED = ("backbone", "prior")
 SECTIONS = ("backbone", "cluster", "prior")
+_ENERGIES = ("prior.energy", "prior.sampler", "prior.levels", "prior.score_matching", "prior.mi_")
+WITHOUT_ENERGIES = {  # priors that are only fitted, and what they do not read
+    "gaussian": (*_ENERGIES, "prior.class", "prior.training"),
+    "mixture": (*_ENERGIES, "prior.class", "prior.training"),
+    "own": (*_ENERGIES, "prior.training"),
+}
 # What a run is trained with whatever its experiment says: `run.epochs`, and the machine.
 LENGTHS = ("epochs", "updates", "threads", "device", "checkpoint_seconds", "validate_every")
 
@@ -62,10 +68,12 @@ def settings_of(params: Mapping[str, Any]) -> dict[str, Any]:
         params: the resolved experiment.
     """
     flat = flatten({"data": params.get("data"), **{s: params.get(s, {}) for s in SECTIONS}})
+    unused = WITHOUT_ENERGIES.get(str(flat.get("prior.kind")), ())
     return {
         key: value
         for key, value in flat.items()
         if not (key.rpartition(".")[0].endswith(".training") and key.endswith(LENGTHS))
+        and not key.startswith(unused)
     }
 
 

@@ -111,6 +111,9 @@ def test_a_record_has_hashes_of_its_settings_and_its_code(project: Path):
     assert len(plain["code"]) == 16
     longer = {**plain["params"], "backbone": {"training": {"epochs": 99}}}
     assert settings_of(longer) == settings_of(plain["params"])
+    fitted = {"data": "d", "prior": {"kind": "gaussian", "sampler": {"steps": 3}}}
+    other = {"data": "d", "prior": {"kind": "gaussian", "sampler": {"steps": 4}}}
+    assert settings_of(fitted) == settings_of(other)
     assert plain["cpu_seconds"]["prior"] >= 0
 
 
@@ -312,3 +315,6 @@ def test_a_system_that_was_trained_much_shorter_gives_no_number():
     assert "7" in by_name["ptb-vae"]
     assert "too short" in by_name["ptb-ae"]
     assert "7" not in by_name["ptb-ae"][5:]
+    _, rows = beside_the_paper(PUBLISHED["ptb"], runs, {"ptb-dae"})
+    assert "superseded" in next(row for row in rows if row[1] == "ptb-dae")
+    assert "not run" in next(row for row in rows if row[1] == "ptb-dvae")
