@@ -67,8 +67,8 @@ class EvaluateConfig(Section):
     inner: int = Field(64, gt=1)
     """Draws per estimate of a normalising constant."""
     mixture: MixtureConfig | None = None
-    """Sizes of the Gaussian mixture that stands beside the prior of a text model; null: its
-    defaults.
+    """Sizes of the Gaussian mixtures that stand beside the prior of a model of text or images;
+    null: their defaults.
     """
     decode: Literal["greedy", "sample"] = "sample"
     """Take the most probable word at every place, or draw words; for images, the mean of the

@@ -1,9 +1,11 @@
 """The evaluation of image models: distances of samples, likelihood, control, other kinds of images.
 
 Samples are compared with training images by features: those of the evaluation classifier
-(``fid_classifier``), and of Inception where the user has its weights (``fid``). Three priors of the
-same backbone stand side by side, with the same noise at the start: the model's own, the N(0, I) of
-the backbone and the Gaussian fitted to posterior draws.
+(``fid_classifier``), and of Inception where the user has its weights (``fid``). Several priors of
+the same backbone stand side by side: the model's own and those of
+:mod:`ldebm.evaluate.image_rivals`. The Frechet distance falls with the number of images, so that
+every set is measured in parts of the same number: that of the test images, or of the samples if
+these are fewer.
 
 Shapes: N images, D latents, G groups, F features; pixels uint8 (N, C, H, W).
 """
@@ -11,15 +13,12 @@ Shapes: N images, D latents, G groups, F features; pixels uint8 (N, C, H, W).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from ldebm.backbones.hierarchical import HierarchicalBackbone
-from ldebm.config import OOD_TRANSFORMS, EvaluateConfig
+from ldebm.config import OOD_TRANSFORMS, EvaluateConfig, MixtureConfig
 from ldebm.data.packed import Measure, Packed
 from ldebm.evaluate.clusters import cluster_metrics
 from ldebm.evaluate.corruptions import corrupt, fit
@@ -30,6 +29,7 @@ from ldebm.evaluate.image_metrics import (
     inception_score,
     kid,
 )
+from ldebm.evaluate.image_rivals import Draw, fit_rivals
 from ldebm.evaluate.image_rows import parts, posterior_draw
 from ldebm.evaluate.image_views import Material, add_image_views
 from ldebm.evaluate.ood import detect
@@ -41,16 +41,12 @@ from ldebm.seeding import derive_seed, generator
 if TYPE_CHECKING:
     from ldebm.modalities.images import ImageModel
 
-__all__ = ["evaluate_images", "fitted_gaussian", "sample_images"]
+__all__ = ["evaluate_images", "sample_images"]
 
 REFERENCE_ROWS = 20_000  # training images that samples are compared with
-FITTED_ROWS = 10_000  # posterior draws that the Gaussian is fitted to
-LARGEST_FULL = 2048  # latents of which a full covariance is fitted
+KID_ROWS = 1000  # of a subset
 ACCEPTANCE_ROWS = 500
 OOD_VALID_ROWS = 200  # that choose the scheme
-
-Draw = Callable[[int, torch.Generator], Tensor]
-"""Number of rows and source of noise to latents in the backbone's coordinates."""
 
 
 @torch.no_grad()
@@ -69,7 +65,6 @@ def evaluate_images(
         UsageError: ``evaluate.inception`` names a file that is not there or holds something else.
     """
     report, seed = Report(), model.seed
-    backbone = model.backbone
     classifier = (
         ImageClassifier.load(measure.classifier).to(model.device) if measure.classifier else None
     )
@@ -79,25 +74,33 @@ def evaluate_images(
     train = packed.split("train")
     train_rows = subset(train.n, REFERENCE_ROWS, seed, "reference-rows")
     reconstructed = _likelihood(report, model, images)
-    draws = {"": _prior(model), "gaussian": _standard(backbone)}
-    chosen = subset(len(train_rows), FITTED_ROWS, seed, "fitted-rows")
-    draws["fitted"], form = fitted_gaussian(backbone, np.array(train.x[train_rows[chosen]]), seed)
-    report.details["fitted"] = form
+    rivals = fit_rivals(
+        model.backbone, packed, train_rows, model.config.cluster,
+        config.mixture or MixtureConfig(), seed,
+    )  # fmt: skip
+    report.details |= rivals.details
+    report.metrics |= rivals.metrics
     drawn = {
         name: sample_images(model, draw, config.samples, config.decode)
-        for name, draw in draws.items()
+        for name, draw in {"": _prior(model), **rivals.draws}.items()
     }
     material = Material(images, reconstructed, drawn[""], drawn["gaussian"])
-    compared = {**drawn, "reconstruction": reconstructed, "test": images}
+    many = np.array(test.x[subset(test.n, config.samples, seed, "compared-rows")])
+    compared = {**drawn, "reconstruction": _reconstructed(model, many), "test": many}
+    report.metrics["fid_images"] = float(len(many))
     reference = np.array(train.x[train_rows])
     if classifier is not None:
-        report.metrics |= _by_classifier(classifier, compared, reference, model)
+        report.metrics |= _by_classifier(classifier, compared, reference, seed)
     if config.inception is not None:
         inception = InceptionFeatures(config.inception, model.device)
         seen = {name: inception(x) for name, x in compared.items()}
         end = "" if inception.published else "_other_weights"
         names = (f"fid{end}", f"kid{end}", f"is{end}")
-        report.metrics |= _distances(names, inception(reference)[0], seen, seed)
+        of_training = inception(reference)[0]
+        report.metrics |= _distances(names, of_training, seen, seed)
+        for name in ("", "gaussian"):  # as published, of all samples at once
+            distance = frechet_distance(seen[name][0], of_training)
+            report.metrics[f"fid_all{end}{f'_{name}' if name else ''}"] = distance
     report.metrics |= sampler_acceptance(
         model.prior, min(ACCEPTANCE_ROWS, parts(ACCEPTANCE_ROWS, model.prior.latent)[0].stop), seed
     )
@@ -114,33 +117,6 @@ def evaluate_images(
 
 def _prior(model: ImageModel) -> Draw:
     return lambda n, stream: model.prior.sample(n, stream)
-
-
-def _standard(backbone: HierarchicalBackbone) -> Draw:
-    device = next(backbone.parameters()).device
-    return lambda n, stream: torch.randn(n, backbone.latent, generator=stream, device=device)
-
-
-@torch.no_grad()
-def fitted_gaussian(
-    backbone: HierarchicalBackbone, images_NCHW: np.ndarray, seed: int
-) -> tuple[Draw, str]:
-    """The Gaussian fitted to one posterior draw of every image.
-
-    Returns:
-        Its sampler, and "full" or "diagonal": the covariance is full where there are four draws for
-        every latent, and at most 2,048 latents.
-    """
-    device = next(backbone.parameters()).device
-    stream = generator(seed, "fitted", device=device)
-    u, _, _ = posterior_draw(backbone, images_NCHW, stream)
-    mean, spread = u.mean(0), u.std(0)
-    if u.shape[1] > min(LARGEST_FULL, len(u) // 4):
-        return lambda n, source: mean + spread * _standard(backbone)(n, source), "diagonal"
-    covariance = torch.cov(u.double().t()).reshape(u.shape[1], u.shape[1])
-    tiny = 1e-8 * torch.eye(u.shape[1], dtype=torch.float64, device=device)
-    factor = torch.linalg.cholesky(covariance + tiny).float()
-    return lambda n, source: mean + _standard(backbone)(n, source) @ factor.t(), "full"
 
 
 @torch.no_grad()
@@ -168,12 +144,10 @@ def _likelihood(report: Report, model: ImageModel, images: np.ndarray) -> np.nda
     stream = generator(model.seed, "evaluate", device=model.device)
     _, nll_N, kl_NG = posterior_draw(backbone, images, stream)
     bound = float((nll_N + kl_NG.sum(1)).double().mean())
-    nll, decoded = [], []
+    nll = []
     for part in parts(len(images), backbone.latent):
         x_BCHW = model.batch(images[part])
-        u_BD, _ = backbone.encode(x_BCHW)
-        nll.append(backbone.reconstruction_nll(x_BCHW, u_BD))
-        decoded.append(np.asarray(model.decode(u_BD, "greedy")))
+        nll.append(backbone.reconstruction_nll(x_BCHW, backbone.encode(x_BCHW)[0]))
     report.metrics["recon_nll"] = float(torch.cat(nll).double().mean())
     likelihood = backbone.likelihood
     report.metrics["bound_bits"] = bound / (math.log(2) * images[0].size)
@@ -185,6 +159,15 @@ def _likelihood(report: Report, model: ImageModel, images: np.ndarray) -> np.nda
         for g, group in enumerate(backbone.groups)
     ]
     report.tables["groups"] = (["group", "shape", "latents", "kl"], groups)
+    return _reconstructed(model, images)
+
+
+def _reconstructed(model: ImageModel, images: np.ndarray) -> np.ndarray:
+    """The images decoded from their mean path."""
+    decoded = []
+    for part in parts(len(images), model.backbone.latent):
+        u_BD, _ = model.backbone.encode(model.batch(images[part]))
+        decoded.append(np.asarray(model.decode(u_BD, "greedy")))
     return np.concatenate(decoded)
 
 
@@ -192,7 +175,7 @@ def _by_classifier(
     classifier: ImageClassifier,
     compared: dict[str, np.ndarray],
     reference: np.ndarray,
-    model: ImageModel,
+    seed: int,
 ) -> dict[str, float]:
     """Distances by the classifier's features, and how sure it is of the images."""
     classified = {name: classifier.classify(x) for name, x in compared.items()}
@@ -200,7 +183,7 @@ def _by_classifier(
     seen = {name: (item.features, item.probabilities[column]) for name, item in classified.items()}
     names = ("fid_classifier", "kid_classifier", "is_classifier")
     features = classifier.classify(reference).features
-    metrics = _distances(names, features, seen, model.seed)
+    metrics = _distances(names, features, seen, seed)
     for name, item in classified.items():
         sure = float(np.mean([p.max(1).mean() for p in item.probabilities.values()]))
         metrics[f"classifier_confidence{f'_{name}' if name else ''}"] = sure
@@ -215,6 +198,8 @@ def _distances(
 ) -> dict[str, float]:
     """FID, KID and inception score, under these names, of sets of images.
 
+    Every set is cut into parts of the size of the smallest; FID and score are the mean over them.
+
     Args:
         names: of the three metrics.
         reference_NF: features of the training images.
@@ -222,14 +207,17 @@ def _distances(
         seed: of the subsets of KID.
     """
     fid_name, kid_name, score_name = names
+    size = min(len(features) for features, _ in seen.values())
     metrics: dict[str, float] = {}
     for name, (features, probabilities) in seen.items():
-        end = f"_{name}" if name else ""
-        metrics[f"{fid_name}{end}"] = frechet_distance(features, reference_NF)
-        if name != "reconstruction":
-            metrics[f"{kid_name}{end}"], _ = kid(features, reference_NF, seed=seed)
-            splits = 10 if len(features) >= 1000 else 1
-            metrics[f"{score_name}{end}"], _ = inception_score(probabilities, splits)
+        end, count = f"_{name}" if name else "", len(features) // size
+        equal = [features[part * size : (part + 1) * size] for part in range(count)]
+        distances = [frechet_distance(part, reference_NF) for part in equal]
+        metrics[f"{fid_name}{end}"] = float(np.mean(distances))
+        rows = min(KID_ROWS, size)
+        metrics[f"{kid_name}{end}"], _ = kid(features, reference_NF, size=rows, seed=seed)
+        score, _ = inception_score(probabilities[: count * size], count)
+        metrics[f"{score_name}{end}"] = score
     return metrics
 
 

@@ -15,7 +15,8 @@ from ldebm.data.packed import Measure, Packed
 from ldebm.errors import UsageError
 from ldebm.evaluate import on_images
 from ldebm.evaluate.figures import draw_figures
-from ldebm.evaluate.on_images import evaluate_images, fitted_gaussian, sample_images
+from ldebm.evaluate.image_rivals import fitted_gaussian
+from ldebm.evaluate.on_images import evaluate_images, sample_images
 from ldebm.grids import cells, tile
 from ldebm.model import Model
 from ldebm.seeding import generator
