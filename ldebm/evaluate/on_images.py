@@ -87,7 +87,6 @@ def evaluate_images(
     material = Material(images, reconstructed, drawn[""], drawn["gaussian"])
     many = np.array(test.x[subset(test.n, config.samples, seed, "compared-rows")])
     compared = {**drawn, "reconstruction": _reconstructed(model, many), "test": many}
-    report.metrics["fid_images"] = float(len(many))
     reference = np.array(train.x[train_rows])
     if classifier is not None:
         report.metrics |= _by_classifier(classifier, compared, reference, seed)
@@ -184,6 +183,7 @@ def _by_classifier(
     names = ("fid_classifier", "kid_classifier", "is_classifier")
     features = classifier.classify(reference).features
     metrics = _distances(names, features, seen, seed)
+    metrics["fid_classifier_images"] = float(min(map(len, compared.values())))
     for name, item in classified.items():
         sure = float(np.mean([p.max(1).mean() for p in item.probabilities.values()]))
         metrics[f"classifier_confidence{f'_{name}' if name else ''}"] = sure

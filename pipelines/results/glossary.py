@@ -127,6 +127,9 @@ _METRICS: dict[str, tuple[Better, str]] = {
     "distinct_2": ("", "share of different word pairs; compare distinct_2_test"),
     "distinct_2_test": ("", "share of different word pairs of test rows"),
     "elbo_bits": ("lower", "bound of the likelihood under N(0, I), bits a value of the image"),
+    "fid_classifier_images": ("", "images that each of these distances is of"),
+    "mixture_components": ("", "components of the fitted mixture, chosen by validation rows"),
+    "mixture_classes_components": ("", "components of the mixtures of all classes together"),
     "is": ("higher", "inception score of samples"),
     "is_classifier": ("higher", "inception score of samples by the evaluation classifier"),
     "classifier_confidence": ("higher", "mean of the classifier's largest probability on samples"),
@@ -169,6 +172,7 @@ _AGREEMENT = {
 
 _DISTANCES = {
     "fid": "Frechet distance (FID) from training images",
+    "fid_all": "FID of all samples at once, as published",
     "kid": "kernel distance (KID) from training images",
     "fid_classifier": "Frechet distance from training images, by the classifier's features",
     "kid_classifier": "kernel distance from training images, by the classifier's features",
@@ -177,9 +181,12 @@ _OF = {
     "": "samples: {}",
     "gaussian": "samples of the backbone's N(0, I): {}",
     "fitted": "samples of the Gaussian fitted to posterior draws: {}",
+    "mixture": "samples of the mixture fitted to posterior draws, without labels: {}",
+    "mixture_classes": "samples of a fitted mixture of every class: {}",
     "reconstruction": "reconstructed test images: {}",
     "test": "test images themselves: {}",
 }
+_NOT_OURS = ("gaussian", "fitted", "mixture", "mixture_classes", "test")
 _COMPARED = {
     "is": "inception score",
     "is_classifier": "inception score by the classifier",
@@ -240,7 +247,7 @@ def _of_images(name: str) -> Metric | None:
         if end and stem == name:
             continue
         if stem in _DISTANCES:
-            better: Better = "" if end in ("gaussian", "fitted", "test") else "lower"
+            better: Better = "" if end in _NOT_OURS else "lower"
             return Metric(better, of.format(_DISTANCES[stem]))
         if end and stem in _COMPARED:
             return Metric("", of.format(_COMPARED[stem]))

@@ -273,10 +273,11 @@ _JERICHO = PublishedTable(
 _IMAGE_NOTE = (
     "Published FID is by Inception; ours stands in that column only where `evaluate.inception` "
     "names its weights. fid_classifier is by the pipeline's own classifier of the data: it "
-    "compares priors of one backbone, nothing else. "
+    "compares priors of one backbone, nothing else, and every set with as many images as the test "
+    "images are (fid_classifier_images). "
 )
-_IMAGES = (Column("FID", "fid"), Column("fid_classifier", "fid_classifier"))
-_OF_GAUSSIAN = ("fid_gaussian", "fid_classifier_gaussian")
+_IMAGES = (Column("FID", "fid_all"), Column("fid_classifier", "fid_classifier"))
+_OF_GAUSSIAN = ("fid_all_gaussian", "fid_classifier_gaussian")
 _OF_RECONSTRUCTION = ("fid_reconstruction", "fid_classifier_reconstruction")
 
 _CIFAR10 = PublishedTable(

@@ -15,19 +15,19 @@ from ldebm.data.packed import Measure, Packed
 from ldebm.errors import UsageError
 from ldebm.evaluate import on_images
 from ldebm.evaluate.figures import draw_figures
-from ldebm.evaluate.image_rivals import fitted_gaussian
 from ldebm.evaluate.on_images import evaluate_images, sample_images
 from ldebm.grids import cells, tile
 from ldebm.model import Model
-from ldebm.seeding import generator
+from ldebm.seeding import numpy_generator
 from tests.unit.image_models import Brightness, image_model, pictures
-from tests.unit.image_worlds import LinearGaussian, packed_images
+from tests.unit.image_worlds import packed_images
 
 ALWAYS = {
     "fid_classifier", "fid_classifier_gaussian", "fid_classifier_fitted",
-    "fid_classifier_reconstruction", "fid_classifier_test", "kid_classifier",
-    "kid_classifier_gaussian", "is_classifier", "classifier_confidence",
-    "classifier_confidence_gaussian",
+    "fid_classifier_mixture", "fid_classifier_reconstruction", "fid_classifier_test",
+    "fid_classifier_images", "kid_classifier", "kid_classifier_gaussian", "kid_classifier_mixture",
+    "kid_classifier_reconstruction", "kid_classifier_test", "mixture_components",
+    "is_classifier", "classifier_confidence", "classifier_confidence_gaussian",
     "classifier_confidence_test", "recon_nll", "bound_bits", "rate", "acceptance", "class_kept_top",
     "class_kept_bottom", "ood_auroc_likelihood", "ood_auroc_likelihood_inverted",
 }  # fmt: skip
@@ -93,6 +93,16 @@ def test_the_gaussian_prior_of_the_same_noise_is_the_same_images(packed: Packed,
     assert report.metrics["acceptance"] == 1.0
 
 
+def test_distances_of_every_set_are_of_the_same_number_of_images():
+    stream = numpy_generator(0, "features")
+    reference, few = stream.normal(size=(200, 4)), stream.normal(size=(50, 4))
+    sure = np.full((50, 2), 0.5)
+    seen = {"": (np.tile(few, (3, 1)), np.tile(sure, (3, 1))), "test": (few, sure)}
+    metrics = on_images._distances(("fid", "kid", "is"), reference, seen, 0)
+    assert metrics["fid"] == pytest.approx(metrics["fid_test"], rel=1e-12)
+    assert metrics["is"] == metrics["is_test"]
+
+
 def test_without_a_classifier_no_distance_is_named(packed: Packed):
     report = evaluate_images(image_model("svebm"), packed, SETTINGS, Measure())
     assert not [name for name in report.metrics if "fid" in name or "classifier" in name]
@@ -122,6 +132,8 @@ def test_only_the_public_weights_give_a_number_called_fid(
     config = SETTINGS.model_copy(update={"inception": "weights.pth"})
     metrics = evaluate_images(image_model("gaussian"), packed, config, measure).metrics
     assert {name, f"{name}_gaussian", f"{name}_reconstruction"} <= set(metrics)
+    of_all = name.replace("fid", "fid_all")
+    assert {of_all, f"{of_all}_gaussian"} <= set(metrics)
     assert ("fid" in metrics) == published
 
 
@@ -134,41 +146,11 @@ def test_labels_given_to_the_prior_are_controlled_and_classified(packed: Packed,
     metrics = report.metrics
     assert 0 <= metrics["control_accuracy_low"] <= metrics["control_accuracy"] <= 1
     assert {"class_accuracy", "ami", "ami_shuffled", "classes_used"} <= set(metrics)
+    assert {f"{name}_classifier_mixture_classes" for name in ("fid", "kid")} <= set(metrics)
     assert {"control_accuracy_test", "control_accuracy_reconstruction"} <= set(metrics)
     assert [row[0] for row in report.tables["control"][1]] == ["bright 0", "bright 1"]
     grid = report.panels["grids"]["control"]
     assert (len(grid.images), grid.columns, grid.rows) == (8, 4, ["bright 0", "bright 1"])
-
-
-def test_the_fitted_gaussian_has_the_moments_of_the_aggregate_posterior():
-    world = LinearGaussian()
-    world.register_parameter("anchor", torch.nn.Parameter(torch.zeros(1)))
-    stream = generator(0, "world")
-    z_1 = torch.randn(4000, 1, generator=stream) * 0.5 + 1.0
-    z_2 = world.slope * z_1 + world.spread * torch.randn(4000, 1, generator=stream)
-    images = ((torch.cat([z_1, z_2], 1) / 4 + 1) * 127.5).round().to(torch.uint8)
-    draw, form = fitted_gaussian_of(world, images.reshape(-1, 1, 1, 2).numpy())
-    drawn = draw(20000, generator(1, "drawn"))
-    x = images.float() / 127.5 - 1
-    mean, logvar = world.encode(x.reshape(-1, 1, 1, 2))
-    assert form == "full"
-    torch.testing.assert_close(drawn.mean(0), mean.mean(0), atol=0.03, rtol=0)
-    expected = mean.var(0)[0] + logvar[0, 0].exp()
-    assert float(drawn[:, 0].var()) == pytest.approx(float(expected), abs=0.02)
-
-
-def fitted_gaussian_of(world: LinearGaussian, images: np.ndarray):
-    from tests.unit.test_evaluate_corruptions import _posterior_alone
-
-    world.draw_and_nll = lambda x, noise: _posterior_alone(world, x, noise)  # type: ignore[method-assign]
-    return fitted_gaussian(world, images, 0)
-
-
-def test_few_draws_for_many_latents_fit_a_diagonal():
-    model = image_model("gaussian")
-    draw, form = fitted_gaussian(model.backbone, pictures(60), 0)  # type: ignore[arg-type]
-    assert form == "diagonal"
-    assert draw(3, generator(0)).shape == (3, 43)
 
 
 def test_samples_do_not_depend_on_how_many_follow():
