@@ -31,6 +31,7 @@ __all__ = [
     "first_stage_task",
     "modality",
     "prior_task",
+    "refinement_task",
 ]
 
 
@@ -228,7 +229,7 @@ def prior_task(config: ExperimentConfig, prior: Prior, backbone: Backbone) -> An
         return DensityTask
     if config.prior.kind in ("gaussian", "mixture", "own"):
         return None
-    if config.prior.scheme != "two_stage":
+    if config.prior.scheme == "joint":
         from ldebm.training.joint_task import JointTask
 
         return JointTask
@@ -243,6 +244,15 @@ def prior_task(config: ExperimentConfig, prior: Prior, backbone: Backbone) -> An
     from ldebm.training.prior_tasks import PriorTask
 
     return PriorTask
+
+
+def refinement_task(config: ExperimentConfig) -> Any:
+    """What trains prior and backbone together after the second stage; ``None``: nothing does."""
+    if config.prior.scheme != "refined":
+        return None
+    from ldebm.training.refinement import RefinementTask
+
+    return RefinementTask
 
 
 def modality(backbone: Backbone, kind: str) -> type[Model]:

@@ -28,6 +28,7 @@ from ldebm.config.prior import (
     FlowConfig,
     MixtureConfig,
     PriorConfig,
+    RefinementConfig,
     SamplerConfig,
 )
 from ldebm.config.retrain import GuardConfig, RetrainConfig, RuleConfig
@@ -58,6 +59,7 @@ __all__ = [
     "Params",
     "PriorConfig",
     "PublishedConfig",
+    "RefinementConfig",
     "RetrainConfig",
     "RuleConfig",
     "RunConfig",

@@ -86,6 +86,14 @@ class ExperimentConfig(Section):
             raise ValueError("cluster.labels 'given' needs cluster.column")
         if self.prior.scheme == "joint" and self.prior.standardise != "none":
             raise ValueError("prior.scheme 'joint' needs prior.standardise 'none'")
+        refined = self.prior.scheme == "refined"
+        if refined != (self.prior.refinement is not None):
+            raise ValueError("prior.scheme 'refined' and the section prior.refinement go together")
+        if refined and (self.prior.standardise == "full" or self.prior.labelled_batch):
+            raise ValueError(
+                "prior.scheme 'refined' needs prior.standardise 'diagonal' or 'none' and no "
+                "prior.labelled_batch"
+            )
         if self.prior.energy_scale != "paper" and self.prior.sampler.method != "ula":
             raise ValueError(
                 "prior.energy_scale other than 'paper' needs prior.sampler.method 'ula'"
@@ -173,8 +181,8 @@ class ExperimentConfig(Section):
                     "prior.hierarchy and prior.kind 'nce' need backbone.arch 'hvae' or 'nvae'"
                 )
             return
-        if prior.scheme == "joint":
-            raise ValueError("prior.scheme 'joint' is not for images: use 'two_stage'")
+        if prior.scheme != "two_stage":
+            raise ValueError(f"prior.scheme {prior.scheme!r} is not for images: use 'two_stage'")
         if hierarchy is None:
             return
         if hierarchy.label_levels == "all" and prior.t_sampling == "published":

@@ -18,6 +18,7 @@ __all__ = [
     "FlowConfig",
     "MixtureConfig",
     "PriorConfig",
+    "RefinementConfig",
     "SamplerConfig",
 ]
 
@@ -50,7 +51,9 @@ class ClusterConfig(Section):
     restarts: int = Field(1, gt=0)
     """Random starts of k-means, of which the best is kept."""
     refresh: int = Field(1, ge=0)
-    """Epochs between rounds of clustering, for `prior.scheme: joint`; 0: only at the beginning."""
+    """Epochs between rounds of clustering, for `prior.scheme` joint and refined; 0: only at the
+    beginning.
+    """
     sampler: Literal["natural", "balanced", "legacy"] = "natural"
     """Rows of an epoch: each once, every class equally often, or as in the public code, which
     means to balance and does not.
@@ -172,11 +175,31 @@ class FlowConfig(Section):
     """Pieces of every spline."""
 
 
+class RefinementConfig(Section):
+    """All parameters together, from where the two stages have ended."""
+
+    backbone_lr: float = Field(1e-4, gt=0)
+    """Learning rate of encoder and decoder; that of the prior is in `training`."""
+    warmup: int = Field(200, ge=0)
+    """Updates over which the prior's pull on the encoder grows from nothing."""
+    training: TrainingConfig
+    """Length, batches and optimiser."""
+
+
 class PriorConfig(Section):
     """Second stage: the density of z, and what is trained with it."""
 
     added: ClassVar[frozenset[str]] = frozenset(
-        {"hierarchy", "labelled_batch", "classifier", "options", "base_measure", "mixture", "flow"}
+        {
+            "hierarchy",
+            "labelled_batch",
+            "classifier",
+            "options",
+            "base_measure",
+            "mixture",
+            "flow",
+            "refinement",
+        }
     )
     unlisted: ClassVar[frozenset[str]] = frozenset({"options"})
     kind: Annotated[
@@ -192,8 +215,12 @@ class PriorConfig(Section):
     """
     options: dict[str, Any] = {}
     """Settings of a prior of yours."""
-    scheme: Literal["two_stage", "joint"] = "two_stage"
-    """Train the prior on the frozen first stage, or all parameters together, as in the papers."""
+    scheme: Literal["two_stage", "joint", "refined"] = "two_stage"
+    """Train the prior on the frozen first stage (`two_stage`); all parameters together, as in the
+    papers (`joint`); or the prior on the frozen first stage and then all together (`refined`).
+    """
+    refinement: RefinementConfig | None = None
+    """The second part of `scheme: refined`."""
     classes: int = Field(20, gt=0)
     """Number K of classes (Yu et al. (2022), table A2)."""
     levels: int = Field(6, ge=2)
@@ -220,15 +247,16 @@ class PriorConfig(Section):
     """Sizes of the flow, for `kind: flow`; null: its defaults."""
     standardise: Literal["none", "diagonal", "full"] = "full"
     """Coordinates of the prior: z itself, or z standardised by the fitted Gaussian, per
-    dimension or with its full covariance. With `scheme: joint` only none.
+    dimension or with its full covariance. With `scheme: joint` only none, with
+    `scheme: refined` not full.
     """
     level_noise: bool = True
     """The prior models z with the small noise of level 0 of the schedule, as in the public
     code; false: z itself.
     """
     log_normaliser: bool = True
-    """In `scheme: joint`, give the encoder the gradient of the log-normaliser, which the public
-    code leaves out.
+    """In `scheme` joint and refined, give the encoder the gradient of the log-normaliser, which
+    the public code leaves out.
     """
     t_sampling: Literal["uniform", "published"] = "uniform"
     """Levels of an update: uniform, or one below the top at random and the top for every row,
@@ -243,7 +271,9 @@ class PriorConfig(Section):
     rollback_acceptance: float = Field(0.3, ge=0, lt=1)
     """When the acceptance rate falls below this, training goes back to the averaged weights."""
     kl_weight: float = Field(1.0, ge=0)
-    """Weight of the prior terms in `scheme: joint` (lambda_1 of Yu et al. (2022), table A2)."""
+    """Weight of the prior terms in `scheme` joint and refined (lambda_1 of Yu et al. (2022),
+    table A2).
+    """
     mi_weight: float = Field(0.05, ge=0)
     """Weight of the mutual information I(z; y), the information bottleneck (lambda_2 of Yu et
     al. (2022), table A2); 0: without it.

@@ -70,6 +70,17 @@ class JointTask:
         self.guard = AcceptanceGuard(prior)
         self.chain: tuple[Chain, Pairs] | None = None
 
+    @property
+    def warmup(self) -> int:
+        """Updates over which all that pulls on the encoder grows to its weight."""
+        return self.config.backbone.kl_warmup
+
+    def coordinates(
+        self, mu_BD: Tensor, logvar_BD: Tensor, z_BD: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Posterior means, log-variances and draws as the prior sees them: not standardised."""
+        return mu_BD, logvar_BD, z_BD
+
     def groups(self) -> list[ParameterGroup]:
         training = self.config.prior.training
         return [
@@ -115,13 +126,13 @@ class JointTask:
         labels, apart = None, config.prior.labelled_batch
         if self.labels is not None and not apart:
             labels = torch.from_numpy(self.labels[rows]).to(self.device)
-        factor = min(1.0, (step + 1) / max(config.backbone.kl_warmup, 1))
+        factor = min(1.0, (step + 1) / max(self.warmup, 1))
         prior = self.prior
         if prior.contextual:  # the context encoder learns from the responses alone
             prior = prior.conditioned_on(self.backbone.context(batch).detach())
         first = config.backbone
         terms, chain, pairs = joint_terms(
-            *(prior, nll, mu, logvar, z, labels, stream),
+            *(prior, nll, *self.coordinates(mu, logvar, z), labels, stream),
             *(first.entropy_mask, factor, first.kl_floor),
         )
         self.chain = (chain, pairs)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ldebm.assembly import build_prior, prior_task
+from ldebm.assembly import build_prior, prior_task, refinement_task
 from ldebm.backbones.base import Backbone
 from ldebm.config import ExperimentConfig
 from ldebm.data.packed import Packed
@@ -24,7 +24,7 @@ from ldebm.training.image_prior_task import draws_to_fit
 from ldebm.training.inputs import PriorInputs
 from ldebm.training.parallel import is_main
 from ldebm.training.runs import CHECKPOINTS, run_key, with_length, write_curves
-from ldebm.training.trainer import TrainResult, train
+from ldebm.training.trainer import Task, TrainResult, train
 
 __all__ = ["open_prior", "prior_stage", "snapshot_shares"]
 
@@ -85,12 +85,25 @@ def prior_stage(
             task, config.prior.training, inputs.checkpoint, title=kind.title, snapshots=shares
         )
         task.module.load_state_dict(result.state)
+    if (refines := refinement_task(config)) is not None:
+        result = _refine(refines.of(inputs), inputs)
     if not is_main():
         return
     dumped = config.model_dump(mode="json")
     header = {"experiment": name, "seed": seed, "config": dumped, "meta": packed.meta}
     _write_prior(folder / "prior", backbone, prior, result, header, packed)
     inputs.checkpoint.unlink(missing_ok=True)
+
+
+def _refine(task: Task, inputs: PriorInputs) -> TrainResult:
+    """Trains on, prior and backbone together, from the weights that the second stage has left."""
+    assert inputs.config.prior.refinement is not None
+    training = inputs.config.prior.refinement.training
+    checkpoint = inputs.checkpoint.with_name(f"refined-{inputs.checkpoint.name}")
+    result = train(task, training, checkpoint, title="refinement")
+    task.module.load_state_dict(result.state)
+    checkpoint.unlink(missing_ok=True)
+    return result
 
 
 def _fit(inputs: PriorInputs) -> None:

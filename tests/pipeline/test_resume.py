@@ -41,6 +41,11 @@ presets:
     score_matching: 0.3
     training: *training
   joint: &joint {<<: *prior, scheme: joint, standardise: none, score_matching: 0.0}
+  refined: &refined
+    <<: *prior
+    scheme: refined
+    standardise: diagonal
+    refinement: {warmup: 5, training: {<<: *training, epochs: 2}}
   svebm: &svebm
     <<: *prior
     kind: svebm
@@ -61,6 +66,7 @@ experiments:
     cluster: {labels: gc, dims: 2, sampler: balanced}
     prior: *prior
   talk-joint: {<<: *talk, prior: *joint}
+  talk-refined: {<<: *talk, prior: *refined}
   dots: &dots
     data: dots
     backbone: {arch: mlp, latent: 2, hidden: 8, noise: 0.5, training: *training}
@@ -112,6 +118,7 @@ CASES = [
     ("backbone", "dots", [KILL]),
     ("prior", "talk", [KILL]),
     ("prior", "talk-joint", [KILL, KILL]),
+    ("prior", "talk-refined", [KILL, TERM]),
     ("prior", "dots", [KILL]),
     ("prior", "dots-joint", [TERM, KILL]),
     ("prior", "dots-svebm", [KILL]),
