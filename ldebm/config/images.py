@@ -5,7 +5,7 @@ Sizes are pixels of a side; groups of latent variables are listed from the top.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -145,10 +145,20 @@ class HierarchyConfig(Section):
     unless they have no more than ``flat`` variables.
     """
 
+    added: ClassVar[frozenset[str]] = frozenset({"standardise_inputs", "network"})
+
     inputs: Literal["z", "context", "u"] = "z"
     """What the energy of group g reads: `z`, its own variables, as published; `context`, all
     groups down to g; `u`, the same in the coordinates in which the backbone's own prior is N(0,
     I).
+    """
+    standardise_inputs: bool = True
+    """Standardise what the energies read, by draws of the aggregate posterior; false: as
+    published.
+    """
+    network: Literal["residual", "plain"] = "residual"
+    """Convolutional energies: residual blocks with the noise level in each, the public network
+    for CIFAR-10, or plain convolutions, that for CelebA-HQ-256.
     """
     channels: int = Field(128, gt=0)
     """Channels of the convolutional energies."""

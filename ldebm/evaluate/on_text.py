@@ -100,7 +100,7 @@ def evaluate_text(
         evaluate_code(report, own, test.mu, split, _columns(packed, config), model.seed)
     if model.prior.has_classes:
         add_classes(report, model, packed, config, test)
-        _control(report, model, packed, config, z, generated, test, classifiers or {})
+        _control(report, model, packed, config, z, generated, classifiers or {})
     else:
         report.samples += [{"kind": "sample", "text": text} for text in generated[:100]]
     if config.completion is not None:
@@ -316,19 +316,19 @@ def _control(
     config: EvaluateConfig,
     z: Tensor,
     generated: list[str],
-    test: TestRows,
     classifiers: dict[str, Classifier],
 ) -> None:
     """Samples by class and, with a classifier, how often a sample has the label asked for.
 
     Prior samples with a class drawn from p(y|z) are exact draws of p(z|y), so no others are needed.
-    A class discovered without labels is scored by the label that most of its test rows have. Its
-    samples have no label, since none was asked for: ``mostly`` is that label, ``share`` its share.
+    A class discovered without labels is scored by the label that most of its validation rows have.
+    Its samples have no label, since none was asked for: ``mostly`` is that label, ``share`` its
+    share.
     """
     stream = generator(model.seed, "classes", device=z.device)
     p_NK = torch.softmax(model.prior.class_logits(z), -1)
     class_N = torch.multinomial(p_NK, 1, generator=stream).flatten().cpu().numpy()
-    wanted, shares, column = _wanted(model, packed, config, test)
+    wanted, shares, column = _wanted(model, packed, config)
     by_label: dict[str, list[str]] = {}
     for cluster in np.unique(class_N).tolist():
         texts = [generated[i] for i in np.flatnonzero(class_N == cluster)[: config.per_label]]
@@ -360,9 +360,11 @@ def _control(
 
 
 def _wanted(
-    model: TextModel, packed: Packed, config: EvaluateConfig, test: TestRows
+    model: TextModel, packed: Packed, config: EvaluateConfig
 ) -> tuple[dict[int, str], dict[int, float], str]:
-    """class -> label name; class -> its share of test rows, of discovered classes; the column."""
+    """class -> label name; class -> the label's share of its validation rows, of discovered
+    classes; the column.
+    """
     columns = _columns(packed, config)
     given = model.config.cluster.column
     if model.class_names is not None and given is not None:
@@ -370,11 +372,14 @@ def _wanted(
     if not columns:
         return {}, {}, ""
     names = packed.meta["labels"][columns[0]]
-    label = np.asarray(test.split.labels(columns[0]))
-    cluster = _class_logits(model, test.mu).argmax(-1).numpy()
+    valid = packed.split("valid")
+    label, rows = np.asarray(valid.labels(columns[0])), np.arange(valid.n)
+    model = model.in_contexts_of(valid, rows)
+    mu, _ = encode_rows(model.backbone, valid, rows, model.device)
+    cluster = _class_logits(model, mu).argmax(-1).numpy()
     wanted, shares = {}, {}
     for k in np.unique(cluster[label >= 0]).tolist():
         common = Counter(label[(cluster == k) & (label >= 0)].tolist())
-        number, rows = common.most_common(1)[0]
-        wanted[int(k)], shares[int(k)] = str(names[number]), rows / common.total()
+        number, count = common.most_common(1)[0]
+        wanted[int(k)], shares[int(k)] = str(names[number]), count / common.total()
     return wanted, shares, columns[0]

@@ -1,10 +1,10 @@
 """Energies of the groups of a hierarchical model, F(u, t) = sum_g F_g(z_g, t) with z = T(u).
 
 Dense (and small) groups have the network of :mod:`ldebm.priors.energy_net`, convolutional ones
-that of the public code (docs/method.md, section 2.5). With ``inputs: context`` F_g also sees what
-is above its group: a dense group all z_<=g, a convolutional one z_g and u_g, which tells where z_g
-lies in p(z_g | z_<g). With ``inputs: u`` it sees u_<=g, a convolutional group u_g, and chains need
-no T.
+that of :mod:`ldebm.priors.conv_energy_net` (docs/method.md, section 2.5). With
+``inputs: context`` F_g also sees what is above its group: a dense group all z_<=g, a convolutional
+one z_g and u_g, which tells where z_g lies in p(z_g | z_<g). With ``inputs: u`` it sees u_<=g, a
+convolutional group u_g, and chains need no T.
 
 Some groups may carry labels: their outputs are logits of the classes, which add up over the groups
 of a label. What comes out is one logit per class, sum_g f_g[y] + sum_h F_h, so that the logsumexp
@@ -16,25 +16,26 @@ Shapes: B batch, D latent dimension, T levels, K classes; x_BCHW a convolutional
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldebm.backbones.hierarchical import Group, full
-from ldebm.config import EnergyConfig, HierarchyConfig, PriorConfig
+from ldebm.config import HierarchyConfig, PriorConfig
 from ldebm.errors import UsageError
-from ldebm.nn.functional import silu
-from ldebm.priors.energy_net import EnergyNet, SpectralLinear, value_of_class
+from ldebm.priors.conv_energy_net import (
+    ConvEnergy,
+    PlainConvEnergy,
+    ResidualConvEnergy,
+    by_autograd,
+    maps,
+)
+from ldebm.priors.energy_net import EnergyNet, value_of_class
 from ldebm.priors.frozen import Energies, Frozen
 
-__all__ = ["ConvEnergy", "FrozenGroups", "GroupEnergies", "Place", "Placed"]
-
-TIME = 128  # size of the time embedding
-SMALLEST = 3  # side up to which the maps are halved: a group of powers of two ends at 2 x 2
+__all__ = ["FrozenGroups", "GroupEnergies", "Place", "Placed"]
 
 
 @dataclass(frozen=True)
@@ -47,135 +48,6 @@ class Placed:
 
 Place = Callable[[Tensor, Tensor | int], Placed]
 """Maps (v_BD, t_B), the scaled variable of level t, to the groups; differentiable."""
-
-
-class _Conv(SpectralLinear):
-    """A convolution without bias; its spectral norm is that of the weights as a matrix."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, spectral: bool) -> None:
-        super().__init__(inputs * kernel * kernel, outputs, spectral)
-        self.register_parameter("bias", None)
-        self.kernel_shape = (outputs, inputs, kernel, kernel)
-
-    def kernel(self) -> Tensor:
-        return self.effective_weight().reshape(self.kernel_shape)
-
-
-class _Plain(SpectralLinear):
-    """A linear layer without bias."""
-
-    def __init__(self, inputs: int, outputs: int, spectral: bool) -> None:
-        super().__init__(inputs, outputs, spectral)
-        self.register_parameter("bias", None)
-
-
-class ConvEnergy(Energies):
-    """f_g(z_g, t) of a convolutional group: halved until 2 x 2, then residual layers.
-
-    Args:
-        shape: (C, H, W) of its input.
-        classes: number of logits.
-        levels: T.
-        channels: of the maps.
-        config: ``spectral_norm``; ``gain`` of the first convolutions.
-        generator: initial weights.
-    """
-
-    def __init__(
-        self,
-        shape: Sequence[int],
-        classes: int,
-        levels: int,
-        channels: int,
-        config: EnergyConfig,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__()
-        inputs, side = shape[0], shape[1]
-        spectral = config.spectral_norm
-
-        def plain(before: int, after: int) -> _Plain:
-            return _Plain(before, after, spectral)
-
-        self.register_buffer("time_TE", _cosines(levels, TIME), persistent=False)
-        self.time_TE: Tensor
-        self.shift = nn.ModuleList([plain(TIME, inputs), plain(inputs, inputs)])
-        self.time = nn.ModuleList([plain(TIME, TIME), plain(TIME, TIME)])
-        self.blocks = nn.ModuleList()
-        before = inputs
-        while side > SMALLEST or not len(self.blocks):
-            maps = [_Conv(before, channels, 4, spectral), _Conv(channels, channels, 3, spectral)]
-            skip = _Conv(before, channels, 4, spectral)
-            self.blocks.append(nn.ModuleList([*maps, skip, plain(TIME, channels)]))
-            before, side = channels, side // 2
-        size = channels * side * side
-        self.layers = nn.ModuleList()
-        for _ in range(2):
-            after = size // 2
-            sizes = [(size, after), (after, after), (size, after), (TIME, after)]
-            self.layers.append(nn.ModuleList(plain(*pair) for pair in sizes))
-            size = after
-        self.output = plain(size, classes)
-        self._initialise(generator)
-        self.power_iterate(rounds=30)
-
-    @torch.no_grad()
-    def _initialise(self, generator: torch.Generator | None) -> None:
-        """Orthogonal weights as in :class:`EnergyNet`, the output's a tenth of it."""
-        for module in self.modules():
-            if isinstance(module, SpectralLinear):
-                gain = 0.1 if module is self.output else 1.0
-                nn.init.orthogonal_(module.weight, gain, generator=generator)
-                if module.spectral:
-                    for vector in (module.u, module.v):
-                        vector.normal_(generator=generator)
-                        vector.div_(vector.norm())
-
-    def power_iterate(self, rounds: int = 1) -> None:
-        for module in self.modules():
-            if isinstance(module, SpectralLinear):
-                module.power_iterate(rounds)
-
-    def freeze(self) -> _FoldedConv:
-        return _FoldedConv(self)
-
-
-class _FoldedConv(Frozen):
-    """The effective weights of a :class:`ConvEnergy`, and what time adds at every level."""
-
-    def __init__(self, net: ConvEnergy) -> None:
-        shift, time = (_weights(part) for part in (net.shift, net.time))
-        self.shift_TC = F.linear(silu(F.linear(net.time_TE, shift[0])), shift[1])
-        e_TE = silu(F.linear(silu(F.linear(net.time_TE, time[0])), time[1]))
-        self.blocks = []
-        for block in net.blocks:
-            *maps, moment = block.children()
-            first, second, skip = (conv.kernel() for conv in maps)  # type: ignore[operator]
-            added_TC = F.linear(e_TE, moment.effective_weight())  # type: ignore[operator]
-            self.blocks.append((first, second, skip, added_TC))
-        self.layers = []
-        for layer in net.layers:
-            first, second, skip, added = _weights(layer)
-            self.layers.append((first, second, skip, F.linear(e_TE, added)))
-        self.output = net.output.effective_weight()
-
-    def logits(self, x_BCHW: Tensor, t_B: Tensor | int) -> Tensor:
-        """f_g(z_g, t), shape (B, K)."""
-        h = x_BCHW + _maps(self.shift_TC[t_B])
-        for index, (first, second, skip, added) in enumerate(self.blocks):
-            main = F.conv2d(h if index == 0 else silu(h), first, stride=2, padding=1)
-            main = main + _maps(added[t_B])
-            past = F.conv2d(h if index == 0 else silu(h), skip, stride=2, padding=1)
-            h = F.conv2d(silu(main), second, padding=1) + past
-        h = h.flatten(1)
-        for first, second, skip, added in self.layers:
-            main = F.linear(silu(h), first) + added[t_B]
-            h = F.linear(silu(main), second) + F.linear(silu(h), skip)
-        return F.linear(silu(h), self.output)
-
-    def value_and_gradient(self, z_BD: Tensor, t_B: Tensor | int) -> tuple[Tensor, Tensor]:
-        """F_g and its gradient, as :class:`FrozenGroups` gives them for all groups."""
-        return _by_autograd(self.logits, z_BD, t_B)
 
 
 class GroupEnergies(Energies):
@@ -203,6 +75,7 @@ class GroupEnergies(Energies):
         super().__init__()
         section = config.hierarchy or HierarchyConfig()
         self.place, self.inputs = place, section.inputs
+        self.standardises = section.standardise_inputs
         self.labels = _labels(section, config.classes, len(groups))
         self.outputs = [
             sum(classes for on, classes in self.labels if g in on) or 1 for g in range(len(groups))
@@ -214,7 +87,8 @@ class GroupEnergies(Energies):
             if len(group.shape) == 3 and group.shape[1] > 1 and group.size > section.flat:
                 twice = 2 if self.inputs == "context" else 1
                 shape = (twice * group.shape[0], *group.shape[1:])
-                net: Energies = ConvEnergy(
+                network = ResidualConvEnergy if section.network == "residual" else PlainConvEnergy
+                net: Energies = network(
                     shape, classes, levels, section.channels, config.energy, generator
                 )
                 size = shape[0]
@@ -234,11 +108,13 @@ class GroupEnergies(Energies):
         return FrozenGroups(self)
 
     def read(self, g: int, placed: Placed) -> Tensor:
-        """What the network of group g sees, standardised: flat, or maps."""
+        """What the network of group g sees, flat or maps; standardised, unless switched off."""
         x = self._raw(g, placed)
+        if not self.standardises:
+            return x
         mean, spread = self.standard(g)
         if x.ndim == 4:
-            mean, spread = _maps(mean), _maps(spread)
+            mean, spread = maps(mean), maps(spread)
         return (x - mean) / spread
 
     def _raw(self, g: int, placed: Placed) -> Tensor:
@@ -257,6 +133,8 @@ class GroupEnergies(Energies):
     @torch.no_grad()
     def fit_standard(self, placed: Placed) -> None:
         """Takes mean and spread of the inputs from draws of the aggregate posterior."""
+        if not self.standardises:
+            return
         for g in range(len(self.nets)):
             x = self._raw(g, placed)
             x = x.transpose(0, 1).flatten(1)
@@ -363,32 +241,4 @@ class FrozenGroups(Frozen):
 
     def value_and_gradient(self, z_BD: Tensor, t_B: Tensor | int) -> tuple[Tensor, Tensor]:
         """F(v, t) and dF/dv, through the frozen backbone; differentiable where gradients are on."""
-        return _by_autograd(self.logits, z_BD, t_B)
-
-
-def _by_autograd(
-    logits: Callable[[Tensor, Tensor | int], Tensor], z_BD: Tensor, t_B: Tensor | int
-) -> tuple[Tensor, Tensor]:
-    keep = torch.is_grad_enabled()
-    with torch.enable_grad():
-        x = z_BD if keep and z_BD.requires_grad else z_BD.detach().requires_grad_()
-        value = torch.logsumexp(logits(x, t_B), -1)  # F-hat of Cui and Han (2024), eq. 18
-        (gradient,) = torch.autograd.grad(value.sum(), x, create_graph=keep)
-    return (value if keep else value.detach()), gradient
-
-
-def _weights(layers: nn.Module) -> list[Tensor]:
-    return [layer.effective_weight() for layer in layers.children()]  # type: ignore[operator]
-
-
-def _maps(value_C: Tensor) -> Tensor:
-    """(C,) or (B, C) as it is added to maps."""
-    return value_C[..., None, None]
-
-
-def _cosines(levels: int, size: int) -> Tensor:
-    """The time embedding: cosines, then sines, of t 10000^(-2i/size), shape (T, size)."""
-    half = size // 2
-    frequency = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float64) / half)
-    angle = torch.arange(levels, dtype=torch.float64).unsqueeze(1) * frequency
-    return torch.cat([angle.cos(), angle.sin()], 1).float()
+        return by_autograd(self.logits, z_BD, t_B)

@@ -200,6 +200,21 @@ def test_samples_of_discovered_classes_do_not_have_the_label_that_most_rows_have
     assert report.metrics["control_given"] == 0
 
 
+def test_the_label_of_a_discovered_class_is_that_of_validation_rows(tmp_path: Path) -> None:
+    packed = packed_text(tmp_path)
+    for name, label in (("valid", 3), ("test", 0)):
+        path = packed.path / f"{name}.labels.npy"
+        np.save(path, np.full_like(np.load(path), label))
+    settings = EvaluateConfig(
+        samples=60, rows=8, importance=8, inner=8, reverse_lm="none", per_label=5
+    )
+    report = untrained(packed, "diffusion", 4).evaluate(open_packed(packed.path), settings)
+    known = [row for row in report.samples if row.get("mostly")]
+    assert {(row["mostly"], row["share"]) for row in known} == {
+        (packed.meta["labels"]["intent"][3], 1.0)
+    }
+
+
 def test_word_classifier_recovers_the_labels_of_the_grammar(tmp_path: Path) -> None:
     packed = packed_text(tmp_path)
     packed.meta["source"] = "mine"
