@@ -127,7 +127,9 @@ _PTB = PublishedTable(
     ),
     "The published NLL of the energy-based models comes from an estimator that does not bound the "
     "likelihood; ours by it (nll_legacy) stands in the same column, and the importance-weighted "
-    "bound under valid NLL. The baselines' published NLL is a valid estimate, as is ours there.",
+    "bound under valid NLL. The baselines' published NLL is a valid estimate, as is ours there. "
+    "rPPL does not compare with the published one: language model, its training, and kind and "
+    "number of the samples differ (see the metrics of ptb below).",
 )
 
 _WHOLE = ("homogeneity_action", "homogeneity_emotion", "ami_action", "ami_emotion")
@@ -237,7 +239,8 @@ _YELP = PublishedTable(
     "Ours is trained on Shen et al.'s test files, of which no row is in the test set, unless the "
     "full files are given; the classifier on their development files (docs/data.md). Words are "
     "drawn, and of several draws the first is kept in which the model itself finds the sentiment "
-    "(evaluate.control_draws); without choosing: the first draw, whatever it is.",
+    "(evaluate.control_draws); without choosing: the first draw, whatever it is. p(y|z_t) over t "
+    "(Figure A1 of Yu et al. 2022) stands at the metrics of yelp below.",
 )
 
 _AGNEWS = PublishedTable(
@@ -273,8 +276,8 @@ _JERICHO = PublishedTable(
 _IMAGE_NOTE = (
     "Published FID is by Inception; ours stands in that column only where `evaluate.inception` "
     "names its weights. fid_classifier is by the pipeline's own classifier of the data: it "
-    "compares priors of one backbone, nothing else, and every set with as many images as the test "
-    "images are (fid_classifier_images). "
+    "compares priors of one backbone, nothing else. fid_classifier_images says how many images "
+    "each number is of; rows without it compare sets of different numbers. "
 )
 _IMAGES = (Column("FID", "fid_all"), Column("fid_classifier", "fid_classifier"))
 _OF_GAUSSIAN = ("fid_all_gaussian", "fid_classifier_gaussian")

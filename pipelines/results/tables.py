@@ -20,6 +20,7 @@ from pipelines.results.recorded import (
     numbers,
     summary,
 )
+from pipelines.results.remarks import remarks
 from pipelines.results.tradeoff import tradeoff
 
 __all__ = [
@@ -355,4 +356,5 @@ def _table(name: str, runs: Sequence[Mapping[str, Any]]) -> str:
         cells = [experiment, str(len(group)), lengths(group), devices(group), hours]
         cells += [summary(group, item) for item in columns]
         lines.append(_row(*cells))
+    lines += [f"\n{remark}" for remark in remarks(name, runs)]
     return "\n".join(lines) + "\n"
