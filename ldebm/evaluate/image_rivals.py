@@ -29,6 +29,7 @@ __all__ = ["Draw", "Rivals", "fit_rivals", "fitted_gaussian", "standard_normal"]
 
 FITTED_ROWS = 10_000  # posterior draws that the Gaussian is fitted to
 LARGEST_FULL = 2048  # latents of which a full covariance is fitted
+DRAWS = 16  # of every image, where the images are few: with 4 a mixture is much too weak
 LARGEST_MIXTURE = 128  # latents of which mixtures with full covariances are fitted
 SMALLEST = (1, 2)  # numbers of components that are tried before those of the settings
 
@@ -135,12 +136,13 @@ def _drawn(
 ) -> tuple[Tensor, np.ndarray]:
     """Several posterior draws of every image, or of as many as the settings allow, and labels."""
     device = next(backbone.parameters()).device
-    rows = subset(split.n, max(1, settings.rows // settings.draws), seed, "mixture-rows")
+    each = max(settings.draws, min(DRAWS, settings.rows // split.n))
+    rows = subset(split.n, max(1, settings.rows // each), seed, "mixture-rows")
     images = np.array(split.x[rows])
     stream = generator(seed, "mixture", split.name, device=device)
-    draws = [posterior_draw(backbone, images, stream)[0] for _ in range(settings.draws)]
+    draws = [posterior_draw(backbone, images, stream)[0] for _ in range(each)]
     label = np.asarray(split.labels(column))[rows] if column else np.full(len(rows), -1)
-    return torch.cat(draws), np.tile(label, settings.draws)
+    return torch.cat(draws), np.tile(label, each)
 
 
 def _one(train_ND: Tensor, valid_ND: Tensor, settings: MixtureConfig, seed: int) -> MixtureFit:
