@@ -143,6 +143,8 @@ def test_a_section_that_is_left_empty_is_named(real):
         "supervision",
         "hierarchy",
         "image_classifier",
+        "mixture",
+        "refinement",
     )  # null: their defaults
     for section, where, content in real:
         for path, value in places(content):
