@@ -25,6 +25,7 @@ import torch
 
 import ldebm
 from benchmarks.recorded import circumstances
+from ldebm.config import nearest
 from ldebm.data.batches import row_batches
 from ldebm.data.packed import open_bound
 from ldebm.errors import LdebmError, UsageError
@@ -47,7 +48,7 @@ def built(group: str, seed: int, root: Path = Path()) -> dict[str, Model]:
     """
     groups = Library(root).groups
     if group not in groups:
-        raise UsageError(f"group {group!r} is not in conf/groups.yaml")
+        raise UsageError(f"group {group!r} is not in conf/groups.yaml{nearest(group, groups)}")
     models = {}
     for name in groups[group]:
         folder = root / "models" / name / str(seed)
@@ -144,11 +145,16 @@ def standard_normal(z_ND: torch.Tensor) -> torch.Tensor:
     return -0.5 * (z_ND.double().square().sum(-1) + constant)
 
 
+def seeds(text: str) -> list[int]:
+    """Integers between commas."""
+    return [int(part) for part in text.split(",")]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures the seeds of a group and writes its file."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("group", help="of conf/groups.yaml, for example chatter-priors")
-    parser.add_argument("--seeds", default="0", help="of the runs, for example 0,1,2")
+    parser.add_argument("--seeds", type=seeds, default=[0], help="of the runs, for example 0,1,2")
     parser.add_argument("--rows", type=int, help="test rows; by default all")
     parser.add_argument("--draws", type=int, default=500, help="trajectories a row")
     parser.add_argument("--inner", type=int, default=64, help="draws of every normaliser")
@@ -158,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path = Path("results") / f"likelihoods-{options.group}.json"
     content: dict[str, Any] = read_json(path) if path.is_file() else {"group": options.group}
     try:
-        for seed in map(int, options.seeds.split(",")):
+        for seed in options.seeds:
             begun = time.process_time()
             models = built(options.group, seed)
             row = measure(models, seed, options.rows, options.draws, options.inner)
