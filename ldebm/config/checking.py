@@ -186,13 +186,12 @@ def _is_section(annotation: Any) -> bool:
 def _meant(kind: Kind, name: str) -> tuple[str, str]:
     """What an unknown key of a place may stand for, and the words for it.
 
-    A key of the same section that is spelt nearly so comes first, then the nearest one further
-    down that is called so (``prior.lr``), then any that is spelt alike.
+    A key of the same section that is spelt nearly so comes first, then one further down that is
+    called so (``prior.lr``), then any that is spelt alike.
     """
     names = [str(item) for item in _names(kind)]
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.8)
     below = [key for key in _below(kind) if key.rpartition(".")[2] == name]
-    below.sort(key=lambda key: key.count("."))
     close = close or below or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if not close:
         return "", nearest(name, names)

@@ -219,8 +219,6 @@ class PriorConfig(Section):
     """Train the prior on the frozen first stage (`two_stage`); all parameters together, as in the
     papers (`joint`); or the prior on the frozen first stage and then all together (`refined`).
     """
-    refinement: RefinementConfig | None = None
-    """The second part of `scheme: refined`."""
     classes: int = Field(20, gt=0)
     """Number K of classes (Yu et al. (2022), table A2)."""
     levels: int = Field(6, ge=2)
@@ -288,3 +286,5 @@ class PriorConfig(Section):
     """Energies of a prior on the groups of an image model; null: its defaults."""
     training: TrainingConfig
     """Length, batches and optimiser of the second stage."""
+    refinement: RefinementConfig | None = None
+    """The second part of `scheme: refined`."""

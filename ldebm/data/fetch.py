@@ -22,7 +22,6 @@ import numpy as np
 
 from ldebm.config import DataConfig
 from ldebm.data.folders import as_file
-from ldebm.data.kinds import kind_named
 from ldebm.data.registry import Download, Source, SourceFile, find_source
 from ldebm.errors import UsageError
 from ldebm.files import atomic_path, hash_path, write_parquet
@@ -138,6 +137,8 @@ GENERATORS: dict[str, Callable[[DataConfig, Path], None]] = {
 def _copy_user_file(config: DataConfig, target: Path) -> None:
     if config.path is None:
         raise UsageError("source 'file' needs path: the file, relative to the project's folder")
+    from ldebm.data.kinds import kind_named  # it needs polars, which a fetched table does not
+
     path = Path(config.path)
     if not kind_named(config.kind).is_source(path):
         raise UsageError(

@@ -33,6 +33,12 @@ _METRICS: dict[str, tuple[Better, str]] = {
     "nll_high": ("", "upper end of the 95% interval of nll over test rows"),
     "nll_se": ("", "standard error of nll over test rows"),
     "nll_lower": ("", "lower bound of nll (sandwich)"),
+    "nll_refused": (
+        "lower",
+        "1: no nll, because the two sides of its normalisers are over a nat apart; raise"
+        " evaluate.inner",
+    ),
+    "nll_sandwich": ("lower", "how far the two sides of all normalisers are apart, nats"),
     "nll_upper": ("", "upper bound of nll (sandwich)"),
     "nll_ess": ("", "effective sample size of the importance weights"),
     "nll_gap": ("lower", "nll above the entropy of the data's true density, nats"),

@@ -138,7 +138,7 @@ class Reader(Typist, ProjectCopy):
 
     def shorten(self) -> None:
         """Trainings of seconds, in every experiment that the guides build."""
-        small = {"samples": 200, "rows": 20, "importance": 8, "inner": 8, "per_label": 5}
+        small = {"samples": 200, "rows": 20, "importance": 8, "inner": 64, "per_label": 5}
         training = {"updates": 40, "epochs": None, "validate_every": None}
         library = Library(self.folder)
         for name in set(BUILT) & library.experiments.keys():

@@ -81,7 +81,7 @@ def built(project: ProjectCopy) -> ProjectCopy:
     content["backbone"]["training"] |= {"epochs": 20, "validate_every": 5}
     content["prior"]["training"] = {"updates": 200}
     content["evaluate"] = {
-        "samples": 60, "rows": 12, "importance": 8, "inner": 8, "per_label": 8
+        "samples": 60, "rows": 12, "importance": 8, "inner": 64, "per_label": 8
     }  # fmt: skip
     (own / "ldebm.yaml").write_text(format_yaml(content))
     prior = {"kind": "gaussian", "standardise": "none", "score_matching": 0.0}
