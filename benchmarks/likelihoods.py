@@ -73,11 +73,11 @@ def built(group: str, seed: int, root: Path = Path()) -> dict[str, Model]:
     return models
 
 
-def facts(model: Model, seed: int, root: Path = Path()) -> dict[str, Any]:
-    """Settings, their hash, length and cost of the prior of a model."""
+def facts(model: Model, seed: int, known: list[dict[str, Any]]) -> dict[str, Any]:
+    """Settings, their hash, length and cost of the prior of a model; ``known``: all records."""
     stage = f"prior@{model.experiment}-{seed}"
-    record = next((item for item in records(root) if item["stage"] == stage), {})
-    folder = root / "models" / model.experiment / str(seed) / "prior"
+    record = next((item for item in known if item["stage"] == stage), {})
+    folder = Path("models") / model.experiment / str(seed) / "prior"
     return {
         "kind": model.config.prior.kind,
         "description": model.config.description,
@@ -164,18 +164,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path = Path("results") / f"likelihoods-{options.group}.json"
     content: dict[str, Any] = read_json(path) if path.is_file() else {"group": options.group}
     try:
+        known = records()
         for seed in options.seeds:
             begun = time.process_time()
             models = built(options.group, seed)
             row = measure(models, seed, options.rows, options.draws, options.inner)
             for name, model in models.items():
-                row["priors"][name] |= facts(model, seed)
+                row["priors"][name] |= facts(model, seed, known)
             row |= {"draws": options.draws, "inner": options.inner}
             row |= {"cpu_seconds": round(time.process_time() - begun, 1), **circumstances()}
             content["seeds"] = {**content.get("seeds", {}), str(seed): row}
             write_json(path, content)
             for name, part in row["priors"].items():
-                print(f"{seed} {name}: {part['nll']:.3f} ± {part['nll_se']:.3f}", flush=True)
+                number = f"{part['nll']:.3f} ± {part['nll_se']:.3f}" if "nll" in part else "refused"
+                print(f"{seed} {name}: {number}", flush=True)
     except LdebmError as error:
         print(f"benchmarks.likelihoods: {error}", file=sys.stderr)
         return error.exit_code

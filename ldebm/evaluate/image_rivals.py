@@ -22,7 +22,7 @@ from ldebm.config import ClusterConfig, MixtureConfig
 from ldebm.data.packed import Packed, Split
 from ldebm.evaluate.image_rows import posterior_draw
 from ldebm.evaluate.report import subset
-from ldebm.priors.mixture import Mixture, MixtureFit, choose_mixture
+from ldebm.priors.mixture import MixtureFit, choose_mixture
 from ldebm.seeding import derive_seed, generator
 
 __all__ = ["Draw", "Rivals", "fit_rivals", "fitted_gaussian", "standard_normal"]
@@ -175,7 +175,5 @@ def _by_class(
 
 
 def _sampler(fit: MixtureFit, mean_D: Tensor, spread_D: Tensor) -> Draw:
-    mixture = Mixture(*fit.mean_KD.shape)
-    mixture.take(fit.log_weight_K, fit.mean_KD, fit.covariance_KDD)
-    mixture.to(mean_D.device)
+    mixture = fit.mixture().float().to(mean_D.device)
     return lambda n, stream: mean_D + spread_D * mixture.draw(n, stream)

@@ -59,8 +59,8 @@ class DiffusedMixture(BaseMeasure):
 
         def both(v: Tensor, t: int) -> Tensor:
             scale = float(self.schedule.scale[t + 1])
-            value, score = self.at[t].log_prob_and_score(v / scale)
             u = v / scale
+            value, score = self.at[t].log_prob_and_score(u)
             return torch.cat([_over_normal(value, u)[:, None], (score + u) / scale], 1)
 
         joined = self._by_level(v_BD, t_B, both)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ldebm.priors.base_measure import DiffusedMixture
 from ldebm.priors.energy import EnergyPrior
+from ldebm.priors.frozen import TiltedEnergy
 
 __all__ = ["Conditionals", "conditionals"]
 
@@ -37,6 +38,7 @@ class Conditionals:
         step: squared step of the sampler over the kernel's variance.
         base: the mixture that the energies tilt; ``None``: N(0, I). ``value`` contains its
             log-ratio to N(0, I).
+        tilt: ``value`` without the base measure; ``None``: the same as ``value``.
     """
 
     value: Callable[[Tensor, int], Tensor]
@@ -50,6 +52,7 @@ class Conditionals:
     sbar0: float
     step: tuple[float, ...]
     base: DiffusedMixture | None = None
+    tilt: Callable[[Tensor, int], Tensor] | None = None
 
     @property
     def levels(self) -> int:
@@ -58,8 +61,7 @@ class Conditionals:
 
     def energy(self, v_ND: Tensor, t: int) -> Tensor:
         """The tilt alone: F without the base measure, (N,)."""
-        value_N = self.value(v_ND, t)
-        return value_N if self.base is None else value_N - self.base.ratio(v_ND, t)
+        return (self.tilt or self.value)(v_ND, t)
 
     def reference_draws(
         self, u_next_ND: Tensor, t: int, draws: int, generator: torch.Generator
@@ -111,6 +113,11 @@ def conditionals(prior: EnergyPrior, *, of_sampler: bool = True) -> Conditionals
         return frozen.value(v_ND, t) * inverse_temperature[t]
 
     @torch.no_grad()
+    def tilt(v_ND: Tensor, t: int) -> Tensor:
+        bare = frozen.energy if isinstance(frozen, TiltedEnergy) else frozen
+        return bare.value(v_ND, t) * inverse_temperature[t]
+
+    @torch.no_grad()
     def gradient(v_ND: Tensor, t: int) -> tuple[Tensor, Tensor]:
         value_N, gradient_ND = frozen.value_and_gradient(v_ND, t)
         return value_N * inverse_temperature[t], gradient_ND * inverse_temperature[t]
@@ -118,5 +125,16 @@ def conditionals(prior: EnergyPrior, *, of_sampler: bool = True) -> Conditionals
     steps = prior.step2_T() / prior.kernel_tables()[1]
     step = tuple(min(float(s), 1.0) for s in steps)
     return Conditionals(
-        value, gradient, factor, variance, scale, signal, noise, abar0, sbar0, step, prior.tilted
+        value,
+        gradient,
+        factor,
+        variance,
+        scale,
+        signal,
+        noise,
+        abar0,
+        sbar0,
+        step,
+        prior.tilted,
+        tilt,
     )

@@ -102,10 +102,7 @@ class ConvEnergy(Energies):
                 else:
                     bound = 0.1 if init == "uniform" else module.weight.shape[1] ** -0.5
                     module.weight.uniform_(-bound, bound, generator=generator)
-                if module.spectral:
-                    for vector in (module.u, module.v):
-                        vector.normal_(generator=generator)
-                        vector.div_(vector.norm())
+                module.draw_vectors(generator)
 
     def power_iterate(self, rounds: int = 1) -> None:
         for module in self.modules():

@@ -69,6 +69,15 @@ class SpectralLinear(nn.Module):
             self.v: Tensor
 
     @torch.no_grad()
+    def draw_vectors(self, generator: torch.Generator | None) -> None:
+        """Starts the singular vectors anew, at random unit vectors."""
+        if not self.spectral:
+            return
+        for vector in (self.u, self.v):
+            vector.normal_(generator=generator)
+            vector.div_(vector.norm())
+
+    @torch.no_grad()
     def power_iterate(self, rounds: int) -> None:
         """Moves the singular vectors by ``rounds`` power iterations."""
         if not self.spectral:
@@ -276,10 +285,7 @@ class EnergyNet(Energies):
                 bound = 1 / math.sqrt(module.weight.shape[1])
                 module.weight.uniform_(-bound, bound, generator=generator)
                 module.bias.uniform_(-bound, bound, generator=generator)
-            if module.spectral:
-                for vector in (module.u, module.v):
-                    vector.normal_(generator=generator)
-                    vector.div_(vector.norm())
+            module.draw_vectors(generator)
 
     def power_iterate(self, rounds: int = 1) -> None:
         """Updates the spectral norms; called once before every training step."""

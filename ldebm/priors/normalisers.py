@@ -125,19 +125,13 @@ def _importance(
     if shift:
         weight -= torch.einsum("nmd,nd->nm", noise_NMD, g_ND).double()
         weight -= 0.5 * g_ND.square().sum(-1, keepdim=True).double()
-    total_N = torch.logsumexp(weight, 1)
-    half_N = torch.logsumexp(weight[:, : draws // 2], 1)
-    ess_N = torch.exp(2 * total_N - torch.logsumexp(2 * weight, 1))
+    own_N = None
+    if own_ND is not None:
+        residual_ND = (own_ND - mean_ND) / spread
+        own_N = energies.value(own_ND, t).double()
+        own_N += (0.5 * g_ND.square().sum(-1) - (g_ND * residual_ND).sum(-1)).double()
     # Z_t of Yu et al. (2022), eq. A2, over the kernel's: the mean of exp F under the kernel
-    fresh_N = total_N - math.log(draws)
-    if own_ND is None:
-        return Normaliser(fresh_N, fresh_N, half_N - math.log(draws // 2), ess_N)
-    residual_ND = (own_ND - mean_ND) / spread
-    own_N = energies.value(own_ND, t).double()
-    own_N += (0.5 * g_ND.square().sum(-1) - (g_ND * residual_ND).sum(-1)).double()
-    with_own_N = torch.logaddexp(total_N, own_N) - math.log(draws + 1)
-    half_own_N = torch.logaddexp(half_N, own_N) - math.log(draws // 2 + 1)
-    return Normaliser(fresh_N, with_own_N, half_own_N, ess_N)
+    return _normaliser(weight, own_N)
 
 
 def _importance_of_base(
@@ -152,15 +146,22 @@ def _importance_of_base(
     v_PD = energies.reference_draws(u_next_ND, t, draws, generator)
     weight = energies.energy(v_PD, t).reshape(-1, draws).double()
     base_N = energies.log_reference(u_next_ND, t).double()
-    total_N, half_N = torch.logsumexp(weight, 1), torch.logsumexp(weight[:, : draws // 2], 1)
-    ess_N = torch.exp(2 * total_N - torch.logsumexp(2 * weight, 1))
-    fresh_N = total_N - math.log(draws) + base_N
-    if own_ND is None:
-        return Normaliser(fresh_N, fresh_N, half_N - math.log(draws // 2) + base_N, ess_N)
-    own_N = energies.energy(own_ND, t).double()
+    own_N = None if own_ND is None else energies.energy(own_ND, t).double() + base_N
+    return _normaliser(weight + base_N[:, None], own_N)
+
+
+def _normaliser(weight_NM: Tensor, own_N: Tensor | None) -> Normaliser:
+    """The estimates from the log weights of the draws, and of the own point where there is one."""
+    draws = weight_NM.shape[1]
+    total_N = torch.logsumexp(weight_NM, 1)
+    half_N = torch.logsumexp(weight_NM[:, : draws // 2], 1)
+    ess_N = torch.exp(2 * total_N - torch.logsumexp(2 * weight_NM, 1))
+    fresh_N = total_N - math.log(draws)
+    if own_N is None:
+        return Normaliser(fresh_N, fresh_N, half_N - math.log(draws // 2), ess_N)
     with_own_N = torch.logaddexp(total_N, own_N) - math.log(draws + 1)
     half_own_N = torch.logaddexp(half_N, own_N) - math.log(draws // 2 + 1)
-    return Normaliser(fresh_N, with_own_N + base_N, half_own_N + base_N, ess_N)
+    return Normaliser(fresh_N, with_own_N, half_own_N, ess_N)
 
 
 def choose_shift(

@@ -10,23 +10,21 @@ Shapes: B batch, D latent dimension.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ldebm.backbones.base import Backbone
-from ldebm.config import ExperimentConfig
+from ldebm.config import RefinementConfig
 from ldebm.data.batches import make_batch
 from ldebm.data.packed import Split
 from ldebm.optimisers import ParameterGroup
-from ldebm.priors import EnergyPrior
 from ldebm.priors.trajectories import held_out_bound
 from ldebm.seeding import generator
 from ldebm.training.inputs import PriorInputs
 from ldebm.training.joint_task import JointTask
 from ldebm.training.objectives import sample_posterior
+from ldebm.training.score_matching import standardised
 
 __all__ = ["RefinementTask"]
 
@@ -58,19 +56,12 @@ class RefinementTask(JointTask):
 
     valid_split: Split
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        prior: EnergyPrior,
-        train: Split,
-        labels: np.ndarray | None,
-        config: ExperimentConfig,
-        seed: int,
-        device: torch.device,
-    ) -> None:
-        super().__init__(backbone, prior, train, labels, config, seed, device)
-        assert config.prior.refinement is not None
-        self.section = config.prior.refinement
+    @property
+    def section(self) -> RefinementConfig:
+        """Its settings."""
+        section = self.config.prior.refinement
+        assert section is not None
+        return section
 
     @property
     def warmup(self) -> int:
@@ -79,13 +70,14 @@ class RefinementTask(JointTask):
     def coordinates(
         self, mu_BD: Tensor, logvar_BD: Tensor, z_BD: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        scale_D = self.prior.scale_DD.diagonal()
-        mean_BD = (mu_BD - self.prior.shift_D) / scale_D
-        return mean_BD, logvar_BD - 2 * scale_D.log(), (z_BD - self.prior.shift_D) / scale_D
+        mean_BD, variance_BD = standardised(self.prior, mu_BD, logvar_BD)
+        return mean_BD, variance_BD.log(), self.prior.to_standard(z_BD)
 
     def groups(self) -> list[ParameterGroup]:
         prior, backbone = super().groups()
-        config = replace_lr(backbone.config, self.section.backbone_lr, prior.config)
+        names = ("schedule", "warmup", "hold", "final")  # the course is that of the prior
+        course = {name: getattr(prior.config, name) for name in names}
+        config = backbone.config.model_copy(update={"lr": self.section.backbone_lr, **course})
         return [prior, replace(backbone, config=config)]
 
     @torch.no_grad()
@@ -108,9 +100,3 @@ class RefinementTask(JointTask):
         bound = held_out_bound(self.prior, torch.cat(draws), self.seed)
         metrics |= {"reconstruction": nll / len(rows), "prior_bound": bound}
         return metrics | {"score": nll / len(rows) - entropy / len(rows) - bound}
-
-
-def replace_lr(config: Any, lr: float, schedule: Any) -> Any:
-    """The optimiser of the backbone with a learning rate, and the schedule, of the refinement."""
-    names = ("schedule", "warmup", "hold", "final")
-    return config.model_copy(update={"lr": lr, **{n: getattr(schedule, n) for n in names}})

@@ -29,8 +29,9 @@ def standing(runs: Sequence[Run], library: Library) -> tuple[list[Run], dict[str
     """
     present: list[Run] = []
     superseded: dict[str, str] = {}
+    experiments = {name: _now(name, library) for name in {run["experiment"] for run in runs}}
     for run in runs:
-        reason = _reason(run, library)
+        reason = _reason(run, experiments[run["experiment"]])
         if reason:
             superseded[f"{run['experiment']}, seed {run['seed']}"] = reason
         else:
@@ -38,11 +39,17 @@ def standing(runs: Sequence[Run], library: Library) -> tuple[list[Run], dict[str
     return present, superseded
 
 
-def _reason(run: Run, library: Library) -> str:
-    """What differs between a run and its experiment; empty if nothing."""
+def _now(name: str, library: Library) -> dict[str, Any] | None:
+    """The settings of an experiment; ``None`` where there is none of that name."""
     try:
-        now = settings_of(library.experiment(run["experiment"]).model_dump(mode="json"))
+        return settings_of(library.experiment(name).model_dump(mode="json"))
     except UsageError:
+        return None
+
+
+def _reason(run: Run, now: dict[str, Any] | None) -> str:
+    """What differs between a run and the settings of its experiment; empty if nothing."""
+    if now is None:
         return "its experiment is gone"
     try:
         params = parse(ExperimentConfig, run["params"], file=run["experiment"])
