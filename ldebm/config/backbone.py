@@ -61,13 +61,43 @@ def _or_none(schema: dict[str, Any]) -> None:
     schema |= {"type": ["integer", "null"], "minimum": 0}
 
 
+class CycleConfig(Section):
+    """Cycles of the weight of the prior terms: zero, a linear rise, then full weight."""
+
+    cycles: int = Field(10, gt=0)
+    """Number of equally long cycles of the training."""
+    zero: float = Field(0.5, ge=0, lt=1)
+    """Share of a cycle at weight 0, where the model is a plain auto-encoder."""
+    rise: float = Field(0.25, ge=0, le=1)
+    """Share of a cycle over which the weight then rises to 1."""
+
+    @model_validator(mode="after")
+    def _fits_in_a_cycle(self) -> CycleConfig:
+        if self.zero + self.rise > 1:
+            raise ValueError(f"zero {self.zero} and rise {self.rise} are more than one cycle")
+        return self
+
+    def factor(self, place: float) -> float:
+        """The factor at a place of the training, 0 (its start) to 1.
+
+        Example:
+            >>> cycle = CycleConfig(cycles=2, zero=0.5, rise=0.25)
+            >>> [cycle.factor(place) for place in (0.1, 0.3125, 0.45, 0.6)]
+            [0.0, 0.5, 1.0, 0.0]
+        """
+        inside = place * self.cycles % 1
+        if inside < self.zero:
+            return 0.0
+        return 1.0 if self.rise == 0 else min(1.0, (inside - self.zero) / self.rise)
+
+
 class BackboneConfig(Section):
     """First stage: encoder, decoder and the variational objective against N(0, I)."""
 
     added: ClassVar[frozenset[str]] = frozenset(
         {
             "hvae", "nvae", "cell", "encoder_hidden", "bidirectional", "tied", "context",
-            "baseline", "supervision", "options",
+            "baseline", "supervision", "options", "kl_cycle",
         }
     )  # fmt: skip
     unlisted: ClassVar[frozenset[str]] = frozenset({"options"})
@@ -134,6 +164,10 @@ class BackboneConfig(Section):
     """
     kl_warmup: int = Field(0, ge=0)
     """Updates over which the KL weight rises linearly from 0 to `kl_weight`."""
+    kl_cycle: CycleConfig | None = None
+    """Cyclical weight of the prior terms in `scheme: joint`, as in the public code of Pang and Wu
+    (2021), instead of `kl_warmup`; null: off.
+    """
     objective: Literal["kl", "entropy"] = "kl"
     """Rate term of the first stage: the KL to N(0, I), or the masked entropy term of the public
     code of Yu et al. (2022), which acts only on dimensions with a narrow posterior.

@@ -86,6 +86,8 @@ class ExperimentConfig(Section):
             raise ValueError("cluster.labels 'given' needs cluster.column")
         if self.prior.scheme == "joint" and self.prior.standardise != "none":
             raise ValueError("prior.scheme 'joint' needs prior.standardise 'none'")
+        if self.backbone.kl_cycle is not None and self.prior.scheme != "joint":
+            raise ValueError("backbone.kl_cycle needs prior.scheme 'joint'")
         refined = self.prior.scheme == "refined"
         if refined != (self.prior.refinement is not None):
             raise ValueError("prior.scheme 'refined' and the section prior.refinement go together")

@@ -75,6 +75,13 @@ class TrainingConfig(Section):
     does not stop before its length. Needs `validate_every`.
     """
 
+    def length(self, steps_per_epoch: int) -> int:
+        """Updates of the training; 0 where the initial weights are kept."""
+        if self.updates is not None:
+            return self.updates
+        assert self.epochs is not None
+        return max(1, round(self.epochs * steps_per_epoch)) if self.epochs else 0
+
     @model_validator(mode="after")
     def _one_length(self) -> TrainingConfig:
         if (self.epochs is None) == (self.updates is None):

@@ -75,6 +75,14 @@ class JointTask:
         """Updates over which all that pulls on the encoder grows to its weight."""
         return self.config.backbone.kl_warmup
 
+    def factor(self, step: int) -> float:
+        """Factor on what pulls on the encoder: a warm-up, or cycles over the whole training."""
+        cycle = self.config.backbone.kl_cycle
+        if cycle is None:
+            return min(1.0, (step + 1) / max(self.warmup, 1))
+        training = self.config.prior.training
+        return cycle.factor(step / max(1, training.length(self.steps_per_epoch)))
+
     def coordinates(
         self, mu_BD: Tensor, logvar_BD: Tensor, z_BD: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,14 +134,14 @@ class JointTask:
         labels, apart = None, config.prior.labelled_batch
         if self.labels is not None and not apart:
             labels = torch.from_numpy(self.labels[rows]).to(self.device)
-        factor = min(1.0, (step + 1) / max(self.warmup, 1))
+        factor, cycle = self.factor(step), config.backbone.kl_cycle is not None
         prior = self.prior
         if prior.contextual:  # the context encoder learns from the responses alone
             prior = prior.conditioned_on(self.backbone.context(batch).detach())
         first = config.backbone
         terms, chain, pairs = joint_terms(
             *(prior, nll, *self.coordinates(mu, logvar, z), labels, stream),
-            *(first.entropy_mask, factor, first.kl_floor),
+            *(first.entropy_mask, factor, first.kl_floor, cycle),
         )
         self.chain = (chain, pairs)
         if self.labels is None or not apart:

@@ -229,6 +229,7 @@ def joint_terms(
     entropy_mask: float | None,
     rate_factor: float = 1.0,
     kl_floor: float = 0.0,
+    cyclical: bool = False,
 ) -> tuple[Terms, Chain, Pairs]:
     """All parameters together: nll + lambda_1 (rate - F(v+)) + contrastive - MI + CE.
 
@@ -253,8 +254,11 @@ def joint_terms(
         rate_factor: warm-up factor on everything that pulls on the encoder.
         kl_floor: nats; while the batch's mean KL from N(0, I) is below, the prior does not pull on
             the encoder, as under max(mean KL, floor) of the first stage.
+        cyclical: ``rate_factor`` is that of a cycle. As in the public code of Pang and Wu (2021)
+            it multiplies the contrastive term too, and at 0 there is no information term.
     """
     config = prior.config
+    cycle = rate_factor if cyclical else 1.0
     kl = gaussian_kl(mu_BD, logvar_BD).mean()
     if float(kl.detach()) < kl_floor:
         rate_factor = 0.0
@@ -267,7 +271,7 @@ def joint_terms(
     pull = config.kl_weight * rate_factor
     # Uniform t estimates the sum of Yu et al. (2022), eq. A21, only when multiplied by T.
     encoder_factor = pull * (1.0 if published else prior.levels)
-    prior_factor = config.kl_weight if published else 1.0
+    prior_factor = (config.kl_weight if published else 1.0) * cycle
     temperature_B = prior.temperature_T(of_sampler=False)[pairs.t_B]
     v_plus = _scale_gradient(pairs.v_BD, encoder_factor / max(prior_factor, 1e-12))
     rows = len(pairs.t_B)
@@ -287,7 +291,8 @@ def joint_terms(
     total = reconstruction + pull * rate + prior_factor * contrastive
     if config.log_normaliser:
         total = total + encoder_factor * _log_normaliser_surrogate(prior, pairs, chain)
-    total = total - config.mi_weight * information + config.class_weight * classes
+    mi_weight = config.mi_weight if cycle else 0.0
+    total = total - mi_weight * information + config.class_weight * classes
     parts = {
         "reconstruction": reconstruction.detach(),
         "kl": kl.detach(),

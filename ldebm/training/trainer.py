@@ -153,7 +153,7 @@ class Loop:
     ) -> None:
         self.task, self.config, self.checkpoint, self.title = task, config, checkpoint, title
         per_epoch = task.steps_per_epoch
-        self.total = _length(config, per_epoch)
+        self.total = config.length(per_epoch)
         self.groups = task.groups()
         self.optimisers = [make_optimiser(group) for group in self.groups]
         self.ema = self.groups[0].config.ema
@@ -367,14 +367,6 @@ class Loop:
     def result(self) -> TrainResult:
         state = self.best or self._weights(averaged=True)
         return TrainResult(state, self.curve, self.validation, self.step, self.snapshots)
-
-
-def _length(config: TrainingConfig, per_epoch: int) -> int:
-    """Updates of a training; none where the configuration says so."""
-    if config.updates is not None:
-        return config.updates
-    assert config.epochs is not None
-    return max(1, round(config.epochs * per_epoch)) if config.epochs else 0
 
 
 def _check_sums(checkpoint: Path) -> None:

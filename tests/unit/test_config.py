@@ -104,6 +104,8 @@ def test_an_unknown_key_names_the_nearest_known_one(section, typo, meant):
         ("backbone", {"latent": "many"}, "an integer greater than 0, got 'many'"),
         ("backbone", {"arch": "cnn"}, "'mlp', 'gru'"),
         ("backbone", {"training": {}}, "exactly one of 'epochs' and 'updates'"),
+        ("backbone", {"kl_cycle": {}}, "kl_cycle needs prior.scheme 'joint'"),
+        ("backbone", {"kl_cycle": {"zero": 0.8}}, "zero 0.8 and rise 0.25 are more than one"),
         ("cluster", {"labels": "given"}, "needs cluster.column"),
         ("prior", {"scheme": "joint"}, "needs prior.standardise 'none'"),
         ("prior", {"energy_scale": "code"}, "needs prior.sampler.method 'ula'"),

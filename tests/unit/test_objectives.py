@@ -129,6 +129,37 @@ def test_below_the_floor_the_prior_leaves_the_encoder_alone(floor: float) -> Non
     assert any(float(g.abs().max()) > 0 for g in got[2:] if g is not None)  # energies still learn
 
 
+@pytest.mark.parametrize("factor", [0.0, 0.5])
+def test_a_cycle_scales_all_terms_of_the_prior_and_starts_as_an_auto_encoder(
+    factor: float,
+) -> None:
+    prior = make_prior(mi_weight=3.0, class_weight=0.0, log_normaliser=False)
+    stream = generator(0, "cycle")
+    mu = torch.randn(64, 2, generator=stream, requires_grad=True)
+    logvar = torch.full((64, 2), -2.0)
+    z = mu + (0.5 * logvar).exp() * torch.randn(64, 2, generator=stream)
+    nll = z.square().sum(-1)
+
+    def total(scale: float) -> torch.Tensor:
+        noise = generator(1, "cycle")
+        at = {"rate_factor": scale, "cyclical": True}
+        return joint_terms(prior, nll, mu, logvar, z, None, noise, None, **at)[0].total
+
+    inputs = [mu, *prior.net.parameters()]
+    got = torch.autograd.grad(total(factor), inputs, retain_graph=True)
+    alone = torch.autograd.grad(nll.mean(), mu, retain_graph=True)[0]
+    if factor == 0:
+        assert float((got[0] - alone).abs().max()) < 1e-7
+        assert max(float(g.abs().max()) for g in got[1:]) == 0
+        return
+    prior.config = prior.config.model_copy(update={"mi_weight": 0.0})
+    half = torch.autograd.grad(total(0.5), inputs, retain_graph=True)
+    full = torch.autograd.grad(total(1.0), inputs, retain_graph=True)
+    torch.testing.assert_close(half[0] - alone, 0.5 * (full[0] - alone), rtol=1e-4, atol=1e-6)
+    for mine, theirs in zip(half[1:], full[1:], strict=True):
+        torch.testing.assert_close(mine, 0.5 * theirs, rtol=1e-3, atol=1e-6)
+
+
 def test_the_log_normaliser_term_has_the_gradient_of_log_z() -> None:
     """A linear energy F(v) = b.v makes Z known: log Z(u') = b.m(u') + |b|^2 s^2 / 2."""
     prior = make_prior(classes=1, sampler={"steps": 1})

@@ -19,7 +19,7 @@ from ldebm.training.acceptance import MAX_ROLLBACKS, AcceptanceGuard
 from ldebm.training.clustering import geometric_clusters
 from ldebm.training.image_first_stage import hierarchical_terms
 from ldebm.training.objectives import backbone_terms
-from tests.unit.exact_priors import mixture_images, sampled_by, trained
+from tests.unit.exact_priors import sampled_by, trained
 from tests.unit.test_nn_hierarchy import META, TINY, images
 
 
