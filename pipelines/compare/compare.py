@@ -10,9 +10,9 @@ from typing import Any
 
 from ldebm.config import EvaluateConfig, parse
 from ldebm.errors import UsageError
-from pipelines.charts import parse_curve
 from pipelines.compare.significance import difference, holm
 from pipelines.compare.targets import Run, find
+from pipelines.curves import parse_curve
 from pipelines.lineage.origins import Origin, changed_code, changed_data, origin
 from pipelines.lineage.records import records
 from pipelines.results.glossary import describe

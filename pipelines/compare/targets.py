@@ -7,6 +7,7 @@ E@REVISION         one experiment of a commit
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -47,7 +48,7 @@ class Run:
     facts: Mapping[str, Any] = field(default_factory=dict)
     snapshot: Snapshot | None = None
 
-    @property
+    @functools.cached_property
     def metrics(self) -> dict[str, float]:
         """The numbers by dotted name."""
         flat = flatten(self.raw_metrics)

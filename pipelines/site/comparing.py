@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.charts import parse_curve, thin
 from pipelines.compare.compare import judge, ordered, pick_samples
 from pipelines.compare.targets import Run, evaluated_runs, recorded_runs
+from pipelines.curves import parse_curve, thin
 from pipelines.lineage.snapshots import WorkingTree
 from pipelines.results.glossary import describe
 from pipelines.results.recorded import TRAINED, flatten

@@ -1,7 +1,7 @@
 """What the pages show, gathered from models/, reports/, results/ and dvc.lock as plain values.
 
-Strings under a key that ends in ``svg`` are drawings made here, with their text escaped; the
-templates escape every other string.
+Charts, and strings under a key that ends in ``svg``, are drawings made here, with their text
+escaped; the templates escape every other string.
 """
 
 from __future__ import annotations

@@ -12,18 +12,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.charts import Series, line_chart
+from pipelines.curves import Series
+from pipelines.site.charts import line_chart
 
-__all__ = ["image_sections", "table"]
+__all__ = ["image_sections", "level_borders", "table"]
 
 COMPARED = ("data", "reconstruction", "gaussian", "prior")
 HIERARCHY = ("hierarchy_top", "hierarchy_bottom")
 TRANSITIONS = ("transitions_short", "transitions_long")
-PANELS = {
-    "energy": "energy of the chain, within a level",
-    "confidence": "confidence of the classifier in the images",
-    "distance": "Frechet distance of the images from test images, by the classifier",
-    "saturated": "share of black and white values",
+PANELS = {  # column -> title and name of the vertical axis
+    "energy": ("energy of the chain, within a level", "energy"),
+    "confidence": ("confidence of the classifier in the images", "probability"),
+    "distance": ("Frechet distance of the images from test images, by the classifier", "distance"),
+    "saturated": ("black and white values", "share"),
 }
 
 
@@ -103,20 +104,28 @@ def _ood(rows: Sequence[Mapping[str, str]]) -> dict[str, Any] | None:
     return {"names": names, "lines": lines}
 
 
+def level_borders(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Where the level changes: energies of different levels have no common zero."""
+    return [i - 0.5 for i in range(1, len(rows)) if rows[i]["t"] != rows[i - 1]["t"]]
+
+
 def _charts(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
     """What is followed of the chains, against the moment; lines break where the level changes."""
     charts = []
     runs = {run: [row for row in rows if row["run"] == run] for run in ("short", "long")}
-    for key, title in PANELS.items():
+    for key, (title, unit) in PANELS.items():
         lines = [
-            Series(run, "moment", tuple((float(i), float(row[key])) for i, row in enumerate(mine)))
+            Series(
+                f"{run} run",
+                "moment",
+                tuple((float(i), float(row[key])) for i, row in enumerate(mine)),
+            )
             for run, mine in runs.items()
             if mine and all(row[key] for row in mine)
         ]
         if not lines:
             continue
-        levels = [row["t"] for row in runs[lines[0].name]]
-        breaks = [i - 0.5 for i in range(1, len(levels)) if levels[i] != levels[i - 1]]
-        drawn = line_chart(*lines, breaks=breaks)
-        charts.append({"title": title, "svg": drawn, "legend": [f"{s.name} run" for s in lines]})
+        mine = next(mine for mine in runs.values() if mine)
+        drawn = line_chart(lines, title, unit, breaks=level_borders(mine))
+        charts.append({"title": title, "chart": drawn, "legend": [item.name for item in lines]})
     return charts

@@ -12,9 +12,10 @@ from markupsafe import Markup, escape
 
 from ldebm.files import write_text
 from pipelines.results.glossary import describe
+from pipelines.site import specs
+from pipelines.site.charts import colour, library
 from pipelines.site.comparing import judged_alone
 from pipelines.site.gather import gather, number
-from pipelines.site.maps import colour
 from pipelines.site.plots import write_plots
 
 __all__ = ["build", "embedded"]
@@ -37,8 +38,10 @@ def build(root: Path = Path()) -> None:
     shutil.rmtree(part, ignore_errors=True)
     try:
         for file, _ in PAGES:
-            template = environment.get_template(file)
-            write_text(part / file, template.render(**content, pages=PAGES, here=file, up=""))
+            page = environment.get_template(file).render(
+                **content, line_spec=json.loads(specs.lines()), pages=PAGES, here=file, up=""
+            )
+            write_text(part / file, page)
         staged = {node.stage for node in content["stages"]}
         for item in content["runs"]:
             page = environment.get_template("run.html").render(
@@ -55,6 +58,7 @@ def build(root: Path = Path()) -> None:
         runs = [(item["experiment"], item["seed"]) for item in content["runs"]]
         write_plots(runs, root, part / "plots")
         shutil.copytree(TEMPLATES / "assets", part / "assets")
+        write_text(part / "assets" / "vega.js", library())
         shutil.rmtree(root / "site", ignore_errors=True)
         part.rename(root / "site")
     finally:

@@ -11,15 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from ldebm.files import read_json
-from pipelines.charts import Series, line_chart, read_curve
 from pipelines.compare.compare import class_words
+from pipelines.curves import Series, read_curve
 from pipelines.results.glossary import describe, present_names
 from pipelines.results.recorded import TRAINED, flatten
 from pipelines.results.tables import HEADLINE
-from pipelines.site.images import image_sections, table
-from pipelines.site.maps import Spot, colour, histogram, path_map, point_map, reach
+from pipelines.site.charts import (
+    Chart,
+    Spot,
+    colour,
+    histogram,
+    line_chart,
+    path_map,
+    point_map,
+    reach,
+)
+from pipelines.site.images import image_sections, level_borders, table
 
-__all__ = ["run_page"]
+__all__ = ["changes", "run_page"]
 
 FIGURES = {  # file -> title and what it shows; other drawings are made here
     "kde": ("Densities", "Densities of data, posterior and prior, of points x and of latents z"),
@@ -29,6 +38,14 @@ FIGURES = {  # file -> title and what it shows; other drawings are made here
     ),
     "scatter": ("Classes", "Points and latents, coloured by their most likely class"),
 }
+UNITS = {  # of the curves; "_0" and so on at the end of a name is the level
+    **dict.fromkeys(("loss", "reconstruction", "kl", "elbo", "score"), "nats per row"),
+    **dict.fromkeys(("contrastive", "mutual_information", "class"), "nats per row"),
+    "acceptance": "share of moves",
+    "bits_per_dim": "bits per value",
+    "energy_size": "largest |energy|",
+}
+PLANE = ("x₁", "x₂")
 
 
 def run_page(folder: Path, root: Path) -> dict[str, Any]:
@@ -62,7 +79,7 @@ def run_page(folder: Path, root: Path) -> dict[str, Any]:
         "headline": [(key, kept[key], describe(key)) for key in HEADLINE if key in kept],
         "metrics": [(key, value, describe(key)) for key, value in sorted(metrics.items())],
         "params": flatten(params),
-        "curves": {stage: _curves(model / stage) for stage in TRAINED},
+        "curves": {stage: _curves(model / stage, params) for stage in TRAINED},
         "legend": legend,
         "map": _latent_maps(spots, extra.get("latent_map", {})),
         "energies": _energies(table(details / "energies.csv")),
@@ -107,20 +124,22 @@ def _latent_maps(
     if not any(rows.values()):
         return None
     spots = {
-        name: [(float(row["x"]), float(row["y"]), row["class"]) for row in group]
+        name: [(float(row["x"]), float(row["y"]), row["class"], row["label"]) for row in group]
         for name, group in rows.items()
     }
     axes = reach([*spots["posterior"], *spots["prior"]])
     explained = about.get("explained", [])
+    principal = about.get("axes") == "principal"
+    names = ("first axis", "second axis") if principal else ("z₁", "z₂")
     return {
         "panels": [
-            {"title": title, "svg": point_map(spots[kind], axes, f"Latent map: {title}")}
+            {"title": title, "chart": point_map(spots[kind], axes, f"Latent map: {title}", names)}
             for kind, title in (
                 ("posterior", "posterior means of test rows"),
                 ("prior", "prior samples"),
             )
         ],
-        "principal": about.get("axes") == "principal",
+        "principal": principal,
         "explained": sum(explained[:2]) if explained else None,
         "rows": len(spots["posterior"]),
         "label": about.get("label"),
@@ -135,22 +154,26 @@ def _energies(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
         values = {key: float(value) for key, value in row.items()}
         levels.setdefault(int(values["t"]), []).append(values)
     return [
-        {"t": t, "svg": histogram(bins, f"Energies of data and of samples at level {t}", "energy")}
+        {
+            "t": t,
+            "chart": histogram(bins, f"Energies of data and of samples at level {t}", "energy"),
+        }
         for t, bins in sorted(levels.items())
     ]
 
 
-def _information(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+def _information(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
     """Charts of p(y|z_t) over t; nothing with a single level."""
     if len(rows) < 2:
         return []
     charts = []
-    for key, title in (
-        ("information", "information about y that is left in z_t, nats"),
-        ("largest", "mean of the largest p(y|z_t)"),
+    for key, title, unit in (
+        ("information", "information about y that is left in z_t", "nats"),
+        ("largest", "mean of the largest p(y|z_t)", "probability"),
     ):
         points = tuple((float(row["t"]), float(row[key])) for row in rows)
-        charts.append({"title": title, "svg": line_chart(Series(title, "level t", points), low=0)})
+        drawn = line_chart([Series(title, "level t", points)], title, unit, zero=True)
+        charts.append({"title": title, "chart": drawn})
     return charts
 
 
@@ -160,21 +183,27 @@ def _transitions(
     """Followed chains: energies as charts, moments as rows, and the way of points in the plane."""
     if not chains:
         return None
-    shown = []
-    for chain in chains:
-        points = tuple((float(i), float(moment["energy"])) for i, moment in enumerate(chain))
-        borders = [i - 0.5 for i in range(1, len(chain)) if chain[i]["t"] != chain[i - 1]["t"]]
-        series = Series("energy", "moment", points)
-        rows = [{**moment, "sample": _sample(moment["sample"])} for moment in chain]
-        shown.append({"svg": line_chart(series, breaks=borders), "rows": rows})
-    drawn = ""
+    rows = [[{**moment, "sample": _sample(moment["sample"])} for moment in c] for c in chains]
+    series = [
+        Series(f"chain {number}", "moment", tuple((float(i), m["energy"]) for i, m in enumerate(c)))
+        for number, c in enumerate(chains, 1)
+    ]
+    drawn: Chart | None = None
     if not isinstance(chains[0][0]["sample"], str):
         ways = [
-            [(m["sample"][0], m["sample"][1], "") for m in (chain[0], *_level_ends(chain))]
+            [(*m["sample"][:2], "", "") for m in (chain[0], *_level_ends(chain))]
             for chain in chains
         ]
-        drawn = path_map(ways, spots, "Ways of the chains in the plane of the data")
-    return {"chains": shown, "map_svg": drawn, "levels": chains[0][0]["t"] + 1}
+        drawn = path_map(ways, spots, "Ways of the chains in the plane of the data", PLANE)
+    return {
+        "chains": rows,
+        "energies": line_chart(
+            series, "energy of the chains", "energy", breaks=level_borders(chains[0])
+        ),
+        "legend": [item.name for item in series],
+        "map": drawn,
+        "levels": chains[0][0]["t"] + 1,
+    }
 
 
 def _level_ends(chain: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -189,30 +218,46 @@ def _sample(value: Any) -> str:
     return value if isinstance(value, str) else ", ".join(f"{item:.2f}" for item in value)
 
 
-def _curves(folder: Path) -> list[dict[str, Any]]:
+def _curves(folder: Path, params: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Training curves, with validation over them; series numbered by level share a chart."""
     curves: dict[str, dict[str, Series]] = {}
+    last = 0.0
     for file, kind in (("curve.csv", "training"), ("validation.csv", "validation")):
         path = folder / file
         for series in read_curve(path) if path.is_file() else []:
             match = re.fullmatch(r"(.+)_(\d+)", series.name)
             title = f"{match[1]} by level" if match else series.name
             name = f"level {match[2]}" if match else kind
+            last = max(last, series.points[-1][0])
             if len(series.points) > 1 or series.name in curves:
                 curves.setdefault(title, {})[name] = Series(name, series.x_name, series.points)
-    return [
-        {
-            "title": title.replace("_", " "),
-            "legend": list(lines) if len(lines) > 1 or "validation" in lines else [],
-            "svg": line_chart(*_named(title, lines)),
-        }
-        for title, lines in curves.items()
-    ]
+    marks = changes(folder.name, params, last)
+    charts = []
+    for name, lines in curves.items():
+        title = name.replace("_", " ")
+        unit = UNITS.get(name.removesuffix(" by level"), title)
+        drawn = line_chart(list(lines.values()), title, unit, marks=marks)
+        legend = list(lines) if len(lines) > 1 or "validation" in lines else []
+        charts.append({"title": title, "legend": legend, "chart": drawn})
+    return charts
 
 
-def _named(title: str, lines: Mapping[str, Series]) -> list[Series]:
-    """The series with the chart's title in their names, for who hears the chart read."""
-    return [Series(f"{title} ({item.name})", item.x_name, item.points) for item in lines.values()]
+def changes(stage: str, params: Mapping[str, Any], last: float) -> dict[float, str]:
+    """Updates at which the objective of a stage changes, with what begins there.
+
+    Args:
+        stage: backbone or prior.
+        params: of the run.
+        last: update at which the training ended.
+    """
+    section = params.get(stage) or {}
+    if cycles := (section.get("kl_cycle") or {}).get("cycles"):
+        return {last * i / cycles: "" if i > 1 else "KL from 0 again" for i in range(1, cycles)}
+    at, words = section.get("kl_warmup") or 0, "KL at its full weight"
+    if stage == "prior" and section.get("levels", 1) > 1:
+        total = (section.get("training") or {}).get("updates") or last
+        at, words = round((section.get("score_matching") or 0) * total), "end of score matching"
+    return {at: words} if 0 < at < last else {}
 
 
 def _figures(folder: Path) -> list[dict[str, Any]]:
@@ -255,13 +300,15 @@ def _samples(folder: Path) -> dict[str, Any]:
         if shown:
             classes[shown] = words
         samples.append({"class": shown, "label": words, "text": row["text"]})
-    spots = [(float(x), float(y), "") for x, y in points]
+    spots = [(float(x), float(y), "", "") for x, y in points]
     return {
         "samples": samples,
         "classes": sorted(classes.items(), key=lambda item: (len(item[0]), item[0])),
         "reconstructions": [row for row in rows if row.get("kind") == "reconstruction"],
         "responses": [row for row in rows if row.get("kind") == "response"],
-        "points_svg": point_map(spots, reach(spots), "Samples of the model") if spots else "",
+        "points_chart": point_map(spots, reach(spots), "Samples of the model", PLANE)
+        if spots
+        else None,
         "spots": spots,
         "points": len(points),
     }

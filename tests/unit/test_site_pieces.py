@@ -3,15 +3,17 @@
 import json
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from ldebm.files import write_json
-from pipelines.charts import Series, line_chart, short, ticks
+from pipelines.curves import Series
 from pipelines.lineage.graph import layers, lineage_svg, nearest, steps_of_runs
+from pipelines.site.charts import Chart, histogram, line_chart, path_map, point_map, reach
 from pipelines.site.comparing import NEAR, comparison_data, groups, judged_alone, neighbours
-from pipelines.site.maps import histogram, path_map, point_map, reach
 from pipelines.site.pages import embedded
+from pipelines.site.run import changes
 
 HOSTILE = '</script><script>alert("1")</script>&'
 
@@ -73,34 +75,68 @@ def test_without_a_lock_there_is_no_graph(tmp_path: Path):
     assert steps_of_runs(tmp_path, ["e-0"]) == []
 
 
-@pytest.mark.parametrize(
-    ("low", "high"), [(0, 1), (-3.2, 11), (1e-7, 3e-7), (-1e6, 1e6), (12.61, 12.62)]
-)
-def test_ticks_are_round_numbers_inside_the_range(low, high):
-    positions = ticks(low, high)
-    assert 2 <= len(positions) <= 6
-    assert all(low - 1e-12 <= value <= high + 1e-12 for value in positions)
-    assert len({short(value) for value in positions}) == len(positions)
+def drawings(text: str) -> list[Chart]:
+    """A chart of every kind, with ``text`` wherever a chart shows words."""
+    curve = Series(text, text, ((0.0, 1.0), (1.0, 2.0)))
+    spots = [(float(i), float(i), text, text) for i in range(6)]
+    rows = [{"low": 0.0, "high": 1.0, "data": 1.0, "samples": 0.0}]
+    return [
+        line_chart([curve], text, text, marks={0.5: text}, zero=True),
+        point_map(spots, reach(spots), text, (text, text)),
+        path_map([spots], spots, text, (text, text)),
+        histogram(rows, text, text),
+    ]
 
 
 def test_interrupted_lines_are_drawn_in_parts_and_single_points_as_dots():
-    points = tuple((float(x), float(x % 3)) for x in range(6))
-    assert line_chart(Series("a", "x", points), breaks=[2.5]).count("<polyline") == 2
-    assert line_chart(Series("a", "x", points), breaks=[0.5]).count("<circle") == 1
+    points = tuple((float(x), float(x % 3)) for x in range(20))
+
+    lines = [line_chart([Series("a", "x", points)], "a", "y", breaks=b) for b in ([], [2.5], [0.5])]
+    parts = [len(chart.spec["datasets"]["points"]) for chart in lines]
+    assert parts == [1, 2, 2]
+    assert [chart.svg.count('stroke="var(--s0)"') for chart in lines] == [1, 2, 2]
+    assert [chart.svg.count('fill="var(--s0)"') for chart in lines] == [0, 0, 1]
 
 
-def test_text_in_drawings_is_escaped():
-    spots = [(float(i), float(i), HOSTILE) for i in range(6)]
-    rows = [{"low": 0.0, "high": 1.0, "data": 1.0, "samples": 0.0}]
-    drawings = [
-        line_chart(Series(HOSTILE, HOSTILE, ((0.0, 1.0), (1.0, 2.0)))),
-        point_map(spots, reach(spots), HOSTILE),
-        path_map([spots], spots, HOSTILE),
-        histogram(rows, HOSTILE, HOSTILE),
-    ]
-    for drawing in drawings:
-        assert "<script" not in drawing
-        assert 'alert("' not in drawing
+def test_text_in_drawings_is_escaped_and_never_fills_another_place():
+    for chart in drawings(HOSTILE):
+        names = {item.tag for item in ElementTree.fromstring(chart.svg).iter()}
+        assert names <= {"svg", "g", "path", "line", "text", "rect"}
+    for chart in drawings('"@points"'):
+        assert json.dumps(chart.spec).count('\\"@points\\"') >= 1
+        assert '"@' not in json.dumps(chart.spec).replace('\\"@points', "")
+
+
+def test_charts_are_the_same_bytes_whatever_was_drawn_before():
+    assert drawings("a") == drawings("a")
+    for chart in drawings("a"):
+        assert "id=" not in chart.svg
+        assert "NaN" not in chart.svg
+
+
+def test_the_page_without_scripts_gets_no_selections_and_colours_that_follow_the_theme():
+    for chart in drawings("a"):
+        assert {item["name"] for item in chart.spec["params"]} >= {"near", "zoom"}
+        assert not re.search(r'(?:fill|stroke)="(?!none|var\()', chart.svg)
+
+
+def test_charts_are_marked_where_the_objective_changes():
+    warmed = {"kl_warmup": 30}
+    matched = {"levels": 6, "score_matching": 0.5, "training": {"updates": 80}}
+    cycled = {"kl_cycle": {"cycles": 4}, "kl_warmup": 30}
+    assert changes("backbone", {"backbone": warmed}, 90.0) == {30: "KL at its full weight"}
+    assert changes("backbone", {"backbone": warmed}, 20.0) == {}
+    assert changes("prior", {"prior": matched}, 60.0) == {40: "end of score matching"}
+    assert changes("prior", {"prior": matched | {"levels": 1}}, 60.0) == {}
+    assert list(changes("backbone", {"backbone": cycled}, 80.0)) == [20.0, 40.0, 60.0]
+
+
+def test_a_logarithmic_axis_is_symmetric_where_values_are_not_positive():
+    def kind(*values: float) -> str:
+        series = Series("a", "x", tuple(enumerate(values)))
+        return line_chart([series], "a", "y").spec["usermeta"]["log"]
+
+    assert (kind(1.0, 2.0), kind(0.0, 2.0), kind(-1.0, 2.0)) == ("log", "symlog", "symlog")
 
 
 def test_embedded_json_cannot_end_its_element_and_reads_back():

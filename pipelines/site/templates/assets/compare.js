@@ -2,19 +2,11 @@
 "use strict";
 
 const data = JSON.parse(document.getElementById("data")?.textContent ?? "null");
-const SVG = "http://www.w3.org/2000/svg";
 
 function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
   made.append(...children);
-  return made;
-}
-
-function drawn(name, attributes, text) {
-  const made = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  if (text !== undefined) made.textContent = text;
   return made;
 }
 
@@ -114,50 +106,20 @@ function parameters(one, other) {
   return table("Parameters that differ", [["parameter", ""], [one.name, "text wide"], [other.name, "text wide"]], rows);
 }
 
-// Round numbers between two ends, as the charts of the other pages have them.
-function ticks(low, high) {
-  const raw = (high - low) / 4;
-  const power = 10 ** Math.floor(Math.log10(raw));
-  const step = power * [1, 2, 2.5, 5, 10].find((size) => size * power >= raw * 0.999);
-  const found = [];
-  for (let index = Math.ceil(low / step - 1e-9); index * step <= high + 1e-9 * step; index += 1) {
-    found.push(Number((index * step).toPrecision(6)));
-  }
-  return found;
-}
-
-const tick = (value) => Math.abs(value) >= 10000 ? `${value / 1000}k`
-  : value && Math.abs(value) < 0.001 ? value.toExponential(1).replace(".0e", "e") : String(value);
-
+// A chart of named lines, from the specification that the page holds without its data.
 function chart(title, lines) {
-  const [width, height, left, right, top, bottom] = [320, 180, 44, 8, 8, 34];
-  const all = lines.flatMap(([, points]) => points);
-  const range = (axis) => {
-    const values = all.map((point) => point[axis]);
-    const [low, high] = [Math.min(...values), Math.max(...values)];
-    return high > low ? [low, high] : [low - 0.5, high + 0.5];
+  const values = {
+    x: "update", y: title.split(": ").at(-1), log: lines.every(([, points]) => points.every(([, y]) => y > 0)) ? "log" : "symlog",
+    names: lines.map(([name]) => name), colours: lines.map(([, , number]) => `var(--s${number})`),
+    points: lines.map(([series, points]) => ({ series, part: 0, x: points.map(([x]) => x), y: points.map(([, y]) => y) })),
   };
-  const [xs, ys] = [range(0), range(1)];
-  const place = ([x, y]) => [
-    left + (width - left - right) * (x - xs[0]) / (xs[1] - xs[0]),
-    top + (height - top - bottom) * (1 - (y - ys[0]) / (ys[1] - ys[0])),
-  ].map((value) => value.toFixed(1)).join(",");
+  const text = document.getElementById("spec").textContent;
+  const spec = JSON.parse(text.replace(/\["@(\w+)"\]|"@(\w+)"/g, (_, list, one) => JSON.stringify(values[list ?? one])));
   const said = lines.map(([name, points]) => `${name} ends at ${short(points.at(-1)[1])}`).join("; ");
-  const svg = drawn("svg", { class: "chart", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${title}: ${said}` });
-  for (const value of ticks(...ys)) {
-    const y = Number(place([xs[0], value]).split(",")[1]);
-    svg.append(drawn("path", { class: "grid", d: `M${left},${y}H${width - right}` }));
-    svg.append(drawn("text", { class: "end", x: left - 5, y: y + 3.5 }, tick(value)));
-  }
-  for (const value of ticks(...xs)) {
-    const x = Number(place([value, ys[0]]).split(",")[0]);
-    const kind = x > width - right - 12 ? "end" : "middle";
-    svg.append(drawn("text", { class: kind, x, y: height - bottom + 14 }, tick(value)));
-  }
-  svg.append(drawn("path", { class: "axis", d: `M${left},${top}V${height - bottom}H${width - right}` }));
-  svg.append(drawn("text", { class: "end", x: width - right, y: height - 4 }, "update"));
-  lines.forEach(([, points, number]) => svg.append(drawn("polyline", { class: `line s${number}${number ? "" : " under"}`, points: points.map(place).join(" ") })));
-  return element("figure", { class: "card" }, element("figcaption", {}, title), svg);
+  const place = element("div", { class: "chart" });
+  const figure = element("figure", { class: "card" }, element("figcaption", {}, title), place);
+  charts.start(place, spec, `${title}: ${said}`);
+  return figure;
 }
 
 function curves(one, other) {

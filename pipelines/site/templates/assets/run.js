@@ -38,9 +38,8 @@ if (legend) {
       const on = button.getAttribute("aria-pressed") !== "true";
       for (const other of legend.querySelectorAll("button")) other.setAttribute("aria-pressed", "false");
       button.setAttribute("aria-pressed", String(on));
-      maps.classList.toggle("one", on);
-      for (const mark of maps.querySelectorAll("[data-class]")) {
-        mark.classList.toggle("on", mark.dataset.class === item.dataset.class);
+      for (const place of maps.querySelectorAll(".chart")) {
+        charts.view(place).then((view) => view.signal("chosen", on ? item.dataset.class : "").runAsync());
       }
     });
   }
