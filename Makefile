@@ -54,7 +54,7 @@ $(KERNELS): $(STAMP) # where there is no compiler it says so once, and plain PyT
 
 repro: setup ## Build what params.yaml selects; RUN=group or experiment, SEEDS=0,1,2 and EPOCHS=n select first
 	@$(if $(SELECT),ldebm select $(SELECT))
-	@python -m pipelines build
+	@ldebm build
 	@echo "report: site/index.html"
 
 test: setup lint ## Lint, strict types, and all tests (mypy and the smoke pipeline are two of them)

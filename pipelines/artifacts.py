@@ -37,6 +37,8 @@ class ProgressBar:
         weights: seconds by stage, for those that may run.
     """
 
+    shows_lines = False  # the log of the flow run is read without it
+
     def __init__(self, key: str, weights: Mapping[str, float | None]) -> None:
         known = [value for value in weights.values() if value]
         usual = sum(known) / len(known) if known else 1.0
@@ -50,6 +52,9 @@ class ProgressBar:
         if self.weights:
             made = write(lambda: create_progress_artifact(0.0, key, "starting"))
             self._id = made if isinstance(made, UUID) else None
+
+    def started(self, name: str) -> None:
+        """A stage counts when it has ended."""
 
     def line(self, name: str, text: str) -> None:
         """Takes the newest line of a running stage's log."""

@@ -124,6 +124,7 @@ class Watch:
         """A stage starts."""
         now = time.monotonic()
         self.running[name] = (now, now)
+        self.bar.started(name)
 
     def line(self, name: str, text: str) -> None:
         """The newest line of a stage's log, unless it is DVC's about the command."""
@@ -150,7 +151,7 @@ class Watch:
         """Says how far the stages are that have not been heard of for a while."""
         now = time.monotonic()
         for name, (start, last) in self.running.copy().items():
-            if now - last >= self.every:
+            if now - last >= self.every and not self.bar.shows_lines:
                 self.running[name] = (start, now)
                 kind = name.rpartition(": ")[2].partition("@")[0]
                 newest = self.lines.get(name, "").removeprefix(f"{kind}: ")

@@ -1,10 +1,9 @@
-"""``python -m pipelines``: the flows from the command line.
+"""The flows from the command line: ``ldebm build`` and its like, or ``python -m pipelines build``.
 
-    python -m pipelines build [RUN ...] [--seeds 0,1] [-S key=value ...] [--rev REVISION]
-    python -m pipelines sweep 'key=a,b,c' ['key=x,y' ...] [--run NAME] [--seeds 0,1,2]
-    python -m pipelines audit STAGE ...
-    python -m pipelines clean [--days 7] [--cache] [--delete]
-    python -m pipelines changes | retrain | champion | promote    (model_commands)
+    ldebm build [RUN ...] [--seeds 0,1] [-S key=value ...] [--rev REVISION]
+    ldebm sweep 'key=a,b,c' ['key=x,y' ...] [--run NAME] [--seeds 0,1,2]
+    ldebm clean [--days 7] [--cache] [--delete]
+    ldebm changes | retrain | champion | promote    (model_commands)
 
 Prefect is loaded only where a server is configured: everything runs without one too.
 """
@@ -18,15 +17,16 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
+from ldebm.cli.examples import epilog
 from ldebm.errors import UsageError, explained
 from pipelines import model_commands, signals
 from pipelines.engine import flow_or_function, server_lost
-from pipelines.library import CONF
 from pipelines.types import BuildReport, Selection, StageOutcome
 
 __all__ = ["app", "main"]
@@ -36,12 +36,13 @@ app = typer.Typer(
     help="Prefect flows that build, compare and audit the DVC pipeline. No server is needed; a "
     "configured one is used.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 for _command in model_commands.COMMANDS:
-    app.command()(_command)
+    app.command(epilog=epilog(_command.__name__))(_command)
 INTERRUPTED = 130  # what the parser returns for a signal that it has caught
 LAST_SECONDS = 5.0  # for what libraries do at the end of the process
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -69,7 +70,7 @@ Pull = Annotated[
 ]
 
 
-@app.command("build")
+@app.command("build", epilog=epilog("build"))
 def build_command(
     run: Annotated[list[str] | None, typer.Argument(help="Groups or experiments.")] = None,
     seeds: Seeds = "",
@@ -132,6 +133,7 @@ def build_command(
 
 def _say_edits() -> None:
     """Names what params.yaml says otherwise than conf/, and a length of its own: a line each."""
+    from pipelines.library import CONF
     from pipelines.selection import length_line, status
 
     path = Path("params.yaml")
@@ -171,7 +173,7 @@ def _up_to_date(
     return BuildReport(root, state.commit, state.dirty, root / "dvc.lock", stages)
 
 
-@app.command("sweep")
+@app.command("sweep", epilog=epilog("sweep"))
 def sweep_command(
     axes: Annotated[
         list[str], typer.Argument(help="KEY=A,B,C, as in prior.levels=4,6; repeatable.")
@@ -205,7 +207,7 @@ def sweep_command(
         raise typer.Exit(1)
 
 
-@app.command("audit")
+@app.command("audit", epilog=epilog("audit"))
 def audit_command(
     stages: Annotated[list[str], typer.Argument(help="Stages, or patterns such as 'prior@*'.")],
     slots: SlotCount = None,
@@ -218,7 +220,7 @@ def audit_command(
         raise typer.Exit(1)
 
 
-@app.command("clean")
+@app.command("clean", epilog=epilog("clean"))
 def clean_command(
     days: Annotated[
         float, typer.Option(min=0, help="Keep what is younger than this many days.")
@@ -271,11 +273,16 @@ def _seeds(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, program: str = "python -m pipelines") -> None:
     """Runs the command line and exits.
 
     Exit code 2 for wrong usage, 1 for a failure, 130, 143 or 129 after Ctrl-C, SIGTERM or SIGHUP.
+
+    Args:
+        arguments: without the program's name; by default those of the process.
+        program: its name.
     """
+    signals.name(program)
     atexit.register(gc.freeze)  # or Python looks through all objects once more at its end
     given = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in given
@@ -283,7 +290,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         code = app(
             args=[item for item in given if item != "--debug"],
-            prog_name="python -m pipelines",
+            prog_name=program,
             standalone_mode=False,
         )
     except (signals.Interrupted, KeyboardInterrupt):
@@ -305,7 +312,7 @@ def _fault(error: BaseException) -> int:
     """Says what was wrong, and gives the exit code."""
     if type(error).__module__.partition(".")[0] == "httpx":  # only Prefect's client uses it
         return _server_lost(error)
-    text, code = explained(error, "python -m pipelines")
+    text, code = explained(error, signals.program())
     if code:
         return _failed(text, code)
     print(text)
@@ -328,5 +335,5 @@ def _server_lost(error: BaseException) -> NoReturn:
 
 def _failed(message: str, code: int) -> int:
     with contextlib.suppress(OSError):  # the terminal may be gone
-        print("pipelines:", message, file=sys.stderr, flush=True)
+        print(f"{signals.program().split()[-1]}:", message, file=sys.stderr, flush=True)
     return code

@@ -35,7 +35,16 @@ PATIENCE = 5.0  # seconds for the first answer of a server
 
 
 class Bar(Protocol):
-    """Shows how far a build is."""
+    """Shows how far a build is.
+
+    Attributes:
+        shows_lines: people see there what running stages say.
+    """
+
+    shows_lines: bool
+
+    def started(self, name: str) -> None:
+        """Takes the start of a stage."""
 
     def line(self, name: str, text: str) -> None:
         """Takes the newest line of a running stage's log."""
@@ -83,7 +92,12 @@ class Engine(Protocol):
 
 
 class _NoBar:
-    """Shows nothing: without a server the lines that are said have it all."""
+    """Shows nothing: the lines that are said have it all."""
+
+    shows_lines = False
+
+    def started(self, name: str) -> None:
+        return
 
     def line(self, name: str, text: str) -> None:
         return
@@ -123,8 +137,12 @@ class Threads:
         return future
 
     def bar(self, key: str, weights: Mapping[str, float | None]) -> Bar:
-        """None."""
-        return _NoBar()
+        """A table on a terminal, else none."""
+        if not weights or not sys.stderr.isatty():
+            return _NoBar()
+        from pipelines.live import LiveTable
+
+        return LiveTable(weights)
 
     def publish(
         self, key: str, page: str, title: str, rows: Sequence[Mapping[str, Any]] = ()

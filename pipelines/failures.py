@@ -67,7 +67,7 @@ def explain(code: int, lines: Sequence[str]) -> Failure:
     status = int(codes[-1]) if codes else code
     signalled = -status if status < 0 else status - 128 if 128 < status <= 192 else 0
     if _FULL.search(text):
-        hint = "free some space, or `python -m pipelines clean`; finished stages are kept"
+        hint = "free some space, or `ldebm clean`; finished stages are kept"
         return Failure("the disk is full", False, hint)
     if _READ_ONLY.search(text):
         return Failure("a folder cannot be written to", False, "check owner, mode and mount")

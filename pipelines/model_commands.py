@@ -1,4 +1,4 @@
-"""Commands of ``python -m pipelines`` on models: changes, retrain, champion, promote."""
+"""Commands on models over time: changes, retrain, champion, promote."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ldebm.config import load_params
 from ldebm.errors import LdebmError, UsageError
-from ldebm.yaml_text import parse_yaml
 from pipelines.engine import flow_or_function
-from pipelines.library import Library
 
 __all__ = ["COMMANDS"]
 
@@ -58,6 +55,9 @@ def retrain(
     parts = [part.strip() for part in seeds.split(",") if part.strip()]
     if not all(part.isdecimal() for part in parts):
         raise UsageError(f"seeds {seeds!r}: expected integers separated by commas, as in 0,1,2")
+    from ldebm.config import load_params
+    from pipelines.library import Library
+
     known = list(load_params("params.yaml").experiments)
     Library().expand(experiments or [], known)  # a wrong name is found before anything starts
     outcome = _retrained(experiments or [], [int(part) for part in parts], on_change, push)
@@ -96,6 +96,8 @@ def champion(
 
     Nothing is promoted.
     """
+    from ldebm.config import load_params
+    from ldebm.yaml_text import parse_yaml
     from pipelines.candidates import Revision, load_candidate
     from pipelines.judging import against_champion
 
@@ -128,6 +130,7 @@ def promote(
 
     No comparison is made.
     """
+    from ldebm.config import load_params
     from pipelines.promotion import promote as register
 
     stages = stage or load_params("params.yaml").retrain.stages

@@ -14,7 +14,7 @@ from statistics import fmean
 from pipelines.results.glossary import present_names
 from pipelines.types import StageOutcome
 
-__all__ = ["experiment_line", "outcome_lines"]
+__all__ = ["experiment_line", "outcome_lines", "read_numbers"]
 
 EMPTY_KL = 0.1  # nats a row, below: the encoder says nothing of its text
 NO_AGREEMENT = 0.05  # AMI, below: classes and labels have nothing to do with each other
@@ -38,14 +38,18 @@ def outcome_lines(root: Path, stages: Sequence[StageOutcome]) -> list[str]:
         built = ran and stage.status in ("built", "cached")
         if not stage.name.startswith("evaluate@") or not built:
             continue
-        folder = root / "reports" / experiment / seed
-        metrics = {**_read(folder / "summary.json"), **_read(folder / "metrics.json")}
+        metrics = read_numbers(root / "reports" / experiment / seed)
         if metrics:
             runs_of.setdefault(experiment, []).append(metrics)
     lines = []
     for experiment, runs in runs_of.items():
         lines += experiment_line(experiment, runs)
     return lines
+
+
+def read_numbers(folder: Path) -> dict[str, float]:
+    """The numbers of an evaluated run, ``reports/E/S``."""
+    return {**_read(folder / "summary.json"), **_read(folder / "metrics.json")}
 
 
 def _read(path: Path) -> dict[str, float]:

@@ -52,7 +52,7 @@ def reevaluate(
         raise UsageError(
             "the vocabulary changed with the data: the champion does not know the new one, and "
             "likelihoods over different vocabularies cannot be compared; decide by hand "
-            f"(`python -m pipelines promote {name} BRANCH`)"
+            f"(`ldebm promote {name} BRANCH`)"
         )
     metrics = {}
     slots, params = Slots(), read_params(worktree, strict=False)

@@ -13,12 +13,15 @@ import threading
 import time
 from types import FrameType
 
-__all__ = ["STOPPED", "Interrupted", "check", "leave_within", "listen", "received"]
+__all__ = [
+    "STOPPED", "Interrupted", "check", "leave_within", "listen", "name", "program", "received",
+]  # fmt: skip
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOPPED = "interrupted; the next start continues from what is finished"
 SAME = 1.0  # seconds in which a signal counts once: `timeout` and `make` send theirs twice
 _received: list[tuple[int, float]] = []
+_program = ["python -m pipelines"]
 
 
 class Interrupted(BaseException):
@@ -27,6 +30,16 @@ class Interrupted(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
         self.number = number
+
+
+def name(program: str) -> None:
+    """Says as what this process was started."""
+    _program[0] = program
+
+
+def program() -> str:
+    """As what this process was started: ``ldebm``, or ``python -m pipelines``."""
+    return _program[0]
 
 
 def listen() -> None:
@@ -57,16 +70,20 @@ def _take(number: int, frame: FrameType | None) -> None:
         _received.append((number, now))
         raise Interrupted(number)
     if now - _received[0][1] > SAME:
-        _leave("pipelines: ended at once; stages that still run end by themselves", number)
+        _leave(f"{_word()}: ended at once; stages that still run end by themselves", number)
 
 
 def leave_within(seconds: float) -> None:
     """Ends this process after a while if it has not ended by itself: who is left waits in vain."""
     number = received()
     if number is not None:
-        timer = threading.Timer(seconds, _leave, [f"pipelines: {STOPPED}", number])
+        timer = threading.Timer(seconds, _leave, [f"{_word()}: {STOPPED}", number])
         timer.daemon = True
         timer.start()
+
+
+def _word() -> str:
+    return program().split()[-1]
 
 
 def _leave(text: str, number: int) -> None:

@@ -254,8 +254,8 @@ def joint_terms(
         rate_factor: warm-up factor on everything that pulls on the encoder.
         kl_floor: nats; while the batch's mean KL from N(0, I) is below, the prior does not pull on
             the encoder, as under max(mean KL, floor) of the first stage.
-        cyclical: ``rate_factor`` is that of a cycle. As in the public code of Pang and Wu (2021)
-            it multiplies the contrastive term too, and at 0 there is no information term.
+        cyclical: ``rate_factor`` multiplies the contrastive term too, and at 0 there is no
+            information term: the cycles of the public code of Pang and Wu (2021).
     """
     config = prior.config
     cycle = rate_factor if cyclical else 1.0
@@ -291,8 +291,7 @@ def joint_terms(
     total = reconstruction + pull * rate + prior_factor * contrastive
     if config.log_normaliser:
         total = total + encoder_factor * _log_normaliser_surrogate(prior, pairs, chain)
-    mi_weight = config.mi_weight if cycle else 0.0
-    total = total - mi_weight * information + config.class_weight * classes
+    total = total - config.mi_weight * (cycle > 0) * information + config.class_weight * classes
     parts = {
         "reconstruction": reconstruction.detach(),
         "kl": kl.detach(),

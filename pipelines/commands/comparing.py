@@ -1,12 +1,13 @@
-"""The commands ``compare`` and ``experiments``."""
+"""The commands ``compare``, ``experiments`` and ``list``."""
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
 
-__all__ = ["compare", "experiments"]
+__all__ = ["compare", "experiments", "list_experiments"]
 
 _TARGET = (
     "An experiment, EXPERIMENT@REVISION, a git revision, a dvc experiment, `workspace`, "
@@ -59,3 +60,38 @@ def experiments() -> None:
             table.add_row(*row)
         console.print(table)
         console.print()
+
+
+def list_experiments(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Groups or experiments; default: all.")
+    ] = None,
+    here: Annotated[
+        bool, typer.Option("--here", help="Only what is selected or built here.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List experiments, their state and main metric.
+
+    Those of conf/: whether they are built here, whether `dvc repro` would run
+    them again, how many runs are recorded, and the main number. A star marks
+    what params.yaml selects.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipelines.listing import entries
+
+    listed = entries(names=names or (), here=here)
+    if as_json:
+        typer.echo(json.dumps([entry.to_json() for entry in listed], indent=1))
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "experiment", "state", "seeds", "recorded", "main metric"):
+        table.add_column(column, overflow="fold", no_wrap=column in ("", "state"))
+    for entry in listed:
+        seeds = ",".join(map(str, entry.seeds))
+        star = "*" if entry.selected else ""
+        runs = str(entry.recorded or "")
+        table.add_row(star, entry.name, entry.state, seeds, runs, entry.headline)
+    Console(highlight=False, markup=False).print(table)

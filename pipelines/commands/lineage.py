@@ -135,19 +135,40 @@ def _diff(targets: list[str], folder: Path, as_json: bool) -> None:
 
 
 def audit(
-    stage: Annotated[str, typer.Argument(help="A stage of dvc.lock, say prior@chatter-ldebm-0.")],
+    stages: Annotated[
+        list[str],
+        typer.Argument(help="A stage, as prior@chatter-ldebm-0; or several, or 'prior@*'."),
+    ],
     workspace: Annotated[
         bool,
         typer.Option(
             "--workspace", help="Run the code of the working tree, not that of the record."
         ),
     ] = False,
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="Of several stages: that run at the same time.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a stage again and compare the bytes.
+    """Run stages again and compare the bytes.
 
-    It runs in a scratch worktree; the first difference of its outputs is named.
+    They run in a scratch worktree; the first difference of the outputs of each
+    is named.
     """
+    if len(stages) == 1 and "@" in stages[0] and not set("*?[") & set(stages[0]):
+        _audit_one(stages[0], workspace, as_json)
+        return
+    if workspace:
+        raise UsageError("--workspace goes with one stage, as prior@chatter-ldebm-0")
+    from pipelines.engine import flow_or_function
+
+    report = flow_or_function("audit")(stages, cpu_slots=slots)
+    typer.echo(json.dumps(report.to_json(), indent=1) if as_json else "\n".join(report.lines()))
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def _audit_one(stage: str, workspace: bool, as_json: bool) -> None:
     from pipelines.lineage.audit import audit_stage
 
     result = audit_stage(stage, use_workspace=workspace)

@@ -49,7 +49,7 @@ LEFT_OUT = {
     "docs/operations.md": {
         "prefect server start": "what `make server` has started; the other needs Postgres",
         "deploy/worker.sh*": "what `make worker` has started",
-        "python -m pipelines": SAME,
+        "ldebm build": SAME,
         "sudo *": "needs Postgres; test_deployments_postgres.py",
         "export PREFECT_API_DATABASE_CONNECTION_URL=*": "needs Postgres",
         "export PREFECT_SERVER_API_AUTH_STRING=*": "of another server; test_deployments.py",
@@ -83,7 +83,7 @@ def test_what_is_not_typed_is_on_its_page(page: str):
     [
         "ldebm generate chatter-ldebm --samples 5",
         "ldebm lineages chatter-ldebm",
-        "python -m pipelines build --seed 0",
+        "ldebm build --seed 0",
         "python -m benchmarks.campaign --go",
         "make reproduce",
         "make repro RUNS=ptb",
@@ -156,7 +156,7 @@ def test_readme_and_the_guides_to_comparing_and_auditing_go_as_written(tmp_path:
     reader = Auditor(tmp_path / "project")
     said = reader.follow("README.md", LEFT_OUT["README.md"])
     assert "nothing differs" in said["ldebm lineage verify chatter-ldebm"]
-    assert " cached" in said["python -m pipelines build"]
+    assert " cached" in said["ldebm build"]
     reader.type("ldebm select embedded --seeds 0 && dvc repro -q")
     for page in ("docs/data.md", "docs/compare.md"):
         reader.follow(page, LEFT_OUT[page])

@@ -237,6 +237,59 @@ def test_what_is_here_of_each_data_set_is_listed_with_its_verdict(run, project: 
     assert checks[0] == {"name": "points", "done": ["raw"], "valid": False}
 
 
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_every_command_has_help_of_80_columns_with_an_example(run, monkeypatch, flag):
+    monkeypatch.setenv("COLUMNS", "80")
+    listed = run(flag).out.partition("Commands:")[2].partition("Exit codes")[0]
+    names = [line.split()[0] for line in listed.strip().splitlines()]
+    assert {"build", "sweep", "retrain", "promote", "audit", "list", "info", "generate"} <= {*names}
+    for name in names:
+        said = run(name, flag)
+        assert said.code == 0
+        assert said.out.startswith(f"Usage: ldebm {name}")
+        assert max(map(len, said.out.splitlines())) <= 80
+        if "Commands:" not in said.out:
+            assert f"\n    ldebm {name}" in said.out.partition("Example")[2], name
+
+
+def test_the_version_is_that_of_the_package(run):
+    assert run("--version").out == f"ldebm {ldebm.__version__}\n"
+
+
+def test_the_list_says_what_is_built_stale_and_recorded(run, project, monkeypatch):
+    (project / "conf" / "experiment" / "other").mkdir(parents=True)
+    other = "data: points\ndescription: Another\n"
+    (project / "conf" / "experiment" / "other" / "one.yaml").write_text(other)
+    stages = SimpleNamespace(stale=lambda: ["prior@first-1"])
+    monkeypatch.setattr("pipelines.listing.read_dag", lambda root: stages)
+    for seed in (0, 1):
+        folder = project / "models" / "first" / str(seed) / "prior"
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").touch()
+        numbers = {"nll": 2.0 + seed, "nll_standard_normal": 4.0}
+        write_json(project / "reports" / "first" / str(seed) / "metrics.json", numbers)
+    run_file = {"experiment": "other-one", "seed": 3, "metrics": {"fid": 7.5}}
+    write_json(project / "results" / "other-one" / "3.json", run_file)
+    known = {entry["name"]: entry for entry in json.loads(run("list", "--json").out)}
+    assert known["first"]["state"] == "built"  # seed 1 is not selected
+    assert known["first"]["headline"] == "NLL 2.50 nats (4.00 with N(0, I))"
+    assert known["other-one"] == {
+        "name": "other-one",
+        "data": "points",
+        "description": "Another",
+        "selected": False,
+        "state": "not built",
+        "seeds": [],
+        "recorded": 1,
+        "headline": "FID 7.50",
+    }
+    stages.stale = lambda: ["evaluate@first-0"]
+    (entry,) = json.loads(run("list", "--here", "--json").out)
+    assert (entry["name"], entry["state"], entry["seeds"]) == ("first", "stale", [0, 1])
+    assert "first" in run("list", "first").out
+    assert "neither a group nor an experiment; did you mean 'first'" in run("list", "firts").err
+
+
 def test_commands_import_no_more_than_they_need(project: Path):
     assert imported(project, "--help") == {"pipelines"}
     assert imported(project, "data", "list") <= {"pipelines", "pydantic"}
@@ -252,9 +305,10 @@ def test_commands_on_models_do_not_load_the_pipeline(project: Path):
 
 
 def test_without_the_pipeline_its_commands_say_so(run, monkeypatch):
-    for name in {*ldebm.cli.PROJECT.values(), "pipelines"}:
-        monkeypatch.setitem(sys.modules, name, None)
+    for name in {*ldebm.cli.PROJECT.values(), "pipelines", "pipelines.__main__"}:
+        monkeypatch.setitem(sys.modules, name.partition(":")[0], None)
     assert "audit " not in run("--help").out
-    outcome = run("lineage", "models")
-    assert outcome.code == 2
-    assert "expected the package `pipelines`" in outcome.err
+    for words in (["lineage", "models"], ["build"]):
+        outcome = run(*words)
+        assert outcome.code == 2
+        assert f"`ldebm {words[0]}` belongs to the pipeline" in outcome.err

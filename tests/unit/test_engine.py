@@ -1,6 +1,8 @@
 """Where flows run: in threads here, or on a server that is configured somewhere."""
 
+import io
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -8,10 +10,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+from rich.console import Console
 
 from pipelines.build import Watch
 from pipelines.engine import Threads, server_lost, server_url
+from pipelines.live import LiveTable
 from pipelines.types import StageOutcome
+from tests.pipeline.tiny_project import Tiny
 
 ROOT = Path(__file__).parents[2]
 URL = "http://server:4200/api"
@@ -99,6 +104,38 @@ def test_a_stage_that_takes_long_gives_a_sign_of_life_with_its_newest_line(capsy
         "slow: 0 s: loss 3.2, 40 s left",
         "2/2 slow: failed (exit code 1)",
     ]
+
+
+def test_a_table_shows_what_runs_how_long_it_may_take_and_its_newest_line():
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=100)
+    bar = LiveTable({"prior@a-0": 90.0, "prior@b-0": None, "site": 10.0}, console)
+    watch = Watch(Threads(), bar, total=3, every=0.0)
+    watch.started("site")
+    watch.landed("site", StageOutcome("site", "built", 2.0, 1))
+    watch.started("prior@a-0")
+    watch.line("prior@a-0", "prior: 40/100  loss 3.2")
+    watch.tick()
+    bar.update(force=True)
+    shown = screen.getvalue()
+    assert "1/3 stages, about 2.3 min left" in shown  # 90 s, and the usual 50 of the unknown one
+    line = next(line for line in shown.splitlines() if line.startswith("prior@a-0"))
+    assert line.split() == ["prior@a-0", "0", "s", "1.5", "min", "40/100", "loss", "3.2"]
+    assert "still running" not in shown
+
+
+def test_a_build_in_a_terminal_has_the_table_and_elsewhere_lines(tmp_path):
+    """Typed as ``ldebm build``: the same commands, signals and lines as ``python -m pipelines``."""
+    tiny = Tiny(tmp_path, parts="a", warm=False)
+    words = (sys.executable, "-m", "ldebm.cli", "build")
+    command = " ".join(shlex.quote(word) for word in words)
+    typed = tiny.call("script", "-qec", command, str(tmp_path / "typescript"))
+    assert "stages" in typed.stdout
+    assert "base" in typed.stdout
+    assert "3 built" in typed.stdout
+    plain = tiny.call(*words)
+    assert "3 cached" in plain.stdout
+    assert "stages," not in plain.stderr
 
 
 def test_a_server_that_wants_a_password_is_not_called_lost():
