@@ -1,9 +1,9 @@
 """The ``ldebm`` command: what it does with a trained model, and what the pipeline adds.
 
 Modules by subject: ``models`` (using a trained model), ``rows`` (a model and every row of a file),
-``completing`` (gaps), ``about`` (versions). The commands on a project, its data and its lineage,
-are those of :mod:`pipelines.commands` and :mod:`pipelines.cli`; they are loaded when one of them is
-asked for, or the list.
+``completing`` (gaps), ``serving`` (over HTTP), ``about`` (versions). The commands on a project, its
+data and its lineage are those of :mod:`pipelines.commands` and :mod:`pipelines.cli`; they are
+loaded when one of them is asked for, or the list.
 Heavy imports stay inside the commands: ``ldebm --help`` is quick.
 """
 
@@ -20,7 +20,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from ldebm.cli import about, completing, models, rows
+from ldebm.cli import about, completing, models, rows, serving
 from ldebm.cli.examples import epilog
 from ldebm.errors import UsageError, explained
 
@@ -120,7 +120,7 @@ def _options(
     pass
 
 
-for module in (models, completing, rows, about):
+for module in (models, completing, rows, serving, about):
     for command in module.COMMANDS:
         app.command(epilog=epilog(command.__name__.replace("_", "-")))(command)
 

@@ -24,23 +24,25 @@ TRAINED_BY = {"share", "hidden", "observed", "updates", "batch", "lr"}  # of the
 
 def complete(
     target: models.Target,
-    text: Annotated[
+    texts: Annotated[
         list[str] | None,
-        typer.Option(help="A sentence with ___ for every missing word; repeatable."),
+        typer.Argument(help="Sentences with ___ for every missing word; or use --from."),
     ] = None,
     file: Annotated[
-        Path | None, typer.Option(help="Sentences with gaps, as `ldebm score` reads texts.")
+        Path | None,
+        typer.Option("--from", "--file", help="Sentences, as `ldebm score` reads texts."),
     ] = None,
+    column: models.Column = None,
     seed: models.Seed = 0,
     as_json: models.AsJson = False,
-    column: Annotated[str | None, typer.Option(help="Column of the sentences, of a table.")] = None,
+    device: models.Device = "auto",
 ) -> None:
     """Fill gaps: "the ___ of the company"."""
-    rows = models.read_texts(text, file, "complete", column)
+    rows = models.read_texts(texts, file, "complete", column)
     from ldebm.completion import complete as complete_texts
     from ldebm.completion import read_gaps
 
-    model = models.require_text(models.load_target(target), target)
+    model = models.require_text(models.load_target(target, device), target)
     read_gaps(model, rows)  # a mistake is said before anything is trained
     config, completer = _completer(model)
     with progress("complete", len(rows), "texts") as bar:

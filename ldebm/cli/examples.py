@@ -27,9 +27,10 @@ EXAMPLES = {
     "classify": ["ldebm classify chatter-ldebm 'what time is it?'"],
     "interpolate": ["ldebm interpolate chatter-ldebm 'good morning' 'see you tomorrow'"],
     "cluster": ["ldebm cluster chatter-ldebm --top 3"],
-    "complete": ["ldebm complete chatter-ldebm --text 'could you ___ the window?'"],
-    "score": ["ldebm score chatter-ldebm --file texts.txt --out scores.parquet"],
+    "complete": ["ldebm complete chatter-ldebm 'could you ___ the window?'"],
+    "score": ["ldebm score chatter-ldebm --from texts.txt --to scores.parquet"],
     "export-embeddings": ["ldebm export-embeddings chatter-ldebm --from texts.txt --to z.parquet"],
+    "serve": ["ldebm serve chatter-ldebm --port 8000"],
     "info": ["ldebm info"],
 }
 

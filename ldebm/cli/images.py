@@ -52,7 +52,7 @@ def generate_images(
 
     if out is None or out.suffix.lower() not in (".png", ".parquet"):
         what = "" if out is None else f", not {out}"
-        raise UsageError(f"{model.experiment}: a model of images: give --out FILE.png or "
+        raise UsageError(f"{model.experiment}: a model of images: give --to FILE.png or "
                          f"FILE.parquet{what}")  # fmt: skip
     wanted = parse_attributes(attributes)
     if label is not None and wanted:

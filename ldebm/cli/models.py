@@ -30,6 +30,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Resize = Annotated[bool, typer.Option("--resize", help="Crop and scale images that need it.")]
 Column = Annotated[str | None, typer.Option("--text", help="Column of the text, of a table.")]
 Seed = Annotated[int, typer.Option(help="Seed of the draws.")]
+Device = Annotated[str, typer.Option(help="auto (the GPU if there is one), cpu or cuda.")]
 
 
 def find_model(target: str) -> Path:
@@ -60,7 +61,7 @@ def find_model(target: str) -> Path:
     raise UsageError(f"{target}: no such model{nearest(target, names)}")
 
 
-def load_target(target: str) -> Model:
+def load_target(target: str, device: str = "auto") -> Model:
     """The model that a user means by ``target``, on the threads that suit it.
 
     Models of text and points compute on as many threads as their evaluation (one, where nothing
@@ -70,7 +71,7 @@ def load_target(target: str) -> Model:
 
     import ldebm
 
-    model = ldebm.load(str(find_model(target)))
+    model = ldebm.load(str(find_model(target)), device)
     if not model.threads and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(model.config.evaluate.threads)
     return model
@@ -92,21 +93,26 @@ def generate(
     ] = 1,
     out: Annotated[
         Path | None,
-        typer.Option(help="Images: the file to write, FILE.png (one picture) or FILE.parquet."),
+        typer.Option(
+            "--to",
+            "--out",
+            help="Images: the file to write, FILE.png (one picture) or FILE.parquet.",
+        ),
     ] = None,
     attribute: Annotated[
         list[str] | None, typer.Option(help="Images: NAME=VALUE, as in Smiling=1; repeatable.")
     ] = None,
+    device: Device = "auto",
 ) -> None:
     """Sample from the prior and decode."""
-    model = load_target(target)
+    model = load_target(target, device)
     if draws > 1 and model.rows != "texts":
         raise UsageError(f"{target}: --draws is for models of text")
     if model.rows == "images":
         generate_images(model, number, label, attribute or [], seed, out, as_json=as_json)
         return
     if out is not None or attribute:
-        raise UsageError(f"{target}: --out and --attribute are for models of images")
+        raise UsageError(f"{target}: --to and --attribute are for models of images")
     drawn = model.generate(number, label=model.label_index(label), seed=seed, draws=draws)
     rows = drawn if isinstance(drawn, list) else drawn.tolist()
     if as_json:
@@ -131,12 +137,13 @@ def respond(
     ] = False,
     seed: Seed = 0,
     as_json: AsJson = False,
+    device: Device = "auto",
 ) -> None:
     """Reply to a dialogue.
 
     Several replies differ by their latent vector.
     """
-    model = load_target(target)
+    model = load_target(target, device)
     if model.task != "responses":
         raise UsageError(f"{target}: reads no context; this needs a model of arch 'dialogue'")
     model = cast("ResponseModel", model)
@@ -147,16 +154,19 @@ def respond(
 
 def classify(
     target: Target,
-    texts: Annotated[list[str] | None, typer.Argument(help="Texts; or use --file.")] = None,
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts; or use --from.")] = None,
     file: Annotated[
         Path | None,
         typer.Option(
-            help="Texts, as `ldebm score` reads them; or images. Default: lines of input."
+            "--from",
+            "--file",
+            help="Texts, as `ldebm score` reads them; or images. Default: lines of input.",
         ),
     ] = None,
     column: Column = None,
     resize: Resize = False,
     as_json: AsJson = False,
+    device: Device = "auto",
 ) -> None:
     """Classify texts or images.
 
@@ -165,12 +175,12 @@ def classify(
     if file is not None and not file.exists():
         raise UsageError(f"{file}: no such file")
     if file is not None and texts:
-        raise UsageError("give texts or --file, not both")
-    model = load_target(target)
+        raise UsageError("give texts or --from, not both")
+    model = load_target(target, device)
     if file is not None:
         rows = read_rows(model, file, column, resize=resize)
     elif model.rows != "texts":
-        raise UsageError(f"{target}: a model of {model.rows}: give --file with the {model.rows}")
+        raise UsageError(f"{target}: a model of {model.rows}; give the {model.rows} by --from")
     else:
         from ldebm.model import UserRows
 
@@ -216,19 +226,19 @@ def read_texts(
     from ldebm.data.user_texts import read_texts as read_file
 
     if file is not None and texts:
-        raise UsageError("give texts or --file, not both")
+        raise UsageError("give texts or --from, not both")
     if file is not None:
         lines = read_file(file, column)
         _say_left_out(file, len(lines.texts), lines.left_out)
         return lines.texts
     if column is not None:
-        raise UsageError(f"column {column!r} is one of --file, which is not given")
+        raise UsageError(f"column {column!r} is one of --from, which is not given")
     rows = [text for text in texts or [] if text.strip()]
     if not texts and not sys.stdin.isatty():
         data = sys.stdin.buffer.read()
         rows = read_stream(data).texts if data.strip() else []
     if not rows:
-        raise UsageError(f"nothing to {verb}: give texts, or --file with one text a line")
+        raise UsageError(f"nothing to {verb}: give texts, or --from FILE with one text a line")
     return rows
 
 
@@ -249,9 +259,10 @@ def interpolate(
     second: Annotated[str, typer.Argument(help="Text to end with.")],
     steps: Annotated[int, typer.Option(min=2, help="Number of texts, both ends included.")] = 7,
     as_json: AsJson = False,
+    device: Device = "auto",
 ) -> None:
     """Decode the line between two texts."""
-    model = require_text(load_target(target), target)
+    model = require_text(load_target(target, device), target)
     rows = list(model.interpolate(first, second, steps))
     typer.echo(json.dumps(rows, indent=1, ensure_ascii=False) if as_json else "\n".join(rows))
 
@@ -260,12 +271,13 @@ def cluster(
     target: Target,
     top: Annotated[int, typer.Option(min=1, help="Examples and words per class.")] = 10,
     as_json: AsJson = False,
+    device: Device = "auto",
 ) -> None:
     """Describe the classes of a model.
 
     Size, true labels, distinctive words and examples of the test rows.
     """
-    model = require_text(load_target(target), target)
+    model = require_text(load_target(target, device), target)
     rows = [asdict(item) for item in _described(model, top)]
     if as_json:
         typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))

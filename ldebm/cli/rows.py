@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ldebm.cli.models import AsJson, Column, Resize, Seed, Target, load_target, read_rows
+from ldebm.cli.models import (
+    AsJson,
+    Column,
+    Device,
+    Resize,
+    Seed,
+    Target,
+    load_target,
+    read_rows,
+)
 from ldebm.cli.output import expect_table, progress, show_rows
 from ldebm.errors import UsageError
 
@@ -24,12 +34,15 @@ def score(
     file: Annotated[
         Path,
         typer.Option(
+            "--from",
+            "--file",
             help="Texts: txt (one a line), csv, tsv, jsonl, json, parquet. Images: a file, "
-            "folder, zip, npz or parquet."
+            "folder, zip, npz or parquet.",
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="FILE.parquet or FILE.json; by default the screen.")
+        Path | None,
+        typer.Option("--to", "--out", help="FILE.parquet or FILE.json; by default the screen."),
     ] = None,
     text: Column = None,
     context: Context = None,
@@ -39,9 +52,10 @@ def score(
     resize: Resize = False,
     seed: Seed = 0,
     as_json: AsJson = False,
+    device: Device = "auto",
 ) -> None:
     """Score rows: likelihood bound and energy."""
-    model = load_target(target)
+    model = load_target(target, device)
     expect_table(out)
     rows = read_rows(model, file, text, context, resize=resize)
     if said := model.prepare_scores():
@@ -60,6 +74,8 @@ def export_embeddings(
     text: Column = None,
     context: Context = None,
     resize: Resize = False,
+    as_json: AsJson = False,
+    device: Device = "auto",
 ) -> None:
     """Write embeddings of rows to parquet.
 
@@ -69,7 +85,7 @@ def export_embeddings(
         raise UsageError(f"{to}: expected a file name that ends in .parquet")
     from ldebm.files import write_parquet
 
-    model = load_target(target)
+    model = load_target(target, device)
     rows = read_rows(model, source, text, context, resize=resize)
     embedding, p = model.encoded(rows)
     columns: dict[str, Any] = {**rows.columns, "embedding": embedding}
@@ -78,7 +94,11 @@ def export_embeddings(
         columns["class"] = [names[int(index)] for index in p.argmax(1)]
         columns["probability"] = p.max(1)
     write_parquet(to, columns)
-    typer.echo(f"{to}: {len(embedding)} rows of {embedding.shape[1]} numbers")
+    if as_json:
+        done = {"file": str(to), "rows": len(embedding), "numbers": embedding.shape[1]}
+        typer.echo(json.dumps(done))
+    else:
+        typer.echo(f"{to}: {len(embedding)} rows of {embedding.shape[1]} numbers")
 
 
 COMMANDS = [score, export_embeddings]

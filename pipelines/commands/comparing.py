@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -38,7 +39,9 @@ def compare(
         typer.echo("\n".join(lines(comparisons, everything=everything)))
 
 
-def experiments() -> None:
+def experiments(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
     """List the runs of `dvc exp`.
 
     Model by model: the changed parameters and the metrics.
@@ -49,6 +52,9 @@ def experiments() -> None:
     from pipelines.compare.experiments import show_experiments
 
     tables = show_experiments()
+    if as_json:
+        typer.echo(json.dumps([asdict(table) for table in tables], indent=1))
+        return
     if not tables:
         typer.echo("no experiment differs from HEAD; `dvc exp run -S KEY=VALUE` makes one")
     console = Console(highlight=False, markup=False)

@@ -155,7 +155,7 @@ def audit(
     They run in a scratch worktree; the first difference of the outputs of each
     is named.
     """
-    if len(stages) == 1 and "@" in stages[0] and not set("*?[") & set(stages[0]):
+    if len(stages) == 1 and not _several(stages[0]):
         _audit_one(stages[0], workspace, as_json)
         return
     if workspace:
@@ -166,6 +166,16 @@ def audit(
     typer.echo(json.dumps(report.to_json(), indent=1) if as_json else "\n".join(report.lines()))
     if not report.ok:
         raise typer.Exit(1)
+
+
+def _several(name: str) -> bool:
+    """Whether it stands for several stages: a pattern, or a name before the @ of some."""
+    from pipelines.lockfile import lock_blocks
+
+    lock = Path("dvc.lock")
+    stages = lock_blocks(lock.read_text(encoding="utf-8")) if lock.is_file() else {}
+    pattern = bool(set("*?[") & set(name))
+    return name not in stages and (pattern or any(s.partition("@")[0] == name for s in stages))
 
 
 def _audit_one(stage: str, workspace: bool, as_json: bool) -> None:

@@ -21,10 +21,12 @@ LEFT_OUT = {
         "make test": "these tests",
         "make repro RUN=ptb*": HOURS,
         "LDEBM_DATA_MIRROR=../mirror make repro RUN=ptb": HOURS,
+        "ldebm serve *": "serves until it is ended; test_serving.py",
     },
     "docs/tutorial.md": {
         "make repro": "the embedded set; typed in README.md",
         "make repro RUN=embedded": "as above",
+        "curl *": "needs `ldebm serve`; test_serving.py",
     },
     "docs/compare.md": {
         "dvc exp run": SAME,

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -84,6 +85,11 @@ class Terminal:
             time.sleep(0.1)
 
 
+def plain(shown: bytes) -> str:
+    """What a terminal has been sent, without the sequences that move its cursor."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+
+
 def training(tmp_path: Path, slow: float = 0.0) -> Tiny:
     """A project whose first stage trains for a minute, with a checkpoint when it is told to end."""
     do = {"checkpoint": str(tmp_path / "checkpoint"), "slow": slow, "sleep": 60}
@@ -126,7 +132,7 @@ def test_a_build_that_is_stopped_ends_in_seconds_with_its_checkpoint_and_leaves_
     terminal.nothing_left()
     assert (tmp_path / "checkpoint").read_text() == "saved"
     if code > 129:
-        lines = terminal.shown.decode().replace("^C", "").splitlines()
+        lines = plain(terminal.shown).replace("^C", "").splitlines()
         assert lines.count(STOPPED) == 1
         assert "Traceback" not in terminal.shown.decode()
 

@@ -277,7 +277,7 @@ def test_it_is_used_like_any_model_of_responses(
     for arguments, code in (
         (["respond", path, "--context", "hello", "-n", "2"], 0),
         (["generate", path, "-n", "2"], 0),
-        (["complete", path, "--text", "hello ___"], 2),
+        (["complete", path, "hello ___"], 2),
     ):
         with pytest.raises(SystemExit) as stopped:
             main(arguments)

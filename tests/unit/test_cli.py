@@ -68,7 +68,7 @@ class TextModel:
 
 @pytest.fixture
 def model(monkeypatch) -> TextModel:
-    monkeypatch.setattr(models, "load_target", lambda target: TextModel())
+    monkeypatch.setattr(models, "load_target", lambda target, device="auto": TextModel())
     return TextModel()
 
 
@@ -152,7 +152,7 @@ def test_a_corrupt_model_is_one_line(run, project: Path):
 
 
 def test_an_unexpected_failure_is_one_line_and_exit_code_1_and_debug_shows_where(run, monkeypatch):
-    def broken(target):
+    def broken(target, device):
         raise ZeroDivisionError("by zero")
 
     monkeypatch.setattr(models, "load_target", broken)

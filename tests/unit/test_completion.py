@@ -188,17 +188,17 @@ def test_the_command_prints_what_it_filled_in(
     folder = tmp_path / "data" / "packed" / "d"
     folder.mkdir(parents=True)
     model = untrained(packed_text(folder), "gaussian", 4)
-    monkeypatch.setattr(models, "load_target", lambda target: model)
+    monkeypatch.setattr(models, "load_target", lambda target, device="auto": model)
     monkeypatch.setattr(
         "ldebm.config.CompletionConfig", lambda: SMALL.model_copy(update={"updates": 2})
     )
-    completing.complete("e", ["the ___ is", "___ you"], None, 0, False)
+    completing.complete("e", ["the ___ is", "___ you"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
     assert not any("___" in line or "<unk>" in line for line in lines)
     monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
     with pytest.raises(UsageError, match="nothing to complete"):
-        completing.complete("e", None, None, 0, False)
+        completing.complete("e")
 
 
 def test_the_network_is_trained_once_for_a_model_file(
@@ -210,12 +210,12 @@ def test_the_network_is_trained_once_for_a_model_file(
     folder.mkdir(parents=True)
     model = untrained(packed_text(folder), "gaussian", 4)
     model.fingerprint = "a hash"
-    monkeypatch.setattr(models, "load_target", lambda target: model)
+    monkeypatch.setattr(models, "load_target", lambda target, device="auto": model)
     settings = SMALL.model_copy(update={"updates": 2})
     monkeypatch.setattr("ldebm.config.CompletionConfig", lambda: settings)
 
     def completed() -> tuple[str, str]:
-        completing.complete("e", ["the ___ is"], None, 0, False)
+        completing.complete("e", ["the ___ is"])
         printed = capsys.readouterr()
         return printed.out, printed.err
 

@@ -87,7 +87,7 @@ def test_images_drawn_into_parquet_are_read_again_as_they_were(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "give --out FILE.png or FILE.parquet"),
+        ([], "give --to FILE.png or FILE.parquet"),
         (["--out", "x.jpg"], "x.jpg"),
         (["--out", "x.png", "--attribute", "Hat=1"], "attribute 'Hat'"),
         (["--out", "x.png", "--attribute", "wide=7"], "attribute wide=7: expected 0 or 1"),
@@ -226,7 +226,7 @@ def test_scores_and_texts_are_of_different_models(run, plain: Path):
     done = run("interpolate", plain, "a", "b")
     assert (done.code, "a model of images" in done.err) == (2, True)
     done = run("classify", plain, "some words")
-    assert (done.code, "give --file with the images" in done.err) == (2, True)
+    assert (done.code, "give the images by --from" in done.err) == (2, True)
 
 
 def test_encoding_in_parts_is_encoding_at_once(monkeypatch: pytest.MonkeyPatch, plain: Path):

@@ -243,7 +243,7 @@ def test_unknown_words_are_named():
 
 
 def test_a_prior_without_classes_gives_none(run, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(models, "load_target", lambda target: _model("gaussian"))
+    monkeypatch.setattr(models, "load_target", lambda target, device="auto": _model("gaussian"))
     refused = run("classify", "first", TEXTS[0])
     assert (refused.code, refused.out) == (2, "")
     assert refused.err == "ldebm: label 0: a Gaussian prior has no classes\n"
