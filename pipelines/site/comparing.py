@@ -19,7 +19,7 @@ from pipelines.results.glossary import describe
 from pipelines.results.recorded import TRAINED, flatten
 from pipelines.results.tables import HEADLINE
 
-__all__ = ["comparison_data", "evaluated_here", "groups", "judged_alone", "neighbours"]
+__all__ = ["comparison_data", "evaluated_here", "files", "groups", "index", "neighbours"]
 
 NEAR = 12  # experiments with which each is judged
 POINTS = 60  # of a curve
@@ -49,7 +49,8 @@ def comparison_data(root: Path) -> dict[str, Any]:
 
     Returns:
         ``groups``: name -> data set and runs; ``pairs``: "first|second" -> metric -> row, for the
-        :func:`neighbours`; ``near``: how many those are, where that leaves pairs out, else 0;
+        :func:`neighbours`; ``still``: those of runs evaluated here, with their numbers; ``near``:
+        how many neighbours there are, where that leaves pairs out, else 0;
         ``metrics``: name -> direction and meaning; ``order``: of the metrics; ``headline``;
         ``here``: the runs that have a page, by its anchor (:func:`evaluated_here`).
     """
@@ -61,16 +62,19 @@ def comparison_data(root: Path) -> dict[str, Any]:
         for one, others in near.items()
         for other in others
     }
+    here = evaluated_here(root, runs_of, list(pairs))
+    still = sorted({pair for run in here.values() for pair in run["pairs"]})
     return {
         "groups": {
             name: {"data": runs[0].data, "runs": [_run(run) for run in runs]}
             for name, runs in runs_of.items()
         },
         "pairs": pairs,
+        "still": [(number, key, pairs[key]) for number, key in still],
         "near": NEAR if _some_left_out(runs_of) else 0,
         "metrics": {name: vars(describe(name)) for name in ordered(names)},
         "headline": [name for name in HEADLINE if name in names],
-        "here": evaluated_here(root, runs_of, list(pairs)),
+        "here": here,
     }
 
 
@@ -98,11 +102,11 @@ def _some_left_out(runs_of: Mapping[str, Sequence[Run]]) -> bool:
     return max(Counter(runs[0].data for runs in runs_of.values()).values(), default=0) > NEAR + 1
 
 
-def judged_alone(content: Mapping[str, Any]) -> dict[str, Any]:
-    """:func:`comparison_data` without the rows that follow from the runs themselves.
+def files(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the page loads of each group when it is chosen: its runs, and the pairs it is first in.
 
-    Those are of pairs with one run a side, where there is nothing to judge: the page's script makes
-    them, and most rows are of this kind.
+    Rows that follow from the runs themselves are left out: those of pairs with one run a side,
+    where there is nothing to judge.
     """
     single = {name for name, group in content["groups"].items() if len(group["runs"]) == 1}
 
@@ -110,11 +114,23 @@ def judged_alone(content: Mapping[str, Any]) -> dict[str, Any]:
         plain = "equal" if row["first"] == row["second"] else "one seed"
         return not single >= set(key.split("|")) or "rows" in row or row["verdict"] != plain
 
-    pairs = {
-        key: {name: row for name, row in rows.items() if kept(key, row)}
-        for key, rows in content["pairs"].items()
+    pairs: dict[str, dict[str, Any]] = {name: {} for name in content["groups"]}
+    for key, rows in content["pairs"].items():
+        one, _, other = key.partition("|")
+        pairs[one][other] = {name: row for name, row in rows.items() if kept(key, row)}
+    return [
+        {"name": name, "runs": group["runs"], "pairs": pairs[name]}
+        for name, group in content["groups"].items()
+    ]
+
+
+def index(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page holds itself: names, data sets and seeds of the groups, and the metrics."""
+    groups = {
+        name: {"data": group["data"], "seeds": [run["seed"] for run in group["runs"]]}
+        for name, group in content["groups"].items()
     }
-    return {**content, "pairs": pairs}
+    return {"groups": groups, "metrics": content["metrics"], "headline": content["headline"]}
 
 
 def evaluated_here(
@@ -123,17 +139,17 @@ def evaluated_here(
     """Where the page shows each run that was evaluated here, so that the run's page can lead there.
 
     Returns:
-        "E-S" -> ``group``; ``seed``, empty where the group has no other; and ``pairs``, the numbers
-        of those that the group is in.
+        "E-S" -> ``group``; ``seed``, empty where the group has no other; and ``pairs``, number and
+        name of those that the group is in.
     """
     shown = {}
     for name, runs in evaluated_runs(WorkingTree(root)).items():
         own = f"{name} (evaluated here)"
         group = own if own in runs_of else name
-        numbers = [number for number, pair in enumerate(pairs) if group in pair.split("|")]
+        mine = [(n, pair) for n, pair in enumerate(pairs) if group in pair.split("|")]
         for run in runs:
             seed = str(run.seed) if len(runs_of[group]) > 1 else ""
-            shown[f"{name}-{run.seed}"] = {"group": group, "seed": seed, "pairs": numbers}
+            shown[f"{name}-{run.seed}"] = {"group": group, "seed": seed, "pairs": mine}
     return shown
 
 

@@ -12,12 +12,11 @@ from typing import Any
 
 from ldebm.files import read_json
 from pipelines.lineage.graph import lineage_svg, steps_of_runs
-from pipelines.results.glossary import describe
 from pipelines.results.paper_tables import beside_the_paper
 from pipelines.results.published import PUBLISHED
-from pipelines.results.recorded import by_experiment, load_results, summary
-from pipelines.results.tables import HEADLINE
+from pipelines.results.recorded import load_results
 from pipelines.site.comparing import comparison_data
+from pipelines.site.front import own_card, recorded_tables
 from pipelines.site.run import run_page
 
 __all__ = ["gather", "number"]
@@ -31,13 +30,19 @@ def gather(root: Path = Path()) -> dict[str, Any]:
     folders = [folder for folder in folders if folder.name.isdecimal()]
     folders.sort(key=lambda folder: (folder.parent.name, int(folder.name)))
     runs = load_results(root)
+    pages = [run_page(folder, root) for folder in folders]
+    here: dict[str, str] = {}
+    for page in pages:
+        here.setdefault(page["experiment"], f"runs/{page['anchor']}.html")
     steps = steps_of_runs(root, [f"{item.parent.name}-{item.name}" for item in folders])
     return {
-        "runs": [run_page(folder, root) for folder in folders],
+        "runs": pages,
+        "cards": [own_card(page) for page in pages],
+        "places": {run["experiment"]: f"compare.html?a={run['experiment']}" for run in runs} | here,
         "validations": [
             _validation(path) for path in sorted(root.glob("reports/validation/*/report.json"))
         ],
-        "tables": _tables(runs),
+        "tables": recorded_tables(runs),
         "papers": _papers(runs),
         "stages": steps,
         "lineage_svg": lineage_svg(steps) if steps else "",
@@ -72,21 +77,6 @@ def _expectation(item: Mapping[str, Any]) -> dict[str, Any]:
         "unexpected": observed.get("unexpected_count"),
         "examples": [str(v) for v in observed.get("partial_unexpected_list", [])[:EXAMPLES]],
     }
-
-
-def _tables(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The recorded runs by data set."""
-    tables = []
-    for data in sorted({str(run["params"]["data"]) for run in runs}):
-        groups = by_experiment([run for run in runs if run["params"]["data"] == data])
-        columns = [key for key in HEADLINE if any(summary(mine, key) for mine in groups.values())]
-        rows = [
-            (name, [str(len(mine)), *(summary(mine, key) for key in columns)])
-            for name, mine in groups.items()
-        ]
-        described = [(key, describe(key)) for key in columns]
-        tables.append({"data": data, "columns": described, "rows": rows})
-    return tables
 
 
 def _papers(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -42,6 +42,7 @@ def image_sections(details: Path, extra: Mapping[str, Any]) -> dict[str, Any] | 
     shown = {name: grid for name, grid in grids.items() if grid is not None}
     chains = table(details / "transitions.csv")
     return {
+        "prior": shown.get("prior"),
         "compared": [shown[name] for name in COMPARED if name in shown],
         "hierarchy": [shown[name] for name in HIERARCHY if name in shown],
         "control": shown.get("control"),

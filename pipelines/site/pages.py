@@ -11,10 +11,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from ldebm.files import write_text
-from pipelines.results.glossary import describe
 from pipelines.site import specs
 from pipelines.site.charts import colour, library
-from pipelines.site.comparing import judged_alone
+from pipelines.site.comparing import files, index
 from pipelines.site.gather import gather, number
 from pipelines.site.plots import write_plots
 
@@ -27,7 +26,6 @@ PAGES = (
     ("data.html", "Data"),
     ("lineage.html", "Lineage"),
 )
-GLANCE = 4  # metrics of a run on the front page
 
 
 def build(root: Path = Path()) -> None:
@@ -59,6 +57,8 @@ def build(root: Path = Path()) -> None:
         write_plots(runs, root, part / "plots")
         shutil.copytree(TEMPLATES / "assets", part / "assets")
         write_text(part / "assets" / "vega.js", library())
+        for place, group in enumerate(files(content["comparison"])):
+            write_text(part / "compare" / f"{place}.js", f"compared({embedded(group)});\n")
         shutil.rmtree(root / "site", ignore_errors=True)
         part.rename(root / "site")
     finally:
@@ -81,8 +81,7 @@ def _environment() -> Environment:
         "compact": lambda value: value if isinstance(value, str) else json.dumps(value),
         "colour": colour,
         "embedded": embedded,
-        "judged_alone": judged_alone,
-        "glance": _glance,
+        "index": index,
     }
     return environment
 
@@ -106,8 +105,3 @@ def _spread(cell: str) -> Markup:
     if not bracket:
         return escape(cell)
     return Markup('{}<span class="spread">[{}</span>').format(middle, rest)
-
-
-def _glance(rows: list[tuple[str, Any, Any]]) -> list[tuple[str, Any, Any]]:
-    """The first metrics of a run that say how good it is."""
-    return [row for row in rows if describe(row[0]).better][:GLANCE]

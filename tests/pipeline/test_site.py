@@ -12,6 +12,7 @@ import pytest
 from ldebm.data.chatter import generate
 from pipelines.compare.compare import compare
 from pipelines.site.comparing import comparison_data
+from pipelines.site.pages import build
 from tests.pipeline.project_copy import ProjectCopy
 from tests.yaml_params import written_out
 
@@ -387,6 +388,7 @@ def cells(page, label: str) -> dict[str, list[str]]:
 
 def test_the_compare_page_says_what_the_command_says(project: ProjectCopy, visit):
     page = visit().open("compare.html#a=small&b=other")
+    page.wait_for_selector("#result .pair")
     (pair,) = compare("small", "other", project.folder).pairs
     params = cells(page, "Parameters that differ")
     assert {key: tuple(map(int, row)) for key, row in params.items()} == pair.params
@@ -410,6 +412,7 @@ def test_the_compare_page_says_what_the_command_says(project: ProjectCopy, visit
 
 def test_exchanging_the_sides_turns_the_verdicts_and_single_seeds_have_none(visit):
     page = visit().open("compare.html#a=small&b=other")
+    page.wait_for_selector("#result .pair")
     before = cells(page, "Metrics")
     page.click("#swap")
     after = cells(page, "Metrics")
@@ -423,9 +426,57 @@ def test_exchanging_the_sides_turns_the_verdicts_and_single_seeds_have_none(visi
     assert "nothing is called better" in page.inner_text("#result")
     assert "as=1" in page.url
     page.reload()
+    page.wait_for_selector("#result .pair")
     assert page.input_value("#first-seed") == "1"
     page.select_option("#second", "talk")
+    page.wait_for_selector("#result h2:has-text('talk')")
     assert {row[3] for row in cells(page, "Metrics").values()} <= {"other data"}
+
+
+def test_more_than_two_are_held_against_the_first(visit):
+    page = visit().open("compare.html?a=small&b=other")
+    page.wait_for_selector("#result .pair")
+    alone = cells(page, "Metrics")["nll"]
+    page.click("#add")
+    page.select_option("#third", "other")
+    page.select_option("#third-seed", "1")
+    page.wait_for_selector("#result h2:has-text('other, seed 1')")
+    row = cells(page, "Metrics")["nll"]
+    assert row[:4] == alone
+    assert row[6] == "not judged"
+    page.reload()
+    page.wait_for_selector("#result h2:has-text('other, seed 1')")
+    page.get_by_role("button", name="Remove the third").click()
+    assert cells(page, "Metrics")["nll"] == alone
+
+
+def test_recorded_tables_are_sorted_and_filtered_and_names_are_links(project: ProjectCopy, visit):
+    results = project.folder / "results"
+    for place, name in enumerate(("b", "a", "c")):
+        (results / name).mkdir(exist_ok=True)
+        content = {"experiment": name, "seed": 0, "params": {"data": "dots"}}
+        metrics = {"nll": (9.5, 10.25, 11.0)[place], "ami": 0.1}
+        (results / name / "0.json").write_text(json.dumps({**content, "metrics": metrics}))
+    build(project.folder)
+    page = visit().open("index.html")
+    rows = page.locator(".scroll[aria-label='Results on dots'] tbody tr")
+    first = "l => l.filter(i => !i.hidden).map(i => i.cells[0].textContent.trim())"
+    head = page.locator(".scroll[aria-label='Results on dots'] th").nth(2)
+    button = head.get_by_role("button")
+    button.focus()
+    page.keyboard.press("Enter")
+    assert rows.evaluate_all(first) == ["b", "a", "c"]
+    assert head.get_attribute("aria-sort") == "ascending"
+    page.keyboard.press("Enter")
+    assert rows.evaluate_all(first) == ["c", "a", "b"]
+    page.fill("#words", "a dots")
+    assert rows.evaluate_all(first) == ["a"]
+    assert page.inner_text("#found") == "1 models"
+    page.fill("#words", "nothing")
+    assert not page.locator("#results-dots").is_visible()
+    page.fill("#words", "")
+    rows.locator("a", has_text="c").click()
+    assert page.input_value("#first") == "c"
 
 
 def test_compare_it_opens_the_comparison_of_this_very_run(project: ProjectCopy, site, visit):
@@ -458,7 +509,7 @@ def test_a_run_that_differs_from_the_recorded_one_of_its_name_is_compared_itself
     assert set(content["groups"]) == {"other", "small", "small (evaluated here)", "talk"}
     run = content["here"]["small-1"]
     assert (run["group"], run["seed"]) == ("small (evaluated here)", "1")
-    pairs = [list(content["pairs"])[number] for number in run["pairs"]]
+    pairs = [key for _, key in run["pairs"]]
     assert pairs == ["other|small (evaluated here)", "small|small (evaluated here)"]
 
 

@@ -10,8 +10,10 @@ import pytest
 from ldebm.files import write_json
 from pipelines.curves import Series
 from pipelines.lineage.graph import layers, lineage_svg, nearest, steps_of_runs
+from pipelines.results.recorded import load_results
 from pipelines.site.charts import Chart, histogram, line_chart, path_map, point_map, reach
-from pipelines.site.comparing import NEAR, comparison_data, groups, judged_alone, neighbours
+from pipelines.site.comparing import NEAR, comparison_data, files, groups, index, neighbours
+from pipelines.site.front import columns_of, gains, recorded_tables
 from pipelines.site.pages import embedded
 from pipelines.site.run import changes
 
@@ -181,6 +183,28 @@ def test_the_verdicts_grow_with_the_runs_and_not_with_their_square(tmp_path: Pat
     assert list(content["pairs"]) == [f"{one}|{o}" for one, others in near.items() for o in others]
 
 
+def test_a_task_shows_its_main_metric_first_and_at_most_five():
+    shown, more = columns_of(["nll", "accuracy", "bleu", "ppl", "ami", "wkl", "rppl", "nll_low"])
+    assert shown == ["accuracy", "nll", "ppl", "bleu", "ami"]
+    assert more == ["nll_low", "wkl", "rppl"]
+    of_recorded = {table["data"]: table["first"] for table in recorded_tables(load_results())}
+    assert all(len(part["columns"]) <= 5 for part in of_recorded.values())
+    mains = {data: part["columns"][0][0] for data, part in of_recorded.items()}
+    assert mains["agnews"] == "accuracy"
+    assert mains["yelp"] == "classified_accuracy"
+    assert mains["smd"] == "response_bleu"
+    assert mains["ptb"] == "nll"
+
+
+def test_gains_are_over_the_best_mixture_and_left_out_where_nothing_is_known():
+    fids = {"fid_classifier": 2.0, "fid_classifier_gaussian": 5.0, "fid_classifier_mixture": 3.0}
+    assert gains({**fids, "fid_classifier_mixture_classes": 1.5}) == [
+        ("over N(0, I), Frechet distance", 3.0),
+        ("over a mixture, Frechet distance", -0.5),
+    ]
+    assert gains({"nll": 2.0, "nll_mixture": None}) == []
+
+
 def test_rows_that_follow_from_single_runs_are_left_to_the_page(tmp_path: Path):
     for seed in (0, 1):
         run_file(tmp_path, "many", seed, 1.0 + seed)
@@ -189,8 +213,9 @@ def test_rows_that_follow_from_single_runs_are_left_to_the_page(tmp_path: Path):
     run_file(tmp_path, "solo", 0, 2.0)
     content = comparison_data(tmp_path)
     assert content["near"] == 0
-    kept = judged_alone(content)["pairs"]
-    assert kept.keys() == content["pairs"].keys()
-    assert kept["single|solo"] == {}
-    assert kept["many|other"]["nll"] == content["pairs"]["many|other"]["nll"]
-    assert kept["many|single"]["nll"]["verdict"] == "one seed"
+    kept = {group["name"]: group["pairs"] for group in files(content)}
+    assert list(kept) == list(content["groups"]) == list(index(content)["groups"])
+    assert [f"{one}|{other}" for one, rows in kept.items() for other in rows] == [*content["pairs"]]
+    assert kept["single"]["solo"] == {}
+    assert kept["many"]["other"]["nll"] == content["pairs"]["many|other"]["nll"]
+    assert kept["many"]["single"]["nll"]["verdict"] == "one seed"

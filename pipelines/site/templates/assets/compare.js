@@ -1,4 +1,4 @@
-// The compare page: lays out two groups of runs. Means, intervals and verdicts come with the data.
+// The compare page: lays out groups of runs, each loaded when it is chosen. Verdicts come with the data.
 "use strict";
 
 const data = JSON.parse(document.getElementById("data")?.textContent ?? "null");
@@ -28,10 +28,24 @@ function table(label, heads, rows) {
   return element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label }, made);
 }
 
-function chosen(side) {
-  const group = document.getElementById(side).value;
-  const seed = document.getElementById(`${side}-seed`).value;
-  const runs = data.groups[group].runs.filter((run) => seed === "" || String(run.seed) === seed);
+const LETTERS = "abcdefgh"; // of the sides, in the address; the first is what the others are held against
+const names = data ? Object.keys(data.groups) : [];
+const loaded = new Map(); // group -> its runs and the pairs it is first in
+const here = document.currentScript.src;
+let sides = []; // of { group, seed }, seed "" for all
+
+window.compared = (content) => loaded.set(content.name, content);
+
+const load = (group) => loaded.has(group) ? undefined : new Promise((done, failed) => {
+  const script = document.createElement("script");
+  script.addEventListener("load", done);
+  script.addEventListener("error", failed);
+  script.src = new URL(`../compare/${names.indexOf(group)}.js`, here);
+  document.head.append(script);
+});
+
+function content({ group, seed }) {
+  const runs = loaded.get(group).runs.filter((run) => seed === "" || String(run.seed) === seed);
   return { group, seed, runs, data: data.groups[group].data, name: seed === "" ? group : `${group}, seed ${seed}` };
 }
 
@@ -57,8 +71,8 @@ function rowsOf(one, other) {
 
 function judged(one, other) {
   const turned = { better: "worse", worse: "better" };
-  const back = data.pairs[`${other}|${one}`] ?? {};
-  return data.pairs[`${one}|${other}`] ?? Object.fromEntries(Object.entries(back).map(([name, row]) => [name, {
+  const back = loaded.get(other).pairs[one] ?? {};
+  return loaded.get(one).pairs[other] ?? Object.fromEntries(Object.entries(back).map(([name, row]) => [name, {
     ...row, first: row.second, second: row.first, difference: -row.difference,
     verdict: turned[row.verdict] ?? row.verdict,
     rows: row.rows && { ...row.rows, first: row.rows.second, second: row.rows.first },
@@ -73,22 +87,26 @@ function verdict(row) {
   return element("span", {}, made, element("span", { class: "spread" }, `over test rows ${spans.join(" and ")} ${words}`));
 }
 
-function metrics(one, other) {
-  const rows = rowsOf(one, other);
+function metrics(all) {
+  const [one, ...others] = all;
+  const judgements = others.map((other) => rowsOf(one, other));
   const arrows = { lower: " ↓", higher: " ↑", "": "" };
   const line = (name) => {
-    const row = rows[name];
-    const half = row.interval === undefined ? "" : ` ± ${short(row.interval)}`;
     const label = element("span", { title: data.metrics[name].meaning }, element("code", {}, name), arrows[data.metrics[name].better]);
-    return [label, short(row.first), short(row.second), signed(row.difference) + half, verdict(row)];
+    const cells = judgements.map((rows) => {
+      const row = rows[name];
+      if (!row) return ["", "", ""];
+      return [short(row.second), signed(row.difference) + (row.interval === undefined ? "" : ` ± ${short(row.interval)}`), verdict(row)];
+    });
+    return [label, short(judgements.find((rows) => name in rows)[name].first), ...cells.flat()];
   };
-  const heads = [["metric", ""], [one.name, "num"], [other.name, "num"], ["change", "num"], ["verdict", "text"]];
-  const names = Object.keys(data.metrics).filter((name) => name in rows);
-  const different = (name) => ["better", "worse", "differs"].includes(rows[name].verdict);
-  const first = names.filter((name) => data.headline.includes(name) || different(name));
-  const rest = names.filter((name) => !first.includes(name));
+  const heads = [["metric", ""], [one.name, "num"], ...others.flatMap((other) => [[other.name, "num"], ["change", "num"], ["verdict", "text"]])];
+  const known = Object.keys(data.metrics).filter((name) => judgements.some((rows) => name in rows));
+  const different = (name) => judgements.some((rows) => ["better", "worse", "differs"].includes(rows[name]?.verdict));
+  const first = known.filter((name) => data.headline.includes(name) || different(name));
+  const rest = known.filter((name) => !first.includes(name));
   const parts = [];
-  if (!names.length) parts.push(element("p", { class: "empty" }, "They have no metric in common."));
+  if (!known.length) parts.push(element("p", { class: "empty" }, "They have no metric in common."));
   else parts.push(table("Metrics", heads, first.map(line)));
   if (rest.length) {
     parts.push(element("details", {}, element("summary", {}, `${rest.length} more metrics, none called different`),
@@ -97,13 +115,13 @@ function metrics(one, other) {
   return parts;
 }
 
-function parameters(one, other) {
-  const [first, second] = [one.runs[0].params, other.runs[0].params];
-  const keys = [...new Set([...Object.keys(first), ...Object.keys(second)])].sort();
-  const rows = keys.filter((key) => JSON.stringify(first[key]) !== JSON.stringify(second[key]))
-    .map((key) => [element("code", {}, key), shown(first[key]), shown(second[key])]);
+function parameters(all) {
+  const params = all.map((side) => side.runs[0].params);
+  const keys = [...new Set(params.flatMap((mine) => Object.keys(mine)))].sort();
+  const rows = keys.filter((key) => params.some((mine) => JSON.stringify(mine[key]) !== JSON.stringify(params[0][key])))
+    .map((key) => [element("code", {}, key), ...params.map((mine) => shown(mine[key]))]);
   if (!rows.length) return element("p", { class: "empty" }, "No parameter differs.");
-  return table("Parameters that differ", [["parameter", ""], [one.name, "text wide"], [other.name, "text wide"]], rows);
+  return table("Parameters that differ", [["parameter", ""], ...all.map((side) => [side.name, "text wide"])], rows);
 }
 
 // A chart of named lines, from the specification that the page holds without its data.
@@ -122,46 +140,44 @@ function chart(title, lines) {
   return figure;
 }
 
-function curves(one, other) {
-  const [first, second] = [one.runs[0].curves, other.runs[0].curves];
-  const charts = [...new Set([...Object.keys(first), ...Object.keys(second)])].map((key) => chart(
-    key.replace("/", ": ").replaceAll("_", " "),
-    [[one.name, first[key], 0], [other.name, second[key], 1]].filter(([, points]) => points?.length)));
-  if (!charts.length) return [element("p", { class: "empty" }, "No curve of either is in this folder.")];
-  const keys = element("p", {}, element("span", { class: "key s0" }, `${one.name} (seed ${one.runs[0].seed})`), " ",
-    element("span", { class: "key s1" }, `${other.name} (seed ${other.runs[0].seed})`));
-  return [keys, element("div", { class: "grid" }, ...charts)];
+function curves(all) {
+  const keys = [...new Set(all.flatMap((side) => Object.keys(side.runs[0].curves)))];
+  const drawn = keys.map((key) => chart(key.replace("/", ": ").replaceAll("_", " "),
+    all.map((side, number) => [side.name, side.runs[0].curves[key], number]).filter(([, points]) => points?.length)));
+  if (!drawn.length) return [element("p", { class: "empty" }, "No curve of any is in this folder.")];
+  const legend = all.map((side, number) => element("span", { class: `key s${number}` }, `${side.name} (seed ${side.runs[0].seed}) `));
+  return [element("p", {}, ...legend), element("div", { class: "grid" }, ...drawn)];
 }
 
-function samples(one, other) {
-  const list = (side) => {
+function samples(all) {
+  return element("div", { class: "pair" }, ...all.map((side) => {
     const rows = side.runs[0].samples.map((text) => element("li", {}, text));
     const body = rows.length ? element("ol", {}, ...rows) : element("p", { class: "empty" }, "No sample of it is in this folder.");
     return element("div", { class: "card" }, element("h3", {}, `${side.group}, seed ${side.runs[0].seed}`), body);
-  };
-  return element("div", { class: "pair" }, list(one), list(other));
+  }));
 }
 
-function notes(one, other) {
-  const said = [];
-  if (one.data !== other.data) said.push(`Different data (${one.data}, ${other.data}): metrics are not judged.`);
-  else if (one.group === other.group || one.seed || other.seed) {
-    said.push("Single seeds, or runs of one experiment: the spread over seeds is not known from them, so nothing is called better.");
-  } else if (Math.min(one.runs.length, other.runs.length) === 1) {
-    said.push("One seed on a side: the spread over seeds is not known, so nothing is called better. Where a metric has a 95% interval over test rows, that is given.");
-  }
-  return said.map((text) => element("p", { class: "warning" }, text));
+function notes([one, ...others]) {
+  const said = new Set(others.map((other) => {
+    if (one.data !== other.data) return `Different data (${one.data}, ${other.data}): metrics are not judged.`;
+    if (one.group === other.group || one.seed || other.seed) {
+      return "Single seeds, or runs of one experiment: the spread over seeds is not known from them, so nothing is called better.";
+    }
+    if (Math.min(one.runs.length, other.runs.length) > 1) return "";
+    return "One seed on a side: the spread over seeds is not known, so nothing is called better. Where a metric has a 95% interval over test rows, that is given.";
+  }));
+  return [...said].filter(Boolean).map((text) => element("p", { class: "warning" }, text));
 }
 
-function facts(one, other) {
-  const line = (key, side) => [...new Set(side.runs.map((run) => run.facts[key]).filter((value) => value !== null && value !== undefined))];
-  const seconds = (side) => line("seconds", side).map((value) => `${Math.round(value)} s`).join(", ");
-  return table("Runs", [["", ""], [one.name, "text"], [other.name, "text"]], [
-    ["data", one.data, other.data],
-    ["seeds", ...[one, other].map((side) => side.runs.map((run) => run.seed).join(", "))],
-    ["commit", ...[one, other].map((side) => line("commit", side).map((value) => value.slice(0, 12)).join(", ") || "–")],
-    ["device", ...[one, other].map((side) => line("device", side).join(", ") || "–")],
-    ["time", ...[one, other].map((side) => seconds(side) || "–")],
+function facts(all) {
+  const known = (key, side) => [...new Set(side.runs.map((run) => run.facts[key]).filter((value) => value !== null && value !== undefined))];
+  const row = (name, cell) => [name, ...all.map((side) => cell(side) || "–")];
+  return table("Runs", [["", ""], ...all.map((side) => [side.name, "text"])], [
+    row("data", (side) => side.data),
+    row("seeds", (side) => side.runs.map((run) => run.seed).join(", ")),
+    row("commit", (side) => known("commit", side).map((value) => value.slice(0, 12)).join(", ")),
+    row("device", (side) => known("device", side).join(", ")),
+    row("time", (side) => known("seconds", side).map((value) => `${Math.round(value)} s`).join(", ")),
   ]);
 }
 
@@ -169,63 +185,83 @@ function section(title, ...parts) {
   return element("section", {}, element("h2", {}, title), ...parts);
 }
 
-function render() {
-  const [one, other] = [chosen("first"), chosen("second")];
-  const heading = element("h2", {}, `${one.name} → ${other.name}`);
+async function render() {
+  const wanted = sides;
+  const missing = sides.map((side) => load(side.group)).filter(Boolean);
+  if (missing.length) await Promise.all(missing);
+  if (wanted !== sides) return; // another choice was made meanwhile
+  const all = sides.map(content);
+  const heading = element("h2", {}, all.map((side) => side.name).join(" → "));
   document.getElementById("result").replaceChildren(
-    element("section", {}, heading, ...notes(one, other), facts(one, other)),
-    section("Metrics", ...metrics(one, other)), section("Parameters that differ", parameters(one, other)),
-    section("Training curves", ...curves(one, other)), section("Samples", samples(one, other)));
-  const state = new URLSearchParams({ a: one.group, b: other.group });
-  if (one.seed) state.set("as", one.seed);
-  if (other.seed) state.set("bs", other.seed);
+    element("section", {}, heading, ...notes(all), facts(all)),
+    section("Metrics", ...metrics(all)), section("Parameters that differ", parameters(all)),
+    section("Training curves", ...curves(all)), section("Samples", samples(all)));
+  const state = new URLSearchParams();
+  sides.forEach((side, number) => state.set(LETTERS[number], side.group));
+  sides.forEach((side, number) => side.seed && state.set(`${LETTERS[number]}s`, side.seed));
   history.replaceState(null, "", `#${state}`);
 }
 
-function seeds(side, seed = "") {
-  const runs = data.groups[document.getElementById(side).value].runs;
-  const options = runs.map((run) => element("option", { value: run.seed }, String(run.seed)));
-  const all = element("option", { value: "" }, `all (${runs.map((run) => run.seed).join(", ")})`);
-  const select = document.getElementById(`${side}-seed`);
-  select.replaceChildren(all, ...options);
-  if (runs.some((run) => String(run.seed) === seed)) select.value = seed;
+// The form: a group and its seeds for every side.
+function choose(next) {
+  sides = next;
+  const field = (name, label, options, value, change) => {
+    const select = element("select", { id: name }, ...options.map(([key, text]) => element("option", { value: key }, text)));
+    select.value = value;
+    select.addEventListener("change", () => change(select.value));
+    return element("label", {}, `${label} `, select);
+  };
+  const set = (number, side) => choose(sides.map((old, place) => place === number ? side : old));
+  const titles = ["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth"];
+  const focused = document.activeElement?.id;
+  document.getElementById("sides").replaceChildren(...sides.map((side, number) => {
+    const title = titles[number];
+    const { seeds } = data.groups[side.group];
+    const line = element("div", { class: "side" },
+      field(title, title[0].toUpperCase() + title.slice(1), names.map((name) => [name, name]), side.group, (group) => set(number, { group, seed: "" })),
+      field(`${title}-seed`, "seeds", [["", `all (${seeds.join(", ")})`], ...seeds.map((seed) => [String(seed), String(seed)])], side.seed,
+        (seed) => set(number, { ...side, seed })));
+    if (number > 1) {
+      const remove = element("button", { type: "button", "aria-label": `Remove the ${title}` }, "×");
+      remove.addEventListener("click", () => choose(sides.filter((_, place) => place !== number)));
+      line.append(remove);
+    }
+    return line;
+  }));
+  document.getElementById("add").hidden = sides.length === LETTERS.length;
+  if (focused) document.getElementById(focused)?.focus();
+  render();
+}
+
+// What to hold a group against: another on the same data, with several seeds if there is one.
+function partner(group, taken) {
+  const others = names.filter((name) => !taken.includes(name));
+  const same = others.filter((name) => data.groups[name].data === data.groups[group].data);
+  return same.find((name) => data.groups[name].seeds.length > 1) ?? same[0] ?? others[0] ?? group;
 }
 
 function restore() {
-  const names = Object.keys(data.groups);
-  const wanted = new URLSearchParams(location.hash.slice(1));
+  const wanted = new URLSearchParams(location.hash.startsWith("#a=") ? location.hash.slice(1) : location.search);
   const run = location.hash.startsWith("#of-") && document.getElementById(decodeURIComponent(location.hash.slice(1)));
-  if (run) {  // from the page of a run
+  if (run) { // from the page of a run
     wanted.set("a", run.dataset.group);
     wanted.set("as", run.dataset.seed);
     window.addEventListener("load", () => window.scrollTo(0, 0));
   }
-  const pairs = Object.keys(data.pairs).map((key) => key.split("|"));
-  const several = ([one, other]) => Math.min(data.groups[one].runs.length, data.groups[other].runs.length) > 1;
-  const first = names.includes(wanted.get("a")) ? wanted.get("a") : (pairs.find(several) ?? pairs[0] ?? names)[0];
-  const mine = pairs.filter((pair) => pair.includes(first));
-  const partner = (mine.find(several) ?? mine[0] ?? names).find((name) => name !== first);
-  document.getElementById("first").value = first;
-  document.getElementById("second").value = names.includes(wanted.get("b")) ? wanted.get("b") : partner;
-  seeds("first", wanted.get("as") ?? "");
-  seeds("second", wanted.get("bs") ?? "");
-  render();
+  const known = [...LETTERS].map((letter) => ({ group: wanted.get(letter), seed: wanted.get(`${letter}s`) ?? "" }))
+    .filter(({ group }) => names.includes(group))
+    .map(({ group, seed }) => ({ group, seed: data.groups[group].seeds.some((one) => String(one) === seed) ? seed : "" }));
+  const several = names.filter((name) => data.groups[name].seeds.length > 1);
+  const start = several.find((name) => several.some((other) => other !== name && data.groups[other].data === data.groups[name].data));
+  if (!known.length) known.push({ group: start ?? names[0], seed: "" });
+  if (known.length === 1) known.push({ group: partner(known[0].group, [known[0].group]), seed: "" });
+  choose(known);
 }
 
 if (data) {
-  for (const side of ["first", "second"]) {
-    const select = document.getElementById(side);
-    for (const name of Object.keys(data.groups)) select.append(element("option", { value: name }, name));
-    select.addEventListener("change", () => { seeds(side); render(); });
-    document.getElementById(`${side}-seed`).addEventListener("change", render);
-  }
-  document.getElementById("swap").addEventListener("click", () => {
-    const [one, other] = [chosen("first"), chosen("second")];
-    document.getElementById("first").value = other.group;
-    document.getElementById("second").value = one.group;
-    seeds("first", other.seed);
-    seeds("second", one.seed);
-    render();
+  document.getElementById("swap").addEventListener("click", () => choose([sides[1], sides[0], ...sides.slice(2)]));
+  document.getElementById("add").addEventListener("click", () => {
+    choose([...sides, { group: partner(sides[0].group, sides.map((side) => side.group)), seed: "" }]);
   });
   document.getElementById("choose").hidden = false;
   window.addEventListener("hashchange", () => {
