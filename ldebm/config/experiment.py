@@ -141,6 +141,8 @@ class ExperimentConfig(Section):
             )
         if tilts and prior.scheme != "two_stage":
             raise ValueError("prior.base_measure 'mixture' needs prior.scheme 'two_stage'")
+        if tilts and prior.energy_scale != "paper":
+            raise ValueError("prior.base_measure 'mixture' needs prior.energy_scale 'paper'")
         uses |= {"mixture"} if tilts else set()
         if self.backbone.grouped and uses & {"mixture", "flow"}:
             raise ValueError(

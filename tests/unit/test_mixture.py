@@ -243,3 +243,26 @@ def test_sections_that_would_do_nothing_are_refused(prior, said):
     section = {"training": {"updates": 1}, "standardise": "none", **prior}
     with pytest.raises(ValueError, match=said):
         ExperimentConfig.model_validate({"data": "points", "backbone": backbone, "prior": section})
+
+
+@pytest.mark.parametrize(
+    ("prior", "said"),
+    [
+        ({"kind": "diffusion", "scheme": "joint"}, "needs prior.scheme 'two_stage'"),
+        (
+            {"kind": "diffusion", "energy_scale": "code", "sampler": {"method": "ula"}},
+            "needs prior.energy_scale 'paper'",
+        ),
+        ({"kind": "diffusion", "base": False}, "prior.base true"),
+        ({"kind": "gaussian"}, "needs prior.kind 'svebm' or 'diffusion'"),
+    ],
+)
+def test_a_mixture_is_tilted_only_where_its_conditionals_are_those_of_the_model(prior, said):
+    content = {
+        "data": "points",
+        "backbone": {"arch": "mlp", "latent": 2, "training": {"updates": 1}},
+        "prior": {"base_measure": "mixture", "standardise": "none", "training": {"updates": 1}}
+        | prior,
+    }
+    with pytest.raises(ValueError, match=said):
+        ExperimentConfig.model_validate(content)
