@@ -2,7 +2,8 @@
 
     python -m pipelines.reference
 
-writes ``docs/reference/configuration.md`` and ``docs/reference/params.schema.json``.
+writes ``docs/reference/configuration.md`` and ``docs/reference/params.schema.json``, and the pages
+of :mod:`pipelines.reference_pages`.
 """
 
 from __future__ import annotations
@@ -210,8 +211,12 @@ def schema() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Writes the page and the schema."""
+    """Writes the pages and the schema."""
+    from pipelines.reference_pages import commands, metrics
+
     write_text(PAGE, markdown())
+    write_text(PAGE.with_name("commands.md"), commands())
+    write_text(PAGE.with_name("metrics.md"), metrics())
     write_text(SCHEMA, json.dumps(schema(), indent=1) + "\n")
 
 

@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 
 from ldebm.plugins import find, names
 
-__all__ = ["FORMER", "Metric", "describe", "present_names"]
+__all__ = ["FORMER", "METRICS", "Metric", "describe", "present_names"]
 
 T = TypeVar("T")
 Better = Literal["lower", "higher", ""]
@@ -27,7 +27,7 @@ class Metric:
     meaning: str
 
 
-_METRICS: dict[str, tuple[Better, str]] = {
+METRICS: dict[str, tuple[Better, str]] = {
     "nll": ("lower", "negative log-likelihood of a test row, nats; valid estimate"),
     "nll_low": ("", "lower end of the 95% interval of nll over test rows"),
     "nll_high": ("", "upper end of the 95% interval of nll over test rows"),
@@ -222,8 +222,8 @@ def describe(name: str) -> Metric:
         >>> describe("nll").better, describe("ami_intent").better, describe("unheard_of").better
         ('lower', 'higher', '')
     """
-    if name in _METRICS:
-        return Metric(*_METRICS[name])
+    if name in METRICS:
+        return Metric(*METRICS[name])
     if (metric := _of_images(name)) is not None:
         return metric
     score, _, label = name.partition("_")

@@ -195,3 +195,6 @@ def test_the_documentation_builds_and_its_links_lead_somewhere(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "site/reference/priors.html").read_text()
     assert "ldebm.priors.DiffusionPrior" in page
+    method = (tmp_path / "site/method.html").read_text()
+    assert method.count("<math") > 100  # formulas need neither a script nor a network
+    assert "arithmatex" not in method

@@ -11,6 +11,7 @@ from ldebm.config import ExperimentConfig, Params, load_params, nearest, parse
 from ldebm.errors import UsageError
 from ldebm.yaml_text import parse_yaml
 from pipelines.reference import PAGE, SCHEMA, find, markdown, schema, tables
+from pipelines.reference_pages import commands, metrics
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,11 +47,17 @@ def test_every_key_is_described_in_a_sentence():
 
 
 @pytest.mark.parametrize(
-    ("path", "text"), [(PAGE, markdown()), (SCHEMA, json.dumps(schema(), indent=1) + "\n")]
+    ("path", "write"),
+    [
+        (PAGE, markdown),
+        (SCHEMA, lambda: json.dumps(schema(), indent=1) + "\n"),
+        (PAGE.with_name("commands.md"), commands),
+        (PAGE.with_name("metrics.md"), metrics),
+    ],
 )
-def test_the_reference_in_docs_is_what_the_fields_say(path, text):
+def test_the_reference_in_docs_is_what_the_program_says(path, write):
     committed = (ROOT / path).read_text(encoding="utf-8")
-    assert committed == text, "run `python -m pipelines.reference`"
+    assert committed == write(), "run `python -m pipelines.reference`"
 
 
 def test_the_schema_knows_what_the_parser_knows():
