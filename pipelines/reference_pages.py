@@ -15,7 +15,7 @@ COMMANDS = """\
 
 <!-- Written by `python -m pipelines.reference` from the help of `ldebm`. -->
 
-`ldebm COMMAND --help` prints the same. Exit codes: 0 done; 1 it failed; 2 wrong usage or data;
+`--help` after a command prints the same. Exit codes: 0 done; 1 it failed; 2 wrong usage or data;
 128 + N ended by signal N (130 after Ctrl-C). `--debug`, anywhere, shows the traceback of a failure.
 `--install-completion` has the shell complete names. `python -m pipelines` is another name for the
 commands that run stages.
