@@ -8,6 +8,7 @@ and this module imports no PyTorch, so that parameters are checked without eithe
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import importlib.metadata
@@ -160,13 +161,19 @@ def _places(group: str) -> dict[str, _Place]:
         if path.suffix == ".py" or (path / "__init__.py").is_file():
             where = f"{PLUGINS}/{group}/{path.name}"
             places[path.stem] = _Place(f"{PLUGINS}.{group}.{path.stem}", "plugin", where)
-    for entry in importlib.metadata.entry_points(group=f"ldebm.{group}"):
+    for entry in _installed(group, tuple(sys.path)):
         where = f"package {entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
         if entry.name in places and places[entry.name].where != where:
             both = f"{places[entry.name].where} and {where}"
             raise UsageError(f"plugin {entry.name!r} of {group}: is in {both}; remove one")
         places[entry.name] = _Place(entry.module, entry.attr, where)
     return places
+
+
+@functools.cache
+def _installed(group: str, path: tuple[str, ...]) -> tuple[importlib.metadata.EntryPoint, ...]:
+    """Entry points of the packages on ``path``, which is sys.path: reading them takes a while."""
+    return tuple(importlib.metadata.entry_points(group=f"ldebm.{group}"))
 
 
 def names(group: str) -> list[str]:
