@@ -1,7 +1,8 @@
 """Stage validate: checks data/prepared/NAME and writes reports/validation/NAME.
 
 Always exits 0, so that DVC keeps the report of failing data; whoever reads the data asks
-the report first. ``docs/index.html`` shows the same results to people.
+the report first. ``docs/index.html`` shows the same results to people, and ``docs/facts.json`` has
+what the site shows beside them.
 """
 
 from __future__ import annotations
@@ -24,12 +25,15 @@ def main() -> None:
     options = arguments(__doc__, "data")
     name = options.data
     config = parameters(options).dataset(name)
+    from stages.data_facts import data_facts
     from stages.expectations import validate
 
-    report = validate(Path("data/prepared") / name, config)
+    prepared = Path("data/prepared") / name
+    report = validate(prepared, config)
     folder = Path("reports/validation") / name
     write_json(folder / "report.json", report)
     write_text(folder / "docs" / "index.html", page(name, report))
+    write_json(folder / "docs" / "facts.json", data_facts(prepared, config))
     for note in report["notes"]:
         print(f"warning: {name}: {note}", file=sys.stderr)
     if not report["success"]:

@@ -22,6 +22,7 @@ from pipelines.site import specs
 __all__ = [
     "Chart",
     "Spot",
+    "bar_chart",
     "colour",
     "histogram",
     "library",
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 COLOURS, LINES = 24, 8  # classes and lines that have a colour of their own
+LETTERS = 18  # of a word beside a bar
 FEW = 12  # a line through so few points shows them
 Spot = tuple[float, float, str, str]  # x, y, class, true label
 Range = tuple[tuple[float, float], tuple[float, float]]
@@ -105,6 +107,25 @@ def line_chart(
         f"{item.name} from {item.points[0][1]:.4g} to {item.points[-1][1]:.4g}" for item in series
     )
     return _chart(spec, f"{title}, {y_name}: {said}, against {series[0].x_name}")
+
+
+def bar_chart(counts: Mapping[str, Mapping[str, float]], label: str, x_name: str) -> Chart:
+    """Bars by word, one of every series beside each other.
+
+    Args:
+        counts: series -> word -> value; the words of the first come first.
+        label: what the chart shows, in words.
+        x_name: what the values are.
+    """
+    words = list(dict.fromkeys(word for mine in counts.values() for word in mine))
+    short = {word: word if len(word) <= LETTERS else word[: LETTERS - 1] + "…" for word in words}
+    points = [
+        {"series": name, "x": [float(mine.get(w, 0)) for w in words], "y": list(short.values())}
+        for name, mine in counts.items()
+    ]
+    spec = specs.filled(specs.bars(), x=x_name, points=points, log=None, **_lines(list(counts)))
+    spec["height"] = max(60, 9 * len(words) * len(counts))
+    return _chart(spec, label)
 
 
 def histogram(rows: Sequence[Mapping[str, float]], label: str, x_name: str) -> Chart:
@@ -206,7 +227,7 @@ def _columns(names: Sequence[str], rows: Sequence[Sequence[Any]], **common: Any)
 def _chart(spec: dict[str, Any], label: str) -> Chart:
     """The specification with its drawing, which ``label`` describes in words."""
     layers = [layer for layer in spec["layer"] if layer["name"] != "near"]
-    params = [item for item in spec["params"] if "select" not in item]
+    params = [item for item in spec.get("params", []) if "select" not in item]
     svg = str(vl_convert.vegalite_to_svg({**spec, "layer": layers, "params": params}))
     # Everything lies inside: ids of clip paths would be counted through the whole process.
     svg = re.sub(r'<defs>.*</defs>| clip-path="[^"]*"', "", svg)

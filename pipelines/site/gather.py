@@ -6,22 +6,19 @@ escaped; the templates escape every other string.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ldebm.files import read_json
 from pipelines.lineage.graph import lineage_svg, steps_of_runs
 from pipelines.results.paper_tables import beside_the_paper
 from pipelines.results.published import PUBLISHED
 from pipelines.results.recorded import load_results
 from pipelines.site.comparing import comparison_data
+from pipelines.site.data import data_section
 from pipelines.site.front import own_card, recorded_tables
 from pipelines.site.run import run_page
 
 __all__ = ["gather", "number"]
-
-EXAMPLES = 5  # offending values that are shown of a failed expectation
 
 
 def gather(root: Path = Path()) -> dict[str, Any]:
@@ -40,42 +37,27 @@ def gather(root: Path = Path()) -> dict[str, Any]:
         "cards": [own_card(page) for page in pages],
         "places": {run["experiment"]: f"compare.html?a={run['experiment']}" for run in runs} | here,
         "validations": [
-            _validation(path) for path in sorted(root.glob("reports/validation/*/report.json"))
+            data_section(path) for path in sorted(root.glob("reports/validation/*/report.json"))
         ],
         "tables": recorded_tables(runs),
         "papers": _papers(runs),
         "stages": steps,
+        "executions": _executions(pages),
         "lineage_svg": lineage_svg(steps) if steps else "",
         "comparison": comparison_data(root),
     }
 
 
-def _validation(path: Path) -> dict[str, Any]:
-    """Verdict on a data set, and its expectations, those that failed first."""
-    report = read_json(path)
-    rows = [_expectation(item) for item in report.get("results", [])]
+def _executions(pages: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Stage -> seconds, device and commit, of runs whose metrics are the recorded ones."""
     return {
-        "data": path.parts[-2],
-        "kind": report.get("kind", ""),
-        "success": report["success"],
-        "notes": report.get("notes", []),
-        "failed": [row for row in rows if not row["success"]],
-        "rows": sorted(rows, key=lambda row: (row["success"], row["frame"], row["column"])),
-    }
-
-
-def _expectation(item: Mapping[str, Any]) -> dict[str, Any]:
-    observed = item.get("observed") or {}
-    rule = ", ".join(f"{key} {value}" for key, value in sorted((item.get("rule") or {}).items()))
-    return {
-        "frame": item["frame"],
-        "column": item["column"],
-        "expectation": str(item["expectation"]).removeprefix("expect_").replace("_", " "),
-        "rule": rule.replace("_", " "),
-        "success": bool(item["success"]),
-        "checked": observed.get("element_count"),
-        "unexpected": observed.get("unexpected_count"),
-        "examples": [str(v) for v in observed.get("partial_unexpected_list", [])[:EXAMPLES]],
+        f"{stage}@{page['anchor']}": {
+            "seconds": seconds,
+            "device": page["record"].get("device") or "an unknown device",
+            "commit": (page["record"].get("commit") or "")[:12],
+        }
+        for page in pages
+        for stage, seconds in page["record"].get("stage_seconds", {}).items()
     }
 
 

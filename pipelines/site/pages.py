@@ -78,6 +78,7 @@ def _environment() -> Environment:
         "number": number,
         "signed": lambda value: f"{value:+.4g}",
         "spread": _spread,
+        "duration": _duration,
         "compact": lambda value: value if isinstance(value, str) else json.dumps(value),
         "colour": colour,
         "embedded": embedded,
@@ -97,6 +98,19 @@ def embedded(content: Any) -> Markup:
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as they are read.
+
+    Example:
+        >>> [_duration(seconds) for seconds in (0.31, 95, 3600)]
+        ['0.3 s', '1 min 35 s', '1 h']
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [(hours, "h"), (minutes, "min"), (rest if not hours else 0, "s")]
+    return " ".join(f"{n} {unit}" for n, unit in parts if n) or f"{seconds:.1f} s"
 
 
 def _spread(cell: str) -> Markup:

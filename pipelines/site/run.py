@@ -16,6 +16,7 @@ from pipelines.curves import Series, read_curve
 from pipelines.results.glossary import describe, present_names
 from pipelines.results.recorded import TRAINED, flatten
 from pipelines.results.tables import HEADLINE
+from pipelines.site.card import model_card
 from pipelines.site.charts import (
     Chart,
     Spot,
@@ -68,6 +69,7 @@ def run_page(folder: Path, root: Path) -> dict[str, Any]:
     column = str(extra.get("latent_map", {}).get("label") or "")
     legend = _legend(spots["posterior"], column)
     samples = _samples(folder)
+    record = _record(root, experiment, seed, metrics)
     kept = {key: value for key, value in metrics.items() if value is not None}
     return {
         "name": f"{experiment}, seed {seed}",
@@ -80,7 +82,10 @@ def run_page(folder: Path, root: Path) -> dict[str, Any]:
         "metrics": [(key, value, describe(key)) for key, value in sorted(metrics.items())],
         "params": flatten(params),
         "curves": {stage: _curves(model / stage, params) for stage in TRAINED},
+        "record": record,
+        "card": model_card(model, config, record),
         "legend": legend,
+        "purity": _purity(extra.get("clusters", [])),
         "map": _latent_maps(spots, extra.get("latent_map", {})),
         "energies": _energies(table(details / "energies.csv")),
         "information": _information(table(details / "label_information.csv")),
@@ -90,6 +95,20 @@ def run_page(folder: Path, root: Path) -> dict[str, Any]:
         "images": image_sections(details, extra),
         **samples,
     }
+
+
+def _record(root: Path, experiment: str, seed: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The record in ``results/`` of these very metrics; empty without."""
+    path = root / "results" / experiment / f"{seed}.json"
+    record: dict[str, Any] = read_json(path) if path.is_file() else {}
+    return record if flatten(present_names(record.get("metrics", {}))) == metrics else {}
+
+
+def _purity(clusters: Sequence[Mapping[str, Any]]) -> float | None:
+    """Share of the test rows whose label is the most common one of their class."""
+    known = [item for item in clusters if item["labels"]]
+    rows = sum(item["size"] for item in known)
+    return sum(item["size"] * item["labels"][0][1] for item in known) / rows if rows else None
 
 
 def _legend(rows: Sequence[Mapping[str, str]], column: str) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import altair as alt
 
-__all__ = ["KINDS", "filled", "histogram", "lines", "paths", "points"]
+__all__ = ["KINDS", "bars", "filled", "histogram", "lines", "paths", "points"]
 
 WIDTH, HEIGHT, SIDE = 264, 134, 264  # of a plot without its axes; of a map
 KINDS = ("data", "samples")
@@ -118,6 +118,20 @@ def paths() -> str:
     )
 
 
+@functools.cache
+def bars() -> str:
+    """Bars by value and series: ``points`` with ``x, y, series``, of which ``y`` are words."""
+    place = alt.Y("y:N", sort=None, title=None, axis=alt.Axis(labelExpr="datum.label"))
+    base = _data("points", "x", "y").encode(
+        alt.X("x:Q", title="@x", scale=alt.Scale(zero=True)),
+        place,
+        alt.YOffset("series:N", sort=None),
+        _painted("series"),
+        tooltip=[_told("y:N", "value"), _told("series:N", "rows"), _told("x:Q", "@x")],
+    )
+    return _template(base.mark_bar(), zoom=False, left=120)
+
+
 def filled(template: str, **values: Any) -> dict[str, Any]:
     """A specification with its values; "@name" alone in a list stands for the whole list."""
 
@@ -179,18 +193,20 @@ def _template(
     data: Sequence[str] = ("points",),
     params: Sequence[alt.Parameter] = (),
     square: bool = False,
+    zoom: bool = True,
+    left: int = 44,
 ) -> str:
     """The layers as JSON; the plot has a fixed place, so that no font of a machine moves it."""
-    zoom = alt.selection_interval(name="zoom", bind="scales", zoom="wheel![event.ctrlKey]")
+    zooms = alt.selection_interval(name="zoom", bind="scales", zoom="wheel![event.ctrlKey]")
     named = [
         layer if isinstance(layer.name, str) else layer.properties(name=f"layer{number}")
         for number, layer in enumerate(layers)
     ]
-    named[0] = named[0].add_params(zoom, *params)
+    named[0] = named[0].add_params(*([zooms] if zoom else []), *params)
     chart = alt.layer(*named, datasets={name: f"@{name}" for name in data}).properties(
         width=SIDE if square else WIDTH,
         height=SIDE if square else HEIGHT,
-        padding={"left": 44, "top": 22, "right": 12, "bottom": 34},
+        padding={"left": left, "top": 22, "right": 12, "bottom": 34},
         usermeta={"log": "@log"},
     )
     chart = chart.configure(

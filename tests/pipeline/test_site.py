@@ -407,7 +407,7 @@ def test_the_compare_page_says_what_the_command_says(project: ProjectCopy, visit
     assert page.locator("#result .grid .chart").count() >= 4
     chart = page.locator("#result .grid .chart").first
     chart.scroll_into_view_if_needed()
-    assert chart.locator(".mark-line path").count() == 2
+    until(page, lambda: chart.locator(".mark-line path").count() == 2)
 
 
 def test_exchanging_the_sides_turns_the_verdicts_and_single_seeds_have_none(visit):

@@ -11,8 +11,10 @@ from ldebm.files import write_json
 from pipelines.curves import Series
 from pipelines.lineage.graph import layers, lineage_svg, nearest, steps_of_runs
 from pipelines.results.recorded import load_results
+from pipelines.site.card import model_card
 from pipelines.site.charts import Chart, histogram, line_chart, path_map, point_map, reach
 from pipelines.site.comparing import NEAR, comparison_data, files, groups, index, neighbours
+from pipelines.site.data import data_section
 from pipelines.site.front import columns_of, gains, recorded_tables
 from pipelines.site.pages import embedded
 from pipelines.site.run import changes
@@ -203,6 +205,58 @@ def test_gains_are_over_the_best_mixture_and_left_out_where_nothing_is_known():
         ("over a mixture, Frechet distance", -0.5),
     ]
     assert gains({"nll": 2.0, "nll_mixture": None}) == []
+
+
+def test_a_model_card_says_what_is_known_and_nothing_else(tmp_path: Path):
+    model = tmp_path / "models/e/0"
+    write_json(model / "prior/metrics.json", {"updates": 9})
+    header = b'{"__metadata__":{},"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}}'
+    (model / "prior/model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    config = {
+        "config": {"data": "d", "prior": {"kind": "diffusion", "levels": 1, "classes": 2}},
+        "meta": {"kind": "points", "source": "ring", "rows": {"test": 1, "train": 5}},
+    }
+    card = model_card(model, config, {"seconds": 3.2, "device": "cpu", "commit": "c" * 40})
+    assert card["Model"] == "diffusion prior, 1 level, 2 classes"
+    assert card["Parameters"] == "6 numbers in 1 tensors"
+    assert card["Data"] == "d (points from ring); 5 train rows, 1 test rows"
+    assert card["Training"] == "prior 9 updates"
+    assert card["Recorded"] == "3 s on cpu at commit cccccccccccc"
+    assert "Recorded" not in model_card(model, config, {})
+
+
+def test_a_data_set_shows_what_was_found_beside_what_was_expected(tmp_path: Path):
+    folder = tmp_path / "reports/validation/talk"
+    bounded = {"frame": "profile", "column": "rows", "expectation": "expect_column_values"}
+    of_rows = {"frame": "train", "column": "text", "expectation": "expect_column_lengths"}
+    results = [
+        {**bounded, "rule": {"min_value": 1}, "success": True, "observed": {"element_count": 2}},
+        {**of_rows, "success": False, "observed": {"element_count": 9, "unexpected_count": 2}},
+    ]
+    write_json(folder / "report.json", {"success": False, "results": results})
+    bare = data_section(folder / "report.json")
+    assert [row["found"] for row in bare["rows"]] == ["7 of 9 rows", "2 of 2 rows"]
+    assert (bare["counts"], bare["charts"], bare["examples"]) == ([], [], [])
+    labels = {f"{number:02d}": 100 - number for number in range(25)}
+    splits = {
+        "train": {"rows": 2200, "mean": [1.5], "labels": {"topic": labels}},
+        "test": {"rows": 10, "labels": {"topic": {"00": 10}}},
+    }
+    facts = {
+        "splits": splits,
+        "found": {"rows": {"train": 2200, "test": 10}},
+        "lengths": {"train": [[1, 0.5], [2, 0.5]], "test": [[1, 1.0]]},
+        "examples": [{"label.topic": "00", "text": HOSTILE}],
+    }
+    write_json(folder / "docs/facts.json", facts)
+    full = data_section(folder / "report.json")
+    assert full["rows"][1]["found"] == "2200 / 10"
+    assert full["counts"] == [("rows", ["2200", "", "10"])]
+    topic, lengths = full["charts"]
+    assert topic["title"] == "topic, the 20 most frequent of 25"
+    assert [len(item["y"]) for item in topic["chart"].spec["datasets"]["points"]] == [20, 20]
+    assert lengths["title"] == "words of a row"
+    assert list(full["examples"][0]) == ["text", "label.topic"]
 
 
 def test_rows_that_follow_from_single_runs_are_left_to_the_page(tmp_path: Path):
