@@ -133,6 +133,8 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     result["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{result.get('PATH', '')}"
     for name in ("DO_NOT_TRACK", "DVC_NO_ANALYTICS"):
         result.setdefault(name, "1")
+    if "LDEBM_TRACK" in result:  # not into the copy of the project in which a build works
+        result.setdefault("LDEBM_TRACK_DIR", str(Path(".track").resolve()))
     result.update(extra or {})
     return result
 

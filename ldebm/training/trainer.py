@@ -35,6 +35,7 @@ from ldebm.training.memory import give_back_memory
 from ldebm.training.objectives import Terms
 from ldebm.training.parallel import average_gradients, is_main
 from ldebm.training.progress import Progress
+from ldebm.training.tracking import Tracking
 
 __all__ = [
     "EXIT_INTERRUPTED",
@@ -180,13 +181,18 @@ class Loop:
 
     def run(self, interrupt: Interrupt, stop_after: int | None) -> None:
         begun = self.step
-        with Progress(self.title, self.total, self.step) as progress:
+        shown = Progress(self.title, self.total, self.step)
+        with Tracking(self.title) as tracking, shown as progress:
             while self.step < self.total and not self.stopped:
                 self.begin_update()
                 terms = self.update()
+                validations = len(self.validation)
                 row = self.record(terms)
                 if row is not None:
                     progress.show(self.step, row)
+                    tracking.log(row)
+                if len(self.validation) > validations:
+                    tracking.log(self.validation[-1], "valid")
                 if interrupt.received or (stop_after and self.step - begun >= stop_after):
                     self.save()
                     print(

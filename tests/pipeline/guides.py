@@ -256,6 +256,19 @@ PROGRAMS: dict[str, Callable[[list[str], bool], None] | None] = {
     "prefect": _prefect,
     "deploy/worker.sh": _script,
     **dict.fromkeys(  # of the system, or not installed with the project
-        ("source", "cat", "cd", "curl", "head", "sudo", "ssh", "docker", "pip", "pg_dump"), None
+        (
+            "source",
+            "cat",
+            "cd",
+            "curl",
+            "tensorboard",
+            "head",
+            "sudo",
+            "ssh",
+            "docker",
+            "pip",
+            "pg_dump",
+        ),
+        None,
     ),
 }

@@ -52,6 +52,8 @@ LEFT_OUT = {
         "prefect server start": "what `make server` has started; the other needs Postgres",
         "deploy/worker.sh*": "what `make worker` has started",
         "ldebm build": SAME,
+        "LDEBM_TRACK=tensorboard make repro": "needs a package of its own; test_tracking.py",
+        "tensorboard *": "as above",
         "sudo *": "needs Postgres; test_deployments_postgres.py",
         "export PREFECT_API_DATABASE_CONNECTION_URL=*": "needs Postgres",
         "export PREFECT_SERVER_API_AUTH_STRING=*": "of another server; test_deployments.py",
