@@ -20,13 +20,14 @@ from ldebm.config import DataConfig
 from ldebm.errors import UsageError
 
 __all__ = ["SPLIT_WORDS", "Table", "column_of", "is_list", "kind_of", "label_column",
-           "label_names_of", "labels", "labels_among", "numbers", "require_column", "split_of",
-           "stated_split", "text_column", "texts", "turns"]  # fmt: skip
+           "label_names", "label_names_of", "labels", "labels_among", "numbers", "require_column",
+           "split_of", "stated_split", "text_column", "texts", "turns"]  # fmt: skip
 
 Table = dict[str, list[Any]]  # column to its values, as Python has them
 LABEL = "label."
 LONGEST_LABEL = 200  # characters
 WHOLE = re.compile(r"-?[0-9]+(\.0+)?")
+WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 TURN_BREAK = "\n"  # between the turns of a context that is one text
 TEXT_NAMES = ("text", "sentence", "utterance", "utterances", "content", "review", "response")
 SPLIT_WORDS = {
@@ -195,6 +196,21 @@ def labels(values: Sequence[Any], where: str) -> list[str | None]:
     if all(value is None or WHOLE.fullmatch(value) for value in stripped):
         return [value and value.partition(".")[0] for value in stripped]
     return stripped
+
+
+def label_names(values: Iterable[Any]) -> list[str]:
+    """The classes of a label column in the order of their numbers: whole numbers by size.
+
+    Example:
+        >>> label_names(["10", "9", None])
+        ['9', '10']
+        >>> label_names(["pos", "neg", "pos"])
+        ['neg', 'pos']
+    """
+    names = {str(value) for value in values if value is not None}
+    if all(WHOLE_NUMBER.fullmatch(name) for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
 
 
 def numbers(

@@ -6,23 +6,19 @@ parameters only.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ldebm.config import DataConfig
-from ldebm.data.columns import label_column, labels_among
+from ldebm.data.columns import label_column, label_names, labels_among
 from ldebm.data.kinds import open_kind
 from ldebm.data.kinds.sentences import column_values
 from ldebm.data.packed import SPLITS
 from ldebm.files import parquet_facts, parquet_parts, write_array, write_json
 
-__all__ = ["label_names", "pack"]
-
-WHOLE = re.compile(r"-?[0-9]{1,18}")
+__all__ = ["pack"]
 
 
 def pack(config: DataConfig, prepared: str | Path, target: str | Path) -> dict[str, Any]:
@@ -67,18 +63,3 @@ def _write_labels(target: Path, split: str, file: Path, labels: dict[str, list[s
     if labels:
         stacked = np.stack([np.concatenate(parts) for parts in chunks])
         write_array(target / f"{split}.labels.npy", stacked)
-
-
-def label_names(values: Iterable[Any]) -> list[str]:
-    """The classes of a label column in the order of their numbers: whole numbers by size.
-
-    Example:
-        >>> label_names(["10", "9", None])
-        ['9', '10']
-        >>> label_names(["pos", "neg", "pos"])
-        ['neg', 'pos']
-    """
-    names = {str(value) for value in values if value is not None}
-    if all(WHOLE.fullmatch(name) for name in names):
-        return sorted(names, key=lambda name: (int(name), name))
-    return sorted(names)

@@ -11,7 +11,10 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,9 +29,11 @@ from ldebm.notes import note, running
 from ldebm.seeding import configure, generator
 from ldebm.training.parallel import is_main
 from ldebm.training.runs import CHECKPOINTS, run_key, with_length, write_curves
-from ldebm.training.trainer import train
+from ldebm.training.trainer import TrainResult, train
 
-__all__ = ["build_backbone_stage", "load_backbone"]
+__all__ = ["build_backbone_stage", "load_backbone", "train_backbone"]
+
+Run = Callable[..., TrainResult]
 
 
 def build_backbone_stage(
@@ -75,15 +80,9 @@ def _train_backbone(
     device: torch.device,
 ) -> None:
     section = config.backbone
-    model = build_backbone(section, packed.meta, generator(seed, "backbone-init")).to(device)
-    model.prepare(packed)
-    train_split, valid = packed.split("train"), packed.split("valid")
-    kind = first_stage_task(config, type(model))
-    task = kind(model, train_split, valid, config, seed, device)
     checkpoint = CHECKPOINTS / f"backbone-{key}.pt"
-    result = train(task, section.training, checkpoint, title="backbone")
-    model.load_state_dict(result.state)
-    task.finish()
+    run = partial(train, checkpoint=checkpoint)
+    model, task, result = train_backbone(config, packed, seed, device, run)
     if not is_main():
         return
     model.eval()
@@ -93,6 +92,30 @@ def _train_backbone(
     header = {"config": section.model_dump(mode="json"), "meta": packed.meta, "seed": seed}
     write_model(out / "model.safetensors", model.state_dict(), header)
     checkpoint.unlink(missing_ok=True)
+
+
+def train_backbone(
+    config: ExperimentConfig, packed: Packed, seed: int, device: torch.device, run: Run
+) -> tuple[Backbone, Any, TrainResult]:
+    """A backbone with the weights that its training leaves; its task, and the training itself.
+
+    Args:
+        config: the experiment.
+        packed: its data.
+        seed: of the run.
+        device: where to train.
+        run: trains a task: :func:`~ldebm.training.trainer.train`, or one that ends otherwise.
+    """
+    section = config.backbone
+    model = build_backbone(section, packed.meta, generator(seed, "backbone-init")).to(device)
+    model.prepare(packed)
+    train_split, valid = packed.split("train"), packed.split("valid")
+    kind = first_stage_task(config, type(model))
+    task = kind(model, train_split, valid, config, seed, device)
+    result: TrainResult = run(task, section.training, title="backbone")
+    model.load_state_dict(result.state)
+    task.finish()
+    return model, task, result
 
 
 def load_backbone(path: Path, config: ExperimentConfig, packed: Packed) -> Backbone:

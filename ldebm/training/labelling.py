@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ldebm.backbones.base import Backbone
 from ldebm.config import ClusterConfig, ExperimentConfig
 from ldebm.data.packed import SPLITS, Packed, Split, check_classes
 from ldebm.devices import choose_device
@@ -17,7 +18,7 @@ from ldebm.training.clustering import geometric_clusters
 from ldebm.training.first_stage import load_backbone
 from ldebm.training.latents import encode_contexts, encode_split
 
-__all__ = ["cluster_stage"]
+__all__ = ["cluster_stage", "latent_columns"]
 
 
 def cluster_stage(
@@ -34,6 +35,13 @@ def cluster_stage(
     device = choose_device(training.device)
     configure(training.threads)
     backbone = load_backbone(backbone_dir, config, packed).to(device)
+    write_parquet(out, latent_columns(config, packed, seed, backbone, device))
+
+
+def latent_columns(
+    config: ExperimentConfig, packed: Packed, seed: int, backbone: Backbone, device: torch.device
+) -> dict[str, np.ndarray]:
+    """The columns of ``latents.parquet``."""
     columns: dict[str, list[np.ndarray]] = {
         name: [] for name in ("id", "split", "mu", "logvar", "label")
     }
@@ -48,7 +56,7 @@ def cluster_stage(
         if backbone.context_size:
             contexts = encode_contexts(backbone, split, device)
             columns.setdefault("context", []).append(contexts)
-    write_parquet(out, {name: np.concatenate(parts) for name, parts in columns.items()})
+    return {name: np.concatenate(parts) for name, parts in columns.items()}
 
 
 def _labels(config: ExperimentConfig, split: Split, mu: np.ndarray, seed: int) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from ldebm.training.parallel import is_main
 from ldebm.training.runs import CHECKPOINTS, run_key, with_length, write_curves
 from ldebm.training.trainer import Task, TrainResult, train
 
-__all__ = ["open_prior", "prior_stage", "snapshot_shares"]
+__all__ = ["open_prior", "prior_stage", "snapshot_shares", "train_prior"]
 
 SNAPSHOT_SHARES = (0.02, 0.1, 0.3, 1.0)  # of Yu et al. (2022), figure A2
 
@@ -75,16 +76,8 @@ def prior_stage(
     """Second stage: reads ``folder/{backbone, latents.parquet}``, writes ``folder/prior``."""
     inputs = open_prior(config, packed, seed, folder, epochs)
     config, backbone, prior = inputs.config, inputs.backbone, inputs.prior
-    result: TrainResult | None = None
-    kind = prior_task(config, prior, backbone)
-    if kind is None:
-        _fit(inputs)
-    else:
-        task, shares = kind.of(inputs), snapshot_shares(packed)
-        result = train(
-            task, config.prior.training, inputs.checkpoint, title=kind.title, snapshots=shares
-        )
-        task.module.load_state_dict(result.state)
+    run = partial(train, checkpoint=inputs.checkpoint, snapshots=snapshot_shares(packed))
+    result = train_prior(inputs, run)
     if (refines := refinement_task(config)) is not None:
         result = _refine(refines.of(inputs), inputs)
     if not is_main():
@@ -93,6 +86,23 @@ def prior_stage(
     header = {"experiment": name, "seed": seed, "config": dumped, "meta": packed.meta}
     _write_prior(folder / "prior", backbone, prior, result, header, packed)
     inputs.checkpoint.unlink(missing_ok=True)
+
+
+def train_prior(inputs: PriorInputs, run: Callable[..., TrainResult]) -> TrainResult | None:
+    """Trains the prior of ``inputs``, or fits what is only fitted, and gives it its weights.
+
+    Args:
+        inputs: all that it reads.
+        run: trains a task: :func:`~ldebm.training.trainer.train`, or one that ends otherwise.
+    """
+    kind = prior_task(inputs.config, inputs.prior, inputs.backbone)
+    if kind is None:
+        _fit(inputs)
+        return None
+    task = kind.of(inputs)
+    result = run(task, inputs.config.prior.training, title=kind.title)
+    task.module.load_state_dict(result.state)
+    return result
 
 
 def _refine(task: Task, inputs: PriorInputs) -> TrainResult:

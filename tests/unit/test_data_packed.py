@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ldebm.config import DataConfig
+from ldebm.data.columns import label_names
 from ldebm.data.packed import open_bound, open_packed, require_valid
-from ldebm.data.packing import label_names, pack
+from ldebm.data.packing import pack
 from ldebm.data.tokenizer import Tokenizer, sample, train_tokenizer
 from ldebm.errors import UsageError
 from ldebm.files import hash_path, write_json, write_parquet

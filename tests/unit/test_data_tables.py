@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ldebm.config import DataConfig
-from ldebm.data.columns import kind_of, labels, texts
-from ldebm.data.packing import label_names
+from ldebm.data.columns import kind_of, label_names, labels, texts
 from ldebm.data.text_files import decode, parse_csv, read_table
 from ldebm.data.user_texts import as_texts, read_stream, read_texts
 from ldebm.errors import UsageError

@@ -24,7 +24,8 @@ from ldebm.data.columns import (
     turns,
 )
 from ldebm.data.kinds.base import Check, Cleaned, Limit
-from ldebm.data.kinds.sentences import Sentences, write_rows
+from ldebm.data.kinds.sentences import Sentences
+from ldebm.data.token_rows import write_rows
 from ldebm.data.tokenizer import Tokenizer
 from ldebm.data.turns import Dialogue, dialogue_frame
 from ldebm.errors import UsageError

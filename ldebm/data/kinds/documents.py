@@ -17,7 +17,8 @@ from ldebm.data.documents import (
     train_vocabulary,
 )
 from ldebm.data.kinds.base import Check, Cleaned, Limit
-from ldebm.data.kinds.sentences import Sentences, column_values, write_rows
+from ldebm.data.kinds.sentences import Sentences, column_values
+from ldebm.data.token_rows import write_rows
 from ldebm.files import write_array
 
 __all__ = ["Documents"]

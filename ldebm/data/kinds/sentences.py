@@ -5,28 +5,29 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import polars as pl
 
 from ldebm.data.columns import Table, column_of, require_column, texts
 from ldebm.data.kinds.base import Check, Cleaned, Kind, Limit, divided
 from ldebm.data.packed import SPLITS
+from ldebm.data.token_rows import (
+    UNKNOWN,
+    choose_tokens,
+    cut,
+    unknown_shares,
+    write_rows,
+    write_tokenizer,
+)
 from ldebm.data.tokenizer import SAMPLE, UNK, Tokenizer, sample, train_tokenizer
-from ldebm.files import atomic_path, parquet_parts, write_array
+from ldebm.files import parquet_parts
 
-__all__ = ["UNKNOWN", "Sentences", "column_values", "write_rows"]
+__all__ = ["Sentences", "column_values"]
 
-MANY_WORDS = 30_000  # beyond, words alone would leave most of the vocabulary rare
-UNSEEN = 0.3  # of the words of held-out rows: beyond, words are no units to count in
-HELD_OUT = 10  # one row in so many
-MOST_WORDS, MOST_PIECES = 10_001, 8000  # of vocabularies
 MAX_CHARACTERS = 20_000
-UNKNOWN = 0.5  # of the words of a split: the vocabulary then is of another text
 # A word, a tag such as <unk>, or a run of marks; control characters are none of these.
 WORDS = r"<\w+>|\w+|[^\w\s\x00-\x1f\x7f]+"
 
@@ -124,34 +125,17 @@ class Sentences(Kind):
             UsageError: no tokenizer can be trained.
         """
         tokenizer = self.tokenizer(rows["train"], len(rows["train"]))
-        shares = {}
-        for split in SPLITS:
-            tokens = unknown = 0
-            for part in tokenizer.encode_parts(rows[split]):
-                tokens += sum(len(row) - 2 for row in part)
-                unknown += sum(row.count(tokenizer.unk_id) for row in part)
-            shares[split] = unknown / max(1, tokens)
-        return shares, tokenizer
+        return unknown_shares(tokenizer, rows), tokenizer
 
     def sizes(
         self, tables: Mapping[str, pl.DataFrame], tokenizer: str | None
     ) -> tuple[dict[str, Any], dict[str, float] | None]:
         texts = {split: table["text"].to_list() for split, table in tables.items()}
-        rows = [text for part in texts.values() for text in part]
-        words = len({word for text in rows for word in text.split()})
-        chosen = tokenizer
-        if chosen is None:
-            spaced = _unseen(texts["train"]) <= UNSEEN
-            chosen = "unigram" if not spaced else "bpe" if words > MANY_WORDS else "word"
-        while True:
-            tokens = {"tokenizer": chosen, "vocab_size": _vocabulary(chosen, words, rows)}
-            trial = type(self)(self.config.model_copy(update=tokens))
-            shares, trained = trial.unknown_shares(texts)
-            if tokenizer or chosen != "word" or max(shares.values()) <= UNKNOWN:
-                break
-            chosen = "unigram"
-        lengths = [len(row) for row in trained.encode_rows(rows)]
-        return tokens | {"max_len": min(128, max(8, int(np.quantile(lengths, 0.99))))}, shares
+
+        def trial(tokens: dict[str, Any]) -> tuple[dict[str, float], Tokenizer]:
+            return type(self)(self.config.model_copy(update=tokens)).unknown_shares(texts)
+
+        return choose_tokens(texts, tokenizer, trial)
 
     def tokenizer(self, training: Iterable[str], rows: int) -> Tokenizer:
         """The tokenizer of so many training texts, or of some of very many."""
@@ -171,57 +155,13 @@ class Sentences(Kind):
 
     def cut(self, row: list[int]) -> list[int]:
         """Of a row that is longer than ``max_len`` its beginning, and EOS."""
-        length = self.config.max_len
-        return row if len(row) <= length else [*row[: length - 1], row[-1]]
+        return cut(row, self.config.max_len)
 
     def text_meta(self, target: Path, tokenizer: Tokenizer) -> dict[str, Any]:
         """Writes the tokenizer, and returns what ``meta.json`` says of it."""
-        with atomic_path(target / "tokenizer.model") as path:
-            path.write_bytes(tokenizer.to_bytes())
-        ids = ("vocab_size", "pad_id", "unk_id", "bos_id", "eos_id")
-        return {name: getattr(tokenizer, name) for name in ids} | {
-            "max_len": self.config.max_len,
-            "tokenizer": self.config.tokenizer,
-            "context_turns": 0,
-        }
-
-
-def _unseen(texts: Sequence[str]) -> float:
-    """The share of words of one row in ten that the other rows do not have.
-
-    Near 1 where spaces do not separate words, as in Chinese, Japanese and Thai: then every row is
-    one word that no other row has.
-    """
-    known = {w for i, text in enumerate(texts) if i % HELD_OUT for w in text.split()}
-    held = [w for text in texts[::HELD_OUT] for w in text.split()]
-    return sum(word not in known for word in held) / max(1, len(held))
-
-
-def _vocabulary(tokenizer: str, words: int, rows: Sequence[str]) -> int:
-    """Words, or pieces: enough that frequent words are one, few enough that all are seen often."""
-    if tokenizer == "word":
-        return min(MOST_WORDS, max(8, words + 4))
-    characters = len({mark for text in rows for mark in text})
-    return max(2 * characters, min(MOST_PIECES, max(200, words // 2)))
+        return write_tokenizer(target, tokenizer, self.config)
 
 
 def column_values(file: Path, name: str) -> Iterator[Any]:
     """The values of a column, of which few are in memory at a time."""
     return (value for part in parquet_parts(file, [name]) for value in part[name])
-
-
-def write_rows(
-    target: Path, prefix: str, parts: Iterable[list[list[int]]], vocab_size: int
-) -> None:
-    """Writes rows one after the other as ``ids``, and where each begins as ``offsets``.
-
-    They are kept as bytes as they come: a list of Python has eight times their size.
-    """
-    dtype = np.uint16 if vocab_size <= 1 << 16 else np.int32
-    flat, lengths = bytearray(), bytearray()
-    for rows in parts:
-        lengths += np.fromiter(map(len, rows), dtype=np.int64, count=len(rows)).tobytes()
-        flat += np.fromiter(itertools.chain.from_iterable(rows), dtype=dtype).tobytes()
-    write_array(target / f"{prefix}ids.npy", np.frombuffer(flat, dtype))
-    offsets = np.cumsum(np.frombuffer(lengths, np.int64))
-    write_array(target / f"{prefix}offsets.npy", np.concatenate([[0], offsets]))
