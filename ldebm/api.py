@@ -1,4 +1,4 @@
-"""What a user of Python needs: load a trained model.
+"""What a user of Python needs: fit a model or a prior, load a trained one.
 
 Example:
     >>> from ldebm.api import load
@@ -22,10 +22,14 @@ from ldebm.data.tokenizer import Tokenizer
 from ldebm.devices import choose_device
 from ldebm.errors import UsageError
 from ldebm.files import read_model
+from ldebm.fitting.fit import fit
+from ldebm.fitting.prior import fit_prior
+from ldebm.in_python import grid
 from ldebm.model import Model
 from ldebm.seeding import start_vector_functions
+from ldebm.trained import MODELS, find_model
 
-__all__ = ["load"]
+__all__ = ["fit", "fit_prior", "grid", "load"]
 
 
 def _renamed(config: dict[str, Any]) -> dict[str, Any]:
@@ -39,12 +43,19 @@ def _renamed(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def load(path: str | Path, device: str = "auto") -> Model:
-    """Loads a model from its file or from a folder of the pipeline (``models/E/S``).
+    """Loads a model, or a prior of vectors.
+
+    Args:
+        path: a file; a folder of the pipeline (``models/E/S``); or the name of an experiment, of
+            which the smallest trained seed is taken.
+        device: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
         UsageError: there is no model, or its file is damaged.
     """
     target = Path(path)
+    if not target.exists() and target.parts == (target.name,) and MODELS.is_dir():
+        target = find_model(str(path))
     if target.is_file() and target.suffix != ".safetensors":
         raise UsageError(
             f"{path}: not a model; expected an experiment, its folder under models/, or a "

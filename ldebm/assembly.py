@@ -53,6 +53,10 @@ def architecture(config: BackboneConfig, kind: str) -> type[Backbone]:
         from ldebm.backbones.points import PointVAE
 
         return PointVAE
+    if config.arch == "linear" and kind == "vectors":
+        from ldebm.backbones.linear import LinearBackbone
+
+        return LinearBackbone
     if config.arch == "gru" and kind in ("sentences", "dialogues"):
         if config.baseline is not None:
             from ldebm.baselines.model import TextBaseline
@@ -85,9 +89,9 @@ def architecture(config: BackboneConfig, kind: str) -> type[Backbone]:
         from ldebm.backbones.nvae import NVAE
 
         return NVAE
-    wanted = {"points": "'mlp'", "images": "'hvae' or 'nvae'", "documents": "'bow'"}.get(
-        kind, "'gru' or 'rnn'"
-    )
+    wanted = {
+        "points": "'mlp'", "images": "'hvae' or 'nvae'", "documents": "'bow'", "vectors": "'linear'"
+    }.get(kind, "'gru' or 'rnn'")  # fmt: skip
     if kind == "dialogues":
         wanted += " (or 'dialogue')"
     raise UsageError(f"backbone.arch {config.arch!r} does not model {kind}: set it to {wanted}")
@@ -257,6 +261,10 @@ def refinement_task(config: ExperimentConfig) -> Any:
 
 def modality(backbone: Backbone, kind: str) -> type[Model]:
     """The class of models of data of ``kind``."""
+    if kind == "vectors":  # of Python alone: no data set is of this kind
+        from ldebm.modalities.vectors import VectorPrior
+
+        return VectorPrior
     if is_plugin(DataConfig, "kind", kind):
         model: type[Model] = find("kinds", kind).model()
         return model

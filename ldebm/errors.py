@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["REBUILD", "DivergenceError", "LdebmError", "UsageError", "disk_fault", "explained"]
+__all__ = [
+    "REBUILD",
+    "DivergenceError",
+    "LdebmError",
+    "UsageError",
+    "disk_fault",
+    "explained",
+    "require_count",
+]
 
 REBUILD = "if a stage wrote it, build it again (`dvc repro`)"  # what to do about a damaged file
 
@@ -27,6 +35,22 @@ class UsageError(LdebmError):
 
 class DivergenceError(LdebmError):
     """Training produced non-finite or exploding values and was stopped."""
+
+
+def require_count(value: int, name: str) -> None:
+    """Checks that there is at least one of something.
+
+    Raises:
+        UsageError: it is no whole number from 1 on.
+
+    Example:
+        >>> require_count(-3, "n")
+        Traceback (most recent call last):
+        ...
+        ldebm.errors.UsageError: n -3: expected a whole number from 1 on
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
+        raise UsageError(f"{name} {value!r}: expected a whole number from 1 on")
 
 
 def disk_fault(error: BaseException) -> str | None:

@@ -23,8 +23,9 @@ from torch import Tensor
 from ldebm.backbones.base import Backbone
 from ldebm.config import EvaluateConfig, ExperimentConfig
 from ldebm.data.tokenizer import Tokenizer
-from ldebm.errors import UsageError
-from ldebm.files import hash_path, write_model
+from ldebm.errors import UsageError, require_count
+from ldebm.files import hash_path
+from ldebm.in_python import InPython, save
 from ldebm.priors import Prior
 from ldebm.seeding import generator
 
@@ -77,7 +78,7 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-class Model(ABC):
+class Model(InPython, ABC):
     """Backbone and prior of one experiment.
 
     Attributes:
@@ -90,6 +91,7 @@ class Model(ABC):
         tokenizer: of text models, else ``None``.
         class_names: names of the classes where labels were given, else ``None``.
         source: the file that it was loaded from, else ``None``.
+        fitted: how :func:`ldebm.fit` has made it, else ``None``.
         rows: what its rows are called: points, texts or images.
         task: what its metrics are summarised as.
         at_once: rows that are encoded or decoded together; ``None``: all.
@@ -101,6 +103,7 @@ class Model(ABC):
     at_once: int | None = None
     threads = False
     source: Path | None = None
+    fitted: Any = None
 
     def __init__(
         self,
@@ -312,6 +315,7 @@ class Model(ABC):
             seed: of the draws.
             attributes: values of label columns (``hierarchy.attributes``) that samples shall have.
         """
+        require_count(n, "n")
         stream = generator(seed, "prior-samples", device=self.device)
         if attributes:
             return self.prior.sample(n, stream, self.attribute_classes(attributes))
@@ -375,23 +379,3 @@ class Model(ABC):
             ", ".join(f"{name}={value}" for name, value in zip(columns, item, strict=True))
             for item in values
         ]
-
-
-def save(
-    path: str | Path,
-    state: Mapping[str, Tensor],
-    header: Mapping[str, Any],
-    tokenizer: Tokenizer | None,
-) -> None:
-    """Writes a complete model file.
-
-    Args:
-        path: the ``.safetensors`` file.
-        state: tensors named ``backbone.*`` and ``prior.*``.
-        header: experiment, seed, config and meta.
-        tokenizer: stored as bytes with a text model.
-    """
-    tensors = dict(state)
-    if tokenizer is not None:
-        tensors["tokenizer"] = torch.tensor(list(tokenizer.to_bytes()), dtype=torch.uint8)
-    write_model(path, tensors, header)

@@ -1,6 +1,6 @@
-"""The VAE of points in the plane (docs/method.md, section 6.1).
+"""The VAE of points, mostly in the plane (docs/method.md, section 6.1).
 
-Shapes: B batch, D latent dimension, X data dimension (2).
+Shapes: B batch, D latent dimension, X data dimension (2 where nothing else is said).
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ class PointVAE(Backbone):
 
     Args:
         config: ``hidden``, ``layers`` (hidden layers of either side), ``latent``, ``noise``.
-        meta: of the packed data: ``shift``, where their centre is, and ``scale``, their standard
-            deviation, each one number or one per coordinate; by default those of the papers' data.
+        meta: of the packed data: ``dimensions``, X; ``shift``, where their centre is, and
+            ``scale``, their standard deviation, each one number or one per coordinate; by default
+            those of the papers' data.
         generator: initial weights.
     """
 
@@ -42,11 +43,12 @@ class PointVAE(Backbone):
     ) -> None:
         super().__init__()
         self.latent, self.noise = config.latent, config.noise
+        self.dimensions = int(meta.get("dimensions", POINT_DIM))
         hidden = [config.hidden] * config.layers
-        self.encoder = _mlp([POINT_DIM, *hidden, config.hidden])
+        self.encoder = _mlp([self.dimensions, *hidden, config.hidden])
         self.mean = nn.Linear(config.hidden, config.latent)
         self.logvar = nn.Linear(config.hidden, config.latent)
-        self.decoder = _mlp([config.latent, *hidden, POINT_DIM])
+        self.decoder = _mlp([config.latent, *hidden, self.dimensions])
         # Unit scale lets the first layers learn at once.
         scale = meta.get("scale")
         self.register_buffer("data_scale", torch.tensor(PAPERS_SCALE if scale is None else scale))
@@ -67,7 +69,7 @@ class PointVAE(Backbone):
 
     def reconstruction_nll(self, batch: Tensor, z_BD: Tensor) -> Tensor:
         error = (batch - self.decode(z_BD)) / self.noise
-        constant = POINT_DIM * (0.5 * math.log(2 * math.pi) + math.log(self.noise))
+        constant = self.dimensions * (0.5 * math.log(2 * math.pi) + math.log(self.noise))
         return 0.5 * error.square().sum(-1) + constant
 
 

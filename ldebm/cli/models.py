@@ -14,6 +14,7 @@ import typer
 from ldebm.cli.images import generate_images
 from ldebm.cli.output import class_records, progress, show_classes
 from ldebm.errors import UsageError
+from ldebm.trained import find_model
 
 if TYPE_CHECKING:
     from ldebm.evaluate.clusters import ClusterDescription
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS", "find_model", "load_target", "read_rows", "read_texts", "require_text"]
 
-MODELS = Path("models")
 CLUSTER_ROWS, ENCODED = 5000, 512  # rows that are described, and encoded at a time
 Target = Annotated[str, typer.Argument(help="An experiment, or the path of a trained model.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -31,34 +31,6 @@ Resize = Annotated[bool, typer.Option("--resize", help="Crop and scale images th
 Column = Annotated[str | None, typer.Option("--text", help="Column of the text, of a table.")]
 Seed = Annotated[int, typer.Option(help="Seed of the draws.")]
 Device = Annotated[str, typer.Option(help="auto (the GPU if there is one), cpu or cuda.")]
-
-
-def find_model(target: str) -> Path:
-    """The path that a user means by ``target``.
-
-    Args:
-        target: a model file, its folder, or the name of an experiment (its smallest trained seed).
-
-    Raises:
-        UsageError: there is no such model.
-    """
-    path = Path(target)
-    if path.is_file():
-        return path
-    if path.is_dir():
-        inside = path / "prior" / "model.safetensors"
-        if inside.is_file():
-            return inside
-    built = sorted(MODELS.glob("*/*/prior/model.safetensors"))
-    mine = [item for item in built if item.parts[-4] == target]
-    if mine:
-        return min(mine, key=lambda item: int(item.parts[-3]))
-    names = {item.parts[-4] for item in built}
-    if not names:
-        raise UsageError(f"{target}: no such model, and none is trained here; run `make repro`")
-    from ldebm.config import nearest
-
-    raise UsageError(f"{target}: no such model{nearest(target, names)}")
 
 
 def load_target(target: str, device: str = "auto") -> Model:

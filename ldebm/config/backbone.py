@@ -102,11 +102,13 @@ class BackboneConfig(Section):
     )  # fmt: skip
     unlisted: ClassVar[frozenset[str]] = frozenset({"options"})
     arch: Annotated[
-        Literal["mlp", "gru", "rnn", "dialogue", "bow", "hvae", "nvae"] | str, Plugged("backbones")
+        Literal["mlp", "gru", "rnn", "dialogue", "bow", "hvae", "nvae", "linear"] | str,
+        Plugged("backbones"),
     ]
     """Network: `mlp` for points; `gru` (the text VAE) or `rnn` (choice of cell and sizes) for
     sentences; `dialogue` for responses to a context; `bow` for documents as word counts; `hvae`
-    or `nvae` for images; or a network of yours (docs/extending.md).
+    or `nvae` for images; `linear`, principal coordinates, for the vectors of `ldebm.fit_prior`;
+    or a network of yours (docs/extending.md).
     """
     options: dict[str, Any] = {}
     """Settings of a network of yours."""

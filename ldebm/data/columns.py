@@ -19,13 +19,15 @@ from typing import Any
 from ldebm.config import DataConfig
 from ldebm.errors import UsageError
 
-__all__ = ["SPLIT_WORDS", "Table", "column_of", "is_list", "kind_of", "label_column",
+__all__ = ["MAX_CLASSES", "SPLIT_WORDS", "Table", "column_of", "is_list", "kind_of",
+           "label_column",
            "label_names", "label_names_of", "labels", "labels_among", "numbers", "require_column",
            "split_of", "stated_split", "text_column", "texts", "turns"]  # fmt: skip
 
 Table = dict[str, list[Any]]  # column to its values, as Python has them
 LABEL = "label."
 LONGEST_LABEL = 200  # characters
+MAX_CLASSES = 1000
 WHOLE = re.compile(r"-?[0-9]+(\.0+)?")
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 TURN_BREAK = "\n"  # between the turns of a context that is one text

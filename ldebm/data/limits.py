@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ldebm.data.columns import MAX_CLASSES
 from ldebm.data.kinds import kind_named
 from ldebm.data.kinds.base import Limit
 from ldebm.data.packed import SPLITS
 
-__all__ = ["MAX_CLASSES", "broken", "failures", "limits", "notes", "shares"]
+__all__ = ["broken", "failures", "limits", "notes", "shares"]
 
-MAX_CLASSES = 1000
 MAX_UNSEEN = 0.05  # share of labelled rows with a label that no training row has
 SHOWN = 5  # values that a note names
 FEW = 8  # rows of a split: with fewer, one row says little about the share

@@ -18,10 +18,9 @@ import numpy as np
 import polars as pl
 
 from ldebm.config import DataConfig
-from ldebm.data.columns import label_column, labels_among
+from ldebm.data.columns import MAX_CLASSES, label_column, labels_among
 from ldebm.data.kinds import open_kind
 from ldebm.data.kinds.base import Kind, counts
-from ldebm.data.limits import MAX_CLASSES
 from ldebm.data.packed import SPLITS
 from ldebm.errors import UsageError
 from ldebm.files import atomic_path, write_json

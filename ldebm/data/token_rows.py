@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from ldebm.config import DataConfig
-from ldebm.data.packed import SPLITS
 from ldebm.data.tokenizer import Tokenizer
 from ldebm.files import atomic_path, write_array
 
@@ -79,9 +78,9 @@ def _vocabulary(tokenizer: str, words: int, rows: Sequence[str]) -> int:
 def unknown_shares(tokenizer: Tokenizer, rows: Mapping[str, Collection[str]]) -> dict[str, float]:
     """By split the share of tokens that are unknown."""
     shares = {}
-    for split in SPLITS:
+    for split, texts in rows.items():
         tokens = unknown = 0
-        for part in tokenizer.encode_parts(rows[split]):
+        for part in tokenizer.encode_parts(texts):
             tokens += sum(len(row) - 2 for row in part)
             unknown += sum(row.count(tokenizer.unk_id) for row in part)
         shares[split] = unknown / max(1, tokens)

@@ -131,7 +131,7 @@ class Scores:
 
 
 class ImageModel(Model):
-    """A model of images, uint8 (B, C, H, W)."""
+    """A model of images, uint8 (B, C, H, W); (B, H, W, C) and (B, H, W) are read too."""
 
     rows = "images"
     task = "images"
@@ -141,6 +141,10 @@ class ImageModel(Model):
 
     def batch(self, rows: Any) -> Tensor:
         images = np.asarray(rows)
+        if images.ndim == 3 and self.meta["channels"] == 1:
+            images = images[:, None]
+        elif images.ndim == 4 and images.shape[1] not in (1, 3):
+            images = images.transpose(0, 3, 1, 2)
         side = int(self.meta["size"])
         shape = (int(self.meta["channels"]), side, side)
         if images.dtype != np.uint8 or images.shape[1:] != shape:

@@ -19,6 +19,7 @@ from ldebm.data.batches import collate_ids
 from ldebm.data.tokenizer import Tokenizer
 from ldebm.data.user_texts import as_texts, read_texts
 from ldebm.errors import UsageError
+from ldebm.modalities.text_in_python import TextInPython
 from ldebm.model import Model, UserRows
 from ldebm.seeding import generator
 
@@ -61,7 +62,7 @@ class TextScores:
         return columns if self.energy is None else {**columns, "energy": self.energy}
 
 
-class TextModel(Model):
+class TextModel(TextInPython, Model):
     """A model of texts; :meth:`batch` reads them as sentences.
 
     Attributes:
@@ -145,12 +146,6 @@ class TextModel(Model):
                 raise UsageError(f"draws {draws}: give a label, by which to choose among them")
             return self_filtered(self, n, label, draws, mode, seed).texts
         return list(super().generate(n, label, seed, mode, attributes))
-
-    def interpolate(self, a: str, b: str, steps: int = 7) -> list[str]:
-        """Texts on the line between the posterior means of two texts."""
-        ends = torch.from_numpy(self.encode([a, b])).to(self.device)
-        weights = torch.linspace(0, 1, steps, device=self.device).unsqueeze(1)
-        return self.decode((1 - weights) * ends[0] + weights * ends[1], "greedy")
 
     def classify(self, rows: Any, *, at_mean: bool = False) -> np.ndarray:
         if at_mean or not self.prior.levels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,13 +40,18 @@ def cluster_stage(
 
 
 def latent_columns(
-    config: ExperimentConfig, packed: Packed, seed: int, backbone: Backbone, device: torch.device
+    config: ExperimentConfig,
+    packed: Packed,
+    seed: int,
+    backbone: Backbone,
+    device: torch.device,
+    splits: Sequence[str] = SPLITS,
 ) -> dict[str, np.ndarray]:
-    """The columns of ``latents.parquet``."""
+    """The columns of ``latents.parquet``, of the rows of these splits."""
     columns: dict[str, list[np.ndarray]] = {
         name: [] for name in ("id", "split", "mu", "logvar", "label")
     }
-    for index, name in enumerate(SPLITS):
+    for index, name in enumerate(splits):
         split = packed.split(name)
         mu, logvar = encode_split(backbone, split, device)
         columns["id"].append(np.asarray(split.id))

@@ -78,6 +78,10 @@ class FrozenTask(ABC):
         self.chain: tuple[Chain, Pairs] | None = None
         self.persistent: Tensor | None = None
 
+    def shorten(self, total: int) -> None:
+        """Takes note that the training will have only so many updates."""
+        self.warm_updates = round(self.config.score_matching * total)
+
     @abstractmethod
     def draw(self, rows: np.ndarray, stream: torch.Generator) -> Tensor:
         """Standardised draws of q for training rows, (B, D)."""
@@ -202,7 +206,13 @@ class PriorTask(FrozenTask):
         device: where to train.
         contexts: of the training rows, (n, C), where the prior reads them.
         held_out: posteriors of the validation rows; ``None``: those of the training rows.
+
+    Attributes:
+        held_out_labels: classes of the validation rows, -1 for none: where they are set, the score
+            of a validation is that of latent and class together, -log p(z) - log p(y|z).
     """
+
+    held_out_labels: np.ndarray | None = None
 
     def __init__(
         self,
@@ -262,7 +272,14 @@ class PriorTask(FrozenTask):
         if not chooses or self.held_out is None:
             return metrics
         bound = held_out_bound(self.prior, self.held_out_latents(), self.seed)
-        return metrics | {"score": -bound}
+        if self.held_out_labels is None or not (known := self.held_out_labels >= 0).any():
+            return metrics | {"score": -bound}
+        label_B = torch.from_numpy(self.held_out_labels[known]).to(self.device)
+        mu_BD = self.held_out.mu_ND[torch.from_numpy(known).to(self.device)]
+        with torch.no_grad():
+            logits = self.prior.class_logits(mu_BD)
+            classes = float(nn.functional.cross_entropy(logits, label_B))
+        return metrics | {"bound": bound, "class": classes, "score": classes - bound}
 
     def held_out_latents(self) -> Tensor:
         """A draw of the posteriors of some validation rows, always the same, (N, D)."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import math
 import tempfile
 import warnings
 from collections import Counter
@@ -24,16 +23,18 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from ldebm.config import DataConfig
+from ldebm.data.columns import MAX_CLASSES
 from ldebm.data.columns import labels as label_values
 from ldebm.data.folders import other_files
 from ldebm.data.image_files import ImageSource, RawImage, is_binary
 from ldebm.data.image_sources import open_user_file
 from ldebm.data.images import ImageError, as_array, mean_of_visible
 from ldebm.data.kinds.images import Images
-from ldebm.data.limits import MAX_CLASSES, failures
+from ldebm.data.limits import failures
 from ldebm.data.packed import SPLITS
 from ldebm.data.prepare import Prepared, examine
 from ldebm.errors import UsageError
+from ldebm.fitting.presets import groups_of_images, image_length
 from pipelines.new.summary import Summary, start_from
 
 __all__ = ["ImageFacts", "data_section", "holds_images", "image_experiment", "inspect_images"]
@@ -45,7 +46,6 @@ LOOKS = 1000  # images that are decoded to find out whether they are grey or tra
 PIXELS = 1_000_000_000  # that are decoded to try the preparation; of more images, some
 BRIGHT = 170  # mean of what transparent pixels surround: from here on the background is black
 MANY = 20_000  # images from which one draw of each is kept for the prior, not four
-ROUNDS = 300  # epochs of the first stage at most, on few images
 
 
 @dataclass(frozen=True)
@@ -343,16 +343,13 @@ def data_section(path: str, sha256: str, facts: ImageFacts) -> dict[str, Any]:
 
 def image_experiment(name: str, facts: ImageFacts) -> dict[str, Any]:
     """A hierarchical VAE of three groups and a diffusion prior on them."""
-    batch = 128 if facts.rows > 5000 else 64
-    updates = min(6000, max(800, round(ROUNDS * facts.rows / batch)))
     content: dict[str, Any] = {
         **start_from("images"),
         "data": name,
         "description": f"hierarchical VAE on {name}, {facts.rows} images",
         "backbone": {
-            "hvae": _hvae(facts),
-            "kl_warmup": updates // 5,
-            "training": {"updates": updates, "batch": batch},
+            "hvae": groups_of_images(facts.side, facts.channels),
+            **image_length(facts.rows),
         },
     }
     prior: dict[str, Any] = {}
@@ -363,16 +360,3 @@ def image_experiment(name: str, facts: ImageFacts) -> dict[str, Any]:
         prior |= {"classes": facts.classes, "class_weight": 1.0}
         prior["hierarchy"] = prior.get("hierarchy", {}) | {"label_groups": [0]}
     return content | ({"prior": prior} if prior else {})
-
-
-def _hvae(facts: ImageFacts) -> dict[str, Any]:
-    """A dense group above two of the smallest sizes to which the image is halved."""
-    halvings = max(2, math.ceil(math.log2(facts.side / 4)))
-    sizes = [facts.side // 2]
-    while len(sizes) < halvings:
-        sizes.append(-(-sizes[-1] // 2))
-    thick = 4 if facts.channels == 3 else 1
-    layers: list[dict[str, Any]] = [{"dense": 32 if facts.side >= 28 else 8}]
-    layers += [{"conv": [2 * thick, sizes[-1]]}, {"conv": [thick, sizes[-2]]}]
-    widths = [min(16 * 2**i * (2 if facts.channels == 3 else 1), 128) for i in range(halvings)]
-    return {"layers": layers, "widths": widths, "hidden": 128, "mixtures": 5}

@@ -22,18 +22,20 @@ from ldebm.data.limits import failures
 from ldebm.data.prepare import Prepared, examine
 from ldebm.data.text_files import read_table
 from ldebm.errors import UsageError
+from ldebm.fitting.presets import (
+    LARGE,
+    SMALL,
+    SUPERVISION,
+    document_training,
+    noise_of_points,
+    text_training,
+)
 from pipelines.new.summary import Summary, start_from
 
 __all__ = ["FileFacts", "data_section", "inspect_file", "table_experiment"]
 
 ROLES = ("context", "dialogue", "turn", "speaker")
 TURNS = 5  # of context
-LARGE = 20_000  # rows from which text gets networks of the papers' size
-SMALL = 2_000  # rows up to which its networks are smaller still
-UPDATES, FEWEST, MOST = 1000, 12, 60  # of the first stage on less than large data; its epochs
-SUPERVISION = (
-    3.0  # weight of the labels in the first stage, against nats a text; 10 overfits small files
-)
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,7 @@ class _Texts:
         """Length and batch; the templates of large data have their own."""
         if facts.rows > LARGE:
             return {}
-        return _training(facts.rows, 128 if facts.rows > 5000 else 64)
+        return text_training(facts.rows)
 
     def supervision(self, facts: FileFacts) -> dict[str, Any]:
         """The labels as a part of the first stage, where most rows have one.
@@ -241,7 +243,7 @@ class _Texts:
 
 class _Documents(_Texts):
     def first_stage(self, facts: FileFacts) -> dict[str, Any]:
-        return _training(facts.rows, 200 if facts.rows > SMALL else 64)
+        return document_training(facts.rows)
 
 
 class _Points(_Texts):
@@ -251,7 +253,7 @@ class _Points(_Texts):
         return "points"
 
     def first_stage(self, facts: FileFacts) -> dict[str, Any]:
-        return {"noise": float(f"{0.06 * facts.spread or 0.5:.2g}")}
+        return {"noise": noise_of_points(facts.spread)}
 
     def supervision(self, facts: FileFacts) -> dict[str, Any]:
         return {}
@@ -260,8 +262,3 @@ class _Points(_Texts):
 BEGINNINGS = {
     "points": _Points(), "sentences": _Texts(), "dialogues": _Texts(), "documents": _Documents()
 }  # fmt: skip
-
-
-def _training(rows: int, batch: int) -> dict[str, Any]:
-    epochs = min(MOST, max(FEWEST, round(UPDATES * batch / rows)))
-    return {"training": {"epochs": epochs, "batch": batch}}

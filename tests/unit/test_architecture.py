@@ -24,10 +24,11 @@ LAYERS = (  # rooms and files of ldebm/: each imports those of its own line and 
     {"priors"},
     {"training"},
     {"baselines"},
-    {"completion", "grids", "model"},
+    {"completion", "grids", "in_python", "model", "trained"},
     {"evaluate"},
     {"modalities"},
     {"assembly"},
+    {"fitting"},
     {"api"},
     {"cli"},
 )
