@@ -207,7 +207,9 @@ def _guard(app: FastAPI, limits: Limits) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
-        del request
+        if "json" not in request.headers.get("content-type", ""):
+            message = "expected JSON: send it with the header Content-Type: application/json"
+            return JSONResponse({"error": message}, 415)
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"][1:]) or "body"
         return JSONResponse({"error": f"{place}: {first['msg']}"}, 400)

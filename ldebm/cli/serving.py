@@ -38,8 +38,8 @@ def serve(
             f"`ldebm serve` needs {error.name}, which is not installed: pip install fastapi uvicorn"
         ) from None
 
-    model = load_target(target, device)
     listening = _socket(host, port)
+    model = load_target(target, device)
     app = application(model, Limits(rows=rows, seconds=seconds))
     if said := model.prepare_scores():
         typer.echo(f"{model.experiment}: log Z of its prior is estimated; {said}", err=True)

@@ -69,6 +69,12 @@ def test_what_it_refuses_is_said_in_one_line(client, path, content, status, word
     assert "\n" not in answer.json()["error"]
 
 
+def test_a_body_that_is_not_called_json_is_told_how(client):
+    answer = client.post("/generate", content=b'{"n": 1}')
+    assert answer.status_code == 415
+    assert "Content-Type: application/json" in answer.json()["error"]
+
+
 class Slow:
     """A model whose samples take as long as it is told."""
 
