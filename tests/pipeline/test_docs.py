@@ -1,6 +1,7 @@
 """Every command of the guides is typed, or held against the program that it would start."""
 
 import os
+import shutil
 import subprocess
 import sys
 from fnmatch import fnmatchcase
@@ -189,14 +190,39 @@ def test_the_operators_guide_goes_as_written(tmp_path: Path):
     assert (operator.folder / "model.safetensors").is_file()
 
 
-def test_the_documentation_builds_and_its_links_lead_somewhere(tmp_path: Path):
-    """Strict: a missing page, a broken link or an unknown name in the reference is an error."""
-    command = [sys.executable, "-m", "mkdocs", "build", "-q", "-d", str(tmp_path / "site")]
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """The documentation. Strict: a missing page, a broken link or an unknown name is an error."""
+    folder = tmp_path_factory.mktemp("documentation") / "site"
+    command = [sys.executable, "-m", "mkdocs", "build", "-q", "-d", str(folder)]
     quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=quiet, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    page = (tmp_path / "site/reference/priors.html").read_text()
-    assert "ldebm.priors.DiffusionPrior" in page
-    method = (tmp_path / "site/method.html").read_text()
-    assert method.count("<math") > 100  # formulas need neither a script nor a network
+    return folder
+
+
+def test_the_documentation_has_the_docstrings_and_formulas_without_a_script(site: Path):
+    assert "ldebm.priors.DiffusionPrior" in (site / "reference/priors.html").read_text()
+    method = (site / "method.html").read_text()
+    assert method.count("<math") > 100
     assert "arithmatex" not in method
+
+
+def test_the_documentation_is_searched_from_the_file_system_without_a_network(site: Path):
+    browser = shutil.which("chromium")
+    if browser is None:
+        pytest.skip("no Chromium")
+    from playwright.sync_api import sync_playwright
+
+    asked: list[str] = []
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        page = chromium.new_page(viewport={"width": 1300, "height": 900})
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto((site / "index.html").as_uri())
+        page.locator("[data-md-component=search-query]").fill("geometric clustering")
+        found = page.locator(".md-search-result__link").first
+        found.wait_for()
+        assert "method.html" in (found.get_attribute("href") or "")
+        chromium.close()
+    assert {url.partition(":")[0] for url in asked} <= {"file", "data", "blob"}
