@@ -313,6 +313,8 @@ def test_charts_tell_values_under_the_pointer_and_by_the_arrow_keys(visit):
     for _ in range(15):
         page.keyboard.press("ArrowRight")
     assert int(told(page)[3]) > int(first[3])
+    assert page.locator("#vg-tooltip-element").get_attribute("role") == "status"
+    assert page.locator(".chart:not([aria-label])").count() == 0
     assert page.locator("script[src$='vega.js']").count() == 1
 
 
@@ -487,7 +489,7 @@ def test_compare_it_opens_the_comparison_of_this_very_run(project: ProjectCopy, 
     assert page.input_value("#first") == "small"
     assert page.input_value("#first-seed") == "1"
     assert page.input_value("#second") == "other"
-    assert page.evaluate("window.scrollY") == 0
+    until(page, lambda: page.evaluate("window.scrollY") == 0)
     still = visit(java_script_enabled=False).open("runs/small-1.html")
     still.click("text=Compare it")
     entry = still.locator("#of-small-1")

@@ -40,10 +40,12 @@ const charts = (() => {
   }
 
   // Arrow keys move over the plot as a pointer does.
-  function keys(place) {
+  function keys(place, label) {
     const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
     let [x, y] = [0.5, 0.5];
     place.tabIndex = 0;
+    place.setAttribute("role", "group");
+    place.setAttribute("aria-label", `${label}. The arrow keys move over it and tell its values.`);
     place.addEventListener("keydown", (event) => {
       if (!(event.key in steps) || !shown.has(place)) return;
       event.preventDefault();
@@ -52,6 +54,7 @@ const charts = (() => {
       const plot = place.querySelector(".background").getBoundingClientRect();
       const at = { clientX: plot.left + x * plot.width, clientY: plot.top + y * plot.height, bubbles: true };
       document.elementFromPoint(at.clientX, at.clientY)?.dispatchEvent(new PointerEvent("pointermove", at));
+      document.getElementById("vg-tooltip-element")?.setAttribute("role", "status"); // is read aloud
     });
   }
 
@@ -65,7 +68,7 @@ const charts = (() => {
   function start(place, spec, label) {
     let [drawing, log] = [undefined, false];
     const live = () => drawing ??= draw(place, log ? logarithmic(spec) : spec, label);
-    keys(place);
+    keys(place, label);
     if (spec.usermeta.log) {
       const button = document.createElement("button");
       button.type = "button";

@@ -246,7 +246,7 @@ function restore() {
   if (run) { // from the page of a run
     wanted.set("a", run.dataset.group);
     wanted.set("as", run.dataset.seed);
-    window.addEventListener("load", () => window.scrollTo(0, 0));
+    window.addEventListener("load", () => window.scrollTo({ top: 0, behavior: "instant" }));
   }
   const known = [...LETTERS].map((letter) => ({ group: wanted.get(letter), seed: wanted.get(`${letter}s`) ?? "" }))
     .filter(({ group }) => names.includes(group))
