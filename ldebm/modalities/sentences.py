@@ -188,7 +188,7 @@ class TextModel(TextInPython, Model):
         texts: Sequence[str],
         turns: Sequence[Sequence[str]] | None = None,
         seed: int = 0,
-        importance: int = 100,
+        importance: int = 32,
         inner: int = 64,
         done: Callable[[int], None] | None = None,
     ) -> TextScores:
