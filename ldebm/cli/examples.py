@@ -36,7 +36,7 @@ EXAMPLES = {
 
 
 def epilog(name: str) -> str | None:
-    """What follows the options in the help of a command.
+    r"""What follows the options in the help of a command.
 
     Example:
         >>> epilog("info")

@@ -26,7 +26,7 @@ experiments:
     evaluate: {samples: 200, rows: 50, importance: 8, inner: 8}
   heavy:
     data: dots
-    backbone: {arch: linear, latent: 2, noise: 0.5, training: {updates: 20, batch: 64}}
+    backbone: {arch: ppca, latent: 2, noise: 0.5, training: {updates: 20, batch: 64}}
     cluster: {labels: none}
     prior: {kind: student_t, classes: 2, options: {degrees: 5}, training: {updates: 12, batch: 64}}
     evaluate: {samples: 200, rows: 50, importance: 8, inner: 8, metrics: [tail]}
@@ -69,7 +69,7 @@ def test_a_build_trains_and_measures_plugins_and_follows_their_files(tmp_path: P
     pages = "".join(path.read_text() for path in (project.folder / "site").rglob("*.html"))
     assert "share of prior samples farther out" in pages
     bound = read_json(project.folder / "data/bound/heavy.json")["plugins"]["files"]
-    assert list(bound) == ["plugins/backbones/linear.py", "plugins/priors/student_t.py"]
+    assert list(bound) == ["plugins/backbones/ppca.py", "plugins/priors/student_t.py"]
     assert "plugins" not in read_json(project.folder / "data/bound/plain.json")
     project.commit("built")
     assert project.ran() == set()

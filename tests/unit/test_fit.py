@@ -366,10 +366,14 @@ def test_ctrl_c_in_a_fit_leaves_a_whole_model(monkeypatch):
 
 
 def test_the_callers_torch_settings_stay(text_model):
-    before = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    before = _settings()
     quiet(np.random.default_rng(0).normal(size=(40, 2)), backbone={"training": {"updates": 1}})
-    assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == before
-    assert not torch.are_deterministic_algorithms_enabled()
+    assert _settings() == before
+
+
+def _settings() -> tuple[object, ...]:
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    return torch.get_num_threads(), torch.get_float32_matmul_precision(), deterministic
 
 
 TEMPLATES = {

@@ -139,11 +139,11 @@ def test_quadrature_reads_the_density_of_a_prior_from_outside():
 def test_a_backbone_from_outside_is_trained_and_only_for_its_kind_of_data(
     dots: Packed, tmp_path: Path
 ):
-    config = experiment(backbone={"arch": "linear"})
+    config = experiment(backbone={"arch": "ppca"})
     model = trained(config, dots, tmp_path)
     assert type(model.backbone).__name__ == "LinearVAE"
     assert math.isfinite(model.evaluate(dots, config.evaluate).metrics["nll"])
-    with pytest.raises(UsageError, match="'linear' does not model images: it is for points"):
+    with pytest.raises(UsageError, match="'ppca' does not model images: it is for points"):
         architecture(config.backbone, "images")
 
 
@@ -236,8 +236,8 @@ def test_one_call_registers_a_plugin_in_a_program(monkeypatch: pytest.MonkeyPatc
     [
         ({"prior": {"kind": "studentt"}},
          "prior.kind: expected .* or a plugin, got 'studentt'; did you mean 'student_t'"),
-        ({"backbone": {"arch": "lineer"}},
-         "backbone.arch: expected 'mlp', .* did you mean 'linear'"),
+        ({"backbone": {"arch": "ppc"}},
+         "backbone.arch: expected 'mlp', .* did you mean 'ppca'"),
         ({"evaluate": {"metrics": ["tial"]}}, "evaluate.metrics: expected a list of plugins, got"),
     ],
 )  # fmt: skip
