@@ -18,6 +18,7 @@ from pipelines.dispatch import Landed, Options, Submit, run_stage
 from pipelines.engine import Bar, Engine, current
 from pipelines.estimate import words
 from pipelines.failures import dvc_said
+from pipelines.names import newest
 from pipelines.slots import Held, Slots, shares
 from pipelines.types import BuildReport, Selection, StageOutcome
 from pipelines.worktree import Workspace
@@ -153,10 +154,9 @@ class Watch:
         for name, (start, last) in self.running.copy().items():
             if now - last >= self.every and not self.bar.shows_lines:
                 self.running[name] = (start, now)
-                kind = name.rpartition(": ")[2].partition("@")[0]
-                newest = self.lines.get(name, "").removeprefix(f"{kind}: ")
+                line = newest(name, self.lines.get(name, ""))
                 text = f"{name}: {words(now - start)}"
-                self.engine.say(f"{text}: {newest}" if newest else f"{text}, still running")
+                self.engine.say(f"{text}: {line}" if line else f"{text}, still running")
         self.bar.update()
 
 

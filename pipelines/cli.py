@@ -335,5 +335,5 @@ def _server_lost(error: BaseException) -> NoReturn:
 
 def _failed(message: str, code: int) -> int:
     with contextlib.suppress(OSError):  # the terminal may be gone
-        print(f"{signals.program().split()[-1]}:", message, file=sys.stderr, flush=True)
+        print(f"{signals.word()}:", message, file=sys.stderr, flush=True)
     return code

@@ -11,7 +11,7 @@ from ldebm.config import load_params
 from ldebm.yaml_text import parse_yaml
 from pipelines.dag import read_dag
 from pipelines.library import Library
-from pipelines.outcomes import experiment_line, read_numbers
+from pipelines.outcomes import experiment_line, numbers, read_numbers
 from pipelines.results.recorded import by_experiment, load_results
 
 __all__ = ["Entry", "entries"]
@@ -104,12 +104,8 @@ def _headline(root: Path, name: str, seeds: Sequence[int], recorded: Sequence[An
     """The first words of what ``experiment_line`` says."""
     folders = [root / "reports" / name / str(seed) for seed in seeds]
     here = [read_numbers(folder) for folder in folders]
-    runs = [run for run in here if run] or [_flat(run) for run in recorded]
+    runs = [run for run in here if run] or [numbers(run) for run in recorded]
     if not runs:
         return ""
     said = experiment_line("", runs)[0].partition(": ")[2]
     return "" if said == "evaluated" else said.partition("; ")[0]
-
-
-def _flat(metrics: Any) -> dict[str, float]:
-    return {k: float(v) for k, v in metrics.items() if isinstance(v, int | float)}

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from pipelines.estimate import words
+from pipelines.names import newest
 
 __all__ = ["LiveTable"]
 
@@ -47,8 +48,7 @@ class LiveTable:
     def line(self, name: str, text: str) -> None:
         """Takes the newest line of a running stage's log."""
         start = self.running.get(name, (time.monotonic(), ""))[0]
-        kind = name.rpartition(": ")[2].partition("@")[0]
-        self.running[name] = (start, text.removeprefix(f"{kind}: "))
+        self.running[name] = (start, newest(name, text))
 
     def finished(self, name: str) -> None:
         """Takes the end of a stage."""

@@ -10,11 +10,12 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from pipelines.results.glossary import present_names
 from pipelines.types import StageOutcome
 
-__all__ = ["experiment_line", "outcome_lines", "read_numbers"]
+__all__ = ["experiment_line", "numbers", "outcome_lines", "read_numbers"]
 
 EMPTY_KL = 0.1  # nats a row, below: the encoder says nothing of its text
 NO_AGREEMENT = 0.05  # AMI, below: classes and labels have nothing to do with each other
@@ -56,11 +57,16 @@ def _read(path: Path) -> dict[str, float]:
     """The numbers of a file of metrics; none if it cannot be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        items = content.items()
+        return numbers(content)
     except (OSError, ValueError, AttributeError):
         return {}
-    numbers = {k: float(v) for k, v in items if isinstance(v, int | float) and math.isfinite(v)}
-    return present_names(numbers)
+
+
+def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Those metrics that are finite numbers, under the names that they have now."""
+    items = metrics.items()
+    finite = {k: float(v) for k, v in items if isinstance(v, int | float) and math.isfinite(v)}
+    return present_names(finite)
 
 
 def experiment_line(name: str, runs: Sequence[Metrics]) -> list[str]:

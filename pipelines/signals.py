@@ -15,6 +15,7 @@ from types import FrameType
 
 __all__ = [
     "STOPPED", "Interrupted", "check", "leave_within", "listen", "name", "program", "received",
+    "word",
 ]  # fmt: skip
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -70,19 +71,20 @@ def _take(number: int, frame: FrameType | None) -> None:
         _received.append((number, now))
         raise Interrupted(number)
     if now - _received[0][1] > SAME:
-        _leave(f"{_word()}: ended at once; stages that still run end by themselves", number)
+        _leave(f"{word()}: ended at once; stages that still run end by themselves", number)
 
 
 def leave_within(seconds: float) -> None:
     """Ends this process after a while if it has not ended by itself: who is left waits in vain."""
     number = received()
     if number is not None:
-        timer = threading.Timer(seconds, _leave, [f"{_word()}: {STOPPED}", number])
+        timer = threading.Timer(seconds, _leave, [f"{word()}: {STOPPED}", number])
         timer.daemon = True
         timer.start()
 
 
-def _word() -> str:
+def word() -> str:
+    """The last word of that, which begins its messages."""
     return program().split()[-1]
 
 

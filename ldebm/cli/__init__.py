@@ -71,7 +71,9 @@ class _Commands(TyperGroup):
         return [*(name for name in PROJECT if name in self.commands), *own]
 
     def _load(self, name: str) -> None:
-        """Adds a command of the pipeline, if it is installed."""
+        """Adds a command of the pipeline, if it is installed; those of the flows all at once."""
+        if name in self.commands:
+            return
         module, _, attribute = PROJECT[name].partition(":")
         try:
             loaded = importlib.import_module(module)
@@ -81,7 +83,9 @@ class _Commands(TyperGroup):
             return
         if module == FLOWS:
             group: Any = typer.main.get_command(loaded.app)
-            self.add_command(group.commands[name], name)
+            for flow, where in PROJECT.items():
+                if where == FLOWS:
+                    self.add_command(group.commands[flow], flow)
             return
         command = getattr(loaded, attribute or name)
         if not isinstance(command, typer.Typer):

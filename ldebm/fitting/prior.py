@@ -27,7 +27,7 @@ from ldebm.errors import UsageError
 from ldebm.fitting import presets
 from ldebm.fitting.fit import NAMES, Fitted
 from ldebm.fitting.loop import Trainer, as_configured
-from ldebm.fitting.rows import FEWEST, LABEL, Labels, divide, read_labels
+from ldebm.fitting.rows import LABEL, Labels, divide, read_labels, require_rows
 from ldebm.modalities.vectors import VectorPrior, as_vectors
 from ldebm.priors import EnergyPrior, Posteriors
 from ldebm.priors.known import Known, find_proposals
@@ -104,8 +104,7 @@ def fit_prior(
     if (begin := KINDS.get(kind)) is None:
         raise UsageError(f"kind {kind!r}: no such kind of prior{nearest(kind, KINDS)}")
     vectors = as_vectors(z)
-    if len(vectors) < FEWEST:
-        raise UsageError(f"z: {len(vectors)} rows; at least {FEWEST} are needed")
+    require_rows(len(vectors), "z")
     given = read_labels(labels, len(vectors))
     modelled = _modelled(vectors.shape[1], dims)
     train, held_out = divide(len(vectors), seed)

@@ -18,9 +18,19 @@ import numpy as np
 from ldebm.data.columns import MAX_CLASSES, label_names
 from ldebm.data.columns import labels as label_values
 from ldebm.errors import UsageError
+from ldebm.modalities.vectors import as_vectors
 from ldebm.seeding import numpy_generator
 
-__all__ = ["FEWEST", "LABEL", "Labels", "Rows", "divide", "read_labels", "read_rows"]
+__all__ = [
+    "FEWEST",
+    "LABEL",
+    "Labels",
+    "Rows",
+    "divide",
+    "read_labels",
+    "read_rows",
+    "require_rows",
+]
 
 LABEL = "label"  # the name of the column that labels become
 FEWEST = 20  # rows
@@ -81,7 +91,7 @@ def read_rows(data: Any) -> Rows:
             f"data: expected many rows, got one text ({data[:40]!r}); give a list of texts"
         )
     listed = _listed(data)
-    _enough(len(listed))
+    require_rows(len(listed), "data")
     if isinstance(listed, list):
         return Rows("sentences", _texts(listed))
     if listed.ndim in (3, 4):
@@ -91,14 +101,7 @@ def read_rows(data: Any) -> Rows:
             "data: expected texts, images (n, height, width[, channels]) or points (n, d), got "
             f"{listed.dtype} of shape {listed.shape}"
         )
-    points = listed.astype(np.float32)
-    wrong = ~np.isfinite(points).all(1)
-    if wrong.any():
-        raise UsageError(
-            f"data: row {int(wrong.argmax())} holds NaN or infinity; expected finite numbers: "
-            "leave such rows out"
-        )
-    return Rows("points", points)
+    return Rows("points", as_vectors(listed.astype(np.float32), what="data"))
 
 
 def _listed(data: Any) -> list[Any] | np.ndarray:
@@ -138,9 +141,14 @@ def _listed(data: Any) -> list[Any] | np.ndarray:
         ) from None
 
 
-def _enough(rows: int) -> None:
+def require_rows(rows: int, what: str) -> None:
+    """Refuses too few rows.
+
+    Raises:
+        UsageError: there are fewer than :data:`FEWEST`.
+    """
     if rows < FEWEST:
-        raise UsageError(f"data: {rows} rows; at least {FEWEST} are needed")
+        raise UsageError(f"{what}: {rows} rows; at least {FEWEST} are needed")
 
 
 def _texts(listed: Sequence[Any]) -> list[str]:

@@ -16,8 +16,7 @@ from fastapi.testclient import TestClient
 
 from ldebm.cli.service import Limits, application
 from ldebm.errors import UsageError
-from ldebm.model import save
-from tests.unit.test_text_use import META, TOKENIZER, _model
+from tests.unit.test_text_use import _model
 
 LIMITS = Limits(rows=4, seconds=1.0, bytes=2000, waiting=1)
 
@@ -118,12 +117,7 @@ def test_a_request_that_takes_too_long_is_told_so_and_too_many_are_turned_away()
 
 def test_the_command_serves_on_this_machine_and_says_where(tmp_path):
     """Typed as in the tutorial: a free port, a request, Ctrl-C."""
-    model, path = _model(), tmp_path / "model.safetensors"
-    state = {f"backbone.{k}": v for k, v in model.backbone.state_dict().items()}
-    state |= {f"prior.{k}": v for k, v in model.prior.state_dict().items()}
-    config = model.config.model_dump(mode="json")
-    header = {"experiment": "talk-ldebm", "seed": 0, "meta": META, "config": config}
-    save(path, state, header, TOKENIZER)
+    path = _model().save(tmp_path / "model")
     command = [sys.executable, "-m", "ldebm.cli", "serve", str(path), "--port", "0"]
     env = os.environ | {"LDEBM_CACHE": str(tmp_path / "cache")}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env) as process:
