@@ -25,19 +25,24 @@ import torch
 
 import ldebm
 from benchmarks.recorded import circumstances
-from ldebm.config import nearest
+from ldebm.config import MixtureConfig, nearest
 from ldebm.data.batches import row_batches
 from ldebm.data.packed import open_bound
 from ldebm.errors import LdebmError, UsageError
 from ldebm.evaluate.likelihood import LikelihoodSettings, likelihood
+from ldebm.evaluate.priors import fit_densities
 from ldebm.evaluate.report import subset
-from ldebm.files import read_json, write_json
+from ldebm.files import read_json, read_parquet, write_json
 from ldebm.model import Model
+from ldebm.priors import Posteriors
+from ldebm.priors.mixture import Mixture
 from ldebm.seeding import configure
 from pipelines.library import Library
 from pipelines.lineage.records import records
 
 __all__ = ["facts", "measure"]
+
+NAMES = "mu", "logvar"  # of latents.parquet
 
 
 def built(group: str, seed: int, root: Path = Path()) -> dict[str, Model]:
@@ -90,6 +95,17 @@ def facts(model: Model, seed: int, known: list[dict[str, Any]]) -> dict[str, Any
     }
 
 
+def close_mixture(model: Model, seed: int, folder: Path) -> Mixture:
+    """A mixture of z fitted to the latents that the priors were trained on, for their proposals."""
+    table = read_parquet(folder / "latents.parquet")
+    train, valid = (
+        Posteriors(*(torch.from_numpy(table[name][table["split"] == split]) for name in NAMES))
+        for split in (0, 1)
+    )
+    settings = model.config.evaluate.mixture or MixtureConfig()
+    return fit_densities(train, valid, seed, settings).mixture
+
+
 def measure(
     models: dict[str, Model], seed: int, rows: int | None, draws: int, inner: int
 ) -> dict[str, Any]:
@@ -125,7 +141,11 @@ def measure(
     settings = LikelihoodSettings(draws, inner, seed=seed)
     prior = models[leader].prior
     others = {name: density for name, density in exact.items() if name != leader}
-    estimates = likelihood(first.backbone, prior, batches, settings, others, rivals=rivals)
+    folder = Path("models") / first.experiment / str(seed)
+    estimates = likelihood(
+        first.backbone, prior, batches, settings, others, rivals=rivals,
+        proposal=close_mixture(first, seed, folder),
+    )  # fmt: skip
     estimates = {leader if name == "prior" else name: part for name, part in estimates.items()}
     names = [*models, "standard_normal"]
     return {

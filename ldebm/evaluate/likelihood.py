@@ -39,6 +39,7 @@ from torch import Tensor
 from ldebm.priors import EnergyPrior, Prior
 from ldebm.priors.conditionals import conditionals
 from ldebm.priors.known import Known
+from ldebm.priors.mixture import Mixture
 from ldebm.priors.normalisers import Sandwich
 from ldebm.priors.trajectories import LikelihoodSettings, Trajectories
 from ldebm.seeding import generator as make_generator
@@ -193,6 +194,7 @@ def likelihood(
     others: Mapping[str, LogDensity] | None = None,
     known: Known | None = None,
     rivals: Mapping[str, EnergyPrior] | None = None,
+    proposal: Mixture | None = None,
 ) -> dict[str, Estimate]:
     """The NLL of rows under ``prior``, ``others`` and ``rivals``, from the same draws.
 
@@ -204,6 +206,8 @@ def likelihood(
         others: log densities of z (the level-0 variable) in the backbone's coordinates.
         known: what was estimated of this prior before, if it reads no contexts.
         rivals: energy-based priors of the same latents that read no contexts.
+        proposal: a mixture of z that is close to the aggregate posterior; where its reverse
+            conditionals are better proposals than Gaussians, the inner normalisers use them.
 
     Returns:
         One :class:`Estimate` a density.
@@ -234,7 +238,9 @@ def likelihood(
                 prior, mu, logvar, max(1, 512 // len(mu)), noise,
                 make_generator(settings.seed, "nll", "start", device=mu.device),
             )  # fmt: skip
-            scorer = Trajectories(given, settings, pilot.reshape(-1, mu.shape[1]), scorer, known)
+            close = None if prior.contextual else proposal
+            pilot = pilot.reshape(-1, mu.shape[1])
+            scorer = Trajectories(given, settings, pilot, scorer, known, close)
         u_SBD, log_q_SB = posterior_draws(prior, mu, logvar, settings.trajectories, noise, stream)
         z_SBD = prior.from_standard(u_SBD)
         recon_SB = reconstruction(backbone, batch, z_SBD)
@@ -248,7 +254,7 @@ def likelihood(
         for name, rival in (rivals or {}).items():
             u_flat = rival.to_standard(z_flat)
             if name not in against:
-                against[name] = Trajectories(rival, settings, u_flat[:512])
+                against[name] = Trajectories(rival, settings, u_flat[:512], proposal=proposal)
             stream = make_generator(settings.seed, "nll", index, name, device=mu.device)
             change_SB = base_SB + prior.log_det().double() - rival.log_det().double()
             own, fresh, half = (part.reshape(shape) for part in against[name](u_flat, stream))

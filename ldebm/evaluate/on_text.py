@@ -139,7 +139,9 @@ def add_likelihood(
     size = model.evaluated_together
     ordered, batches = row_batches(test.split, rows, size, model.device)
     settings = LikelihoodSettings(config.importance, config.inner, seed=seed)
-    results = likelihood(model.backbone, model.prior, batches, settings, fitted.densities)
+    results = likelihood(
+        model.backbone, model.prior, batches, settings, fitted.densities, proposal=fitted.mixture
+    )
     metrics |= results["prior"].metrics()
     header = ["row", "nll", *(f"nll_{name}" for name in fitted.densities)]
     columns = [results["prior"].nll_B, *(results[name].nll_B for name in fitted.densities)]

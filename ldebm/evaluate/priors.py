@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ldebm.config import MixtureConfig
 from ldebm.priors import Posteriors
-from ldebm.priors.mixture import choose_mixture
+from ldebm.priors.mixture import Mixture, choose_mixture
 
 __all__ = ["Fitted", "fit_densities"]
 
@@ -30,12 +30,14 @@ class Fitted:
         gain: name -> mean held-out log density of posterior samples over that of N(0, I), nats.
         components: of the mixture that had the best held-out density; 1: the Gaussian.
         turned: whether more components were worse on the held-out rows.
+        mixture: the one that was chosen, of z.
     """
 
     densities: dict[str, Callable[[Tensor], Tensor]]
     gain: dict[str, float]
     components: int
     turned: bool
+    mixture: Mixture
 
 
 def fit_densities(
@@ -81,7 +83,8 @@ def fit_densities(
         for name, density in densities.items()
         if name != "standard_normal"
     }
-    return Fitted(densities, gain, len(chosen.mean_KD), chosen.turned)
+    mapped = mixture.mapped(spread_D.diag(), mean_D)
+    return Fitted(densities, gain, len(chosen.mean_KD), chosen.turned, mapped)
 
 
 def _normal(mean_D: Tensor, covariance_DD: Tensor) -> Callable[[Tensor], Tensor]:

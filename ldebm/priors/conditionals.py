@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from ldebm.priors.base_measure import DiffusedMixture
 from ldebm.priors.energy import EnergyPrior
 from ldebm.priors.frozen import TiltedEnergy
 
-__all__ = ["Conditionals", "conditionals"]
+__all__ = ["Conditionals", "conditionals", "tilting"]
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,24 @@ class Conditionals:
             )
             levels.append(self.signal[t] * levels[t] + self.noise[t] * noise)
         return levels
+
+
+def tilting(energies: Conditionals, base: DiffusedMixture) -> Conditionals:
+    """The same conditionals, written as tilts of a mixture that is close to them.
+
+    Nothing but the estimates of their normalisers changes: these then start at the mixture's
+    reverse conditionals, in place of the Gaussian kernels.
+
+    Args:
+        energies: of a prior whose base measure is N(0, I).
+        base: in the prior's standardised coordinates, with its schedule.
+    """
+
+    @torch.no_grad()
+    def tilt(v_ND: Tensor, t: int) -> Tensor:
+        return energies.value(v_ND, t) - base.ratio(v_ND, t)
+
+    return replace(energies, base=base, tilt=tilt)
 
 
 def conditionals(prior: EnergyPrior, *, of_sampler: bool = True) -> Conditionals:

@@ -189,6 +189,20 @@ class Mixture(nn.Module):
         self.axes_KDD[:size], self.variance_KD[:size] = axes, variance.clamp(min=0.1 * RIDGE)
         self.mean_KD[:size] = torch.einsum("kd,kde->ke", mean_KD, axes)
 
+    def mapped(self, matrix_DD: Tensor, shift_D: Tensor) -> Mixture:
+        """The mixture of A x + b, for x of this one."""
+        some = torch.isfinite(self.log_weight_K)
+        axes_KDD, matrix_DD = self.axes_KDD[some], matrix_DD.to(self.mean_KD)
+        mean_KD = torch.einsum("kde,ke->kd", axes_KDD, self.mean_KD[some])
+        axes_KDD = matrix_DD @ axes_KDD
+        result = Mixture(*mean_KD.shape).to(self.mean_KD)
+        result.take(
+            self.log_weight_K[some],
+            mean_KD @ matrix_DD.t() + shift_D.to(self.mean_KD),
+            torch.einsum("kde,ke,kfe->kdf", axes_KDD, self.variance_KD[some], axes_KDD),
+        )
+        return result
+
     def at(self, signal: float = 1.0, noise: float = 0.0) -> NoisedMixture:
         """The density of s u + n e, for u of the mixture and e of N(0, I)."""
         some = torch.isfinite(self.log_weight_K)

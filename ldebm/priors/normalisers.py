@@ -190,7 +190,7 @@ class Sandwich:
 
     Attributes:
         log_z: the estimate used: plain Monte Carlo where its ESS allows, else forward annealing.
-        plain: plain Monte Carlo from the kernel.
+        plain: plain Monte Carlo from the kernel, or from the mixture that is tilted.
         plain_ess: its effective sample size.
         forward: forward annealing, low on average.
         reverse: reverse annealing from long chains started at encoder samples, high on average.
@@ -266,6 +266,7 @@ def distance_of_sides(
     shift: float = 0.0,
     particles: int = 8,
     steps: int = 50,
+    back: Conditionals | None = None,
 ) -> float:
     """How far reverse annealing is above :attr:`Normaliser.log_fresh_N`, nats, mean.
 
@@ -284,14 +285,17 @@ def distance_of_sides(
         shift: of its proposal.
         particles: chains of each condition and beginning.
         steps: temperatures, and half the moves of the chains before.
+        back: the same conditionals as tilts of a mixture, to which the annealing then goes: it is
+            nearer than the kernel.
     """
+    back = back or energies
     low_N = importance(energies, t, u_next_ND, draws, generator, shift=shift).log_fresh_N
     begins = (
         own_ND.repeat_interleave(particles, 0),
-        energies.reference_draws(u_next_ND, t, particles, generator),
+        back.reference_draws(u_next_ND, t, particles, generator),
     )
     high = []
     for start_PD in begins:
-        ends_PD = equilibrium(energies, t, u_next_ND, start_PD, 2 * steps, generator)
-        high.append(anneal_back(energies, t, u_next_ND, ends_PD, steps, generator))
+        ends_PD = equilibrium(back, t, u_next_ND, start_PD, 2 * steps, generator)
+        high.append(anneal_back(back, t, u_next_ND, ends_PD, steps, generator))
     return float((torch.maximum(*high) - low_N).mean())

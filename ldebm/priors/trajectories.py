@@ -13,15 +13,19 @@ import torch
 from torch import Tensor
 
 from ldebm.priors.annealing import anneal
-from ldebm.priors.conditionals import Conditionals, conditionals
+from ldebm.priors.base_measure import DiffusedMixture
+from ldebm.priors.conditionals import Conditionals, conditionals, tilting
 from ldebm.priors.energy import EnergyPrior
 from ldebm.priors.known import Known, find_proposals, find_top
+from ldebm.priors.mixture import Mixture
 from ldebm.priors.normalisers import (
+    TRUSTED_ESS,
     Sandwich,
-    choose_shift,
     distance_of_sides,
     global_normaliser,
     importance,
+    plain_normaliser,
+    rate_shifts,
 )
 from ldebm.seeding import generator as make_generator
 
@@ -102,8 +106,29 @@ def held_out_bound(prior: EnergyPrior, z_ND: Tensor, seed: int) -> float:
     return bound - float(prior.log_det())
 
 
+def _tilting(energies: Conditionals, prior: EnergyPrior, mixture: Mixture) -> Conditionals | None:
+    """The conditionals as tilts of a mixture of z; ``None`` if they are tilts of one already."""
+    if energies.base is not None:
+        return None
+    inverse_DD = prior.inverse_DD.double()
+    here = mixture.double().to(inverse_DD.device)
+    here = here.mapped(inverse_DD, -(inverse_DD @ prior.shift_D.double()))
+    here = here.to(prior.shift_D.dtype)
+    noisy = prior.config.level_noise
+    return tilting(energies, DiffusedMixture(here, prior.schedule, level_noise=noisy))
+
+
 class Trajectories:
-    """log p(u_0..u_{T-1}) / q(u_1..u_{T-1}|u_0) of an energy prior, with its diagnostics."""
+    """log p(u_0..u_{T-1}) / q(u_1..u_{T-1}|u_0) of an energy prior, with its diagnostics.
+
+    Args:
+        prior: in whose coordinates everything is.
+        settings: how much is drawn.
+        pilot_ND: values of u_0 at which the proposals are tried.
+        before: of another context of the same prior: its proposals and diagnostics are taken over.
+        known: what was estimated before.
+        proposal: a mixture of z that is close to what the prior was trained on.
+    """
 
     tops: list[Sandwich]
     shift: Sequence[float]
@@ -120,10 +145,13 @@ class Trajectories:
         pilot_ND: Tensor,
         before: Trajectories | None = None,
         known: Known | None = None,
+        proposal: Mixture | None = None,
     ) -> None:
         self.settings = settings
         self.energies: Conditionals = conditionals(prior, of_sampler=settings.of_sampler)
         top = self.energies.levels - 1
+        self.mixed = None if proposal is None else _tilting(self.energies, prior, proposal)
+        self.written = [self.energies] * top
         if known is not None:
             self.log_z, self.shift, self.inner = known.log_z, known.shift, known.inner
             self.tops, self.ess, self.sides = [], [[] for _ in range(top)], []
@@ -143,16 +171,13 @@ class Trajectories:
             self.shift, self.inner = proposals
             return
         self.inner = [settings.inner] * top
-        self.shift = [
-            choose_shift(self.energies, t, levels[t + 1][:128], settings.inner, stream)
-            for t in range(top)
-        ]
+        self.shift = [self._choose(t, levels[t + 1][:128], stream) for t in range(top)]
         stream = make_generator(settings.seed, "nll", "sides", device=pilot_ND.device)
         few = slice(SIDES)
         self.sides = [
             distance_of_sides(
-                self.energies, t, levels[t + 1][few], self.energies.scale[t] * levels[t][few],
-                settings.inner, stream, self.shift[t],
+                self.written[t], t, levels[t + 1][few], self.energies.scale[t] * levels[t][few],
+                settings.inner, stream, self.shift[t], back=self.mixed,
             )
             for t in range(top)
         ]  # fmt: skip
@@ -165,8 +190,27 @@ class Trajectories:
             zero_1D = torch.zeros_like(start_ND[:1])
             self.log_z, _, _ = find_top(self.energies, zero_1D, stream, *sizes)
             return
-        normaliser = global_normaliser(self.energies, start_ND, stream, *sizes)
+        energies = self.energies
+        if self.mixed is not None:
+            zero_1D = torch.zeros_like(start_ND[:1])
+            _, ess = plain_normaliser(energies, zero_1D, wanted.top_draws, stream)
+            energies = energies if ess >= TRUSTED_ESS else self.mixed
+        normaliser = global_normaliser(energies, start_ND, stream, *sizes)
         self.log_z, self.tops = normaliser.log_z, [*self.tops, normaliser]
+
+    def _choose(self, t: int, u_next_ND: Tensor, stream: torch.Generator) -> float:
+        """Chooses the proposal of a level: its shift, and whether it is the mixture's.
+
+        The mixture's costs twice as much, and is not tried where half of the draws are effective.
+        """
+        draws = self.settings.inner
+        shift, ess = rate_shifts(self.energies, t, u_next_ND, draws, stream)
+        if self.mixed is None or ess >= draws / 2:
+            return shift
+        if rate_shifts(self.mixed, t, u_next_ND, draws, stream)[1] <= ess:
+            return shift
+        self.written[t] = self.mixed
+        return 0.0
 
     def __call__(self, u0_ND: Tensor, stream: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """(own draws counted, fresh draws only, half of the inner draws), each (N,).
@@ -189,7 +233,7 @@ class Trajectories:
             common += latent * math.log(energies.scale[t])
             # - log q(u_{t+1} | u_t): Yu et al. (2022), eq. 4
             common -= _gaussian(u_next, energies.signal[t] * levels[t], energies.noise[t] ** 2)
-            z = importance(energies, t, u_next, self.inner[t], stream, v, self.shift[t])
+            z = importance(self.written[t], t, u_next, self.inner[t], stream, v, self.shift[t])
             self.ess[t].append(z.ess_N)
             own, half = own - z.log_own_N, half - z.log_half_N
             fresh = fresh - self._annealed(t, u_next, z.log_fresh_N, z.ess_N, stream)
@@ -208,7 +252,7 @@ class Trajectories:
             return log_z_N
         self.annealed += len(poorest)
         particles, steps = settings.anneal_particles, settings.anneal_steps
-        again, _ = anneal(self.energies, t, u_next_ND[poorest], particles, steps, stream)
+        again, _ = anneal(self.written[t], t, u_next_ND[poorest], particles, steps, stream)
         result = log_z_N.clone()
         result[poorest] = again
         return result

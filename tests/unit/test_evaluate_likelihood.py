@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,15 +11,18 @@ import torch
 
 from ldebm.evaluate.legacy import nll_legacy
 from ldebm.evaluate.likelihood import Estimate, LikelihoodSettings, likelihood, mean_interval
-from ldebm.priors import DiffusionPrior, GaussianPrior, SymbolPrior
+from ldebm.priors import DiffusionPrior, GaussianPrior, SymbolPrior, trajectories
 from ldebm.priors.annealing import anneal, anneal_back, equilibrium
-from ldebm.priors.conditionals import Conditionals, conditionals
+from ldebm.priors.base_measure import DiffusedMixture
+from ldebm.priors.conditionals import Conditionals, conditionals, tilting
+from ldebm.priors.mixture import Mixture
 from ldebm.priors.normalisers import (
     choose_shift,
     distance_of_sides,
     global_normaliser,
     importance,
 )
+from ldebm.priors.trajectories import Trajectories
 from ldebm.seeding import generator
 from tests.unit.evaluate_models import (
     LOG_2PI,
@@ -254,6 +258,47 @@ def test_rivals_are_scored_on_the_same_draws_in_coordinates_of_their_own() -> No
         )
         assert np.abs(both[name].nll_B + normal.log_prob(x).numpy()).mean() < 0.1
         assert len(both[name].inner_ess) == priors[name].levels - 1
+
+
+def test_a_mixture_as_proposal_changes_the_spread_of_the_estimate_and_not_its_value(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(trajectories, "SIDES", 4)
+    model = LinearGaussian(2)
+    x = model.data(8)
+    prior = wavy_energy(DiffusionPrior(2, config(), generator(5)), 4.0)
+    close = Mixture(2, 2).double()
+    means, eye = torch.tensor([[0.4, 0.0], [-0.4, 0.1]]), torch.eye(2)
+    close.take(torch.tensor([0.5, 0.5]).log(), means, torch.stack([0.8 * eye, eye]))
+    settings = LikelihoodSettings(400, 64, top_draws=8192, top_particles=16, top_steps=10)
+    plain = likelihood(model, prior, [x], settings)["prior"]
+    rivals = {"same": prior}
+    both = likelihood(model, prior, [x], settings, rivals=rivals, proposal=close)
+    for name in ("prior", "same"):
+        assert abs((both[name].nll_B - plain.nll_B).mean()) < 0.05
+
+
+def test_the_mixture_is_the_proposal_where_it_beats_the_kernel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """F concentrates where the kernel hardly draws; the mixture sits there."""
+    monkeypatch.setattr(trajectories, "SIDES", 4)
+    prior = DiffusionPrior(2, config(), generator(6))
+    sharp = Mixture(1, 2)
+    sharp.take(torch.zeros(1), torch.full((1, 2), 0.5), 0.01 * torch.eye(2)[None])
+    pilot = sharp.draw(256, generator(7))
+    table = conditionals(prior)
+    base = DiffusedMixture(sharp, prior.schedule, level_noise=True)
+    settings = LikelihoodSettings(top_draws=256, top_particles=16, top_steps=4)
+    scorer = Trajectories(prior, settings, pilot, proposal=sharp)
+    scorer.energies = replace(table, value=base.ratio, gradient=base.ratio_and_gradient)
+    scorer.mixed = tilting(scorer.energies, base)
+    levels = table.forward(pilot, generator(8))
+    scorer.written = [scorer.energies] * 5
+    assert scorer._choose(0, levels[1][:64], generator(9)) == 0.0
+    assert scorer.written[0] is scorer.mixed
+    scorer._choose(4, levels[5][:64], generator(9))
+    assert scorer.written[4] is scorer.energies
 
 
 def step_energy(height: float, place: float) -> Conditionals:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from sklearn.mixture import GaussianMixture
 from ldebm.assembly import build_prior
 from ldebm.config import ExperimentConfig, MixtureConfig, PriorConfig
 from ldebm.priors import EnergyPrior, Posteriors
-from ldebm.priors.conditionals import conditionals
+from ldebm.priors.conditionals import conditionals, tilting
 from ldebm.priors.mixture import MixturePrior, choose_mixture, fit_em
 from ldebm.priors.normalisers import importance, plain_normaliser
 from ldebm.priors.trajectories import held_out_bound
@@ -129,6 +130,41 @@ def test_without_energies_the_prior_is_the_mixture(kind):
         total -= importance(table, t, u_next, 8, stream).log_fresh_N
     total -= 0.5 * 3 * math.log(2 * math.pi)
     torch.testing.assert_close(total.float(), exact.log_standard(u), atol=2e-3, rtol=1e-3)
+
+
+def test_energies_that_have_learned_the_mixture_need_no_weights_under_its_draws():
+    """F = the mixture's log-ratio: written as tilts of it, every inner normaliser is exact."""
+    prior, plain = (prior_of("diffusion", base_measure=name) for name in ("mixture", "normal"))
+    silence(prior)
+    base = prior.tilted
+    assert base is not None
+    learned = replace(
+        conditionals(plain),
+        value=base.ratio,
+        gradient=base.ratio_and_gradient,
+    )
+    written = tilting(learned, base)
+    u = prior_of("mixture").sample_standard(200, generator(0, "u"))
+    levels = learned.forward(u, generator(0, "noise"))
+    for t in range(learned.levels - 1):
+        v, u_next = learned.scale[t] * levels[t], levels[t + 1]
+        exact = importance(learned, t, u_next, 4096, generator(1, t))
+        z = importance(written, t, u_next, 16, generator(2, t), own_ND=v)
+        torch.testing.assert_close(z.ess_N, torch.full_like(z.ess_N, 16.0))
+        torch.testing.assert_close(z.log_own_N, z.log_fresh_N, atol=1e-4, rtol=1e-4)
+        trusted = exact.ess_N > 500
+        assert trusted.sum() > 50
+        assert (z.log_fresh_N - exact.log_fresh_N)[trusted].abs().mean() < 0.03
+
+
+def test_mapped_mixture_is_the_density_of_the_mapped_draws():
+    mixture = prior_of("mixture").mixture.double()
+    matrix = torch.randn(3, 3, generator=generator(0, "A"), dtype=torch.float64)
+    shift = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    x = mixture.draw(50, generator(0, "x"))
+    mapped = mixture.mapped(matrix, shift).log_prob(x @ matrix.t() + shift)
+    exact = mixture.log_prob(x) - torch.linalg.slogdet(matrix).logabsdet
+    torch.testing.assert_close(mapped, exact, atol=1e-6, rtol=1e-6)
 
 
 def test_chains_start_at_exact_draws_of_the_base_measure():
