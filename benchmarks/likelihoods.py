@@ -83,13 +83,15 @@ def facts(model: Model, seed: int, known: list[dict[str, Any]]) -> dict[str, Any
     stage = f"prior@{model.experiment}-{seed}"
     record = next((item for item in known if item["stage"] == stage), {})
     folder = Path("models") / model.experiment / str(seed) / "prior"
+    # Records of interrupted trainings once knew the time of their last part alone.
+    in_part = "resumed_at" in record and "cpu_seconds_before" not in record
     return {
         "kind": model.config.prior.kind,
         "description": model.config.description,
         "settings": model.config.training_hash,
         "training": model.config.prior.training.model_dump(mode="json"),
         "updates": read_json(folder / "metrics.json").get("updates"),
-        "cpu_seconds": record.get("cpu_seconds"),
+        "cpu_seconds": None if in_part else record.get("cpu_seconds"),
         "commit": record.get("git", {}).get("commit"),
         "dirty": record.get("git", {}).get("dirty"),
     }

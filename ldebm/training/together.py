@@ -16,6 +16,7 @@ from pathlib import Path
 from ldebm.config import ExperimentConfig
 from ldebm.config.alike import alike
 from ldebm.data.packed import Packed
+from ldebm.notes import note
 from ldebm.training.interrupt import Interrupt
 from ldebm.training.memory import give_back_memory
 from ldebm.training.parallel import world
@@ -114,7 +115,10 @@ def train_together(loops: Sequence[Loop]) -> list[Loop]:
         together.part()
         print("priors: this machine rounds joined products in another way; each is trained alone")
         return []
-    saved = clock = time.monotonic()
+    saved, cpu = time.monotonic(), time.process_time()
+    clock = saved
+    for loop in loops:
+        loop.cpu_start, loop.sharing = cpu, len(loops)
     with Interrupt() as interrupt, Progress("priors", first.total, first.step) as progress:
         while together.step < first.total:
             going, lost = together.update()
@@ -141,4 +145,5 @@ def train_together(loops: Sequence[Loop]) -> list[Loop]:
     for loop in together.loops:
         loop.together["trained_seconds"] = (time.monotonic() - clock) / len(together.loops)
         loop.save()
+    note(cpu_seconds_shared=time.process_time() - cpu)
     return together.loops

@@ -176,6 +176,8 @@ class Loop:
         self.validate_steps = max(1, round(validate * per_epoch)) if validate else None
         self.saved = time.monotonic()
         self.together: dict[str, Any] = {}
+        self.cpu_before: float | None = 0.0
+        self.cpu_start, self.sharing = time.process_time(), 1
         device = next(task.module.parameters()).device
         self.check_every = 1 if device.type == "cpu" else 50
 
@@ -318,6 +320,13 @@ class Loop:
             state |= {k: v.clone() for k, v in self.averaged.items()}
         return state
 
+    @property
+    def cpu_seconds(self) -> float | None:
+        """Processor time so far, that before interruptions included; ``None``: not known."""
+        if self.cpu_before is None:
+            return None
+        return self.cpu_before + (time.process_time() - self.cpu_start) / self.sharing
+
     def save(self) -> None:
         """Writes everything a resumed run needs, atomically (rank 0)."""
         self.saved = time.monotonic()
@@ -338,6 +347,7 @@ class Loop:
             "snapshots": self.snapshots,
             "task": self.task.state(),
             "together": self.together,
+            "cpu_seconds": self.cpu_seconds,
         }
         with atomic_path(self.checkpoint) as path:
             torch.save(content, path)
@@ -367,7 +377,8 @@ class Loop:
         self.best, self.best_score = content["best"], content["best_score"]
         self.snapshots = content["snapshots"]
         self.together = content.get("together", {})
-        note(resumed_at=self.step, **self.together)
+        self.cpu_before, self.cpu_start = content.get("cpu_seconds"), time.process_time()
+        note(resumed_at=self.step, cpu_seconds_before=self.cpu_before, **self.together)
         print(f"{self.title}: continuing at update {self.step} of {self.total}", file=sys.stderr)
 
     def result(self) -> TrainResult:

@@ -245,12 +245,26 @@ def recorded(
         "seed": seed,
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - clock, 3),
-        "cpu_seconds": round(_cpu_seconds() - cpu, 3),
+        "cpu_seconds": _spent(_cpu_seconds() - cpu, recording.facts),
         "validation": _verdict(before, root),
         "flow_run": flow_run,
         **recording.facts,
     }
     write_json(_folder(root) / record_name(record), {**record, "seal": seal(record)})
+
+
+def _spent(here: float, facts: Mapping[str, Any]) -> float | None:
+    """Processor seconds of a stage: with its own part of a training that it took up again.
+
+    Args:
+        here: of this process.
+        facts: ``cpu_seconds_before``, of the training until it was taken up (``None``: not known);
+            ``cpu_seconds_shared``, what this process spent on several trainings at once.
+    """
+    before = facts.get("cpu_seconds_before", 0.0)
+    if before is None:
+        return None
+    return round(here - float(facts.get("cpu_seconds_shared", 0.0)) + float(before), 3)
 
 
 def _cpu_seconds() -> float:

@@ -157,7 +157,7 @@ def _run(root: Path, experiment: str, seed: int, known: list[dict[str, Any]]) ->
         "cpu_seconds": {
             stage: record["cpu_seconds"]
             for stage, record in sorted(mine.items())
-            if "cpu_seconds" in record
+            if record.get("cpu_seconds") is not None
         },
         "metrics": read_json(root / "reports" / experiment / str(seed) / "metrics.json"),
     }

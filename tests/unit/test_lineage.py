@@ -10,6 +10,7 @@ import yaml
 
 from ldebm.errors import UsageError
 from ldebm.files import hash_path, write_json
+from ldebm.notes import note
 from ldebm.sources import closure
 from pipelines.lineage.records import (
     code_hashes,
@@ -138,6 +139,15 @@ def test_a_recording_inside_another_belongs_to_it(tmp_path: Path):
     with recorded("outer", **nothing) as outer, recorded("inner", **nothing) as inner:
         assert inner is outer
     assert [record["stage"] for record in records(tmp_path)] == ["outer"]
+
+
+def test_an_interrupted_training_costs_what_all_its_parts_cost(tmp_path: Path):
+    for before, stage in ((100.0, "prior@e-0"), (None, "prior@e-1")):
+        with recorded(stage, inputs=[], outputs=[], params={}, root=tmp_path):
+            note(cpu_seconds_before=before, resumed_at=4)
+    record_of = {record["stage"]: record for record in records(tmp_path)}
+    assert record_of["prior@e-0"]["cpu_seconds"] >= 100
+    assert record_of["prior@e-1"]["cpu_seconds"] is None
 
 
 @pytest.mark.parametrize("variable", ["LDEBM_FLOW_RUN_ID", "PREFECT__FLOW_RUN_ID"])

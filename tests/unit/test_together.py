@@ -192,6 +192,9 @@ def test_stages_take_up_what_was_trained_beside_another_and_say_so(
     assert all(record_of[name]["trained_with"] == names for name in names)
     assert all(record_of[name]["resumed_at"] == 24 for name in names)
     assert all(record_of[name]["trained_seconds"] > 0 for name in names)
+    assert all(
+        record_of[name]["cpu_seconds"] > record_of[name]["cpu_seconds_before"] > 0 for name in names
+    )
     assert not list(Path(".ckpt").glob("prior-*.pt"))
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import ldebm
 from ldebm.config import OptimiserConfig, TrainingConfig
 from ldebm.errors import DivergenceError, UsageError
+from ldebm.notes import recording_of
 from ldebm.optimisers import ParameterGroup, learning_rate_factor, untraced
 from ldebm.seeding import generator
 from ldebm.training import runs
@@ -87,7 +88,10 @@ def test_resuming_at_random_steps_changes_nothing(tmp_path: Path, ema: float | N
             train(Regression(ema), CONFIG, file, title="part", stop_after=int(stop))
         assert stopped.value.code == 75
         task = Regression(ema)
-        resumed = train(task, CONFIG, file, title="rest")
+        with recording_of("rest") as recording:
+            resumed = train(task, CONFIG, file, title="rest")
+        assert recording.facts["resumed_at"] == stop
+        assert recording.facts["cpu_seconds_before"] > 0
         for name, value in whole.state.items():
             assert torch.equal(value, resumed.state[name]), name
         assert resumed.curve == whole.curve
