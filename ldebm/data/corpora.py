@@ -292,7 +292,9 @@ def _sst2(_: DataConfig, raw: Path) -> pl.DataFrame:
 Reader = Callable[[DataConfig, Path], pl.DataFrame]
 CORPORA: dict[str, tuple[str, Reader]] = {
     "gaussians16": ("points", _points),
+    "gaussians8": ("points", _points),
     "pinwheel10": ("points", _points),
+    "pinwheel5": ("points", _points),
     "ptb": ("sentences", _ptb),
     "chatter": ("dialogues", _chatter),
     "daily_dialog": ("dialogues", _daily_dialog),

@@ -128,7 +128,9 @@ def _digits(_: DataConfig, target: Path) -> None:
 
 GENERATORS: dict[str, Callable[[DataConfig, Path], None]] = {
     "gaussians16": _points,
+    "gaussians8": _points,
     "pinwheel10": _points,
+    "pinwheel5": _points,
     "chatter": _chatter,
     "digits": _digits,
 }

@@ -26,7 +26,7 @@ def mode_metrics(name: str, x_N2: Tensor) -> dict[str, float]:
     """How samples spread over the modes or arms of a generated data set.
 
     Args:
-        name: ``gaussians16`` or ``pinwheel10``.
+        name: one of :data:`ldebm.data.points.NAMES`.
         x_N2: samples.
 
     Returns:

@@ -9,7 +9,7 @@ import torch
 from ldebm.data import points
 from ldebm.errors import UsageError
 
-AREA = {"gaussians16": 20.0, "pinwheel10": 25.0}
+AREA = {"gaussians16": 20.0, "gaussians8": 20.0, "pinwheel10": 25.0, "pinwheel5": 25.0}
 
 
 def _grid(name: str, size: int) -> tuple[torch.Tensor, float]:
@@ -60,5 +60,5 @@ def test_generation_depends_on_the_seed_only() -> None:
     first, again, other = (points.generate("pinwheel10", 50, seed)["x"] for seed in (0, 0, 1))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
-    with pytest.raises(UsageError, match="expected one of gaussians16, pinwheel10"):
+    with pytest.raises(UsageError, match="expected one of gaussians16, gaussians8, pinwheel10"):
         points.generate("spiral", 5, 0)
