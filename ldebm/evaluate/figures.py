@@ -16,7 +16,7 @@ from ldebm.evaluate.report import Report
 from ldebm.files import atomic_path
 from ldebm.grids import tile, write_png
 
-__all__ = ["draw_figures"]
+__all__ = ["draw_densities", "draw_figures"]
 
 DPI = 100
 SCATTER_ROWS = 3000
@@ -34,11 +34,11 @@ def draw_figures(report: Report, out: Path) -> list[Path]:
         files.append(out / f"grid-{name}.png")
         write_png(files[-1], tile(grid.images, grid.columns))
     if "final" in report.panels:
-        files.append(_kde({"": report.panels["final"]}, out / "kde.png"))
+        files.append(draw_densities({"": report.panels["final"]}, out / "kde.png"))
     evolution = report.panels.get("evolution") or {}
     if evolution:
         rows = {f"update {update}": panels for update, panels in evolution.items()}
-        files.append(_kde(rows, out / "evolution.png"))
+        files.append(draw_densities(rows, out / "evolution.png"))
     if "scatter" in report.panels:
         files.append(_scatter(report.panels["scatter"], out / "scatter.png"))
     levels = report.tables.get("label_information")
@@ -68,8 +68,8 @@ def _save(figure: Any, path: Path) -> Path:
     return path
 
 
-def _kde(rows: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> Path:
-    """One row of densities a training time."""
+def draw_densities(rows: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> Path:
+    """Densities in rows, which their names title where there are several, and columns."""
     columns = len(next(iter(rows.values())))
     figure = _figure(2.2 * columns, 2.3 * len(rows))
     axes = figure.subplots(len(rows), columns, squeeze=False)
