@@ -9,7 +9,6 @@ Shapes: N rows, D latents, K components.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,8 +21,8 @@ from ldebm.config import ClusterConfig, MixtureConfig
 from ldebm.data.packed import Packed, Split
 from ldebm.evaluate.image_rows import posterior_draw
 from ldebm.evaluate.report import subset
-from ldebm.priors.mixture import MixtureFit, choose_mixture
-from ldebm.seeding import derive_seed, generator
+from ldebm.priors.mixture import MixtureFit, choose_mixture, mixture_of_classes
+from ldebm.seeding import generator
 
 __all__ = ["Draw", "Rivals", "fit_rivals", "fitted_gaussian", "standard_normal"]
 
@@ -90,7 +89,9 @@ def fit_rivals(
         if cluster.share < 1 or cluster.per_class is not None:
             details["mixture_classes"] = "none: the prior is trained with some of the labels only"
         else:
-            fits["mixture_classes"] = _by_class(data, (label_N, valid_label_N), settings, seed)
+            fits["mixture_classes"] = mixture_of_classes(
+                data, (label_N, valid_label_N), _sizes(settings), seed
+            )
     for name, fit in fits.items():
         draws[name] = _sampler(fit, mean, spread)
         details[name] = f"{len(fit.mean_KD)} components"
@@ -146,32 +147,11 @@ def _drawn(
 
 
 def _one(train_ND: Tensor, valid_ND: Tensor, settings: MixtureConfig, seed: int) -> MixtureFit:
-    larger = [size for size in settings.components if size not in SMALLEST]
-    return choose_mixture(train_ND, valid_ND, [*SMALLEST, *larger], seed)
+    return choose_mixture(train_ND, valid_ND, _sizes(settings), seed)
 
 
-def _by_class(
-    data: tuple[Tensor, Tensor],
-    labels: tuple[np.ndarray, np.ndarray],
-    settings: MixtureConfig,
-    seed: int,
-) -> MixtureFit:
-    """A mixture of every class, weighted by the frequency of the class: one mixture again.
-
-    A class without validation rows takes its number of components by those of all classes.
-    """
-    known = int((labels[0] >= 0).sum())
-    weights, means, covariances = [], [], []
-    for label in np.unique(labels[0][labels[0] >= 0]):
-        own, held_out = (torch.from_numpy(part == label) for part in labels)
-        valid = data[1][held_out.to(data[1].device)] if held_out.any() else data[1]
-        rows = data[0][own.to(data[0].device)]
-        fit = _one(rows, valid, settings, derive_seed(seed, "class", int(label)))
-        weights.append(fit.log_weight_K + math.log(len(rows) / known))
-        means.append(fit.mean_KD)
-        covariances.append(fit.covariance_KDD)
-    joined = torch.cat(weights), torch.cat(means), torch.cat(covariances)
-    return MixtureFit(*joined, {}, turned=True)
+def _sizes(settings: MixtureConfig) -> list[int]:
+    return [*SMALLEST, *(size for size in settings.components if size not in SMALLEST)]
 
 
 def _sampler(fit: MixtureFit, mean_D: Tensor, spread_D: Tensor) -> Draw:

@@ -47,11 +47,18 @@ class Posteriors:
             name: of the purpose, which has a stream of its own.
         """
         stream = generator(seed, "posterior-draws", name)
-        rows = torch.randperm(len(self.mu_ND), generator=stream)[: max(1, limit // each)]
-        rows = rows.repeat(each)
+        rows = self._rows(each, limit, stream)
         noise = torch.randn(len(rows), self.mu_ND.shape[1], generator=stream)
         rows, noise = rows.to(self.mu_ND.device), noise.to(self.mu_ND)
         return self.mu_ND[rows] + torch.exp(0.5 * self.logvar_ND[rows]) * noise
+
+    def drawn(self, each: int, limit: int, seed: int, name: str) -> Tensor:
+        """Of which row each of those draws is."""
+        return self._rows(each, limit, generator(seed, "posterior-draws", name))
+
+    def _rows(self, each: int, limit: int, stream: torch.Generator) -> Tensor:
+        rows = torch.randperm(len(self.mu_ND), generator=stream)[: max(1, limit // each)]
+        return rows.repeat(each)
 
 
 class Prior(nn.Module):

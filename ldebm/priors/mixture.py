@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +29,7 @@ __all__ = [
     "fit_em",
     "fit_to_posteriors",
     "in_chunks",
+    "mixture_of_classes",
     "pick",
 ]
 
@@ -157,6 +159,36 @@ def choose_mixture(
         best = fit
     assert best is not None
     return MixtureFit(*best, held_out, turned)
+
+
+def mixture_of_classes(
+    data: tuple[Tensor, Tensor],
+    labels: tuple[np.ndarray, np.ndarray],
+    sizes: Sequence[int],
+    seed: int,
+) -> MixtureFit:
+    """A mixture of every class, weighted by the frequency of the class: one mixture again.
+
+    A class without held-out rows takes its number of components by those of all classes.
+
+    Args:
+        data: rows to fit and held-out rows, about standardised.
+        labels: the class of each; negative: not known.
+        sizes: numbers of components to try for a class, ascending.
+        seed: of the starts.
+    """
+    known = int((labels[0] >= 0).sum())
+    weights, means, covariances = [], [], []
+    for label in np.unique(labels[0][labels[0] >= 0]):
+        own, held_out = (torch.from_numpy(part == label) for part in labels)
+        valid = data[1][held_out.to(data[1].device)] if held_out.any() else data[1]
+        rows = data[0][own.to(data[0].device)]
+        fit = choose_mixture(rows, valid, sizes, derive_seed(seed, "class", int(label)))
+        weights.append(fit.log_weight_K + math.log(len(rows) / known))
+        means.append(fit.mean_KD)
+        covariances.append(fit.covariance_KDD)
+    joined = torch.cat(weights), torch.cat(means), torch.cat(covariances)
+    return MixtureFit(*joined, {}, turned=True)
 
 
 class Mixture(nn.Module):

@@ -187,6 +187,35 @@ def test_fitted_densities_are_normalised_and_rank_as_they_should() -> None:
     assert small.components == 1  # too few rows for a mixture: the Gaussian stands in
 
 
+def test_a_mixture_of_classes_weighs_every_class_by_its_frequency() -> None:
+    stream = generator(2)
+    sizes = {"train": (3000, 1000), "valid": (600, 200)}
+
+    def draw(name: str) -> tuple[Posteriors, np.ndarray]:
+        label = np.repeat([0, 1], sizes[name])
+        spread, place = torch.tensor([0.2, 2.0])[label], torch.tensor([4.0, -4.0])[label]
+        mu = place[:, None] + spread[:, None] * torch.randn(len(label), 2, generator=stream)
+        return Posteriors(mu, torch.full_like(mu, -20.0)), label
+
+    (train, label), (valid, valid_label) = draw("train"), draw("valid")
+    settings = MixtureConfig(components=[1], draws=1)
+    fitted = fit_densities(train, valid, 0, settings, (label, valid_label))
+    exact = torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(torch.tensor([0.75, 0.25])),
+        torch.distributions.Independent(
+            torch.distributions.Normal(
+                torch.tensor([[4.0, 4.0], [-4.0, -4.0]]), torch.tensor([[0.2, 0.2], [2.0, 2.0]])
+            ),
+            1,
+        ),
+    )
+    z = valid.mu_ND
+    assert torch.allclose(
+        fitted.densities["mixture_classes"](z).mean().float(), exact.log_prob(z).mean(), atol=0.02
+    )
+    assert fitted.gain["mixture_classes"] > fitted.gain["mixture"] + 0.5
+
+
 def test_draws_have_the_posteriors_spread_and_keep_to_the_limit() -> None:
     posteriors = Posteriors(torch.full((3000, 3), 2.0), torch.full((3000, 3), math.log(0.25)))
     z = posteriors.draw(2, 4000, 0, "test")
