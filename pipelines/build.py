@@ -7,23 +7,22 @@ other. It runs in this process, or as a flow of Prefect (:mod:`pipelines.flows`)
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
-from ldebm.errors import LdebmError
+from ldebm.errors import LdebmError, UsageError
 from pipelines.build_report import report_lines, report_page, stage_rows
 from pipelines.building import Job, opened, run_jobs
-from pipelines.dag import Stage
+from pipelines.dag import Stage, ask_dvc
 from pipelines.dispatch import Landed, Options, Submit, run_stage
 from pipelines.engine import Bar, Engine, current
 from pipelines.estimate import words
-from pipelines.failures import dvc_said
 from pipelines.names import newest
 from pipelines.slots import Held, Slots, shares
 from pipelines.types import BuildReport, Selection, StageOutcome
-from pipelines.worktree import Workspace
 
-__all__ = ["BuildFailed", "Watch", "build", "dispatch"]
+__all__ = ["BuildFailed", "Watch", "build", "dispatch", "push_built", "push_stages", "submitter"]
 
 SIGN_SECONDS = 30.0  # between two lines of a stage that runs
 
@@ -55,6 +54,7 @@ def build(
     pull: bool = False,
     push: bool = False,
     must_succeed: bool = False,
+    known: Mapping[str, StageOutcome] | None = None,
 ) -> BuildReport:
     """Builds a selection of the DAG.
 
@@ -70,6 +70,7 @@ def build(
         pull: take outputs that others built from the DVC remote.
         push: give what was built to the DVC remote.
         must_succeed: raise for a failed stage, so that the run shows as failed (deployments).
+        known: outcomes of stages that are not to run here: those that failed elsewhere.
 
     Returns:
         What became of every stage. A failed stage does not raise.
@@ -92,10 +93,11 @@ def build(
         selection or Selection(), root, slots=slots, options=options, flow_run=engine.flow_run
     ) as job:
         engine.say(job.estimate.line())
+        job.known = known or {}
         stages = dispatch(job, engine)
         report = job.report(stages)
     if push:
-        _push(job.workspace, report)
+        push_built(report)
     engine.publish("build-report", report_page(report), "Build", stage_rows(report.stages))
     if engine.flow_run:
         for line in report_lines(report):
@@ -189,9 +191,15 @@ def submitter(job: Job, watch: Watch, prefix: str = "") -> tuple[Submit, Landed]
         name = f"{prefix}{stage.name}"
 
         def work() -> StageOutcome:
-            return run_stage(
+            outcome = run_stage(
                 stage, held, job.place, job.options, engine.say, lambda line: watch.line(name, line)
             )
+            if job.options.push and outcome.status == "built":
+                try:
+                    push_stages(job.place.project, [stage.name])
+                except LdebmError as error:  # at the end all are pushed once more
+                    engine.say(f"{name} is not pushed yet: {error}")
+            return outcome
 
         watch.started(name)
         future = engine.start(name, work, _fault)
@@ -208,12 +216,35 @@ def _fault(outcome: StageOutcome) -> str:
     return outcome.message if outcome.status == "failed" else ""
 
 
-def _push(workspace: Workspace, report: BuildReport) -> None:
-    """Pushes what was built; from the workspace, whose settings name the remote."""
+def push_built(report: BuildReport) -> None:
+    """Pushes what was built.
+
+    Raises:
+        LdebmError: the DVC remote did not take it.
+    """
     names = [stage.name for stage in report.stages if stage.status in ("built", "cached")]
-    done = workspace.dvc("push", "--run-cache", *names, cwd=report.worktree)
-    if done.returncode:
+    try:
+        push_stages(report.worktree, names)
+    except LdebmError as error:
         raise LdebmError(
-            f"all is built, but the DVC remote did not take it: {dvc_said(done.stderr)}; "
-            "try `dvc push --run-cache` when it is back"
-        )
+            f"all is built, but {error}; try `dvc push --run-cache` when it is back"
+        ) from None
+
+
+def push_stages(project: Path, names: Sequence[str]) -> None:
+    """Gives outputs of stages and the run cache to the DVC remote.
+
+    Args:
+        project: where they are built: the user's project, or a worktree of it.
+        names: the stages; none: nothing is done.
+
+    Raises:
+        LdebmError: the remote did not take them.
+    """
+    if not names:
+        return
+    try:
+        ask_dvc(project, "--push", *names)
+    except UsageError as error:
+        said = str(error).partition("this project: ")[2]
+        raise LdebmError(f"the DVC remote did not take it: {said}") from None

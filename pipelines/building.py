@@ -51,6 +51,7 @@ class Job:
         options: how stages are run.
         lock_before: dvc.lock of that state.
         alike: of stages that can be trained together, what they have in common.
+        known: outcomes of stages that are not to run here.
     """
 
     workspace: Workspace
@@ -65,6 +66,7 @@ class Job:
     options: Options
     lock_before: str = ""
     alike: Mapping[str, str] = field(default_factory=dict)
+    known: Mapping[str, StageOutcome] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -85,6 +87,7 @@ class Job:
             known,
             self.options.keep_going,
             self.alike,
+            self.known,
         )
 
     def home(self, dispatcher: Dispatcher) -> None:

@@ -176,7 +176,8 @@ def _up_to_date(
 @app.command("sweep", epilog=epilog("sweep"))
 def sweep_command(
     axes: Annotated[
-        list[str], typer.Argument(help="KEY=A,B,C, as in prior.levels=4,6; repeatable.")
+        list[str],
+        typer.Argument(help="KEY=A,B,C, as in experiments.NAME.prior.levels=4,6; repeatable."),
     ],
     run: Annotated[list[str] | None, typer.Option(help="Group or experiment; repeatable.")] = None,
     seeds: Seeds = "",
@@ -188,6 +189,7 @@ def sweep_command(
     retries: Retries = 2,
     pull: Pull = False,
     out: Annotated[Path | None, typer.Option(help="Folder for the tables.")] = None,
+    pool: model_commands.Pool = None,
     as_json: AsJson = False,
 ) -> None:
     """Build a grid of parameters over seeds.
@@ -197,7 +199,7 @@ def sweep_command(
     selection = _selection(run, seeds, epochs, overrides, revision, targets)
 
     report = flow_or_function("sweep")(
-        axes, selection, cpu_slots=slots, retries=retries, pull=pull, out=out
+        axes, selection, cpu_slots=slots, retries=retries, pull=pull, out=out, pool=pool
     )
     if as_json:
         typer.echo((report.folder / "sweep.json").read_text(), nl=False)

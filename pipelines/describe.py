@@ -3,7 +3,8 @@
 The templates of dvc.yaml are resolved, targets expanded, stages ordered and compared with the
 workspace by DVC itself, in a process of its own because a ``Repo`` belongs to one thread.
 With ``--set`` it writes parameters instead, with ``--grid`` it lists the points of a sweep: both
-with the grammar and the code of ``dvc exp run -S``. With ``--places`` it says where DVC keeps data.
+with the grammar and the code of ``dvc exp run -S``. With ``--places`` it says where DVC keeps data,
+with ``--push`` it gives stages to the DVC remote.
 """
 
 from __future__ import annotations
@@ -113,14 +114,35 @@ def grid(settings: list[str]) -> dict[str, Any]:
 
 
 def places(settings: list[str]) -> dict[str, Any]:
-    """The cache folder and the remotes, as ``dvc cache dir`` and ``dvc remote list`` say them."""
+    """The cache folder, the remotes and the default one, as ``dvc remote list`` says them."""
     from dvc.config import Config
 
     folder = os.path.abspath(".dvc")
     config = Config(folder, validate=False)
     cache = config.get("cache", {}).get("dir") or os.path.join(folder, "cache")
-    remotes = config.read(None).get("remote", {})
-    return {"cache": cache, "remotes": {name: remote["url"] for name, remote in remotes.items()}}
+    merged = config.read(None)
+    remotes = {name: remote["url"] for name, remote in merged.get("remote", {}).items()}
+    return {"cache": cache, "remotes": remotes, "default": merged.get("core", {}).get("remote")}
+
+
+def push(names: list[str]) -> dict[str, Any]:
+    """``dvc push --run-cache`` of stages, and what DVC leaves out of it.
+
+    Outputs with ``cache: false`` are in the run cache, and without them a stage cannot be restored
+    from it elsewhere; ``dvc push`` gives the remote the others alone.
+    """
+    from dvc.repo import Repo
+
+    repo = Repo(_wait_for_lock=True)
+    repo.push(targets=names, run_cache=True)
+    with repo.lock:
+        outs = [out for name in names for stage in _named(repo, name) for out in stage.outs]
+        plain = {out.hash_info for out in outs if not out.use_cache and out.hash_info}
+        odb = repo.cache.local
+        failed = repo.cloud.push({item for item in plain if odb.exists(item.value)}).failed
+    if failed:
+        raise RuntimeError(f"{len(failed)} files failed to upload")
+    return {"pushed": names}
 
 
 def main() -> None:
@@ -128,7 +150,7 @@ def main() -> None:
     logging.getLogger("dvc").setLevel(logging.CRITICAL)
     words = sys.argv[1:]
     try:
-        actions = {"--set": override, "--grid": grid, "--places": places}
+        actions = {"--set": override, "--grid": grid, "--places": places, "--push": push}
         action = actions.get(words[0] if words else "")
         content = action(words[1:]) if action else describe(words)
     except Exception as error:  # whatever DVC or a user's dvc.yaml comes up with

@@ -50,6 +50,7 @@ class Options:
         keep_going: stages that do not need a failed one still run.
         pull: take outputs and the run cache from the DVC remote where it has them.
         grace: seconds between SIGTERM and SIGKILL.
+        push: give every stage to the DVC remote as soon as it is built.
     """
 
     retries: int = 2
@@ -58,6 +59,7 @@ class Options:
     keep_going: bool = True
     pull: bool = False
     grace: float = GRACE
+    push: bool = False
 
 
 @dataclass
@@ -248,6 +250,7 @@ class Dispatcher:
         keep_going: after a failure go on with what does not need it.
         alike: by stage what its training has in common with others: where there are more of them
             than slots, those that start train the rest beside their own.
+        known: outcomes of stages that are not to run here.
     """
 
     def __init__(
@@ -260,16 +263,15 @@ class Dispatcher:
         seconds: Mapping[str, float],
         keep_going: bool = True,
         alike: Mapping[str, str] | None = None,
+        known: Mapping[str, StageOutcome] | None = None,
     ) -> None:
         self.dag, self.project, self.slots, self.needs = dag, project, slots, needs
-        self.keys = keys
+        self.keys, self.keep_going, self.alike = keys, keep_going, alike or {}
         self.rank = dag.depth(seconds)
-        self.outcomes: dict[str, StageOutcome] = {}
+        self.outcomes = {name: known[name] for name in dag.stages if known and name in known}
         self.changed: set[str] = set()
-        self.keep_going = keep_going
-        self.waiting = dict.fromkeys(dag.stages)
+        self.waiting = dict.fromkeys(name for name in dag.stages if name not in self.outcomes)
         self.running: dict[str, Future[StageOutcome]] = {}
-        self.alike = alike or {}
         self.beside: dict[str, str] = {}  # by stage, the one that trains it beside its own
         self._work: dict[str, str] = {}
         self._before = lock_blocks(_read(project / "dvc.lock"))
@@ -289,7 +291,8 @@ class Dispatcher:
         """
         for name in [name for name, future in self.running.items() if future.done()]:
             self._finish(self._result(name, self.running.pop(name)), landed)
-        stop = stop or (not self.keep_going and self._failed())
+        failed = any(outcome.status == "failed" for outcome in self.outcomes.values())
+        stop = stop or (failed and not self.keep_going)
         for name in self._settled(stop):
             del self.waiting[name]
             if landed is not None:
@@ -327,9 +330,6 @@ class Dispatcher:
                 beside[leader].append(name)
                 self.beside[name] = leader
         return beside
-
-    def _failed(self) -> bool:
-        return any(outcome.status == "failed" for outcome in self.outcomes.values())
 
     def drain(self) -> None:
         """Waits for the stages that run, which were told to stop; then all have an outcome."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from ldebm.errors import LdebmError
+from ldebm.errors import LdebmError, UsageError
 
 __all__ = [
     "Bar",
@@ -25,6 +25,7 @@ __all__ = [
     "Threads",
     "current",
     "flow_or_function",
+    "pool_of",
     "require_server",
     "server_lost",
     "server_url",
@@ -176,6 +177,23 @@ def flow_or_function(name: str) -> Any:
         return getattr(import_module(f"pipelines.{name}"), name)
     require_server(url)
     return getattr(import_module("pipelines.flows"), name)
+
+
+def pool_of(name: str, retries: int) -> Any:
+    """The workers of a work pool, see :class:`pipelines.pool.Pool`.
+
+    Raises:
+        UsageError: no server is configured, or the pool cannot be used.
+        LdebmError: the server does not answer.
+    """
+    url = server_url()
+    if url is None:
+        raise UsageError(
+            f"pool {name!r}: the runs of a pool are kept by a Prefect server, and none is "
+            "configured; `make server`, then PREFECT_API_URL=http://127.0.0.1:4200/api"
+        )
+    require_server(url)
+    return import_module("pipelines.pool").Pool(name, retries)
 
 
 def server_url() -> str | None:

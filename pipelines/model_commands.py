@@ -15,6 +15,10 @@ from pipelines.engine import flow_or_function
 __all__ = ["COMMANDS"]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Pool = Annotated[
+    str | None,
+    typer.Option(help="Prefect work pool whose workers build it; outputs go by the DVC remote."),
+]
 Experiment = Annotated[str, typer.Argument(help="An experiment of params.yaml.")]
 
 
@@ -46,6 +50,7 @@ def retrain(
         bool, typer.Option("--on-change", help="Only where the data changed.")
     ] = False,
     push: Annotated[bool, typer.Option("--push", help="Give the result to the remote.")] = False,
+    pool: Pool = None,
     as_json: AsJson = False,
 ) -> None:
     """Retrain; promote what is better.
@@ -60,7 +65,7 @@ def retrain(
 
     known = list(load_params("params.yaml").experiments)
     Library().expand(experiments or [], known)  # a wrong name is found before anything starts
-    outcome = _retrained(experiments or [], [int(part) for part in parts], on_change, push)
+    outcome = _retrained(experiments or [], [int(part) for part in parts], on_change, push, pool)
     if as_json:
         typer.echo(json.dumps(outcome, indent=1))
     else:

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from ldebm.config import RetrainConfig, load_params
 from ldebm.errors import UsageError
+from pipelines import parts
 from pipelines.build import build
 from pipelines.champion import Verdict
 from pipelines.changes import Finding, find_changes
-from pipelines.engine import Engine, current
+from pipelines.engine import Engine, current, pool_of
 from pipelines.evidence import (
     Retraining,
     commit_build,
@@ -27,12 +28,19 @@ from pipelines.evidence import (
     new_folder,
     save,
 )
+from pipelines.fanout import Crew, fan_out
 from pipelines.judging import failures, judge
 from pipelines.library import Library
+from pipelines.parts import committed, seed_parts
+from pipelines.point import Built
 from pipelines.promotion import Promotion, artifact_path, declare_artifact, promote
-from pipelines.types import Selection
+from pipelines.slots import Slots
+from pipelines.types import Selection, StageOutcome
+from pipelines.worktree import Workspace
 
 __all__ = ["retrain"]
+
+RETRIES = 2  # of a stage, on infrastructure errors only
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,7 @@ def retrain(
     seeds: list[int] | None = None,
     only_on_change: bool = False,
     push: bool = False,
+    pool: str | None = None,
 ) -> Retraining:
     """Builds challengers and promotes those that are better than their champion.
 
@@ -79,6 +88,8 @@ def retrain(
             built, and the run says so.
         push: give what was built to the DVC remote. Tags and the branch go with
             ``git push --tags origin``, which is left to the operator.
+        pool: a work pool of Prefect, whose workers build the seeds; outputs then go through the
+            DVC remote, and come here to be judged.
     """
     root, engine = Path.cwd(), current()
     wanted = plan(root, experiments or [], seeds or [])
@@ -94,24 +105,43 @@ def retrain(
     )
     if not chosen:
         return _finish(None, started, engine)
-    return _challenge(root, replace(wanted, experiments=chosen), started, push, engine)
+    crew = None if pool is None else pool_of(pool, RETRIES)
+    return _challenge(root, replace(wanted, experiments=chosen), started, push, crew)
+
+
+def _spread(
+    root: Path, selection: Selection, crew: Crew, engine: Engine
+) -> dict[str, StageOutcome]:
+    """Has the seeds built by others, into the DVC remote; gives the stages that failed there."""
+    workspace = Workspace(root)
+    chosen = replace(selection, revision=committed(workspace, selection.revision))
+    [item] = parts.plan([chosen], workspace, Slots(), RETRIES)
+    known: dict[str, StageOutcome] = {}
+    handed = seed_parts(item)
+    for name, built in fan_out(handed, crew, engine).items():
+        if isinstance(built, Built):
+            stages = built.report.having("failed")
+        else:
+            own = next(part.builds for part in handed if part.name == name)
+            stages = [StageOutcome(own[0], "failed", message=built)]
+        known |= {stage.name: stage for stage in stages}
+    return known
 
 
 def _challenge(
-    root: Path, wanted: Plan, started: Retraining, push: bool, engine: Engine
+    root: Path, wanted: Plan, started: Retraining, push: bool, crew: Crew | None
 ) -> Retraining:
     """Builds, judges, commits and promotes."""
+    engine = current()
     overrides = [o for item in started.findings for o in item.overrides if _uses(wanted, item)]
-    report = build(
-        Selection(
-            revision="HEAD",
-            experiments=tuple(wanted.experiments),
-            seeds=wanted.seeds,
-            overrides=tuple(overrides),
-        ),
-        root=root,
-        push=push,
+    selection = Selection(
+        revision="HEAD",
+        experiments=tuple(wanted.experiments),
+        seeds=wanted.seeds,
+        overrides=tuple(overrides),
     )
+    known = {} if crew is None else _spread(root, selection, crew, engine)
+    report = build(selection, root=root, pull=crew is not None, push=push, known=known)
     folder = new_folder(root)
     keep(folder, report.worktree, wanted.datasets)
     verdicts = [

@@ -1,7 +1,8 @@
 """The ``sweep`` flow: a grid of parameters over seeds, on all slots at once, as one table.
 
 Every point of the grid is a worktree of its own with the shared cache; the seeds are in its DAG.
-What all points have in common is built once, before the rest.
+What all points have in common is built once, before the rest. With a pool each point is a run that
+any of its workers takes.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,8 +24,11 @@ from pipelines.build import BuildFailed, Watch, submitter
 from pipelines.building import Job, opened, run_jobs
 from pipelines.dag import ask_dvc, fingerprints
 from pipelines.dispatch import Dispatcher, Options
-from pipelines.engine import Engine, current
+from pipelines.engine import Engine, current, pool_of
 from pipelines.estimate import words
+from pipelines.fanout import Crew, Part, fan_out
+from pipelines.parts import Plan, committed, plan, sweep_parts
+from pipelines.point import Built, metrics_of
 from pipelines.slots import Slots
 from pipelines.types import BuildReport, Selection, StageOutcome
 from pipelines.worktree import Workspace
@@ -41,11 +46,13 @@ class Point:
         overrides: its parameters, ``key=value``.
         report: its build; with all seeds.
         metrics: of its last stages, by stage: flat names to numbers.
+        where: the machine and folder that built it; empty: this one.
     """
 
     overrides: tuple[str, ...]
     report: BuildReport
-    metrics: dict[str, dict[str, float]]
+    metrics: Mapping[str, dict[str, float]]
+    where: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,7 @@ def sweep(
     pull: bool = False,
     out: Path | None = None,
     must_succeed: bool = False,
+    pool: str | None = None,
 ) -> SweepReport:
     """Builds every combination of parameter values and gathers the metrics.
 
@@ -135,19 +143,41 @@ def sweep(
         pull: see :func:`pipelines.build.build`.
         out: folder for the tables; default ``sweeps/NAME``, the same name for the same sweep.
         must_succeed: raise for a failed stage.
+        pool: a work pool of Prefect, whose workers build the points; outputs then go through the
+            DVC remote.
 
     Raises:
-        UsageError: an axis, the selection or the project is wrong.
+        UsageError: an axis, the selection, the project or the pool is wrong.
         Busy: a point is being built already.
         BuildFailed: a stage failed and ``must_succeed``.
     """
-    root = root.resolve()
+    root, started = root.resolve(), time.monotonic()
     base = selection or Selection()
     points = grid(root, axes)
     slots, options = Slots(cpu_slots), Options(retries=retries, pull=pull)
+    if pool is None:
+        measured = _here(points, base, Workspace(root), slots, options)
+    else:
+        crew = pool_of(pool, retries)
+        measured = _spread(points, base, Workspace(root), slots, options, crew)
+    folder = (out or root / FOLDER / _name(axes, base)).resolve()
+    result = SweepReport(measured, folder, time.monotonic() - started)
+    _write(result, axes, current())
+    if must_succeed and not result.ok:
+        raise BuildFailed(next(point.report for point in measured if not point.report.ok))
+    return result
+
+
+def _here(
+    points: Sequence[tuple[str, ...]],
+    base: Selection,
+    workspace: Workspace,
+    slots: Slots,
+    options: Options,
+) -> tuple[Point, ...]:
+    """Builds the points on this machine, side by side."""
     engine = current()
     with contextlib.ExitStack() as stack:
-        workspace = Workspace(root)
         workers = ThreadPoolExecutor(min(len(points), slots.cpu))
         stack.enter_context(workers)
 
@@ -167,16 +197,68 @@ def sweep(
             _with_first(report, before) if number == 0 else report
             for number, report in enumerate(reports)
         ]
-        measured = tuple(
-            Point(overrides, report, _metrics(job))
+        return tuple(
+            Point(overrides, report, metrics_of(job.dag, job.place.project))
             for overrides, report, job in zip(points, built, jobs, strict=True)
         )
-    folder = (out or root / FOLDER / _name(axes, base)).resolve()
-    result = SweepReport(measured, folder, max(report.seconds for report in reports))
-    _write(result, axes, engine)
-    if must_succeed and not result.ok:
-        raise BuildFailed(next(point.report for point in measured if not point.report.ok))
-    return result
+
+
+def _spread(
+    points: Sequence[tuple[str, ...]],
+    base: Selection,
+    workspace: Workspace,
+    slots: Slots,
+    options: Options,
+    crew: Crew,
+) -> tuple[Point, ...]:
+    """Has the points built by others, and gathers what became of them."""
+    engine = current()
+    commit = committed(workspace, base.revision)
+    chosen = [
+        replace(base, revision=commit, overrides=(*base.overrides, *overrides), isolated=True)
+        for overrides in points
+    ]
+    plans = plan(chosen, workspace, slots, options.retries)
+    parts = sweep_parts(plans)
+    engine.say(f"{len(points)} points of commit {commit[:10]}: {len(parts)} runs")
+    ended = fan_out(parts, crew, engine)
+    return tuple(
+        _gathered(overrides, item, f"point {number}", parts, ended)
+        for number, (overrides, item) in enumerate(zip(points, plans, strict=True))
+    )
+
+
+def _gathered(
+    overrides: tuple[str, ...],
+    item: Plan,
+    name: str,
+    parts: Sequence[Part],
+    ended: Mapping[str, Built | str],
+) -> Point:
+    """A point from the run that built it; stages that another run built for all stand there."""
+    built = ended.get(name)
+    if isinstance(built, Built):
+        before = {
+            stage.name: stage
+            for part in parts
+            if part.name != name and part.selection.overrides == item.selection.overrides
+            for stage in _stages(ended[part.name])
+        }
+        return Point(overrides, _with_first(built.report, before), built.metrics, built.where)
+    stages = [StageOutcome(stage, "cached") for stage in item.dag.stages]
+    if built is not None:
+        stages = [
+            StageOutcome(stage, "failed" if stage in item.left[:1] else "skipped", message=built)
+            for stage in item.dag.stages
+        ]
+    lock = item.project / "dvc.lock"
+    commit = str(item.selection.revision)
+    report = BuildReport(item.project, commit, bool(overrides), lock, tuple(stages))
+    return Point(overrides, report, {} if built else metrics_of(item.dag, item.project))
+
+
+def _stages(built: Built | str) -> Sequence[StageOutcome]:
+    return () if isinstance(built, str) else built.report.stages
 
 
 class _Entered(contextlib.AbstractContextManager[Job]):
@@ -265,34 +347,6 @@ def _with_first(report: BuildReport, before: dict[str, StageOutcome]) -> BuildRe
     return replace(report, stages=stages)
 
 
-def _metrics(job: Job) -> dict[str, dict[str, float]]:
-    """Metrics of the last stages that have any: of those that no other with metrics needs."""
-    having = [name for name, stage in job.dag.stages.items() if stage.metrics]
-    last = [name for name in having if not job.dag.below(name).intersection(having)]
-    metrics = {}
-    for name in last:
-        numbers: dict[str, float] = {}
-        for path in job.dag.stages[name].metrics:
-            file = job.place.project / path
-            if file.is_file():
-                numbers |= _flat(json.loads(file.read_text(encoding="utf-8")))
-        if numbers:
-            metrics[name] = numbers
-    return metrics
-
-
-def _flat(content: Any, prefix: str = "") -> dict[str, float]:
-    """Numbers of nested JSON by dotted name."""
-    if isinstance(content, dict):
-        values: dict[str, float] = {}
-        for key, value in content.items():
-            values |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-        return values
-    if isinstance(content, int | float) and not isinstance(content, bool):
-        return {prefix: float(content)}
-    return {}
-
-
 def _columns(overrides: Sequence[str]) -> dict[str, str]:
     return {key: value for key, _, value in (item.partition("=") for item in overrides)}
 
@@ -314,6 +368,7 @@ def _write(result: SweepReport, axes: Sequence[str], engine: Engine) -> None:
             "overrides": list(point.overrides),
             "metrics": point.metrics,
             "report": point.report.to_json(),
+            "where": point.where,
         }
         for point in result.points
     ]

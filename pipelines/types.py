@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -97,6 +97,17 @@ class BuildReport:
     def having(self, *statuses: Status) -> Sequence[StageOutcome]:
         """The stages with one of the statuses."""
         return [stage for stage in self.stages if stage.status in statuses]
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> BuildReport:
+        """What :meth:`to_json` gave."""
+        stages = [
+            StageOutcome(**{**item, "log": item["log"] and Path(item["log"])})
+            for item in content["stages"]
+        ]
+        places = {name: Path(content[name]) for name in ("worktree", "dvc_lock")}
+        rest = {name: value for name, value in content.items() if name != "ok"}
+        return cls(**{**rest, **places, "stages": tuple(stages)})
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON types."""

@@ -227,6 +227,12 @@ class Workspace:
         """
         return Path(self.root, self._places["cache"])
 
+    @property
+    def remote(self) -> str | None:
+        """The name of the DVC remote that ``dvc push`` takes; None if none is set."""
+        name = self._places["default"]
+        return None if name is None else str(name)
+
     @functools.cached_property
     def _places(self) -> dict[str, Any]:
         """What DVC's settings say of both, by one process."""

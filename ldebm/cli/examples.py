@@ -12,7 +12,10 @@ EXAMPLES = {
         "ldebm build ptb-ldebm --seeds 0,1,2",
         "ldebm build chatter-ldebm -S experiments.chatter-ldebm.prior.levels=4",
     ],
-    "sweep": ["ldebm sweep prior.levels=4,6 --run chatter-ldebm --seeds 0,1,2"],
+    "sweep": [
+        "ldebm sweep experiments.chatter-ldebm.prior.levels=4,6 --seeds 0,1,2",
+        "ldebm sweep experiments.chatter-ldebm.prior.levels=4,6 --pool ldebm",
+    ],
     "compare": ["ldebm compare chatter-ldebm chatter-svebm-ib", "ldebm compare HEAD~1 workspace"],
     "experiments": ["ldebm experiments"],
     "lineage": ["ldebm lineage verify chatter-ldebm", "ldebm lineage diff chatter-ldebm HEAD~1"],

@@ -106,6 +106,7 @@ class Server:
             "PYTHONPATH": os.pathsep.join(places),
         }
         self.settings = {"PREFECT_SERVER_API_AUTH_STRING": PASSWORD}
+        self.workers: dict[str, int] = {}  # process ids, by the name of the folder
         if database:
             self.settings["PREFECT_API_DATABASE_CONNECTION_URL"] = database
 
@@ -132,7 +133,8 @@ class Server:
         log = self.folder / f"worker-{project.name}.log"
         environment = {**self.environment, "LDEBM_REGISTER": "yes" if register else "no"}
         command = [str(project / "deploy/worker.sh"), *options]
-        with started(command, log, cwd="/", env=environment):
+        with started(command, log, cwd="/", env=environment) as process:
+            self.workers[project.name] = process.pid
             until(300, f"worker starts: {log}", lambda: b"started!" in log.read_bytes())
             yield log
 

@@ -16,7 +16,7 @@ from tests.pipeline.prefect_server import BIN, Server
 from tests.pipeline.project_copy import ROOT
 
 PREFECT = yaml.safe_load((ROOT / "prefect.yaml").read_text())
-NAMES = ["build", "retrain", "retrain-on-change", "sweep", "audit", "clean"]
+NAMES = ["build", "retrain", "retrain-on-change", "sweep", "point", "audit", "clean"]
 
 
 def entry(deployment: dict) -> object:
