@@ -179,12 +179,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=seeds, default=[0], help="of the runs, for example 0,1,2")
     parser.add_argument("--rows", type=int, help="test rows; by default all")
     parser.add_argument("--draws", type=int, default=500, help="trajectories a row")
-    parser.add_argument("--inner", type=int, default=64, help="draws of every normaliser")
+    parser.add_argument("--inner", type=int, default=64, help="draws of a normaliser")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
     configure(options.threads)
     path = Path("results") / f"likelihoods-{options.group}.json"
-    content: dict[str, Any] = read_json(path) if path.is_file() else {"group": options.group}
     try:
         known = records()
         for seed in options.seeds:
@@ -195,6 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 row["priors"][name] |= facts(model, seed, known)
             row |= {"draws": options.draws, "inner": options.inner}
             row |= {"cpu_seconds": round(time.process_time() - begun, 1), **circumstances()}
+            content = read_json(path) if path.is_file() else {"group": options.group}
             content["seeds"] = {**content.get("seeds", {}), str(seed): row}
             write_json(path, content)
             for name, part in row["priors"].items():

@@ -65,7 +65,7 @@ class EvaluateConfig(Section):
     B.2, use 500.
     """
     inner: int = Field(64, gt=1)
-    """Draws per estimate of a normalising constant."""
+    """Draws per estimate of a normalising constant, on average over the levels."""
     mixture: MixtureConfig | None = None
     """Sizes of the Gaussian mixtures that stand beside the prior of a model of text or images;
     null: their defaults.

@@ -71,6 +71,7 @@ class Estimate:
         half_inner_B: ``nll_B`` from half of the inner draws.
         ess_B: effective number of trajectories.
         reconstruction_B: mean over trajectories of -log p(x|z_0).
+        inner: draws of each inner normaliser, per level t < T-1.
         inner_ess: per level t < T-1, the (median, 1 % quantile) of the effective inner draws.
         shift: per level, the share of the gradient in the proposal's mean.
         annealed: share of inner normalisers that were annealed.
@@ -85,6 +86,7 @@ class Estimate:
     half_inner_B: np.ndarray
     ess_B: np.ndarray
     reconstruction_B: np.ndarray
+    inner: list[int] = field(default_factory=list)
     inner_ess: list[tuple[float, float]] = field(default_factory=list)
     shift: list[float] = field(default_factory=list)
     annealed: float = 0.0
@@ -125,6 +127,7 @@ class Estimate:
         for t, apart in enumerate(self.sides):
             result[f"{prefix}_sandwich_{t}"] = apart
         for t, (median, low_ess) in enumerate(self.inner_ess):
+            result[f"{prefix}_inner_{t}"] = float(self.inner[t])
             result[f"{prefix}_inner_ess_{t}"] = median
             result[f"{prefix}_inner_ess_low_{t}"] = low_ess
         if self.top is not None:
@@ -323,6 +326,7 @@ def _estimate(parts: list[np.ndarray], scorer: Trajectories | None) -> Estimate:
     table = np.concatenate(parts, axis=1)
     estimate = Estimate(*table)
     if scorer is not None:
+        estimate.inner = list(scorer.inner)
         for level in scorer.ess:
             ess = torch.cat(level)
             low = ess.kthvalue(max(1, len(ess) // 100)).values

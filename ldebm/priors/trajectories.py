@@ -33,6 +33,8 @@ __all__ = ["LikelihoodSettings", "Trajectories", "held_out_bound"]
 
 LOG_2PI = math.log(2 * math.pi)
 HELD_OUT_TRAJECTORIES, HELD_OUT_INNER = 4, 32
+COST_OF_MIXTURE = 2.0  # of a draw of the mixture's reverse conditional, next to the Gaussian's
+FEWEST = 8  # draws of a level
 SIDES = 64  # conditions of a level at which its normaliser is estimated from both sides
 
 
@@ -42,7 +44,7 @@ class LikelihoodSettings:
 
     Attributes:
         trajectories: S, of each row.
-        inner: M, fresh draws of each normaliser Z_t(u_{t+1}); even.
+        inner: M, fresh draws of each normaliser Z_t(u_{t+1}) on average over the levels; even.
         top_draws: plain draws for the top normaliser.
         top_particles: of its annealed estimates.
         top_steps: temperatures of these.
@@ -104,6 +106,21 @@ def held_out_bound(prior: EnergyPrior, z_ND: Tensor, seed: int) -> float:
     log_mean = torch.logsumexp(own.view(HELD_OUT_TRAJECTORIES, -1), 0)
     bound = float(log_mean.mean()) - math.log(HELD_OUT_TRAJECTORIES)
     return bound - float(prior.log_det())
+
+
+def _divided(draws: int, ess_T: Sequence[float], cost_T: Sequence[float]) -> list[int]:
+    """Draws of every level, at the cost of ``draws`` cheap ones a level on average.
+
+    With M draws of effective number E the variance of log Z is about (M / E - 1) / M; the sum over
+    levels is least when M is in proportion to the root of M / E - 1 over the cost.
+    """
+    spread = [
+        math.sqrt(max(draws / ess - 1, 0.01) / cost)
+        for ess, cost in zip(ess_T, cost_T, strict=True)
+    ]
+    total = sum(part * cost for part, cost in zip(spread, cost_T, strict=True))
+    wanted = [draws * len(ess_T) * part / total for part in spread]
+    return [max(min(draws, FEWEST), 2 * round(part / 2)) for part in wanted]
 
 
 def _tilting(energies: Conditionals, prior: EnergyPrior, mixture: Mixture) -> Conditionals | None:
@@ -170,14 +187,15 @@ class Trajectories:
             proposals = find_proposals(self.energies, levels, settings.inner, stream)
             self.shift, self.inner = proposals
             return
-        self.inner = [settings.inner] * top
-        self.shift = [self._choose(t, levels[t + 1][:128], stream) for t in range(top)]
+        chosen = [self._choose(t, levels[t + 1][:128], stream) for t in range(top)]
+        self.shift = [shift for shift, _ in chosen]
+        self.inner = _divided(settings.inner, [ess for _, ess in chosen], self.costs)
         stream = make_generator(settings.seed, "nll", "sides", device=pilot_ND.device)
         few = slice(SIDES)
         self.sides = [
             distance_of_sides(
                 self.written[t], t, levels[t + 1][few], self.energies.scale[t] * levels[t][few],
-                settings.inner, stream, self.shift[t], back=self.mixed,
+                self.inner[t], stream, self.shift[t], back=self.mixed,
             )
             for t in range(top)
         ]  # fmt: skip
@@ -198,19 +216,28 @@ class Trajectories:
         normaliser = global_normaliser(energies, start_ND, stream, *sizes)
         self.log_z, self.tops = normaliser.log_z, [*self.tops, normaliser]
 
-    def _choose(self, t: int, u_next_ND: Tensor, stream: torch.Generator) -> float:
+    @property
+    def costs(self) -> list[float]:
+        """What a draw of each level costs, next to one of the Gaussian proposal."""
+        return [1.0 if energies is self.energies else COST_OF_MIXTURE for energies in self.written]
+
+    def _choose(self, t: int, u_next_ND: Tensor, stream: torch.Generator) -> tuple[float, float]:
         """Chooses the proposal of a level: its shift, and whether it is the mixture's.
 
-        The mixture's costs twice as much, and is not tried where half of the draws are effective.
+        The mixture's is not tried where half of the Gaussian's draws are effective.
+
+        Returns:
+            The shift, and the median effective sample size of ``settings.inner`` draws.
         """
         draws = self.settings.inner
         shift, ess = rate_shifts(self.energies, t, u_next_ND, draws, stream)
         if self.mixed is None or ess >= draws / 2:
-            return shift
-        if rate_shifts(self.mixed, t, u_next_ND, draws, stream)[1] <= ess:
-            return shift
+            return shift, ess
+        _, of_mixture = rate_shifts(self.mixed, t, u_next_ND, draws, stream)
+        if of_mixture <= ess:
+            return shift, ess
         self.written[t] = self.mixed
-        return 0.0
+        return 0.0, of_mixture
 
     def __call__(self, u0_ND: Tensor, stream: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """(own draws counted, fresh draws only, half of the inner draws), each (N,).

@@ -295,10 +295,18 @@ def test_the_mixture_is_the_proposal_where_it_beats_the_kernel(
     scorer.mixed = tilting(scorer.energies, base)
     levels = table.forward(pilot, generator(8))
     scorer.written = [scorer.energies] * 5
-    assert scorer._choose(0, levels[1][:64], generator(9)) == 0.0
+    assert scorer._choose(0, levels[1][:64], generator(9))[0] == 0.0
     assert scorer.written[0] is scorer.mixed
     scorer._choose(4, levels[5][:64], generator(9))
     assert scorer.written[4] is scorer.energies
+
+
+def test_levels_whose_draws_are_poor_get_more_of_them_at_the_same_cost() -> None:
+    assert trajectories._divided(64, [60.0, 60.0, 60.0], [1.0, 1.0, 1.0]) == [64, 64, 64]
+    inner = trajectories._divided(64, [8.0, 32.0, 63.9], [2.0, 1.0, 1.0])
+    assert inner[0] > inner[1] > inner[2] == 8
+    assert 2 * inner[0] + inner[1] + inner[2] == pytest.approx(3 * 64, abs=12)
+    assert trajectories._divided(4, [1.0, 4.0], [1.0, 1.0]) == [8, 4]
 
 
 def step_energy(height: float, place: float) -> Conditionals:
