@@ -14,7 +14,7 @@ import math
 import os
 import secrets
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "atomic_path",
+    "growing_array",
     "hash_json",
     "hash_path",
     "json_text",
@@ -161,6 +162,27 @@ def write_array(target: str | Path, array: np.ndarray) -> None:
     """Writes a ``.npy`` file, which readers map into memory."""
     with atomic_path(target) as path, path.open("wb") as stream:
         np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
+
+
+@contextmanager
+def growing_array(target: str | Path, dtype: Any) -> Iterator[Callable[[np.ndarray], None]]:
+    """Yields what appends values to an array (N), which is written as by :func:`write_array`."""
+    facts = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False}
+    count = 0
+    with atomic_path(target) as path, path.open("wb") as stream:
+
+        def header() -> None:  # numpy leaves room in it for a larger number
+            stream.seek(0)
+            np.lib.format.write_array_header_1_0(stream, {**facts, "shape": (count,)})
+
+        def append(values: np.ndarray) -> None:
+            nonlocal count
+            count += len(values)
+            stream.write(np.ascontiguousarray(values, dtype).data)
+
+        header()
+        yield append
+        header()
 
 
 def write_csv(target: str | Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch.nn import Module
 
 from ldebm.data.tokenizer import Tokenizer
 from ldebm.errors import UsageError, require_count
@@ -133,15 +133,13 @@ class InPython:
         model, target = cast("Model", self), Path(path)
         if target.suffix != ".safetensors":
             target = target.with_name(f"{target.name}.safetensors")
-        state = {f"backbone.{k}": v for k, v in model.backbone.state_dict().items()}
-        state |= {f"prior.{k}": v for k, v in model.prior.state_dict().items()}
         header = {
             "experiment": model.experiment,
             "seed": model.seed,
             "config": model.config.model_dump(mode="json"),
             "meta": model.meta,
         }
-        save(target, state, header, model.tokenizer)
+        save(target, model.backbone, model.prior, header, model.tokenizer)
         return target
 
     def cluster(self, rows: Any, words: int = 8) -> Clusters:
@@ -229,7 +227,8 @@ class InPython:
 
 def save(
     path: str | Path,
-    state: Mapping[str, Tensor],
+    backbone: Module,
+    prior: Module,
     header: Mapping[str, Any],
     tokenizer: Tokenizer | None,
 ) -> None:
@@ -237,11 +236,13 @@ def save(
 
     Args:
         path: the ``.safetensors`` file.
-        state: tensors named ``backbone.*`` and ``prior.*``.
+        backbone: its tensors are named ``backbone.*``.
+        prior: its tensors are named ``prior.*``.
         header: experiment, seed, config and meta.
         tokenizer: stored as bytes with a text model.
     """
-    tensors = dict(state)
+    tensors = {f"backbone.{k}": v for k, v in backbone.state_dict().items()}
+    tensors |= {f"prior.{k}": v for k, v in prior.state_dict().items()}
     if tokenizer is not None:
         tensors["tokenizer"] = torch.tensor(list(tokenizer.to_bytes()), dtype=torch.uint8)
     write_model(path, tensors, header)

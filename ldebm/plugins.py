@@ -39,6 +39,7 @@ __all__ = [
     "hashes",
     "names",
     "plugin_files",
+    "refuse_namesake",
     "register",
     "require_same",
 ]
@@ -214,6 +215,26 @@ def find(group: str, name: str) -> Any:
             f"{type(plugin).__name__}; expected {TYPES[group].__name__}"
         )
     return plugin
+
+
+def refuse_namesake(group: str, name: str) -> None:
+    """Refuses a plugin with the name of something built in, which would be used in its place.
+
+    Raises:
+        UsageError: there is one.
+    """
+    files = (f"{PLUGINS}/{group}/{name}{end}" for end in (".py", "/__init__.py"))
+    where = next((file for file in files if (ROOT / file).is_file()), None)
+    if where is None and name in _registered[group]:
+        where = "registered by this program"
+    for entry in _installed(group, tuple(sys.path)) if where is None else ():
+        if entry.name == name:
+            where = f"package {entry.dist.name}" if entry.dist else entry.value
+    if where is not None:
+        raise UsageError(
+            f"plugin {name!r} of {group} ({where}): {name!r} is built in, and would be used in its "
+            "place; give the plugin another name"
+        )
 
 
 def plugin_files(group: str, named: Iterable[str] | None = None) -> dict[str, Path]:

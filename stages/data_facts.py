@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from ldebm.config import DataConfig
-from ldebm.data.kinds import open_kind
-from ldebm.data.limits import shares
 from ldebm.data.packed import SPLITS
 from ldebm.files import read_json
 
@@ -20,8 +18,12 @@ LONGEST = 200  # characters of an example
 BINS = 40  # of the lengths
 
 
-def data_facts(prepared: Path, config: DataConfig) -> dict[str, Any]:
+def data_facts(prepared: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Facts of ``data/prepared/D``, the same whenever they are taken.
+
+    Args:
+        prepared: the folder.
+        rows: the shares that were checked, of :func:`ldebm.data.limits.shares`.
 
     Returns:
         ``splits``: split -> the profile's counts; ``found``: what is bounded -> split -> value;
@@ -29,9 +31,8 @@ def data_facts(prepared: Path, config: DataConfig) -> dict[str, Any]:
         first training rows, without what a table cannot show.
     """
     profile = read_json(prepared / "profile.json")
-    kind = open_kind(config.model_copy(update={"kind": profile["kind"]}))
     found: dict[str, dict[str, Any]] = {}
-    for row in shares(profile, kind.unknown(prepared)):
+    for row in rows:
         for name, value in row.items():
             found.setdefault(name, {})[row["split"]] = value
     paths = {split: prepared / f"{split}.parquet" for split in SPLITS}

@@ -8,7 +8,7 @@ rows. Importing this module takes seconds, so only the validate stage does it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ from great_expectations.data_context.types.base import ProgressBarsConfig
 from ldebm.config import DataConfig
 from ldebm.data.columns import label_column
 from ldebm.data.kinds import open_kind
-from ldebm.data.kinds.base import Check
-from ldebm.data.limits import broken, limits, notes, shares
+from ldebm.data.kinds.base import PART, Check
+from ldebm.data.limits import broken, limits, notes
 from ldebm.data.packed import SPLITS
 from ldebm.files import read_json
 
@@ -34,8 +34,16 @@ __all__ = ["validate"]
 SHOWN = 20  # unexpected values that the engine lists
 
 
-def validate(prepared: str | Path, config: DataConfig) -> dict[str, Any]:
-    """Checks ``data/prepared/<name>``: the report, free of times and identifiers."""
+def validate(
+    prepared: str | Path, config: DataConfig, facts: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Checks ``data/prepared/<name>``: the report, free of times and identifiers.
+
+    Args:
+        prepared: the folder.
+        config: the data set.
+        facts: :func:`ldebm.data.limits.measured` of it.
+    """
     prepared = Path(prepared)
     profile = read_json(prepared / "profile.json")
     kind = open_kind(config.model_copy(update={"kind": profile["kind"]}))
@@ -53,7 +61,6 @@ def validate(prepared: str | Path, config: DataConfig) -> dict[str, Any]:
     results = []
     for split in SPLITS:
         path = prepared / f"{split}.parquet"
-        ids = pl.read_parquet(path, columns=["id"])["id"].to_numpy()
         once = _expectations([
             ("ExpectColumnValuesToNotBeNull", {"column": "id"}),
             ("ExpectColumnValuesToBeUnique", {"column": "id"}),
@@ -61,8 +68,7 @@ def validate(prepared: str | Path, config: DataConfig) -> dict[str, Any]:
         checks = kind.checks(splits.get(split, splits["train"]), splits["train"])
         parts = map(pd.DataFrame, kind.checked(path, labels))
         of_rows = (parts, _expectations([*of_labels, *checks]))
-        results += _check(context, split, ([pd.DataFrame({"id": ids})], once), of_rows)
-    facts = shares(profile, kind.unknown(prepared))
+        results += _check(context, split, (_ids(path), once), of_rows)
     of_profile = _check(context, "profile", ([pd.DataFrame(facts)], _of_profile(profile)))
     said = broken(profile, facts)
     for item in of_profile:
@@ -78,6 +84,13 @@ def validate(prepared: str | Path, config: DataConfig) -> dict[str, Any]:
         "notes": notes(profile),
         "results": results,
     }
+
+
+def _ids(path: Path) -> Iterator[pd.DataFrame]:
+    """The identifiers: some at a time where they rise, so that none is in two parts; else all."""
+    ids = pl.read_parquet(path, columns=["id"])["id"].to_numpy()
+    step = PART if bool((ids[1:] > ids[:-1]).all()) else max(1, len(ids))
+    return (pd.DataFrame({"id": ids[i : i + step]}) for i in range(0, max(1, len(ids)), step))
 
 
 def _expectations(checks: Iterable[Check]) -> list[Any]:

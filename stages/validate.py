@@ -12,6 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ldebm.data.limits import measured
 from ldebm.files import write_json, write_text
 from stages._entry import arguments, parameters, run
 
@@ -29,11 +30,12 @@ def main() -> None:
     from stages.expectations import validate
 
     prepared = Path("data/prepared") / name
-    report = validate(prepared, config)
+    facts = measured(prepared, config)
+    report = validate(prepared, config, facts)
     folder = Path("reports/validation") / name
     write_json(folder / "report.json", report)
     write_text(folder / "docs" / "index.html", page(name, report))
-    write_json(folder / "docs" / "facts.json", data_facts(prepared, config))
+    write_json(folder / "docs" / "facts.json", data_facts(prepared, facts))
     for note in report["notes"]:
         print(f"warning: {name}: {note}", file=sys.stderr)
     if not report["success"]:

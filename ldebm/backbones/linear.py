@@ -23,7 +23,7 @@ from ldebm.backbones.base import Backbone
 from ldebm.config import BackboneConfig
 from ldebm.errors import UsageError
 
-__all__ = ["LinearBackbone"]
+__all__ = ["ROWS", "LinearBackbone"]
 
 LOG_2PI = math.log(2 * math.pi)
 ROWS = 8192  # that are read at a time: in double precision there are never more of them

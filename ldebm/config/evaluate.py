@@ -11,8 +11,9 @@ from ldebm.config.plugged import Plugged
 from ldebm.config.prior import MixtureConfig
 from ldebm.config.sections import Section
 
-__all__ = ["OOD_TRANSFORMS", "CompletionConfig", "EvaluateConfig"]
+__all__ = ["OOD_TRANSFORMS", "TOLERANCE", "CompletionConfig", "EvaluateConfig"]
 
+TOLERANCE = 1.0  # nats by which the two sides of an estimate's normalisers may differ
 OOD_TRANSFORMS = ("rotated", "inverted", "shuffled", "noise")
 
 

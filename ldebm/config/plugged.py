@@ -31,15 +31,14 @@ class Plugged:
         known = _built_in(source)
 
         def check(value: str | list[str]) -> str | list[str]:
-            for name in [value] if isinstance(value, str) else value:
-                if name not in known:
-                    from ldebm.plugins import (
-                        names,
-                    )  # not before it is needed: it reads all packages
+            from ldebm.plugins import names, refuse_namesake
 
-                    if name not in (plugins := names(self.group)):
-                        hint = nearest(name, [*known, *plugins])
-                        raise PydanticCustomError("plugin", "{hint}", {"hint": hint})
+            for name in [value] if isinstance(value, str) else value:
+                if name in known:
+                    refuse_namesake(self.group, name)
+                elif name not in (plugins := names(self.group)):
+                    hint = nearest(name, [*known, *plugins])
+                    raise PydanticCustomError("plugin", "{hint}", {"hint": hint})
             return value
 
         return core_schema.no_info_after_validator_function(check, handler(source))

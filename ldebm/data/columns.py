@@ -19,10 +19,28 @@ from typing import Any
 from ldebm.config import DataConfig
 from ldebm.errors import UsageError
 
-__all__ = ["MAX_CLASSES", "SPLIT_WORDS", "Table", "column_of", "is_list", "kind_of",
-           "label_column",
-           "label_names", "label_names_of", "labels", "labels_among", "numbers", "require_column",
-           "split_of", "stated_split", "text_column", "texts", "turns"]  # fmt: skip
+__all__ = [
+    "MAX_CLASSES",
+    "SPLIT_WORDS",
+    "Table",
+    "column_of",
+    "is_list",
+    "kind_of",
+    "label_column",
+    "label_names",
+    "label_names_of",
+    "label_texts",
+    "labels",
+    "labels_among",
+    "numbers",
+    "require_column",
+    "split_of",
+    "stated_split",
+    "text_column",
+    "texts",
+    "turns",
+    "whole_numbers",
+]  # fmt: skip
 
 Table = dict[str, list[Any]]  # column to its values, as Python has them
 LABEL = "label."
@@ -151,8 +169,13 @@ def is_list(values: Sequence[Any]) -> bool:
     return any(isinstance(value, list) for value in values)
 
 
-def texts(values: Sequence[Any], where: str) -> list[str | None]:
+def texts(values: Sequence[Any], where: str, before: int = 0) -> list[str | None]:
     """A column as text; None where a value is missing.
+
+    Args:
+        values: of the column, or of some of its rows.
+        where: file and column, for messages.
+        before: how many rows are before these.
 
     Raises:
         UsageError: a value is a list, an object or bytes; the message begins with ``where``, file
@@ -160,7 +183,7 @@ def texts(values: Sequence[Any], where: str) -> list[str | None]:
     """
     if all(type(value) is str for value in values):
         return list(values)
-    return [_text(value, row, where) for row, value in enumerate(values, 1)]
+    return [_text(value, row, where) for row, value in enumerate(values, before + 1)]
 
 
 def _text(value: Any, row: int, where: str) -> str | None:
@@ -188,16 +211,27 @@ def labels(values: Sequence[Any], where: str) -> list[str | None]:
         >>> labels(["1.0", "2", " ", None], ""), labels([True, False, math.nan], "")
         (['1', '2', None, None], ['true', 'false', None])
     """
-    stripped = [(value or "").strip() or None for value in texts(values, where)]
-    for row, value in enumerate(stripped, 1):
+    stripped = label_texts(values, where)
+    if whole_numbers(stripped):
+        return [value and value.partition(".")[0] for value in stripped]
+    return stripped
+
+
+def label_texts(values: Sequence[Any], where: str, before: int = 0) -> list[str | None]:
+    """:func:`labels` of some rows of a column: whole numbers stay as they are written."""
+    stripped = [(value or "").strip() or None for value in texts(values, where, before)]
+    for row, value in enumerate(stripped, before + 1):
         if value is not None and len(value) > LONGEST_LABEL:
             raise UsageError(
                 f"{where}: row {row} has a label of {len(value)} characters ({value[:30]!r}...), "
                 f"more than {LONGEST_LABEL}; is it the text?"
             )
-    if all(value is None or WHOLE.fullmatch(value) for value in stripped):
-        return [value and value.partition(".")[0] for value in stripped]
     return stripped
+
+
+def whole_numbers(values: Iterable[str | None]) -> bool:
+    """Whether all labels are whole numbers, which are written alike then (``1.0`` as ``1``)."""
+    return all(value is None or WHOLE.fullmatch(value) for value in values)
 
 
 def label_names(values: Iterable[Any]) -> list[str]:

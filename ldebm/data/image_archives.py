@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ldebm.data.columns import split_of, stated_split
+from ldebm.data.csv_tables import parse_csv
 from ldebm.data.folders import EXTENSIONS, LABELS_FILE, is_image, parts_of
 from ldebm.data.image_files import FILE_COLUMNS, NOT_LABELS, ImageSource, RawImage
-from ldebm.data.text_files import decode, parse_csv
+from ldebm.data.text_files import decode
 from ldebm.errors import UsageError
 
 __all__ = ["open_zip"]

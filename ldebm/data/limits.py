@@ -7,14 +7,17 @@ build then refuses. Bounds that only hold for a kind of data are with the kind.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from ldebm.config import DataConfig
 from ldebm.data.columns import MAX_CLASSES
 from ldebm.data.kinds import kind_named
 from ldebm.data.kinds.base import Limit
 from ldebm.data.packed import SPLITS
+from ldebm.files import read_json
 
-__all__ = ["broken", "failures", "limits", "notes", "shares"]
+__all__ = ["broken", "failures", "limits", "measured", "notes", "shares"]
 
 MAX_UNSEEN = 0.05  # share of labelled rows with a label that no training row has
 SHOWN = 5  # values that a note names
@@ -67,6 +70,17 @@ def shares(
         row |= kind.shares(facts, splits["train"])
         table.append(row if unknown is None else row | {"unknown": unknown[split]})
     return table
+
+
+def measured(prepared: Path, config: DataConfig) -> list[dict[str, Any]]:
+    """:func:`shares` of ``data/prepared/<name>``, with those that need a tokenizer.
+
+    Raises:
+        UsageError: a file is missing or damaged, or no tokenizer can be trained.
+    """
+    profile = read_json(prepared / "profile.json")
+    kind = kind_named(profile["kind"])(config.model_copy(update={"kind": profile["kind"]}))
+    return shares(profile, kind.unknown(prepared))
 
 
 def _unseen(facts: dict[str, Any], label: str) -> float:

@@ -188,27 +188,27 @@ def with_splits(config: DataConfig, frame: pl.DataFrame) -> pl.DataFrame:
         plain = config.model_copy(update={"labels": []})
         parts = [with_splits(plain, frame.filter(rows)) for rows in (labelled, ~labelled)]
         return pl.concat(parts).sort("line")
-    sizes = frame.group_by(group).len().sort(group)
-    if sizes.height < MIN_ROWS:
-        raise UsageError(f"{sizes.height} {group}s cannot be split; at least {MIN_ROWS} are needed")
-    stream = numpy_generator(config.seed, "splits", sizes.height)
-    sizes = sizes[stream.permutation(sizes.height)]
-    before = np.cumsum(sizes["len"].to_numpy()) - sizes["len"].to_numpy()
+    groups, sizes = np.unique(frame[group].to_numpy(), return_counts=True)
+    if len(groups) < MIN_ROWS:
+        raise UsageError(f"{len(groups)} {group}s cannot be split; at least {MIN_ROWS} are needed")
+    order = numpy_generator(config.seed, "splits", len(groups)).permutation(len(groups))
+    before = np.cumsum(sizes[order]) - sizes[order]
     valid, test = (
         getattr(config, split) or max(FEWEST, round(share * frame.height))
         for split, share in SHARES.items()
     )
-    names = np.full(sizes.height, "train", dtype=object)
     first = int(np.searchsorted(before, valid))  # groups until there are enough rows
     second = int(np.searchsorted(before, before[min(first, len(before) - 1)] + test))
-    if second >= sizes.height:
+    if second >= len(groups):
         raise UsageError(
             f"valid {valid} and test {test} take all {frame.height} rows; lower them in the data "
             "set's section of params.yaml"
         )
-    names[:first], names[first:second] = "valid", "test"
-    table = sizes.select(group).with_columns(split=pl.Series(names.tolist()))
-    return frame.drop("split").join(table, on=group, how="left", maintain_order="left")
+    codes = np.zeros(len(groups), dtype=np.uint8)  # of the groups, into SPLITS
+    codes[order[:first]], codes[order[first:second]] = 1, 2
+    splits = pl.Series(codes[np.searchsorted(groups, frame[group].to_numpy())])
+    names = splits.replace_strict(dict(enumerate(SPLITS)), return_dtype=frame.schema["split"])
+    return frame.with_columns(split=names)
 
 
 def _labelled(config: DataConfig, frame: pl.DataFrame) -> pl.Series | None:
@@ -244,7 +244,8 @@ def _from_training(config: DataConfig, frame: pl.DataFrame, group: str, split: s
     enough = int(np.searchsorted(np.cumsum(sizes[order]), rows)) + 1
     chosen = pl.Series(groups[order[:enough]]).implode()
     taken = (pl.col("split") == "train") & pl.col(group).is_in(chosen)
-    return frame.with_columns(split=pl.when(taken).then(pl.lit(split)).otherwise(pl.col("split")))
+    names = pl.when(taken).then(pl.lit(split)).otherwise(pl.col("split"))
+    return frame.with_columns(split=names.cast(frame.schema["split"]))
 
 
 def _limited(config: DataConfig, frame: pl.DataFrame) -> pl.DataFrame:

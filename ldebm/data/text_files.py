@@ -7,23 +7,24 @@ is refused with its name, the line, and what to do.
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
 import itertools
 import json
 import re
-import sys
 import zlib
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ldebm.data.columns import Table
+from ldebm.data.csv_tables import PART, csv_parts, joined
 from ldebm.errors import UsageError
 from ldebm.files import opened_parquet
 
-__all__ = ["FORMATS", "decode", "existing", "file_format", "parse_csv", "read_json_file",
-           "read_lines", "read_table", "split_lines"]  # fmt: skip
+__all__ = ["FORMATS", "decode", "existing", "file_format", "read_json_file",
+           "read_lines", "read_parts", "read_table", "split_lines"]  # fmt: skip
 
 LINES = ("", ".txt", ".text")  # one text a line
 FORMATS = (".txt", ".csv", ".tsv", ".jsonl", ".json", ".parquet")
@@ -33,10 +34,6 @@ MARKS = {  # byte order marks, the longer first
     b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig",
 }  # fmt: skip
 LINE_END = re.compile(r"\r\n|\r|\n")
-SEPARATORS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
-SAMPLE = 200  # rows from which the separator is found
-QUOTED = re.compile(r'"([^"]|"")*"', re.DOTALL)
-DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+([eE][-+]?\d+)?|[-+]?\d+")
 
 
 def existing(path: Path) -> Path:
@@ -74,9 +71,8 @@ def decode(data: bytes, where: str) -> str:
     Raises:
         UsageError: it is empty, in another encoding or no text; the message has the line.
     """
-    encoding = next((name for mark, name in MARKS.items() if data.startswith(mark)), "utf-8")
     try:
-        text = data.decode(encoding)
+        text = data.decode(_encoding(data))
     except UnicodeDecodeError as error:
         raise UsageError(_undecoded(data, error, where)) from None
     if not text.strip():
@@ -88,6 +84,10 @@ def decode(data: bytes, where: str) -> str:
             "without a byte order mark? Save it as UTF-8"
         )
     return text
+
+
+def _encoding(data: bytes) -> str:
+    return next((name for mark, name in MARKS.items() if data.startswith(mark)), "utf-8")
 
 
 def _undecoded(data: bytes, error: UnicodeDecodeError, where: str) -> str:
@@ -121,17 +121,55 @@ def read_lines(path: Path) -> list[str]:
     Raises:
         UsageError: it is missing, empty or not UTF-8; the message has the line.
     """
-    return split_lines(decode(_bytes(path), str(path)))
+    return [line.removesuffix("\n") for line in _lines(path)]
 
 
 def _bytes(path: Path) -> bytes:
-    data = existing(path).read_bytes()
+    with _unzipped(path) as stream:
+        return stream.read()
+
+
+@contextmanager
+def _unzipped(path: Path) -> Iterator[io.BufferedReader | gzip.GzipFile]:
     if path.suffix.lower() != ".gz":
-        return data
+        with existing(path).open("rb") as stream:
+            yield stream
+        return
     try:
-        return gzip.decompress(data)
+        with gzip.open(existing(path)) as unzipped:
+            yield unzipped
     except (OSError, EOFError, zlib.error) as error:
         raise UsageError(f"{path}: cannot be read as gz ({error})") from None
+
+
+def _lines(path: Path, newline: str | None = None) -> Iterator[str]:
+    """The lines of a file with their ends, of which few are in memory; refuses as :func:`decode`.
+
+    Args:
+        path: the file.
+        newline: None: every line ends with LF; "": as it is in the file.
+    """
+    with _unzipped(path) as stream:
+        lines = io.TextIOWrapper(stream, _encoding(stream.peek(4)[:4]), newline=newline)
+        blank: list[str] | None = []  # lines before the first text
+        try:
+            for line in lines:
+                if blank is not None:
+                    blank.append(line)
+                    if not line.strip():
+                        continue
+                    yield from blank
+                    blank = None
+                elif "\0" in line:
+                    break
+                else:
+                    yield line
+            else:
+                if blank is None:
+                    return
+        except UnicodeDecodeError:
+            pass
+    decode(_bytes(path), str(path))  # which says what is wrong, and where
 
 
 def read_json_file(path: Path) -> Any:
@@ -155,6 +193,19 @@ def read_table(path: Path) -> Table:
     Raises:
         UsageError: the format is not one of these, or the file cannot be read as that.
     """
+    return joined(read_parts(path))
+
+
+def read_parts(path: Path, wanted: Collection[str] | None = None) -> Iterator[Table]:
+    """:func:`read_table`, of which :data:`PART` rows are in memory at a time.
+
+    A json file that is one list is read as a whole.
+
+    Args:
+        path: the file.
+        wanted: the columns to read; None: all. Parts of json have those that are in one of their
+            rows, and what is missing there is None.
+    """
     form = file_format(path)
     if form is None:
         raise UsageError(
@@ -162,157 +213,71 @@ def read_table(path: Path) -> Table:
             "text without an ending"
         )
     if form == ".txt":
-        return {"text": list(read_lines(path))}
-    if form == ".parquet":
-        table = _parquet(existing(path))
+        lines = (line.removesuffix("\n") for line in _lines(path))
+        yield from ({"text": part} for part in _parts(lines))
+    elif form in (".csv", ".tsv"):
+        yield from csv_parts(lambda: _lines(path, ""), str(path), form == ".tsv", wanted)
     else:
-        text = decode(_bytes(path), str(path))
-        if form in (".csv", ".tsv"):
-            return parse_csv(text, str(path), tabs=form == ".tsv")
-        table = _json(text, str(path))
-    if not any(table.values()):
-        raise UsageError(f"{path}: the file has no rows; a data set needs at least one")
-    return table
+        rows = 0
+        for part in (_parquet if form == ".parquet" else _json)(path, wanted):
+            rows += max(map(len, part.values()), default=0)
+            yield part
+        if not rows:
+            raise UsageError(f"{path}: the file has no rows; a data set needs at least one")
 
 
-def _parquet(path: Path) -> Table:
-    if path.stat().st_size == 0:
+def _parts(values: Iterator[Any]) -> Iterator[list[Any]]:
+    while part := list(itertools.islice(values, PART)):
+        yield part
+
+
+def _parquet(path: Path, wanted: Collection[str] | None) -> Iterator[Table]:
+    if existing(path).stat().st_size == 0:
         raise UsageError(f"{path}: the file is empty; a data set needs at least one row")
     with opened_parquet(path) as file:
         names = file.schema_arrow.names
         double = next((name for name in names if names.count(name) > 1), None)
         if double is not None:
             raise UsageError(f"{path}: column {double!r} is there twice; rename one")
-        table = file.read()
-    return {name: table.column(name).to_pylist() for name in names}
+        names = [name for name in names if wanted is None or name in wanted]
+        for part in file.iter_batches(PART, columns=names):
+            yield {name: part.column(name).to_pylist() for name in names}
 
 
-def _json(text: str, where: str) -> Table:
+def _json(path: Path, wanted: Collection[str] | None) -> Iterator[Table]:
     """Objects, a line each or as one list; columns in the order in which they are first there."""
-    listed = text.lstrip().startswith("[")
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate([text] if listed else split_lines(text), 1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            at = error.lineno if listed and isinstance(error, json.JSONDecodeError) else number
-            reason = " ".join(str(error).split(" at ")[0].split(":")[0].split())[:100]
-            raise UsageError(
-                f"{where}: line {at}: cannot be read as {'json' if listed else 'jsonl'} "
-                f"({reason}); expected an object a line, or one list of objects"
-            ) from None
-        for entry, row in enumerate(value if listed else [value], 1):
-            if not isinstance(row, dict):
-                place = f"entry {entry}" if listed else f"line {number}"
-                raise UsageError(
-                    f"{where}: {place} is {json.dumps(row)[:40]}; expected an object such as "
-                    '{"text": "..."}'
-                )
-            rows.append(row)
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: [row.get(name) for row in rows] for name in names}
+    where = str(path)
+    if next(filter(str.strip, _lines(path))).lstrip().startswith("["):
+        rows = _loaded(decode(_bytes(path), where), where, 1, listed=True)
+        parts: Iterable[list[Any]] = [[_object(row, f"{where}: entry {i}")
+                                       for i, row in enumerate(rows, 1)]]  # fmt: skip
+    else:
+        numbered = ((i, line) for i, line in enumerate(_lines(path), 1) if line.strip())
+        parts = _parts(
+            _object(_loaded(line, where, i, listed=False), f"{where}: line {i}")
+            for i, line in numbered
+        )
+    for part in parts:
+        names = dict.fromkeys(name for row in part for name in row)
+        names = {name: None for name in names if wanted is None or name in wanted}
+        yield {name: [row.get(name) for row in part] for name in names}
 
 
-def parse_csv(text: str, where: str, *, tabs: bool = False) -> dict[str, list[str]]:
-    """The columns of a table with one line of names.
-
-    Numbers with a decimal comma, where commas do not separate, get a point.
-
-    Args:
-        text: the table.
-        where: the file, for messages.
-        tabs: whether the name of the file says that tabs separate.
-
-    Raises:
-        UsageError: names are missing or there twice, a row has more or fewer cells, quotes do not
-            match, or there is no row.
-
-    Example:
-        >>> parse_csv("text;x\\n'a, b';1,5\\n", "a.csv")
-        {'text': ["'a, b'"], 'x': ['1.5']}
-    """
-    csv.field_size_limit(sys.maxsize)
-    separator, text = _separator(text, tabs)
-    plain = _plain_quotes(text, separator)
-    rows = csv.reader(
-        _stream(text),
-        delimiter=separator,
-        quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL,
-        strict=True,
-    )
+def _loaded(text: str, where: str, line: int, *, listed: bool) -> Any:
     try:
-        first = next(row for row in rows if row)
-        names = [name.strip() or f"column {i}" for i, name in enumerate(first, 1)]
-        double = next((name for name in names if names.count(name) > 1), None)
-        if double is not None:
-            raise UsageError(f"{where}: column {double!r} is there twice; rename one")
-        if not any(map(str.strip, first)):
-            raise UsageError(f"{where}: the first line has no names of columns")
-        columns: list[list[str]] = [[] for _ in names]
-        line = rows.line_num + 1
-        for row in rows:
-            if len(row) != len(names) and any(map(str.strip, row)):
-                cells = f"{len(row)} cell{'s' if len(row) > 1 else ''}"
-                mark = SEPARATORS.get(separator, separator)
-                raise UsageError(
-                    f"{where}: line {line} has {cells} and the first line {len(names)} "
-                    f"({', '.join(names)[:80]}); put cells that hold a {mark} in quotes, or name a "
-                    "file with one text a line .txt"
-                )
-            if len(row) == len(names) and (len(row) > 1 or row[0].strip()):
-                for column, cell in zip(columns, row, strict=True):
-                    column.append(cell)
-            line = rows.line_num + 1
-    except csv.Error as error:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        at = error.lineno if listed and isinstance(error, json.JSONDecodeError) else line
+        reason = " ".join(str(error).split(" at ")[0].split(":")[0].split())[:100]
         raise UsageError(
-            f"{where}: line {rows.line_num}: cannot be read as {'tsv' if tabs else 'csv'} "
-            f'({error}); quotes in a quoted cell have to be doubled ("")'
+            f"{where}: line {at}: cannot be read as {'json' if listed else 'jsonl'} "
+            f"({reason}); expected an object a line, or one list of objects"
         ) from None
-    if not columns[0]:
-        raise UsageError(f"{where}: the file has no rows; a data set needs at least one")
-    if separator != ",":
-        columns = [_with_points(column) for column in columns]
-    return dict(zip(names, columns, strict=True))
 
 
-def _separator(text: str, tabs: bool) -> tuple[str, str]:
-    """The separator, and the text without a first line that states it (``sep=;``)."""
-    stated = re.match(r"sep=(.)(\r\n|\r|\n)", text)
-    if stated:
-        return stated[1], text[stated.end() :]
-    best, chosen = (0.0, 0), "\t" if tabs else ","
-    for separator in SEPARATORS:
-        rows = csv.reader(_stream(text), delimiter=separator)
-        try:
-            sample = [row for row in itertools.islice(rows, SAMPLE) if any(row)]
-        except csv.Error:
-            continue
-        cells = len(sample[0]) if sample else 1
-        share = sum(len(row) == cells for row in sample) / max(1, len(sample))
-        if cells > 1 and (share, cells) > best:
-            best, chosen = (share, cells), separator
-    return chosen, text
-
-
-def _stream(text: str) -> io.TextIOWrapper:
-    """The text to be read by lines; as ``StringIO`` it would take four bytes a character."""
-    return io.TextIOWrapper(io.BytesIO(text.encode()), encoding="utf-8", newline="")
-
-
-def _plain_quotes(text: str, separator: str) -> bool:
-    """Whether quotes are marks like others: in tables with tabs that have every row on a line."""
-    if separator != "\t" or '"' not in text:
-        return False
-    rows = [line.split("\t") for line in LINE_END.split(text) if line]
-    opened = [cell for row in rows for cell in row if cell.startswith('"')]
-    plain = any(not QUOTED.fullmatch(cell) for cell in opened)
-    return plain and len({len(row) for row in rows}) == 1
-
-
-def _with_points(column: list[str]) -> list[str]:
-    """A column of numbers with a decimal comma as numbers; any other as it is."""
-    there = [cell.strip() for cell in column if cell.strip()]
-    numbers = any("," in cell for cell in there) and all(map(DECIMAL_COMMA.fullmatch, there))
-    return [cell.replace(",", ".") for cell in column] if numbers else column
+def _object(row: Any, place: str) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise UsageError(
+            f'{place} is {json.dumps(row)[:40]}; expected an object such as {{"text": "..."}}'
+        )
+    return row

@@ -7,7 +7,7 @@ alone.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from ldebm.config import DataConfig
 from ldebm.data.tokenizer import Tokenizer
-from ldebm.files import atomic_path, write_array
+from ldebm.files import atomic_path, growing_array
 
 __all__ = ["UNKNOWN", "choose_tokens", "cut", "unknown_shares", "write_rows", "write_tokenizer"]
 
@@ -75,7 +75,7 @@ def _vocabulary(tokenizer: str, words: int, rows: Sequence[str]) -> int:
     return max(2 * characters, min(MOST_PIECES, max(200, words // 2)))
 
 
-def unknown_shares(tokenizer: Tokenizer, rows: Mapping[str, Collection[str]]) -> dict[str, float]:
+def unknown_shares(tokenizer: Tokenizer, rows: Mapping[str, Iterable[str]]) -> dict[str, float]:
     """By split the share of tokens that are unknown."""
     shares = {}
     for split, texts in rows.items():
@@ -97,16 +97,20 @@ def write_rows(
 ) -> None:
     """Writes rows one after the other as ``ids``, and where each begins as ``offsets``.
 
-    They are kept as bytes as they come: a list of Python has eight times their size.
+    They go to disk as they come.
     """
     dtype = np.uint16 if vocab_size <= 1 << 16 else np.int32
-    flat, lengths = bytearray(), bytearray()
-    for rows in parts:
-        lengths += np.fromiter(map(len, rows), dtype=np.int64, count=len(rows)).tobytes()
-        flat += np.fromiter(itertools.chain.from_iterable(rows), dtype=dtype).tobytes()
-    write_array(target / f"{prefix}ids.npy", np.frombuffer(flat, dtype))
-    offsets = np.cumsum(np.frombuffer(lengths, np.int64))
-    write_array(target / f"{prefix}offsets.npy", np.concatenate([[0], offsets]))
+    end = 0
+    with (
+        growing_array(target / f"{prefix}ids.npy", dtype) as add_ids,
+        growing_array(target / f"{prefix}offsets.npy", np.int64) as add_offsets,
+    ):
+        add_offsets(np.zeros(1, np.int64))
+        for rows in parts:
+            lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+            add_ids(np.fromiter(itertools.chain.from_iterable(rows), dtype=dtype))
+            add_offsets(end + np.cumsum(lengths))
+            end += int(lengths.sum())
 
 
 def write_tokenizer(target: Path, tokenizer: Tokenizer, config: DataConfig) -> dict[str, Any]:

@@ -36,6 +36,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldebm.config.evaluate import TOLERANCE
 from ldebm.priors import EnergyPrior, Prior
 from ldebm.priors.conditionals import conditionals
 from ldebm.priors.known import Known
@@ -55,7 +56,6 @@ __all__ = [
 ]
 
 LOG_2PI = math.log(2 * math.pi)
-TOLERANCE = 1.0  # nats by which the two sides of a trajectory's normalisers may differ
 LogDensity = Callable[[Tensor], Tensor]
 
 

@@ -100,7 +100,9 @@ def fit(
             training follows from the number of rows.
         kind: ``documents`` for texts of which only the words count; else it is found out.
         seed: of everything; the same seed gives the same model on the same machine.
-        seconds: budget of both trainings; None: as long as they are.
+        seconds: budget of both trainings, counted from the call; None: as long as they are. What is
+            done around them (encoding and clustering the rows, fitting start and end of the prior)
+            is not cut short, so that the call may take longer, the more so with many rows.
         name: of the model, in messages.
         progress: show it.
         settings: of the configuration, as nested mappings: sections data, backbone, cluster, prior

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from ldebm.assembly import build_backbone, build_model, build_prior
-from ldebm.backbones.linear import LinearBackbone
+from ldebm.backbones.linear import ROWS, LinearBackbone
 from ldebm.config import ExperimentConfig, TrainingConfig, nearest, parse
 from ldebm.data.packed import Packed
 from ldebm.devices import choose_device, one_thread
@@ -268,8 +268,8 @@ def _coordinates(backbone: LinearBackbone, vectors: np.ndarray, rows: np.ndarray
     """The modelled coordinates of rows, float32 (len(rows), D)."""
     result = np.empty((len(rows), backbone.latent), dtype=np.float32)
     chosen = _Chosen(vectors, rows)
-    for start in range(0, len(rows), 8192):
-        part = slice(start, start + 8192)
+    for start in range(0, len(rows), ROWS):
+        part = slice(start, start + ROWS)
         result[part] = backbone.encode(torch.from_numpy(chosen[part]))[0].numpy()
     return result
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldebm.backbones.linear import LinearBackbone
+from ldebm.backbones.linear import ROWS, LinearBackbone
 from ldebm.config import EvaluateConfig
 from ldebm.devices import one_thread
 from ldebm.errors import UsageError, require_count
@@ -35,7 +35,6 @@ __all__ = ["LogProb", "Strangeness", "VectorPrior", "as_vectors"]
 
 TRAJECTORIES, INNER = 16, 64  # of a vector; draws of an inner normaliser, at most
 ROWS_AT_ONCE = 64  # vectors whose trajectories are followed together: bounds the memory
-ENCODED = 8192
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ class VectorPrior(Model):
 
     rows = "vectors"
     task = "vectors"
-    at_once = ENCODED
+    at_once = ROWS
     backbone: LinearBackbone
 
     @property

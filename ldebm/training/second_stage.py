@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from ldebm.assembly import build_prior, prior_task, refinement_task
 from ldebm.backbones.base import Backbone
@@ -133,10 +132,8 @@ def _write_prior(
     header: dict[str, Any],
     packed: Packed,
 ) -> None:
-    state: dict[str, Tensor] = {f"backbone.{k}": v for k, v in backbone.state_dict().items()}
-    state |= {f"prior.{k}": v for k, v in prior.state_dict().items()}
     tokenizer = None if packed.split("train").flat else packed.tokenizer
-    save(out / "model.safetensors", state, header, tokenizer)
+    save(out / "model.safetensors", backbone, prior, header, tokenizer)
     write_json(out / "config.json", header)
     metrics: dict[str, Any] = {"updates": result.updates if result else 0}
     if prior.energies is not None:

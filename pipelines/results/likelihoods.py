@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ldebm.config.evaluate import TOLERANCE
 from ldebm.errors import UsageError
 from ldebm.files import read_json
 from pipelines.library import Library
@@ -16,7 +17,6 @@ from pipelines.library import Library
 __all__ = [
     "FEWEST_DRAWS",
     "FEWEST_SEEDS",
-    "TOLERANCE",
     "breaches",
     "interval",
     "likelihood_tables",
@@ -24,7 +24,6 @@ __all__ = [
 ]
 
 FEWEST_SEEDS, FEWEST_DRAWS = 3, 500
-TOLERANCE = 1.0  # nats by which the two sides of an estimate may differ
 REPEATS = 4000
 STANDARD = "standard_normal"
 

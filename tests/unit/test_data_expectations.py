@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ldebm.config import DataConfig
+from ldebm.data.limits import measured
 from ldebm.data.packed import require_valid
 from ldebm.errors import UsageError
 from ldebm.files import read_json, read_parquet, write_json, write_parquet
@@ -25,7 +26,7 @@ class Checked(World):
         reason = "Great Expectations is absent"
         config = DataConfig.model_validate({"kind": "sentences", "source": "file", **options})
         report: dict[str, Any] = pytest.importorskip("stages.expectations", reason=reason).validate(
-            self.folder / "prepared", config
+            prepared := self.folder / "prepared", config, measured(prepared, config)
         )
         return report
 

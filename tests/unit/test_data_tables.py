@@ -14,7 +14,8 @@ import pytest
 
 from ldebm.config import DataConfig
 from ldebm.data.columns import kind_of, label_names, labels, texts
-from ldebm.data.text_files import decode, parse_csv, read_table
+from ldebm.data.csv_tables import parse_csv
+from ldebm.data.text_files import decode, read_table
 from ldebm.data.user_texts import as_texts, read_stream, read_texts
 from ldebm.errors import UsageError
 from pipelines.new.tables import inspect_file

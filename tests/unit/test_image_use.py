@@ -36,10 +36,9 @@ ATTRIBUTES = {
 
 def saved(path: Path, **changes: object) -> Path:
     model = image_model(**changes)  # type: ignore[arg-type]
-    state = {f"backbone.{name}": value for name, value in model.backbone.state_dict().items()}
-    state |= {f"prior.{name}": value for name, value in model.prior.state_dict().items()}
     header = {"experiment": "pictures-hvae", "seed": 0, "meta": model.meta}
-    save(path, state, header | {"config": model.config.model_dump(mode="json")}, None)
+    header["config"] = model.config.model_dump(mode="json")
+    save(path, model.backbone, model.prior, header, None)
     return path
 
 

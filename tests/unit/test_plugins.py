@@ -272,6 +272,21 @@ def test_a_plugin_that_cannot_be_imported_is_one_line_that_names_it(folder: Path
         plugins.find("priors", "gone")
 
 
+@pytest.mark.parametrize(
+    ("group", "section", "key", "name"),
+    [("priors", "prior", "kind", "svebm"), ("backbones", "backbone", "arch", "linear")],
+)
+def test_a_plugin_called_like_something_built_in_is_refused(
+    folder: Path, group: str, section: str, key: str, name: str
+):
+    file = folder / group / f"{name}.py"
+    file.write_text("plugin = None\n")
+    with pytest.raises(UsageError, match=rf"plugins/{group}/{name}\.py.*built in.*another name"):
+        experiment(**{section: {key: name}})
+    file.unlink()
+    experiment(**{section: {key: name}})
+
+
 def test_a_comparison_counts_the_files_of_plugins_as_code():
     sides = []
     for sha in ("old", "new"):

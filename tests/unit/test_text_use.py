@@ -62,11 +62,9 @@ def _model(kind: str = "diffusion") -> Model:
 def file(tmp_path_factory) -> Path:
     """A complete model file of an untrained model."""
     model, path = _model(), tmp_path_factory.mktemp("model") / "model.safetensors"
-    state = {f"backbone.{k}": v for k, v in model.backbone.state_dict().items()}
-    state |= {f"prior.{k}": v for k, v in model.prior.state_dict().items()}
     header = {"experiment": "talk-ldebm", "seed": 0, "meta": META,
               "config": model.config.model_dump(mode="json")}  # fmt: skip
-    save(path, state, header, TOKENIZER)
+    save(path, model.backbone, model.prior, header, TOKENIZER)
     return path
 
 

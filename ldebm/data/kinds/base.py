@@ -29,7 +29,7 @@ from ldebm.data.text_files import FORMATS, file_format, read_table
 from ldebm.errors import UsageError
 from ldebm.files import atomic_path
 
-__all__ = ["PART", "Check", "Kind", "Limit", "counts", "divided"]
+__all__ = ["PART", "Check", "Kind", "Limit", "counts", "divided", "sink", "user_file"]
 
 PART = 1 << 17  # rows of a prepared table that are checked at a time
 ROLES = ("text", "label", "context", "dialogue", "turn", "speaker")
@@ -79,8 +79,8 @@ class Kind:
         limits: bounds of the numbers of every split, beside those of all kinds.
     """
 
-    content: ClassVar[str]
-    columns: ClassVar[tuple[str, ...]]
+    content: str
+    columns: tuple[str, ...]
     limits: ClassVar[tuple[Limit, ...]]
 
     def __init__(self, config: DataConfig) -> None:
@@ -114,12 +114,8 @@ class Kind:
         """
         if self.config.source != "file":
             return read_corpus(self.config, raw)
-        files = sorted(item for item in raw.glob("*") if file_format(item))
-        if len(files) != 1:
-            raise UsageError(
-                f"{raw}: expected one file of {', '.join(FORMATS)}, found {len(files)}"
-            )
-        return self.from_table(read_table(files[0]), files[0])
+        file = user_file(raw)
+        return self.from_table(read_table(file), file)
 
     def from_table(self, table: Table, path: Path) -> pl.DataFrame:
         """The rows of a user's table, as :meth:`read` gives them.
@@ -132,14 +128,17 @@ class Kind:
                 require_column(table, self.config.columns[role], role, path)
         for label in label_names_of(self.config):
             require_column(table, label, "label", path)
+        return self.rows(table, self.splits(table, path), path)
+
+    def splits(self, table: Table, path: Path, before: int = 0) -> list[str | None]:
+        """The split of every row of a table that has so many rows ``before`` it; None for none."""
         name = column_of(self.config, table, "split")
-        splits: list[str | None] = [None] * max(map(len, table.values()))
-        if name is not None:
-            splits = [
-                stated_split(value, f"{path}: row {row}: column {name!r}")
-                for row, value in enumerate(table[name], 1)
-            ]
-        return self.rows(table, splits, path)
+        if name is None:
+            return [None] * max(map(len, table.values()))
+        return [
+            stated_split(value, f"{path}: row {row}: column {name!r}")
+            for row, value in enumerate(table[name], before + 1)
+        ]
 
     def rows(self, table: Table, splits: Sequence[str | None], path: Path) -> pl.DataFrame:
         """:meth:`from_table`, of a table whose columns are there, with the split of every row."""
@@ -170,8 +169,7 @@ class Kind:
 
     def write(self, target: Path, table: pl.DataFrame) -> None:
         """Writes one split as a prepared table."""
-        with atomic_path(target) as path:
-            table.write_parquet(path, compression="zstd", row_group_size=65536)
+        sink(target, table.lazy())
 
     def sizes(
         self, tables: Mapping[str, pl.DataFrame], tokenizer: str | None
@@ -239,6 +237,24 @@ class Kind:
             target: the folder.
         """
         raise NotImplementedError
+
+
+def user_file(raw: Path) -> Path:
+    """The table in a folder with a user's data.
+
+    Raises:
+        UsageError: it has none, or several.
+    """
+    files = sorted(item for item in raw.glob("*") if file_format(item))
+    if len(files) != 1:
+        raise UsageError(f"{raw}: expected one file of {', '.join(FORMATS)}, found {len(files)}")
+    return files[0]
+
+
+def sink(target: Path, table: pl.LazyFrame) -> None:
+    """Writes a prepared table, a row group at a time."""
+    with atomic_path(target) as path:
+        table.sink_parquet(path, compression="zstd", row_group_size=65536)
 
 
 def divided(frame: pl.DataFrame, shown: pl.Expr) -> Cleaned:
