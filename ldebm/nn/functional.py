@@ -73,9 +73,12 @@ def _values(
     """The negative log-likelihoods alone."""
     nll_N = h_ND.new_empty(len(h_ND))
     weight = weight_VD.bfloat16() if bfloat16 else weight_VD
+    shape = min(chunk, len(h_ND)), len(weight)
+    logits_CV, share_CV = weight.new_empty(shape), h_ND.new_empty(shape)  # of every chunk
     for span in _spans(len(h_ND), chunk):
-        logits = h_ND[span].to(weight.dtype) @ weight.t()
-        share = torch.softmax(logits, -1, dtype=h_ND.dtype)
+        part = slice(span.stop - span.start)
+        logits = torch.mm(h_ND[span].to(weight.dtype), weight.t(), out=logits_CV[part])
+        share = torch.softmax(logits, -1, dtype=h_ND.dtype, out=share_CV[part])
         log_total = _log_total(logits, share, targets_N[span])
         nll_N[span] = log_total - _target_logit(h_ND[span], weight_VD, targets_N[span])
     return nll_N

@@ -270,7 +270,8 @@ def changes(stage: str, params: Mapping[str, Any], last: float) -> dict[float, s
         last: update at which the training ended.
     """
     section = params.get(stage) or {}
-    if cycles := (section.get("kl_cycle") or {}).get("cycles"):
+    cycles = ((params.get("backbone") or {}).get("kl_cycle") or {}).get("cycles")
+    if cycles and stage == "prior":  # which then trains the backbone as well
         return {last * i / cycles: "" if i > 1 else "KL from 0 again" for i in range(1, cycles)}
     at, words = section.get("kl_warmup") or 0, "KL at its full weight"
     if stage == "prior" and section.get("levels", 1) > 1:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldebm.nn.functional import linear_nll
+from ldebm.nn.functional import _values, linear_nll
 from ldebm.seeding import generator
 
 TOKENS, SIZE, WORDS = 23, 8, 40
@@ -49,6 +49,15 @@ def test_gradients_are_the_derivatives_of_the_values() -> None:
     assert torch.autograd.gradcheck(
         lambda a, b: linear_nll(a, b, targets, chunk=7), (h, weight), fast_mode=True
     )
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_arrays_that_are_used_again_for_every_chunk_change_no_bit(bfloat16: bool) -> None:
+    h, weight, targets = (x.detach() for x in problem())
+    pieces = [
+        _values(h[i : i + 5], weight, targets[i : i + 5], bfloat16, 5) for i in range(0, TOKENS, 5)
+    ]
+    assert torch.equal(_values(h, weight, targets, bfloat16, 5), torch.cat(pieces))
 
 
 def test_without_gradients_the_values_are_the_same() -> None:

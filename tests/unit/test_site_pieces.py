@@ -132,7 +132,9 @@ def test_charts_are_marked_where_the_objective_changes():
     assert changes("backbone", {"backbone": warmed}, 20.0) == {}
     assert changes("prior", {"prior": matched}, 60.0) == {40: "end of score matching"}
     assert changes("prior", {"prior": matched | {"levels": 1}}, 60.0) == {}
-    assert list(changes("backbone", {"backbone": cycled}, 80.0)) == [20.0, 40.0, 60.0]
+    joint = {"backbone": cycled, "prior": {"scheme": "joint"}}
+    assert list(changes("prior", joint, 80.0)) == [20.0, 40.0, 60.0]
+    assert changes("backbone", joint, 80.0) == {30: "KL at its full weight"}
 
 
 def test_a_logarithmic_axis_is_symmetric_where_values_are_not_positive():

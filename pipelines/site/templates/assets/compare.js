@@ -135,7 +135,10 @@ function chart(title, lines) {
   const spec = JSON.parse(text.replace(/\["@(\w+)"\]|"@(\w+)"/g, (_, list, one) => JSON.stringify(values[list ?? one])));
   const said = lines.map(([name, points]) => `${name} ends at ${short(points.at(-1)[1])}`).join("; ");
   const place = element("div", { class: "chart" });
-  const figure = element("figure", { class: "card" }, element("figcaption", {}, title), place);
+  const same = lines.map(([, points]) => JSON.stringify(points));
+  const hidden = lines.filter((_, i) => same.indexOf(same[i]) < i).map(([name]) => name);
+  const under = hidden.length ? ` (under a curve with the same values: ${hidden.join(", ")})` : "";
+  const figure = element("figure", { class: "card" }, element("figcaption", {}, title + under), place);
   charts.start(place, spec, `${title}: ${said}`);
   return figure;
 }
