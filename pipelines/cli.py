@@ -190,6 +190,7 @@ def sweep_command(
     pull: Pull = False,
     out: Annotated[Path | None, typer.Option(help="Folder for the tables.")] = None,
     pool: model_commands.Pool = None,
+    slurm: model_commands.OnSlurm = False,
     as_json: AsJson = False,
 ) -> None:
     """Build a grid of parameters over seeds.
@@ -199,7 +200,14 @@ def sweep_command(
     selection = _selection(run, seeds, epochs, overrides, revision, targets)
 
     report = flow_or_function("sweep")(
-        axes, selection, cpu_slots=slots, retries=retries, pull=pull, out=out, pool=pool
+        axes,
+        selection,
+        cpu_slots=slots,
+        retries=retries,
+        pull=pull,
+        out=out,
+        pool=pool,
+        slurm=slurm,
     )
     if as_json:
         typer.echo((report.folder / "sweep.json").read_text(), nl=False)

@@ -182,6 +182,10 @@ def flow_or_function(name: str) -> Any:
 def pool_of(name: str, retries: int) -> Any:
     """The workers of a work pool, see :class:`pipelines.pool.Pool`.
 
+    Args:
+        name: of the pool.
+        retries: attempts at a stage after the first, on infrastructure errors only.
+
     Raises:
         UsageError: no server is configured, or the pool cannot be used.
         LdebmError: the server does not answer.

@@ -67,7 +67,13 @@ class News:
 
 
 class Crew(Protocol):
-    """Hands parts out. All of it may raise :class:`Unreachable`."""
+    """Hands parts out. All of it may raise :class:`Unreachable`.
+
+    Attributes:
+        remote: those who build have folders of their own, and outputs go through the DVC remote.
+    """
+
+    remote: bool
 
     def start(self, part: Part) -> str:
         """Has a part built, by whoever is free; gives the name of this try."""

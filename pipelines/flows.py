@@ -56,6 +56,7 @@ def retrain(
     only_on_change: bool = False,
     push: bool = False,
     pool: str | None = None,
+    slurm: bool = False,
 ) -> State[Any]:
     """Builds challengers and promotes those that are better than their champion.
 
@@ -65,7 +66,8 @@ def retrain(
         only_on_change: leave experiments out whose data did not change.
         push: give what was built to the DVC remote.
         pool: a work pool, whose workers build the seeds.
+        slurm: jobs of Slurm build them.
     """
-    result = pipelines.retrain.retrain(experiments, seeds, only_on_change, push, pool)
+    result = pipelines.retrain.retrain(experiments, seeds, only_on_change, push, pool, slurm)
     ended = Failed if result.failures else Completed
     return ended(message=result.summary, data=result.to_json())

@@ -19,6 +19,7 @@ Pool = Annotated[
     str | None,
     typer.Option(help="Prefect work pool whose workers build it; outputs go by the DVC remote."),
 ]
+OnSlurm = Annotated[bool, typer.Option("--slurm", help="Jobs of Slurm build it, in this folder.")]
 Experiment = Annotated[str, typer.Argument(help="An experiment of params.yaml.")]
 
 
@@ -51,6 +52,7 @@ def retrain(
     ] = False,
     push: Annotated[bool, typer.Option("--push", help="Give the result to the remote.")] = False,
     pool: Pool = None,
+    slurm: OnSlurm = False,
     as_json: AsJson = False,
 ) -> None:
     """Retrain; promote what is better.
@@ -65,7 +67,9 @@ def retrain(
 
     known = list(load_params("params.yaml").experiments)
     Library().expand(experiments or [], known)  # a wrong name is found before anything starts
-    outcome = _retrained(experiments or [], [int(part) for part in parts], on_change, push, pool)
+    outcome = _retrained(
+        experiments or [], [int(part) for part in parts], on_change, push, pool, slurm
+    )
     if as_json:
         typer.echo(json.dumps(outcome, indent=1))
     else:

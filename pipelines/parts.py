@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ldebm.errors import UsageError
 from pipelines.build import build, push_stages
-from pipelines.building import Job, opened
+from pipelines.building import Job, opened, read_params
 from pipelines.dag import Dag, fingerprints
 from pipelines.fanout import Part
 from pipelines.git import git, git_or_none, run_git
@@ -39,6 +39,7 @@ class Plan:
         stale: the stages that are not built here.
         left: those of them that the remote does not have either.
         project: the worktree where this machine would build it.
+        resources: by experiment what a job asks for.
     """
 
     selection: Selection
@@ -47,20 +48,32 @@ class Plan:
     stale: Sequence[str]
     left: Sequence[str]
     project: Path
+    resources: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def asks(self, stages: Sequence[str]) -> dict[str, float]:
+        """What a job with these stages asks for: the most of each, and the time of all seeds."""
+        units = {found[1] for name in stages if (found := UNIT.search(name))}
+        asked: dict[str, float] = {}
+        for unit in sorted(units):
+            for name, value in self.resources.get(unit.rpartition("-")[0], {}).items():
+                before = asked.get(name, 0)
+                asked[name] = before + value if name == "time" else max(before, value)
+        return asked
 
 
-def committed(workspace: Workspace, revision: str | None) -> str:
+def committed(workspace: Workspace, revision: str | None, remote: bool = True) -> str:
     """The commit that all machines build.
 
     Args:
         workspace: the project here.
         revision: what was asked for; None: the workspace, which has to be committed.
+        remote: they have folders of their own; else they share this one.
 
     Raises:
         UsageError: there is no DVC remote, the workspace has changes, or the commit is here alone.
     """
     root = workspace.root
-    if workspace.remote is None:
+    if remote and workspace.remote is None:
         raise UsageError(
             "other machines take data and models from the DVC remote, and none is set; "
             "`dvc remote add -d NAME URL`, here and where the workers run (docs/operations.md)"
@@ -71,7 +84,7 @@ def committed(workspace: Workspace, revision: str | None) -> str:
             "other machines build a commit, and this folder has changes that are in none; commit "
             "and push them, or give --rev HEAD to build without them"
         )
-    remotes = git(root, "remote").split()
+    remotes = git(root, "remote").split() if remote else []
     if remotes:
         known = git(root, "branch", "-r", "--contains", state.commit)
         if not known and _published(root, state.commit, remotes) is False:
@@ -92,9 +105,20 @@ def _published(root: Path, commit: str, remotes: Sequence[str]) -> bool | None:
 
 
 def plan(
-    selections: Sequence[Selection], workspace: Workspace, slots: Slots, retries: int
+    selections: Sequence[Selection],
+    workspace: Workspace,
+    slots: Slots,
+    retries: int,
+    remote: bool = True,
 ) -> list[Plan]:
     """Looks at builds, fetches their data here, and gives the remote what is built here already.
+
+    Args:
+        selections: with a revision each.
+        workspace: the project here.
+        slots: of this machine.
+        retries: attempts at a stage after the first, on infrastructure errors only.
+        remote: the others have folders of their own; else they share this one.
 
     Raises:
         UsageError: a selection is wrong.
@@ -113,8 +137,8 @@ def plan(
         if any(item.marks[name] not in pushed for name in data):
             chosen = replace(item.selection, targets=tuple(data))
             build(
-                chosen, workspace.root, cpu_slots=slots.cpu, retries=retries, pull=True, push=True,
-                must_succeed=True,
+                chosen, workspace.root, cpu_slots=slots.cpu, retries=retries, pull=remote,
+                push=remote, must_succeed=True,
             )  # fmt: skip
             done = item.dag.part(data).stages
             pushed |= {item.marks[name] for name in done}
@@ -123,7 +147,8 @@ def plan(
             for name in item.dag.stages
             if name not in item.stale and item.marks[name] not in pushed
         ]
-        push_stages(item.project, new)
+        if remote:
+            push_stages(item.project, new)
         pushed |= {item.marks[name] for name in new}
     return [
         replace(item, left=[name for name in item.stale if item.marks[name] not in pushed])
@@ -133,7 +158,15 @@ def plan(
 
 def _of(job: Job) -> Plan:
     marks = fingerprints(job.dag, job.place.project)
-    return Plan(job.selection, job.dag, marks, job.stale, job.stale, job.place.project)
+    params = read_params(job.place.project, strict=False)
+    known = {} if params is None else params.experiments
+    resources = {
+        name: item.resources.model_dump(exclude_none=True)
+        for name, item in known.items()
+        if item.resources is not None
+    }
+    project = job.place.project
+    return Plan(job.selection, job.dag, marks, job.stale, job.stale, project, resources)
 
 
 def sweep_parts(plans: Sequence[Plan]) -> list[Part]:
@@ -162,14 +195,16 @@ def sweep_parts(plans: Sequence[Plan]) -> list[Part]:
         name = f"common to {_listed(group)}"
         chosen, marks = plans[stands], set(groups[group])
         stages = tuple(stage for stage in chosen.left if chosen.marks[stage] in marks)
-        parts.append(Part(name, replace(chosen.selection, targets=stages), stages, tuple(needs)))
+        selection = replace(chosen.selection, targets=stages)
+        parts.append(Part(name, selection, stages, tuple(needs), chosen.asks(stages)))
         standing[stands] = name
         made.append((set(group), name))
     for number, item in enumerate(plans):
         own = tuple(name for name in item.left if len(holders[item.marks[name]]) == 1)
         if item.stale:
             first = tuple(name for others, name in made if number in others)
-            parts.append(Part(f"point {number}", item.selection, own, first))
+            asked = item.asks(own or item.left)
+            parts.append(Part(f"point {number}", item.selection, own, first, asked))
     return parts
 
 
@@ -197,7 +232,7 @@ def seed_parts(item: Plan) -> list[Part]:
 
     def part(name: str, stages: Sequence[str], needs: tuple[str, ...] = ()) -> Part:
         chosen = replace(item.selection, targets=tuple(stages))
-        return Part(name, chosen, tuple(stages), needs)
+        return Part(name, chosen, tuple(stages), needs, item.asks(stages))
 
     before = [part("common to all seeds", shared)] if shared else []
     needs = tuple(one.name for one in before)

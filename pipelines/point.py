@@ -1,25 +1,31 @@
 """What a run of a work pool or of Slurm builds: one part of a sweep or of a retraining.
 
+    python -m pipelines.point ASKED.json ANSWER.json
+
 A part is a commit with overrides, built in the folder of whoever took it. Stages that others have
-built come from the DVC remote, and each that is built goes there as soon as it is.
+built come from the DVC remote, and each that is built goes there as soon as it is. The
+command above is for machines that share the folder, and with it the cache: it uses no remote.
 """
 
 from __future__ import annotations
 
 import json
 import socket
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldebm.errors import UsageError
+from ldebm.errors import LdebmError, UsageError
+from ldebm.files import read_json, write_json
 from pipelines.build import dispatch, push_built
 from pipelines.building import opened
 from pipelines.dag import Dag
 from pipelines.dispatch import Options
 from pipelines.engine import Engine, current
 from pipelines.git import git_or_none, run_git, said
+from pipelines.signals import listen
 from pipelines.types import BuildReport, Selection
 from pipelines.worktree import Workspace
 
@@ -138,3 +144,30 @@ def _flat(content: Any, prefix: str = "") -> dict[str, float]:
     if isinstance(content, int | float) and not isinstance(content, bool):
         return {prefix: float(content)}
     return {}
+
+
+def main(asked: str, answer: str) -> int:
+    """Builds what one file asks for and writes into another what became of it.
+
+    Args:
+        asked: a selection as JSON.
+        answer: ``{"error": ...}`` where nothing could be built.
+
+    Returns:
+        The exit code.
+    """
+    given = read_json(Path(asked)).items()
+    facts: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given}
+    selection = Selection(**facts)
+    try:
+        built = build_point(selection, remote=False)
+    except LdebmError as error:
+        write_json(Path(answer), {"error": str(error)})
+        return 1
+    write_json(Path(answer), built.to_json())
+    return 0 if built.report.ok else 1
+
+
+if __name__ == "__main__":
+    listen()
+    sys.exit(main(*sys.argv[1:]))

@@ -54,6 +54,14 @@ BUSY = (429, 502, 503, 504)
 PATIENCE = 120.0  # seconds without one, after which a run is lost
 PAGE = 100  # of a question to the server
 START_SECONDS = 900.0  # for a worker, and its container, from taking a run to the first sign
+VARIABLES = {  # of templates: the resource and its unit in text
+    "cpu": ("cpus", ""),
+    "cpus": ("cpus", ""),
+    "gpus": ("gpus", ""),
+    "memory": ("memory", "Gi"),
+    "mem_limit": ("memory", "g"),
+    "time": ("time", ""),
+}
 OPEN = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
 
 
@@ -67,6 +75,8 @@ class Pool:
     Raises:
         UsageError: there is no such pool, nothing that it could run, or no worker.
     """
+
+    remote = True
 
     def __init__(self, name: str, retries: int = 2) -> None:
         self.name, self.retries = name, retries
@@ -123,6 +133,7 @@ class Pool:
                 parameters={"selection": asdict(part.selection), "retries": self.retries},
                 flow_run_name=part.name,
                 tags=[tag],
+                job_variables=_variables(part.resources, self.variables),
                 timeout=0,
                 as_subflow=False,
             )
@@ -191,6 +202,22 @@ class Pool:
                 client.set_flow_run_state(UUID(run), Cancelled())
             elif now is not None and not now.is_final():
                 client.set_flow_run_state(UUID(run), Cancelling())
+
+
+def _variables(resources: Mapping[str, float], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Resources as job variables, as far as a pool's template has them.
+
+    Example:
+        >>> _variables({"cpus": 2, "memory": 8}, {"cpu": {"type": "string"}, "mem_limit": {}})
+        {'cpu': '2', 'mem_limit': '8g'}
+    """
+    variables: dict[str, Any] = {}
+    for name, (resource, unit) in VARIABLES.items():
+        if name in known and resource in resources:
+            number = f"{resources[resource]:g}"
+            words = bool(unit) or known[name].get("type") == "string"
+            variables[name] = f"{number}{unit}" if words else resources[resource]
+    return variables
 
 
 @contextlib.contextmanager

@@ -18,7 +18,8 @@ from pipelines import parts
 from pipelines.build import build
 from pipelines.champion import Verdict
 from pipelines.changes import Finding, find_changes
-from pipelines.engine import Engine, current, pool_of
+from pipelines.crews import crew_of
+from pipelines.engine import Engine, current
 from pipelines.evidence import (
     Retraining,
     commit_build,
@@ -78,6 +79,7 @@ def retrain(
     only_on_change: bool = False,
     push: bool = False,
     pool: str | None = None,
+    slurm: bool = False,
 ) -> Retraining:
     """Builds challengers and promotes those that are better than their champion.
 
@@ -90,6 +92,7 @@ def retrain(
             ``git push --tags origin``, which is left to the operator.
         pool: a work pool of Prefect, whose workers build the seeds; outputs then go through the
             DVC remote, and come here to be judged.
+        slurm: jobs of Slurm build the seeds, in this folder.
     """
     root, engine = Path.cwd(), current()
     wanted = plan(root, experiments or [], seeds or [])
@@ -105,7 +108,7 @@ def retrain(
     )
     if not chosen:
         return _finish(None, started, engine)
-    crew = None if pool is None else pool_of(pool, RETRIES)
+    crew = crew_of(root, pool, slurm, RETRIES)
     return _challenge(root, replace(wanted, experiments=chosen), started, push, crew)
 
 
@@ -114,8 +117,8 @@ def _spread(
 ) -> dict[str, StageOutcome]:
     """Has the seeds built by others, into the DVC remote; gives the stages that failed there."""
     workspace = Workspace(root)
-    chosen = replace(selection, revision=committed(workspace, selection.revision))
-    [item] = parts.plan([chosen], workspace, Slots(), RETRIES)
+    chosen = replace(selection, revision=committed(workspace, selection.revision, crew.remote))
+    [item] = parts.plan([chosen], workspace, Slots(), RETRIES, crew.remote)
     known: dict[str, StageOutcome] = {}
     handed = seed_parts(item)
     for name, built in fan_out(handed, crew, engine).items():
@@ -141,7 +144,8 @@ def _challenge(
         overrides=tuple(overrides),
     )
     known = {} if crew is None else _spread(root, selection, crew, engine)
-    report = build(selection, root=root, pull=crew is not None, push=push, known=known)
+    pull = crew is not None and crew.remote
+    report = build(selection, root=root, pull=pull, push=push, known=known)
     folder = new_folder(root)
     keep(folder, report.worktree, wanted.datasets)
     verdicts = [

@@ -22,9 +22,10 @@ from ldebm.errors import UsageError
 from ldebm.files import write_csv, write_json, write_text
 from pipelines.build import BuildFailed, Watch, submitter
 from pipelines.building import Job, opened, run_jobs
+from pipelines.crews import crew_of
 from pipelines.dag import ask_dvc, fingerprints
 from pipelines.dispatch import Dispatcher, Options
-from pipelines.engine import Engine, current, pool_of
+from pipelines.engine import Engine, current
 from pipelines.estimate import words
 from pipelines.fanout import Crew, Part, fan_out
 from pipelines.parts import Plan, committed, plan, sweep_parts
@@ -130,6 +131,7 @@ def sweep(
     out: Path | None = None,
     must_succeed: bool = False,
     pool: str | None = None,
+    slurm: bool = False,
 ) -> SweepReport:
     """Builds every combination of parameter values and gathers the metrics.
 
@@ -145,6 +147,7 @@ def sweep(
         must_succeed: raise for a failed stage.
         pool: a work pool of Prefect, whose workers build the points; outputs then go through the
             DVC remote.
+        slurm: jobs of Slurm build the points, in this folder.
 
     Raises:
         UsageError: an axis, the selection, the project or the pool is wrong.
@@ -155,10 +158,10 @@ def sweep(
     base = selection or Selection()
     points = grid(root, axes)
     slots, options = Slots(cpu_slots), Options(retries=retries, pull=pull)
-    if pool is None:
+    crew = crew_of(root, pool, slurm, retries)
+    if crew is None:
         measured = _here(points, base, Workspace(root), slots, options)
     else:
-        crew = pool_of(pool, retries)
         measured = _spread(points, base, Workspace(root), slots, options, crew)
     folder = (out or root / FOLDER / _name(axes, base)).resolve()
     result = SweepReport(measured, folder, time.monotonic() - started)
@@ -213,12 +216,12 @@ def _spread(
 ) -> tuple[Point, ...]:
     """Has the points built by others, and gathers what became of them."""
     engine = current()
-    commit = committed(workspace, base.revision)
+    commit = committed(workspace, base.revision, crew.remote)
     chosen = [
         replace(base, revision=commit, overrides=(*base.overrides, *overrides), isolated=True)
         for overrides in points
     ]
-    plans = plan(chosen, workspace, slots, options.retries)
+    plans = plan(chosen, workspace, slots, options.retries, crew.remote)
     parts = sweep_parts(plans)
     engine.say(f"{len(points)} points of commit {commit[:10]}: {len(parts)} runs")
     ended = fan_out(parts, crew, engine)
@@ -242,7 +245,8 @@ def _gathered(
             stage.name: stage
             for part in parts
             if part.name != name and part.selection.overrides == item.selection.overrides
-            for stage in _stages(ended[part.name])
+            if isinstance(other := ended[part.name], Built)
+            for stage in other.report.stages
         }
         return Point(overrides, _with_first(built.report, before), built.metrics, built.where)
     stages = [StageOutcome(stage, "cached") for stage in item.dag.stages]
@@ -255,10 +259,6 @@ def _gathered(
     commit = str(item.selection.revision)
     report = BuildReport(item.project, commit, bool(overrides), lock, tuple(stages))
     return Point(overrides, report, {} if built else metrics_of(item.dag, item.project))
-
-
-def _stages(built: Built | str) -> Sequence[StageOutcome]:
-    return () if isinstance(built, str) else built.report.stages
 
 
 class _Entered(contextlib.AbstractContextManager[Job]):

@@ -31,6 +31,7 @@ from ldebm.config.prior import (
     RefinementConfig,
     SamplerConfig,
 )
+from ldebm.config.resources import ResourcesConfig
 from ldebm.config.retrain import GuardConfig, RetrainConfig, RuleConfig
 from ldebm.config.training import OptimiserConfig, TrainingConfig
 
@@ -60,6 +61,7 @@ __all__ = [
     "PriorConfig",
     "PublishedConfig",
     "RefinementConfig",
+    "ResourcesConfig",
     "RetrainConfig",
     "RuleConfig",
     "RunConfig",

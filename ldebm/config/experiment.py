@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import ClassVar
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from ldebm.config.backbone import BackboneConfig
 from ldebm.config.evaluate import OOD_TRANSFORMS, EvaluateConfig
 from ldebm.config.plugged import named_plugins, plugin_of, plugins_of
 from ldebm.config.prior import ClusterConfig, PriorConfig
+from ldebm.config.resources import ResourcesConfig
 from ldebm.config.sections import Section
 
 __all__ = ["ExperimentConfig"]
@@ -27,6 +29,8 @@ USES = {  # what of the section `prior` is for one kind of prior alone
 class ExperimentConfig(Section):
     """One experiment: a data set and a section per stage."""
 
+    unlisted: ClassVar[frozenset[str]] = frozenset({"resources"})
+
     data: str
     """Data set to train on: a key of `data`."""
     description: str = ""
@@ -39,6 +43,8 @@ class ExperimentConfig(Section):
     """Second stage: the prior of z."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """What is measured."""
+    resources: ResourcesConfig | None = Field(None, exclude=True)
+    """What a job of a cluster asks for; in no model, and nothing is trained again for it."""
 
     def datasets(self) -> list[str]:
         """The data sets that the experiment reads: its own, and what ``evaluate`` names."""

@@ -211,6 +211,15 @@ def _dvc(words: list[str], partial: bool) -> None:
             raise ValueError(f"dvc does not take that: {error!r}") from None
 
 
+def _torchrun(words: list[str], partial: bool) -> None:
+    from torch.distributed.run import get_args_parser
+
+    try:
+        get_args_parser().parse_args(words)
+    except SystemExit:
+        raise ValueError("torchrun does not take that") from None
+
+
 def _prefect(words: list[str], partial: bool) -> None:
     from cyclopts import CoercionError, CycloptsError, MissingArgumentError
     from prefect.cli._app import _app
@@ -251,6 +260,7 @@ PROGRAMS: dict[str, Callable[[list[str], bool], None] | None] = {
     "python": _python,
     "make": _make,
     "dvc": _dvc,
+    "torchrun": _torchrun,
     "git": _git,
     "gto": _parsed_by("gto.cli", "app"),
     "prefect": _prefect,

@@ -1,9 +1,12 @@
 """Parts of a sweep: who needs whom, and what becomes of them when machines are lost."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ldebm.config import ExperimentConfig, parse
+from ldebm.config.sections import explicit
 from ldebm.errors import UsageError
 from pipelines import fanout
 from pipelines.dag import Dag, Stage
@@ -169,6 +172,33 @@ def test_seeds_are_parts_after_what_they_share_and_the_report_is_in_none():
         ("e-0", ("prior@e-0", "evaluate@e-0"), ("common to all seeds",)),
         ("e-1", ("prior@e-1",), ("common to all seeds",)),
     ]
+
+
+def test_a_job_asks_for_the_most_of_its_stages_and_the_time_of_all_seeds():
+    resources = {"a": {"cpus": 2, "time": 10}, "b": {"cpus": 1, "memory": 4.0, "time": 5}}
+    one = replace(plan(("bind@a", "b", [])), resources=resources)
+    asked = one.asks(["bind@a", "prior@a-0", "evaluate@a-0", "prior@a-1", "prior@b-0"])
+    assert asked == {"cpus": 2, "memory": 4.0, "time": 25}
+    assert one.asks(["bind@a"]) == {}
+
+
+def test_resources_are_checked_and_no_model_and_no_written_default_has_them():
+    training = {"training": {"updates": 1}}
+    content = {
+        "data": "d",
+        "backbone": {"arch": "mlp", "latent": 1, **training},
+        "prior": {"kind": "gaussian", **training},
+    }
+    plain = parse(ExperimentConfig, content, "experiments.e")
+    asked = {**content, "resources": {"gpus": 1, "memory": 16}}
+    with_them = parse(ExperimentConfig, asked, "experiments.e")
+    assert with_them.model_dump() == plain.model_dump()
+    assert with_them.training_hash == plain.training_hash
+    assert "resources" not in explicit(plain)
+    assert explicit(with_them)["resources"]["memory"] == 16
+    for wrong in ({"cpus": 0}, {"ram": 4}):
+        with pytest.raises(UsageError, match="resources"):
+            parse(ExperimentConfig, {**content, "resources": wrong}, "experiments.e")
 
 
 def test_others_can_build_only_a_commit_that_they_can_get(tmp_path):
