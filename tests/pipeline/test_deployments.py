@@ -4,6 +4,7 @@ import inspect
 import json
 import re
 import subprocess
+import time
 import urllib.error
 from importlib import import_module
 from pathlib import Path
@@ -127,6 +128,20 @@ class TestOnOneMachine:
             assert deployments[item["name"]]["entrypoint"] == item["entrypoint"]
             crons = [s["schedule"]["cron"] for s in deployments[item["name"]]["schedules"]]
             assert crons == [s["cron"] for s in item.get("schedules", [])]
+
+    def test_the_server_plans_the_runs_of_a_schedule(self, server: Server, worker: Path):
+        deployments = {item["name"]: item for item in server.get("/deployments/filter", {})}
+        wanted = {name for name, item in deployments.items() if item["schedules"]}
+        assert "retrain" in wanted
+        planned: set[str] = set()
+        end = time.monotonic() + 120
+        while planned != wanted and time.monotonic() < end:
+            time.sleep(2)
+            states = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+            runs = server.get("/flow_runs/filter", states)
+            of_id = {item["id"]: name for name, item in deployments.items()}
+            planned = {of_id[run["deployment_id"]] for run in runs if run["auto_scheduled"]}
+        assert planned == wanted
 
     def test_a_build_runs_in_the_folder_of_the_worker(self, server, worker, project):
         path = project.folder / "params.yaml"
