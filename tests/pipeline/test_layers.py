@@ -22,7 +22,16 @@ STAGE_ONLY = {  # modules that only stages import, and may therefore need more t
     "ldebm.data.corpora",
     *(
         f"ldebm.data.kinds{name}"
-        for name in ("", ".base", ".dialogues", ".documents", ".images", ".points", ".sentences")
+        for name in (
+            "",
+            ".base",
+            ".dialogues",
+            ".documents",
+            ".images",
+            ".points",
+            ".sentences",
+            ".spill",
+        )
     ),
     "ldebm.data.limits",
     "ldebm.data.packing",
