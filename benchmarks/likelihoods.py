@@ -42,8 +42,6 @@ from pipelines.lineage.records import records
 
 __all__ = ["facts", "measure"]
 
-NAMES = "mu", "logvar"  # of latents.parquet
-
 
 def built(group: str, seed: int, root: Path = Path()) -> dict[str, Model]:
     """The built models of a group.
@@ -100,10 +98,7 @@ def facts(model: Model, seed: int, known: list[dict[str, Any]]) -> dict[str, Any
 def close_mixture(model: Model, seed: int, folder: Path) -> Mixture:
     """A mixture of z fitted to the latents that the priors were trained on, for their proposals."""
     table = read_parquet(folder / "latents.parquet")
-    train, valid = (
-        Posteriors(*(torch.from_numpy(table[name][table["split"] == split]) for name in NAMES))
-        for split in (0, 1)
-    )
+    train, valid = (Posteriors.of(table, split) for split in (0, 1))
     settings = model.config.evaluate.mixture or MixtureConfig()
     return fit_densities(train, valid, seed, settings).mixture
 

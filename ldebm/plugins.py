@@ -173,8 +173,14 @@ def _places(group: str) -> dict[str, _Place]:
 
 @functools.cache
 def _installed(group: str, path: tuple[str, ...]) -> tuple[importlib.metadata.EntryPoint, ...]:
-    """Entry points of the packages on ``path``, which is sys.path: reading them takes a while."""
-    return tuple(importlib.metadata.entry_points(group=f"ldebm.{group}"))
+    """Entry points of the packages on ``path``, which is sys.path."""
+    return tuple(_entry_points(path).select(group=f"ldebm.{group}"))
+
+
+@functools.cache
+def _entry_points(path: tuple[str, ...]) -> Any:
+    """All that the packages on ``path`` register; reading them, for all groups at once, is slow."""
+    return importlib.metadata.entry_points()
 
 
 def names(group: str) -> list[str]:

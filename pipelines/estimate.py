@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.dag import Dag, Stage
+from pipelines.results.recorded import flatten
 
 __all__ = ["Estimate", "Kin", "Past", "estimate", "past_runs", "words"]
 
@@ -153,7 +154,7 @@ def _results(root: Path) -> Iterable[Past]:
                 kin = Kin(str(params["backbone"].get("arch", "")), str(params["data"]))
                 for group, value in run["stage_seconds"].items():
                     sections = ("cluster", "prior") if group == "prior" else (group,)
-                    settings = _flat({name: params.get(name) for name in sections})
+                    settings = flatten({name: params.get(name) for name in sections})
                     settings["run.epochs"] = epochs.get(group)
                     past = Past(group, folder.name, None, settings, float(value), False, kin)
                     if group not in fastest or past.seconds < fastest[group].seconds:
@@ -273,18 +274,7 @@ def _settings(params: Mapping[str, Any]) -> dict[str, Any]:
         elif words[0] == "data" and len(words) > 1:
             key = ".".join(["data", *words[2:]])
         sections[key] = value
-    return _flat(sections)
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key, value in content.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            values |= _flat(value, f"{name}.")
-        else:
-            values[name] = value
-    return values
+    return flatten(sections)
 
 
 def _length(settings: Mapping[str, Any], section: str) -> tuple[str, float] | None:

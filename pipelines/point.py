@@ -25,6 +25,7 @@ from pipelines.dag import Dag
 from pipelines.dispatch import Options
 from pipelines.engine import Engine, current
 from pipelines.git import git_or_none, run_git, said
+from pipelines.results.recorded import flatten
 from pipelines.signals import listen
 from pipelines.types import BuildReport, Selection
 from pipelines.worktree import Workspace
@@ -128,22 +129,16 @@ def metrics_of(dag: Dag, project: Path) -> dict[str, dict[str, float]]:
         for path in dag.stages[name].metrics:
             file = project / path
             if file.is_file():
-                numbers |= _flat(json.loads(file.read_text(encoding="utf-8")))
+                content = json.loads(file.read_text(encoding="utf-8"))
+                values = flatten(content if isinstance(content, dict) else {"": content})
+                numbers |= {
+                    key: float(value)
+                    for key, value in values.items()
+                    if isinstance(value, int | float) and not isinstance(value, bool)
+                }
         if numbers:
             metrics[name] = numbers
     return metrics
-
-
-def _flat(content: Any, prefix: str = "") -> dict[str, float]:
-    """Numbers of nested JSON by dotted name."""
-    if isinstance(content, dict):
-        values: dict[str, float] = {}
-        for key, value in content.items():
-            values |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-        return values
-    if isinstance(content, int | float) and not isinstance(content, bool):
-        return {prefix: float(content)}
-    return {}
 
 
 def main(asked: str, answer: str) -> int:

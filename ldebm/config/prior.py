@@ -59,6 +59,11 @@ class ClusterConfig(Section):
     means to balance and does not.
     """
 
+    @property
+    def whole(self) -> bool:
+        """Whether all labels of the column are shown, with `labels: given`."""
+        return self.labels == "given" and self.share == 1 and self.per_class is None
+
 
 class EnergyConfig(Section):
     """The network f(z, t) of Yu et al. (2022), table A1, or the plain MLP of SVEBM."""

@@ -83,15 +83,15 @@ def fit_rivals(
     valid_u, valid_label_N = _drawn(backbone, packed.split("valid"), cluster.column, settings, seed)
     mean, spread = train_u.mean(0), train_u.std(0).clamp(min=1e-4)
     data = ((train_u - mean) / spread, (valid_u - mean) / spread)
-    fits = {"mixture": _one(*data, settings, seed)}
+    sizes = [*SMALLEST, *(size for size in settings.components if size not in SMALLEST)]
+    fits = {"mixture": choose_mixture(*data, sizes, seed)}
     details = {"fitted": form}
     if cluster.labels == "given" and cluster.column is not None:
-        if cluster.share < 1 or cluster.per_class is not None:
-            details["mixture_classes"] = "none: the prior is trained with some of the labels only"
+        if cluster.whole:
+            labels = label_N, valid_label_N
+            fits["mixture_classes"] = mixture_of_classes(data, labels, sizes, seed)
         else:
-            fits["mixture_classes"] = mixture_of_classes(
-                data, (label_N, valid_label_N), _sizes(settings), seed
-            )
+            details["mixture_classes"] = "none: the prior is trained with some of the labels only"
     for name, fit in fits.items():
         draws[name] = _sampler(fit, mean, spread)
         details[name] = f"{len(fit.mean_KD)} components"
@@ -144,14 +144,6 @@ def _drawn(
     draws = [posterior_draw(backbone, images, stream)[0] for _ in range(each)]
     label = np.asarray(split.labels(column))[rows] if column else np.full(len(rows), -1)
     return torch.cat(draws), np.tile(label, each)
-
-
-def _one(train_ND: Tensor, valid_ND: Tensor, settings: MixtureConfig, seed: int) -> MixtureFit:
-    return choose_mixture(train_ND, valid_ND, _sizes(settings), seed)
-
-
-def _sizes(settings: MixtureConfig) -> list[int]:
-    return [*SMALLEST, *(size for size in settings.components if size not in SMALLEST)]
 
 
 def _sampler(fit: MixtureFit, mean_D: Tensor, spread_D: Tensor) -> Draw:

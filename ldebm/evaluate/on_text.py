@@ -126,14 +126,14 @@ def add_likelihood(
     """Valid NLL of the prior and of the densities beside it, and the published estimate."""
     seed, metrics = model.seed, report.metrics
     posteriors, labels = [], []
-    column = _labels_of_prior(model)
+    cluster = model.config.cluster
     for name in ("train", "valid"):
         split = packed.split(name)
         rows = subset(split.n, FIT_ROWS, seed, f"fit-{name}")
         mu, logvar = encode_rows(model.backbone, split, rows, model.device)
         posteriors.append(Posteriors(mu.cpu(), logvar.cpu()))
-        if column is not None:
-            labels.append(np.asarray(split.labels(column))[rows])
+        if cluster.whole and cluster.column is not None:
+            labels.append(np.asarray(split.labels(cluster.column))[rows])
     fitted = fit_densities(
         posteriors[0], posteriors[1], seed, config.mixture or MixtureConfig(),
         (labels[0], labels[1]) if labels else None,
@@ -176,13 +176,6 @@ def add_likelihood(
         stated = LikelihoodSettings(config.importance, config.inner, of_sampler=False, seed=seed)
         estimate = likelihood(model.backbone, model.prior, batches, stated)["prior"]
         metrics["nll_stated"] = float(estimate.nll_B.mean())
-
-
-def _labels_of_prior(model: TextModel) -> str | None:
-    """The label column that the prior was trained with, if with all of its labels."""
-    cluster = model.config.cluster
-    whole = cluster.share == 1 and cluster.per_class is None
-    return cluster.column if cluster.labels == "given" and whole else None
 
 
 def _reconstruction(report: Report, model: TextModel, test: TestRows) -> None:

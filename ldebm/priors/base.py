@@ -6,10 +6,11 @@ Shapes: B batch, D latent dimension, K classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -36,6 +37,14 @@ class Posteriors:
 
     mu_ND: Tensor
     logvar_ND: Tensor
+
+    @classmethod
+    def of(
+        cls, latents: Mapping[str, np.ndarray], split: int, device: torch.device | str = "cpu"
+    ) -> Posteriors:
+        """Those of a split of latents.parquet: 0, the training rows, or 1, the validation rows."""
+        rows = latents["split"] == split
+        return cls(*(torch.from_numpy(latents[name][rows]).to(device) for name in ("mu", "logvar")))
 
     def draw(self, each: int, limit: int, seed: int, name: str) -> Tensor:
         """``each`` draws of every row, or of as many random rows as ``limit`` draws allow.

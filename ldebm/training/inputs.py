@@ -54,7 +54,4 @@ class PriorInputs:
 
     def posteriors(self, split: int = 0) -> Posteriors:
         """q(z|x) of the training rows, or of split 1, the validation rows."""
-        mu, logvar = (
-            torch.from_numpy(self.column(name, split)).to(self.device) for name in ("mu", "logvar")
-        )
-        return Posteriors(mu, logvar)
+        return Posteriors.of(self.latents, split, self.device)
