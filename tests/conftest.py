@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -57,6 +58,16 @@ LONG = {
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What commands keep of models is not kept in the home of who runs the tests."""
     os.environ["LDEBM_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def _own_signals() -> Iterator[None]:
+    """A flow that ran in the process of the tests leaves no handler of its own behind."""
+    numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.hookimpl(tryfirst=True)
