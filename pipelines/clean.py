@@ -1,4 +1,4 @@
-"""The ``clean`` flow: worktrees, logs and checkpoints that nothing needs any more, and the cache.
+"""The ``clean`` flow: worktrees, logs, checkpoints and files that nothing needs, and the cache.
 
 It only says what it would delete, unless it is told to delete. Nothing that a build works on now is
 touched, and the cache is never collected while one runs.
@@ -7,8 +7,10 @@ touched, and the cache is never collected while one runs.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +28,8 @@ __all__ = ["CleanReport", "Item", "clean"]
 DAY = 86400.0
 LOGS = "logs"
 WORK = "work"
+TEXTS = ".texts-"  # folders in which `prepare` keeps texts while it works (ldebm.data.kinds.spill)
+PART = re.compile(r"\..+\.([0-9a-f]{8}|\d+)\.part")  # files that are being written
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Item:
     """Something that can go.
 
     Attributes:
-        kind: ``worktree``, ``log``, ``checkpoint`` or ``cache``.
+        kind: ``worktree``, ``log``, ``checkpoint``, ``unfinished`` or ``cache``.
         path: what it is.
         bytes: how much space it has; links into the cache are not counted.
         why: why nothing needs it.
@@ -88,7 +92,7 @@ def clean(
 
     Args:
         root: the project's folder.
-        days: worktrees, logs and checkpoints that are younger are kept.
+        days: worktrees, logs, checkpoints and unfinished files that are younger are kept.
         cache: also collect DVC's cache: everything that neither the workspace, nor a branch, a
             tag, an experiment or a kept worktree uses. Refused while a build runs.
         delete: do it; else only say what would go.
@@ -119,6 +123,7 @@ def clean(
         items += _old_files(workspace, now - days * DAY, delete)
         if not busy:
             items += _checkpoints(workspace, now - days * DAY, delete)
+            items += _unfinished(workspace, now - days * DAY, delete)
         if cache:
             if busy:
                 raise UsageError("the cache is not collected while a build runs; wait for its end")
@@ -174,6 +179,30 @@ def _checkpoints(workspace: Workspace, before: float, delete: bool) -> Iterator[
             yield Item("checkpoint", _shown(workspace, path), path.stat().st_size, why)
             if delete:
                 path.unlink(missing_ok=True)
+
+
+def _unfinished(workspace: Workspace, before: float, delete: bool) -> Iterator[Item]:
+    """What a stage that was killed had not finished writing; every other one removes its own."""
+    for folder, folders, files in os.walk(workspace.root):
+        here = Path(folder)
+        left = [here / name for name in folders if name.startswith(TEXTS)]
+        left += [here / name for name in files if PART.fullmatch(name)]
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for path in sorted(left):
+            if path.is_symlink() or _written(path) > before:
+                continue
+            size = _bytes(path) if path.is_dir() else path.stat().st_size
+            yield Item("unfinished", _shown(workspace, path), size, "of a stage that was killed")
+            if delete:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _written(path: Path) -> float:
+    """When a file, or a folder and what is in it, was last written to; infinity if it is gone."""
+    try:
+        return max(item.lstat().st_mtime for item in (path, *path.rglob("*")))
+    except FileNotFoundError:
+        return math.inf
 
 
 def _collect(workspace: Workspace, delete: bool) -> Iterator[Item]:

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from benchmarks.builds import log_of, server, start, wait_for
+from pipelines.clean import clean
 from pipelines.worktree import Workspace
 from tests.pipeline.tiny_project import Tiny
 
@@ -168,6 +169,28 @@ def test_clean_leaves_what_a_build_works_on(edited):
     assert report["kept"] == [f"{name}: a build works there"]
     assert "not collected while a build runs" in done.stderr
     assert workspace.place(name).is_dir()
+
+
+def test_clean_removes_what_killed_stages_had_not_finished(tmp_path):
+    root = Tiny(tmp_path / "one").root
+    texts = root / "data" / "prepared" / ".texts-abcd"
+    texts.mkdir(parents=True)
+    (texts / "texts.parquet").write_bytes(b"12345")
+    part = root / "models" / "e" / ".model.safetensors.0123abcd.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"123")
+    kept = [root / "data" / ".mine.part", root / "data" / "texts.part"]
+    for path in kept:
+        path.write_bytes(b"1")
+    assert not [item for item in clean(root).items if item.kind == "unfinished"], "too young"
+    report = clean(root, days=0, delete=True)
+    found = {item.path: item.bytes for item in report.items if item.kind == "unfinished"}
+    assert found == {
+        "data/prepared/.texts-abcd": 5, "models/e/.model.safetensors.0123abcd.part": 3
+    }  # fmt: skip
+    assert not texts.exists()
+    assert not part.exists()
+    assert all(path.is_file() for path in kept)
 
 
 @pytest.mark.long
