@@ -177,8 +177,8 @@ def test_mistakes_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(UsageError, match="not a completion of this model"):
         load_completer(tmp_path / "other.safetensors", model)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match=r"set evaluate\.completion"):
-        completing._completer(model)
+    with pytest.raises(UsageError, match="needs the rows that the model was trained on"):
+        model.find_completer()
 
 
 def test_the_command_prints_what_it_filled_in(
@@ -210,7 +210,12 @@ def test_the_network_is_trained_once_for_a_model_file(
     folder.mkdir(parents=True)
     model = untrained(packed_text(folder), "gaussian", 4)
     model.fingerprint = "a hash"
-    monkeypatch.setattr(models, "load_target", lambda target, device="auto": model)
+
+    def loaded(target: str, device: str = "auto") -> object:
+        model.completer = None
+        return model
+
+    monkeypatch.setattr(models, "load_target", loaded)
     settings = SMALL.model_copy(update={"updates": 2})
     monkeypatch.setattr("ldebm.config.CompletionConfig", lambda: settings)
 
@@ -220,11 +225,11 @@ def test_the_network_is_trained_once_for_a_model_file(
         return printed.out, printed.err
 
     first, said = completed()
-    assert "training the network that completes sentences on data/packed/d: once" in said
+    assert "trained the network that fills gaps, once for this model" in said
     assert f"it is kept in {tmp_path / 'cache' / 'completion-'}" in said
     trained: list[str] = []
     monkeypatch.setattr(
-        completing, "_trained", lambda model, *_: trained.append("again") or Completer(4, 16, 2)
+        type(model), "_trained", lambda *_: trained.append("again") or Completer(4, 16, 2)
     )
     assert completed() == (first, ""), "the second call says and trains nothing"
     settings = settings.model_copy(update={"draws": 2})
@@ -238,7 +243,7 @@ def test_the_network_is_trained_once_for_a_model_file(
 
 
 def test_the_evaluated_network_of_another_model_is_not_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("LDEBM_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
@@ -246,9 +251,11 @@ def test_the_evaluated_network_of_another_model_is_not_used(
     model.fingerprint = "a hash"
     kept = tmp_path / "reports" / model.experiment / str(model.seed) / "details"
     mine = Completer(4, 8, 2)
-    monkeypatch.setattr(completing, "_trained", lambda *_: Completer(4, 16, 2))
+    monkeypatch.setattr(type(model), "_trained", lambda *_: Completer(4, 16, 2))
     save_completer(kept / "completion.safetensors", mine, {"model": "a hash"})
-    assert completing._completer(model)[1].inner.out_features == 8
+    assert model.find_completer() == ""
+    assert model.completer.inner.out_features == 8
+    model.completer = None
     save_completer(kept / "completion.safetensors", mine, {"model": "an older one"})
-    assert completing._completer(model)[1].inner.out_features == 16
-    assert "completion.safetensors: a completion of another model" in capsys.readouterr().err
+    assert "completion.safetensors: a completion of another model" in model.find_completer()
+    assert model.completer.inner.out_features == 16
