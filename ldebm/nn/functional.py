@@ -73,15 +73,28 @@ def _values(
     """The negative log-likelihoods alone."""
     nll_N = h_ND.new_empty(len(h_ND))
     weight = weight_VD.bfloat16() if bfloat16 else weight_VD
-    shape = min(chunk, len(h_ND)), len(weight)
-    logits_CV, share_CV = weight.new_empty(shape), h_ND.new_empty(shape)  # of every chunk
+    logits_CW = _logits(min(chunk, len(h_ND)), weight)  # of every chunk
+    share_CW = torch.empty_like(logits_CW, dtype=h_ND.dtype)
     for span in _spans(len(h_ND), chunk):
-        part = slice(span.stop - span.start)
-        logits = torch.mm(h_ND[span].to(weight.dtype), weight.t(), out=logits_CV[part])
-        share = torch.softmax(logits, -1, dtype=h_ND.dtype, out=share_CV[part])
+        logits, share = (array[: span.stop - span.start] for array in (logits_CW, share_CW))
+        torch.mm(h_ND[span].to(weight.dtype), weight.t(), out=logits[:, : len(weight)])
+        torch.softmax(logits, -1, dtype=h_ND.dtype, out=share)
         log_total = _log_total(logits, share, targets_N[span])
         nll_N[span] = log_total - _target_logit(h_ND[span], weight_VD, targets_N[span])
     return nll_N
+
+
+def _logits(rows: int, weight_VD: Tensor) -> Tensor:
+    """Where a product with the output embedding is written: (rows, W), W words or a few more.
+
+    In float32 rows begin at multiples of 64 bytes: with 10,001 words the product takes 0.6 of the
+    time, for the same bits. The columns beyond the words stay -inf, of which exp is 0.
+    """
+    words = len(weight_VD)
+    width = -(-words // 16) * 16 if weight_VD.dtype == torch.float32 else words
+    logits = weight_VD.new_empty(rows, width)
+    logits[:, words:] = -torch.inf
+    return logits
 
 
 def _log_total(logits: Tensor, share: Tensor, targets_N: Tensor) -> Tensor:
@@ -118,11 +131,13 @@ class _LinearNLL(torch.autograd.Function):
         nll_N = h_ND.new_empty(len(h_ND))
         d_h = torch.empty_like(h_ND) if need_h else None
         d_weight = torch.zeros_like(weight_VD) if need_weight else None
-        error = weight.new_empty(min(chunk, len(h_ND)), len(weight))
+        logits_CW = _logits(min(chunk, len(h_ND)), weight)
+        error_CW = torch.empty_like(logits_CW)
         scratch = (torch.empty_like(weight), torch.empty_like(weight_VD)) if bfloat16 else None
         for span in _spans(len(h_ND), chunk):
-            part = error[: span.stop - span.start]
-            log_total = _error(inputs[span], weight, targets_N[span], part)
+            logits, error = (array[: span.stop - span.start] for array in (logits_CW, error_CW))
+            log_total = _error(inputs[span], weight, targets_N[span], logits, error)
+            part = error[:, : len(weight)]
             nll_N[span] = log_total - _target_logit(h_ND[span], weight_VD, targets_N[span])
             if d_h is not None:
                 d_h[span] = part @ weight
@@ -160,8 +175,10 @@ def _weighted_gradient(
     scratch = (torch.empty_like(weight), torch.empty_like(total)) if bfloat16 else None
     for span in _spans(len(h_ND), chunk):
         inputs = h_ND[span].to(weight.dtype)
-        error = weight.new_empty(len(inputs), len(weight))
-        _error(inputs, weight, targets_N[span], error)
+        logits = _logits(len(inputs), weight)
+        error = torch.empty_like(logits)
+        _error(inputs, weight, targets_N[span], logits, error)
+        error = error[:, : len(weight)]
         _accumulate(total, error.mul_(scale_N[span].unsqueeze(-1)), inputs, scratch)
     return total
 
@@ -171,13 +188,22 @@ def _spans(stop: int, size: int) -> list[slice]:
     return [slice(low, min(low + size, stop)) for low in range(0, stop, size)]
 
 
-def _error(inputs: Tensor, weight: Tensor, targets_N: Tensor, error: Tensor) -> Tensor:
+def _error(
+    inputs: Tensor, weight: Tensor, targets_N: Tensor, logits: Tensor, error: Tensor
+) -> Tensor:
     """Writes softmax - one-hot, the gradient in the logits, to ``error``.
+
+    Args:
+        inputs: hidden vectors.
+        weight: output embedding.
+        targets_N: which words were right.
+        logits: of :func:`_logits`.
+        error: of the same shape.
 
     Returns:
         log sum exp of the logits, (N,).
     """
-    logits = inputs @ weight.t()
+    torch.mm(inputs, weight.t(), out=logits[:, : len(weight)])
     torch.softmax(logits, -1, out=error)
     log_total = _log_total(logits, error, targets_N)
     error[torch.arange(len(inputs), device=inputs.device), targets_N] -= 1

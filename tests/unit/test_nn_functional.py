@@ -60,6 +60,29 @@ def test_arrays_that_are_used_again_for_every_chunk_change_no_bit(bfloat16: bool
     assert torch.equal(_values(h, weight, targets, bfloat16, 5), torch.cat(pieces))
 
 
+@pytest.mark.parametrize("words", [37, 211])
+def test_rows_of_logits_that_begin_at_multiples_of_64_bytes_change_no_bit(
+    words: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = generator(0, "aligned")
+    weight = torch.randn(words, SIZE, generator=stream).requires_grad_()
+    h = torch.randn(TOKENS, SIZE, generator=stream).requires_grad_()
+    targets = torch.randint(0, words, (TOKENS,), generator=stream)
+    scale = torch.rand(TOKENS, generator=stream)
+
+    def results() -> list[Tensor]:
+        with torch.no_grad():
+            values = linear_nll(h, weight, targets, chunk=9)
+        nll = linear_nll(h, weight, targets, chunk=9)
+        return [values, nll, *torch.autograd.grad((nll * scale).sum(), [h, weight])]
+
+    aligned = results()
+    monkeypatch.setattr(
+        "ldebm.nn.functional._logits", lambda rows, weight: weight.new_empty(rows, len(weight))
+    )
+    assert all(torch.equal(*pair) for pair in zip(aligned, results(), strict=True))
+
+
 def test_without_gradients_the_values_are_the_same() -> None:
     h, weight, targets = problem()
     with torch.no_grad():
