@@ -149,12 +149,9 @@ class ExperimentConfig(Section):
             raise ValueError("prior.base_measure 'mixture' needs prior.scheme 'two_stage'")
         if tilts and prior.energy_scale != "paper":
             raise ValueError("prior.base_measure 'mixture' needs prior.energy_scale 'paper'")
-        uses |= {"mixture"} if tilts else set()
         if self.backbone.grouped and uses & {"mixture", "flow"}:
-            raise ValueError(
-                "prior.kind 'mixture' and 'flow' and prior.base_measure 'mixture' are not for "
-                "images"
-            )
+            raise ValueError(f"prior.kind {prior.kind!r} is not for images")
+        uses |= {"mixture"} if tilts else set()
         for name in ("mixture", "flow"):
             if getattr(prior, name) is not None and name not in uses:
                 raise ValueError(f"prior.{name} is of no use with prior.kind {prior.kind!r}")

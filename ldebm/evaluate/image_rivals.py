@@ -21,7 +21,7 @@ from ldebm.config import ClusterConfig, MixtureConfig
 from ldebm.data.packed import Packed, Split
 from ldebm.evaluate.image_rows import posterior_draw
 from ldebm.evaluate.report import subset
-from ldebm.priors.mixture import MixtureFit, choose_mixture, mixture_of_classes
+from ldebm.priors.mixture import LARGEST, MixtureFit, choose_mixture, mixture_of_classes
 from ldebm.seeding import generator
 
 __all__ = ["Draw", "Rivals", "fit_rivals", "fitted_gaussian", "standard_normal"]
@@ -29,7 +29,6 @@ __all__ = ["Draw", "Rivals", "fit_rivals", "fitted_gaussian", "standard_normal"]
 FITTED_ROWS = 10_000  # posterior draws that the Gaussian is fitted to
 LARGEST_FULL = 2048  # latents of which a full covariance is fitted
 DRAWS = 16  # of every image, where the images are few: with 4 a mixture is much too weak
-LARGEST_MIXTURE = 128  # latents of which mixtures with full covariances are fitted
 SMALLEST = (1, 2)  # numbers of components that are tried before those of the settings
 
 Draw = Callable[[int, torch.Generator], Tensor]
@@ -76,8 +75,8 @@ def fit_rivals(
     chosen = subset(len(reference_N), FITTED_ROWS, seed, "fitted-rows")
     fitted, form = fitted_gaussian(backbone, np.array(train.x[reference_N[chosen]]), seed)
     draws: dict[str, Draw] = {"gaussian": standard_normal(backbone), "fitted": fitted}
-    if latent > LARGEST_MIXTURE:
-        why = f"none: {latent} latents, full covariances are fitted up to {LARGEST_MIXTURE}"
+    if latent > LARGEST:
+        why = f"none: {latent} latents, full covariances are fitted up to {LARGEST}"
         return Rivals(draws, {"fitted": form, "mixture": why}, {})
     train_u, label_N = _drawn(backbone, train, cluster.column, settings, seed)
     valid_u, valid_label_N = _drawn(backbone, packed.split("valid"), cluster.column, settings, seed)

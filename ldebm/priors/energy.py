@@ -88,8 +88,6 @@ class EnergyPrior(Prior):
     def _add_mixture(self) -> None:
         settings = self.config.mixture or MixtureConfig()
         self.mixture = Mixture(max(settings.components), self.latent)
-        if not isinstance(self.net, EnergyNet):
-            raise UsageError("prior.base_measure 'mixture': only for one latent vector a row")
         self.net.base = self.base_measure
 
     def base_measure(self) -> DiffusedMixture:

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from ldebm.config import EnergyConfig
 from ldebm.nn.functional import silu
-from ldebm.priors.frozen import BaseMeasure, Energies, Frozen, TiltedEnergy
+from ldebm.priors.frozen import Energies, Frozen, TiltedEnergy
 from ldebm.priors.packed_energy_net import SLOPE, PackedEnergy
 
 __all__ = [
@@ -223,12 +223,7 @@ class EnergyNet(Energies):
         config: sizes and switches.
         generator: initial weights; the same generator gives the same network.
         context: C, size of the context vector that f(z, t, c) also reads; 0: none.
-
-    Attributes:
-        base: gives the base measure that the energies tilt; ``None``: N(0, I).
     """
-
-    base: Callable[[], BaseMeasure] | None = None
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ Shapes: B batch, D latent dimension, K classes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +32,13 @@ class Frozen(ABC):
 
 
 class Energies(nn.Module, ABC):
-    """What a prior needs of its network: logits f(z, t), whose logsumexp is F(z, t)."""
+    """What a prior needs of its network: logits f(z, t), whose logsumexp is F(z, t).
+
+    Attributes:
+        base: gives the base measure that the energies tilt; ``None``: N(0, I).
+    """
+
+    base: Callable[[], BaseMeasure] | None = None
 
     @abstractmethod
     def power_iterate(self, rounds: int = 1) -> None:

@@ -176,6 +176,7 @@ class FrozenGroups(Frozen):
     ) -> None:
         self.energies, self.allowed_K, self.class_B = energies, allowed_K, class_B
         self.frozen = [net.freeze() for net in energies.nets]  # type: ignore[operator]
+        self.base = None if energies.base is None else energies.base()
 
     def among(self, classes: Sequence[int]) -> FrozenGroups:
         """The same weights, conditioned on ``classes``: F is the logsumexp of their logits."""
@@ -202,7 +203,7 @@ class FrozenGroups(Frozen):
         """What every group adds to F, shape (B, G): the sum over the groups is F.
 
         That is F_g where a group has no label that others share, else the difference that the group
-        makes to the F of all groups above it.
+        makes to the F of all groups above it. What a base measure adds stands with the last group.
         """
         outputs = self.each(self.energies.place(v_BD, t_B), t_B)
         down_to = []
@@ -210,11 +211,16 @@ class FrozenGroups(Frozen):
             below = [torch.zeros_like(output) for output in outputs[g + 1 :]]
             down_to.append(torch.logsumexp(self.coupled([*outputs[: g + 1], *below]), 1))
         sums_BG = torch.stack(down_to, 1)
-        return torch.cat([sums_BG[:, :1], sums_BG[:, 1:] - sums_BG[:, :-1]], 1)
+        energy_BG = torch.cat([sums_BG[:, :1], sums_BG[:, 1:] - sums_BG[:, :-1]], 1)
+        if self.base is not None:
+            energy_BG[:, -1] += self.base.ratio(v_BD, t_B)
+        return energy_BG
 
     def logits(self, z_BD: Tensor, t_B: Tensor | int) -> Tensor:
         """f(v, t), shape (B, K), or of the allowed classes only."""
         logits = self.coupled(self.each(self.energies.place(z_BD, t_B), t_B))
+        if self.base is not None:
+            logits = logits + self.base.ratio(z_BD, t_B)[:, None]
         if self.class_B is not None:
             return value_of_class(logits, self.class_B)[:, None]
         return logits if self.allowed_K is None else logits[:, self.allowed_K.to(z_BD.device)]

@@ -9,7 +9,8 @@ Cui and Han (2024), eq. 9 (diffusion) and eq. 8 (the joint EBM); docs/method.md,
 
 The reference N(0, I) stands at every level, as :mod:`ldebm.priors` has it with ``base``; with
 ``energy_scale: code`` and the published rule the chain is the public code's. In
-standardised coordinates the reference is the fitted Gaussian. The backbone is held frozen and is
+standardised coordinates the reference is the fitted Gaussian, and with ``base_measure: mixture``
+a mixture that is fitted to draws of the aggregate posterior. The backbone is held frozen and is
 no part of the prior's tensors.
 
 Shapes: B batch, D latent dimension, T levels, N draws of the aggregate posterior.
@@ -23,12 +24,13 @@ import torch
 from torch import Tensor
 
 from ldebm.backbones.hierarchical import HierarchicalBackbone
-from ldebm.config import HierarchyConfig, PriorConfig
+from ldebm.config import HierarchyConfig, MixtureConfig, PriorConfig
 from ldebm.draws import Stream
 from ldebm.errors import UsageError
 from ldebm.priors import DiffusionPrior, EnergyPrior, GaussianPrior, Pairs, Prior, SymbolPrior
 from ldebm.priors.frozen import Energies, Frozen
 from ldebm.priors.group_energy_net import GroupEnergies, Placed
+from ldebm.priors.mixture import LARGEST
 
 __all__ = [
     "GroupDiffusionPrior",
@@ -148,10 +150,25 @@ class _WithEnergies(OnGroups, EnergyPrior):
         self.classes = math.prod(classes for _, classes in net.labels)
         return net
 
+    def _add_mixture(self) -> None:
+        if self.latent > LARGEST:
+            raise UsageError(
+                f"prior.base_measure 'mixture': the backbone has {self.latent} latents, full "
+                f"covariances are fitted up to {LARGEST}; leave it out, or choose smaller layers"
+            )
+        super()._add_mixture()
+
     @torch.no_grad()
     def fit_draws(self, u_ND: Tensor) -> None:
         super().fit_draws(u_ND)
         self.net.fit_standard(Placed(self.backbone.to_z(u_ND), self.backbone.split(u_ND)))
+
+    @torch.no_grad()
+    def fit_mixture(self, u_ND: Tensor, held_out_ND: Tensor, seed: int) -> None:
+        """Fits the base measure to posterior draws; held-out ones choose its size."""
+        settings = self.config.mixture or MixtureConfig()
+        draws = self.to_standard(u_ND), self.to_standard(held_out_ND)
+        self.mixture.fit(*draws, settings.components, seed)
 
     @property
     def labels_at_zero(self) -> bool:

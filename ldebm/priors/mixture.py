@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 ROWS_AT_ONCE = 1024
+LARGEST = 128  # latents of images to which mixtures with full covariances are fitted
 RIDGE = 1e-4  # added to the covariances, as variance of standardised latents
 TOLERANCE = 1e-3  # nats by which an iteration has to raise the mean log-likelihood
 ITERATIONS = 100
@@ -221,6 +222,14 @@ class Mixture(nn.Module):
         self.axes_KDD[:size], self.variance_KD[:size] = axes, variance.clamp(min=0.1 * RIDGE)
         self.mean_KD[:size] = torch.einsum("kd,kde->ke", mean_KD, axes)
 
+    def fit(
+        self, draws_ND: Tensor, held_out_ND: Tensor, sizes: Sequence[int], seed: int
+    ) -> MixtureFit:
+        """Takes over the mixture of :func:`choose_mixture`, and gives that back."""
+        chosen = choose_mixture(draws_ND, held_out_ND, sizes, seed)
+        self.take(chosen.log_weight_K, chosen.mean_KD, chosen.covariance_KDD)
+        return chosen
+
     def mapped(self, matrix_DD: Tensor, shift_D: Tensor) -> Mixture:
         """The mixture of A x + b, for x of this one."""
         some = torch.isfinite(self.log_weight_K)
@@ -352,8 +361,7 @@ def fit_to_posteriors(
         prior.to_standard(part.draw(settings.draws, settings.rows, seed, name))
         for part, name in ((train, "mixture-train"), (held_out, "mixture-held-out"))
     )
-    chosen = choose_mixture(draws, others, settings.components, seed)
-    mixture.take(chosen.log_weight_K, chosen.mean_KD, chosen.covariance_KDD)
+    chosen = mixture.fit(draws, others, settings.components, seed)
     return {"components": float(len(chosen.mean_KD)), "turned": float(chosen.turned)}
 
 

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from ldebm.backbones.hierarchical import HierarchicalBackbone
-from ldebm.config import ExperimentConfig, HierarchyConfig
+from ldebm.config import ExperimentConfig, HierarchyConfig, MixtureConfig
 from ldebm.data.batches import make_batch
 from ldebm.data.packed import Split
 from ldebm.priors import EnergyPrior
-from ldebm.priors.hierarchical import OnGroups
+from ldebm.priors.hierarchical import GroupDiffusionPrior, GroupSymbolPrior, OnGroups
 from ldebm.seeding import generator
 from ldebm.training.inputs import PriorInputs
 from ldebm.training.objectives import Terms
@@ -32,6 +32,7 @@ __all__ = ["ImagePriorTask", "draws_to_fit", "encoder_draws"]
 FIT_VALUES = 2**25  # of latents that the standardisation is fitted to
 FIT_ROWS = 20_000
 ENCODE_ROWS = 250
+MIXTURE_DRAWS = 16  # of every image, where the images are few: with 4 a mixture is much too weak
 
 
 @torch.no_grad()
@@ -51,10 +52,27 @@ def draws_to_fit(
     backbone: HierarchicalBackbone, split: Split, seed: int, device: torch.device
 ) -> Tensor:
     """Draws for the standardisation: of random training rows, as many as fit the memory."""
-    count = min(split.n, FIT_ROWS, max(64, FIT_VALUES // backbone.latent))
-    stream = generator(seed, "fit-draws")
-    rows = torch.randperm(split.n, generator=stream)[:count].sort().values.numpy()
-    return _all_draws(backbone, split, rows, seed, [0], device)[0]
+    count = min(FIT_ROWS, max(64, FIT_VALUES // backbone.latent))
+    return _all_draws(backbone, split, _some(split, count, seed), seed, [0], device)[0]
+
+
+def _mixture_draws(
+    backbone: HierarchicalBackbone,
+    split: Split,
+    settings: MixtureConfig,
+    seed: int,
+    device: torch.device,
+) -> Tensor:
+    """Several draws of every row, or of as many as the settings allow, (N, D)."""
+    each = max(settings.draws, min(MIXTURE_DRAWS, settings.rows // split.n))
+    rows = _some(split, max(1, settings.rows // each), seed)
+    return torch.cat(_all_draws(backbone, split, rows, seed, range(each), device))
+
+
+def _some(split: Split, count: int, seed: int) -> np.ndarray:
+    """Random rows, at most ``count``, in their order."""
+    order = torch.randperm(split.n, generator=generator(seed, "fit-draws"))
+    return order[:count].sort().values.numpy()
 
 
 @torch.no_grad()
@@ -119,7 +137,16 @@ class ImagePriorTask(FrozenTask):
         """The task of a second stage."""
         assert inputs.prior.energies is not None
         common = inputs.labels, inputs.config, inputs.seed, inputs.device
-        return cls(inputs.prior.energies, inputs.train, *common)
+        task = cls(inputs.prior.energies, inputs.train, *common)
+        if inputs.config.prior.base_measure == "mixture":
+            assert isinstance(task.prior, GroupSymbolPrior | GroupDiffusionPrior)
+            settings = inputs.config.prior.mixture or MixtureConfig()
+            draws, others = (
+                _mixture_draws(task.backbone, split, settings, inputs.seed, inputs.device)
+                for split in (inputs.train, inputs.packed.split("valid"))
+            )
+            task.prior.fit_mixture(draws, others, inputs.seed)
+        return task
 
     def latents(self, rows: np.ndarray, stream: torch.Generator) -> Tensor:
         """Draws in the backbone's coordinates."""

@@ -39,17 +39,39 @@ def shifted(prior: Prior) -> None:
     prior.fit_draws(0.5 + 1.5 * u)  # type: ignore[operator]
 
 
+def two_groups(n: int, latent: int, name: str) -> torch.Tensor:
+    """Draws of a mixture: around 2 with probability 1/4, else around -1, spread 0.3."""
+    stream = generator(0, name)
+    near = torch.where(torch.rand(n, 1, generator=stream) < 0.25, 2.0, -1.0)
+    return near + 0.3 * torch.randn(n, latent, generator=stream)
+
+
+def tilted(prior: Any) -> Any:
+    """The same prior with its standardisation and base measure fitted to :func:`two_groups`."""
+    draws = [two_groups(4000, prior.latent, name).to(prior.shift_D) for name in ("train", "valid")]
+    prior.fit_draws(draws[0])
+    prior.fit_mixture(*draws, 0)
+    return prior
+
+
+MIXTURE = {"base_measure": "mixture", "mixture": {"components": [2]}}
+
+
 @pytest.mark.parametrize("inputs", ["z", "context", "u"])
 @pytest.mark.parametrize("spectral_norm", [False, True])
+@pytest.mark.parametrize("base_measure", ["normal", "mixture"])
 def test_the_gradient_of_a_chain_is_that_of_the_energies_through_t(
-    inputs: str, spectral_norm: bool
+    inputs: str, spectral_norm: bool, base_measure: str
 ) -> None:
     backbone = tiny_hvae().double()
     prior = make(
         backbone,
         energy=ENERGY | {"spectral_norm": spectral_norm},
         hierarchy={"channels": 4, "inputs": inputs},
+        **(MIXTURE if base_measure == "mixture" else {}),
     ).double()
+    if base_measure == "mixture":
+        tilted(prior)
     shifted(prior)
     v = torch.randn(5, prior.latent, generator=generator(0, "v"), dtype=torch.float64)
     t = torch.tensor([0, 1, 5, 3, 2])
@@ -58,6 +80,9 @@ def test_the_gradient_of_a_chain_is_that_of_the_energies_through_t(
     direction = torch.randn(v.shape, generator=generator(1, "v"), dtype=torch.float64)
     near = [prior.negative_energy(v + step * direction, t) for step in (1e-5, -1e-5)]
     torch.testing.assert_close(value, prior.negative_energy(v, t))
+    with torch.no_grad():
+        by_group = prior.net.freeze().group_energies(v, t)
+    torch.testing.assert_close(by_group.sum(1), value)
     difference = (near[0] - near[1]) / 2e-5
     torch.testing.assert_close((gradient * direction).sum(1), difference, rtol=1e-5, atol=1e-8)
 
@@ -77,6 +102,27 @@ def test_a_constant_network_samples_the_reference() -> None:
     u = prior.sample(6000, generator(1, "sample"))
     torch.testing.assert_close(u.mean(0), prior.shift_D, atol=0.06, rtol=0)
     torch.testing.assert_close(u.std(0), prior.scale_D, atol=0, rtol=0.03)
+
+
+@pytest.mark.parametrize("kind", ["diffusion", "svebm"])
+def test_a_constant_network_samples_the_mixture_that_it_tilts(kind: str) -> None:
+    sampler = {"steps": 4, "start": "base"}
+    prior = make(LinearGaussian(), kind=kind, sampler=sampler, levels=4, **MIXTURE)
+    with torch.no_grad():
+        for net in prior.net.nets:
+            net.output.weight.zero_()
+    tilted(prior)
+    u = prior.sample(8000, generator(1, "sample"))
+    high = u.mean(1) > 0.5
+    assert float(high.float().mean()) == pytest.approx(0.25, abs=0.02)
+    for part, mean in ((u[high], 2.0), (u[~high], -1.0)):
+        torch.testing.assert_close(part.mean(0), torch.full((2,), mean), atol=0.04, rtol=0)
+        torch.testing.assert_close(part.std(0), torch.full((2,), 0.3), atol=0.02, rtol=0)
+
+
+def test_a_mixture_of_too_many_latents_is_refused() -> None:
+    with pytest.raises(UsageError, match="134 latents, full covariances are fitted up to 128"):
+        make(tiny_hvae([{"dense": 126}, {"conv": [2, 2]}]), **MIXTURE)
 
 
 def test_the_published_step_is_the_public_codes_update_of_u() -> None:

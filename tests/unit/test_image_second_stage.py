@@ -79,11 +79,24 @@ def test_the_classes_of_attributes_are_their_combinations(pictures: Packed, tmp_
     assert latents["mu"].shape == (120, 3)  # the top group alone
 
 
-@pytest.mark.parametrize("kind", ["diffusion", "svebm", "nce", "gaussian"])
+TILTED = {"base_measure": "mixture", "mixture": {"components": [2, 3]}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("diffusion", {}),
+        ("svebm", {}),
+        ("nce", {}),
+        ("gaussian", {}),
+        ("diffusion", TILTED),
+        ("svebm", TILTED),
+    ],
+)
 def test_every_kind_of_prior_is_trained_written_and_sampled(
-    pictures: Packed, tmp_path: Path, kind: str
+    pictures: Packed, tmp_path: Path, kind: str, more: dict[str, Any]
 ) -> None:
-    config = experiment(kind=kind)
+    config = experiment(kind=kind, **more)
     second_stage(config, pictures, tmp_path)
     model = load(tmp_path / "prior")
     first = model.generate(5, seed=1)
