@@ -101,6 +101,13 @@ class EnergyPrior(Prior):
             )  # fmt: skip
         return self._diffused[1]
 
+    @torch.no_grad()
+    def fit_mixture(self, z_ND: Tensor, held_out_ND: Tensor, seed: int) -> None:
+        """Fits the base measure to draws of the aggregate posterior; held-out ones choose K."""
+        settings = self.config.mixture or MixtureConfig()
+        draws = self.to_standard(z_ND), self.to_standard(held_out_ND)
+        self.mixture.fit(*draws, settings.components, seed)
+
     @property
     def tilted(self) -> DiffusedMixture | None:
         """The base measure where it is not N(0, I)."""

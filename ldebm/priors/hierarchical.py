@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ldebm.backbones.hierarchical import HierarchicalBackbone
-from ldebm.config import HierarchyConfig, MixtureConfig, PriorConfig
+from ldebm.config import HierarchyConfig, PriorConfig
 from ldebm.draws import Stream
 from ldebm.errors import UsageError
 from ldebm.priors import DiffusionPrior, EnergyPrior, GaussianPrior, Pairs, Prior, SymbolPrior
@@ -162,13 +162,6 @@ class _WithEnergies(OnGroups, EnergyPrior):
     def fit_draws(self, u_ND: Tensor) -> None:
         super().fit_draws(u_ND)
         self.net.fit_standard(Placed(self.backbone.to_z(u_ND), self.backbone.split(u_ND)))
-
-    @torch.no_grad()
-    def fit_mixture(self, u_ND: Tensor, held_out_ND: Tensor, seed: int) -> None:
-        """Fits the base measure to posterior draws; held-out ones choose its size."""
-        settings = self.config.mixture or MixtureConfig()
-        draws = self.to_standard(u_ND), self.to_standard(held_out_ND)
-        self.mixture.fit(*draws, settings.components, seed)
 
     @property
     def labels_at_zero(self) -> bool:

@@ -20,7 +20,7 @@ from ldebm.config import ExperimentConfig, HierarchyConfig, MixtureConfig
 from ldebm.data.batches import make_batch
 from ldebm.data.packed import Split
 from ldebm.priors import EnergyPrior
-from ldebm.priors.hierarchical import GroupDiffusionPrior, GroupSymbolPrior, OnGroups
+from ldebm.priors.hierarchical import OnGroups
 from ldebm.seeding import generator
 from ldebm.training.inputs import PriorInputs
 from ldebm.training.objectives import Terms
@@ -139,7 +139,6 @@ class ImagePriorTask(FrozenTask):
         common = inputs.labels, inputs.config, inputs.seed, inputs.device
         task = cls(inputs.prior.energies, inputs.train, *common)
         if inputs.config.prior.base_measure == "mixture":
-            assert isinstance(task.prior, GroupSymbolPrior | GroupDiffusionPrior)
             settings = inputs.config.prior.mixture or MixtureConfig()
             draws, others = (
                 _mixture_draws(task.backbone, split, settings, inputs.seed, inputs.device)

@@ -68,7 +68,7 @@ def test_a_class_without_validation_rows_is_fitted_all_the_same(rows):
 
 
 def test_where_latents_are_too_many_the_details_say_so(rows, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(image_rivals, "LARGEST_MIXTURE", 20)
+    monkeypatch.setattr(image_rivals, "LARGEST", 20)
     rivals = rivals_of(rows, GIVEN)
     assert set(rivals.draws) == {"gaussian", "fitted"}
     latent = tiny_hvae().latent
