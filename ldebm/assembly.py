@@ -180,6 +180,8 @@ def _on_groups(backbone: Backbone, config: PriorConfig, generator: torch.Generat
     assert isinstance(backbone, HierarchicalBackbone)
     if config.kind == "gaussian":
         return hierarchical.GroupGaussianPrior(backbone, config)
+    if config.kind == "flow":
+        return hierarchical.GroupFlowPrior(backbone, config, generator)
     if config.kind == "nce":
         from ldebm.priors.contrastive import ContrastivePrior
 
@@ -227,6 +229,10 @@ def prior_task(config: ExperimentConfig, prior: Prior, backbone: Backbone) -> An
         from ldebm.training.classifier import ClassifierTask
 
         return ClassifierTask
+    if config.prior.kind == "flow" and backbone.hierarchical:
+        from ldebm.training.image_prior_task import ImageDensityTask
+
+        return ImageDensityTask
     if config.prior.kind == "flow":
         from ldebm.training.density import DensityTask
 

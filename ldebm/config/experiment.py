@@ -149,8 +149,10 @@ class ExperimentConfig(Section):
             raise ValueError("prior.base_measure 'mixture' needs prior.scheme 'two_stage'")
         if tilts and prior.energy_scale != "paper":
             raise ValueError("prior.base_measure 'mixture' needs prior.energy_scale 'paper'")
-        if self.backbone.grouped and uses & {"mixture", "flow"}:
-            raise ValueError(f"prior.kind {prior.kind!r} is not for images")
+        if self.backbone.grouped and "mixture" in uses:
+            raise ValueError(
+                "prior.kind 'mixture' is not for images: one is fitted beside every prior"
+            )
         uses |= {"mixture"} if tilts else set()
         for name in ("mixture", "flow"):
             if getattr(prior, name) is not None and name not in uses:

@@ -50,8 +50,11 @@ class FlowPrior(ExactPrior):
         return log_p
 
     @torch.no_grad()
-    def sample_standard(self, n: int, generator: torch.Generator) -> Tensor:
-        u_BD = super().sample_standard(n, generator)
+    def transformed(self, u_BD: Tensor) -> Tensor:
+        """Draws of the flow from draws of N(0, I)."""
         transform: Any = self.flow().transform
         draws: Tensor = transform.inv(u_BD)
         return draws
+
+    def sample_standard(self, n: int, generator: torch.Generator) -> Tensor:
+        return self.transformed(super().sample_standard(n, generator))

@@ -5,6 +5,7 @@ Cui and Han (2024), eq. 9 (diffusion) and eq. 8 (the joint EBM); docs/method.md,
     diffusion  p(u_t|u_{t+1}) = exp(sum_g F_g(z_g, t)) N(u_t; 0, I) N(u_{t+1}; a u_t, sigma^2 I) / Z
     svebm      p(u)           = exp(sum_g F_g(z_g)) N(u; 0, I) / Z       the paper's joint EBM
     nce        the same density, with F_g learnt as classifiers: :mod:`ldebm.priors.contrastive`
+    flow       a normalising flow of u
     gaussian   N(0, I), or the Gaussian fitted to the aggregate posterior
 
 The reference N(0, I) stands at every level, as :mod:`ldebm.priors` has it with ``base``; with
@@ -28,17 +29,20 @@ from ldebm.config import HierarchyConfig, PriorConfig
 from ldebm.draws import Stream
 from ldebm.errors import UsageError
 from ldebm.priors import DiffusionPrior, EnergyPrior, GaussianPrior, Pairs, Prior, SymbolPrior
+from ldebm.priors.flow import FlowPrior
 from ldebm.priors.frozen import Energies, Frozen
 from ldebm.priors.group_energy_net import GroupEnergies, Placed
 from ldebm.priors.mixture import LARGEST
 
 __all__ = [
     "GroupDiffusionPrior",
+    "GroupFlowPrior",
     "GroupGaussianPrior",
     "GroupSymbolPrior",
     "OnGroups",
 ]
 
+LARGEST_FLOW = 512  # latents of a flow, which is inverted one after the other
 LARGEST_FULL = 4096  # latents of which a full covariance is fitted
 VALUES_AT_ONCE = 2**22  # of latents that are sampled together
 ROWS_AT_ONCE = 1000
@@ -136,6 +140,26 @@ class OnGroups(Prior):
 
 class GroupGaussianPrior(OnGroups, GaussianPrior):
     """N(0, I) with ``standardise: none``, else the Gaussian fitted to the aggregate posterior."""
+
+
+class GroupFlowPrior(OnGroups, FlowPrior):
+    """A neural spline flow of all of u (Durkan et al. 2019): a rival, without classes."""
+
+    def __init__(
+        self,
+        backbone: HierarchicalBackbone,
+        config: PriorConfig,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        if backbone.latent > LARGEST_FLOW:
+            raise UsageError(
+                f"prior.kind 'flow': the backbone has {backbone.latent} latents, a flow of more "
+                f"than {LARGEST_FLOW} is too slow to sample; use 'gaussian', 'svebm' or 'diffusion'"
+            )
+        super().__init__(backbone, config, generator)
+
+    def _sample_part(self, n: int, generator: torch.Generator, labels: list[int] | None) -> Tensor:
+        return self.transformed(super()._sample_part(n, generator, labels))
 
 
 class _WithEnergies(OnGroups, EnergyPrior):

@@ -20,7 +20,7 @@ from ldebm.priors import Prior
 from ldebm.priors.hierarchical import OnGroups
 from ldebm.seeding import configure, generator
 from ldebm.training.first_stage import load_backbone
-from ldebm.training.image_prior_task import draws_to_fit
+from ldebm.training.image_draws import draws_to_fit
 from ldebm.training.inputs import PriorInputs
 from ldebm.training.parallel import is_main
 from ldebm.training.runs import CHECKPOINTS, run_key, with_length, write_curves

@@ -91,6 +91,7 @@ TILTED = {"base_measure": "mixture", "mixture": {"components": [2, 3]}}
         ("gaussian", {}),
         ("diffusion", TILTED),
         ("svebm", TILTED),
+        ("flow", {"score_matching": 0.0, "flow": {"hidden": 8}}),
     ],
 )
 def test_every_kind_of_prior_is_trained_written_and_sampled(

@@ -208,7 +208,7 @@ def test_a_flow_learns_what_a_gaussian_cannot(tmp_path):
         for kind in ("flow", "gaussian")
     )
     gaussian.fit(*exact, 0)
-    task = DensityTask(flow, *exact, config, 0, torch.device("cpu"))
+    task = DensityTask.on(flow, *exact, config, 0, torch.device("cpu"))
     result = train(task, config.prior.training, tmp_path / "checkpoint.pt", title="flow")
     flow.load_state_dict(result.state)
     score = float(flow.log_prob(held_out).detach().mean())
