@@ -79,7 +79,9 @@ def fit_prior(
         dims: principal coordinates that are modelled; the others are independent Gaussians. None:
             all, 32 at most.
         seed: of everything.
-        seconds: budget of the training; None: until the held-out bound no longer rises.
+        seconds: after how long the training ends, counted from the call; None: when the held-out
+            bound no longer rises. The normalisers of ``ldebm`` and ``svebm`` are estimated after
+            it, which takes 5 to 15 s more.
         name: of the prior, in messages.
         progress: show it.
         cluster: settings of the section ``cluster``.
