@@ -74,7 +74,8 @@ class Score(Texts):
     """Rows of text whose bound is estimated."""
 
     seed: int = 0
-    importance: int = Field(100, ge=2, le=2000)
+    importance: int | None = Field(None, ge=2, le=2000)
+    fast: bool = False
 
 
 class Line:
@@ -173,7 +174,7 @@ def application(model: Model, limits: Limits | None = None) -> FastAPI:
     async def score(wanted: Score) -> Any:
         """Likelihood bound and energy of every text."""
         rows = rows_of(wanted.texts)
-        settings = {"importance": wanted.importance}
+        settings = {"importance": wanted.importance, "fast": wanted.fast}
         work = lambda: model.scored(rows, wanted.seed, lambda n: None, **settings)  # noqa: E731
         return {"rows": await line.run(work)}
 

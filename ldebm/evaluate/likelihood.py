@@ -246,7 +246,7 @@ def likelihood(
             scorer = Trajectories(given, settings, pilot, scorer, known, close)
         u_SBD, log_q_SB = posterior_draws(prior, mu, logvar, settings.trajectories, noise, stream)
         z_SBD = prior.from_standard(u_SBD)
-        recon_SB = reconstruction(backbone, batch, z_SBD)
+        recon_SB = reconstruction(backbone, batch, z_SBD, bfloat16=settings.bfloat16)
         base_SB = -recon_SB - log_q_SB  # Yu et al. (2022), eq. A4, first line
         shape, flat = u_SBD.shape[:2], u_SBD.reshape(-1, u_SBD.shape[-1])
         if scorer is not None:
@@ -270,14 +270,14 @@ def likelihood(
     return {name: _estimate(parts, against.get(name)) for name, parts in columns.items()}
 
 
-def reconstruction(backbone: Any, batch: Any, z_SBD: Tensor) -> Tensor:
-    """-log p(x|z) for every draw, shape (S, B), float64."""
+def reconstruction(backbone: Any, batch: Any, z_SBD: Tensor, *, bfloat16: bool = False) -> Tensor:
+    """-log p(x|z) for every draw, shape (S, B), float64; of texts by products in ``bfloat16``."""
     if isinstance(batch, Tensor):
         draws, rows, latent = z_SBD.shape
         repeated = batch.repeat(draws, *([1] * (batch.dim() - 1)))
         nll: Tensor = backbone.reconstruction_nll(repeated, z_SBD.reshape(-1, latent))
         return nll.reshape(draws, rows).double()
-    matrix: Tensor = backbone.nll_matrix(batch, z_SBD)
+    matrix: Tensor = backbone.nll_matrix(batch, z_SBD, bfloat16=bfloat16)
     return matrix.double()
 
 

@@ -36,6 +36,8 @@ __all__ = ["TextModel", "TextScores"]
 
 ENCODED = 256  # texts that are encoded together
 DRAWS = 64  # of the posterior of a text that is classified
+TRAJECTORIES = {False: 32, True: 8}  # of a text that is scored; fast
+AT_ONCE = 512  # trajectories that are followed together, where texts have few
 
 
 @dataclass(frozen=True)
@@ -188,9 +190,11 @@ class TextModel(TextInPython, Model):
         texts: Sequence[str],
         turns: Sequence[Sequence[str]] | None = None,
         seed: int = 0,
-        importance: int = 32,
+        importance: int | None = None,
         inner: int = 64,
         done: Callable[[int], None] | None = None,
+        *,
+        fast: bool = False,
     ) -> TextScores:
         """Likelihood bounds and energies.
 
@@ -203,9 +207,11 @@ class TextModel(TextInPython, Model):
             texts: N of them; a bare string is one.
             turns: of a model of responses the turns before each; None: they begin dialogues.
             seed: of the draws.
-            importance: trajectories a text.
+            importance: trajectories a text; None: 32, or 8 if ``fast``.
             inner: at most so many draws of each inner normaliser; even.
             done: is told how many texts are scored.
+            fast: take fewer trajectories and compute the decoder's products in bfloat16. Bounds
+                 are lower and vary more, but rank texts nearly alike (docs/measurements.md).
 
         Raises:
             UsageError: the model has no likelihood or reads no contexts; or a text is empty.
@@ -213,9 +219,14 @@ class TextModel(TextInPython, Model):
         from ldebm.devices import one_thread
         from ldebm.evaluate.likelihood import LikelihoodSettings
 
-        texts = as_texts(texts)
-        settings = LikelihoodSettings(importance, inner, anneal_share=0, sandwich=False, seed=seed)
-        batches = self._batches(texts, turns, self.scored_together, done)
+        texts, importance = as_texts(texts), importance or TRAJECTORIES[fast]
+        settings = LikelihoodSettings(
+            importance, inner, anneal_share=0, sandwich=False, bfloat16=fast, seed=seed
+        )
+        together = self.scored_together
+        if together > 1:  # few trajectories of many texts fill the processor as well
+            together = max(together, AT_ONCE // importance)
+        batches = self._batches(texts, turns, together, done)
         with one_thread():
             estimate, energy = self._estimate(batches, settings), None
             if self.prior.levels:

@@ -70,6 +70,7 @@ class LikelihoodSettings:
     anneal_share: float = 0.05
     of_sampler: bool = True
     sandwich: bool = True
+    bfloat16: bool = False
     seed: int = 0
 
     def of_context(self) -> LikelihoodSettings:

@@ -191,6 +191,19 @@ def test_nll_has_values_and_gradients_of_plain_pytorch(tokens: int, words: int) 
 
 
 @compiled
+def test_values_of_a_size_that_no_kernel_takes_are_those_of_plain_pytorch() -> None:
+    h, weight = normal(150, 24, name="h"), normal(301, 24, name="weight")
+    targets = torch.arange(150) * 7 % 301
+    exact = linear_nll(h, weight, targets)
+    fast = linear_nll(h, weight, targets, bfloat16=True)
+    with kernels.plain():
+        plain = linear_nll(h, weight, targets, bfloat16=True)
+    assert float((fast - exact).abs().max()) < 0.1
+    assert error(fast, exact) < 1.3 * error(plain, exact)
+    assert not torch.equal(fast, plain)
+
+
+@compiled
 def test_errors_too_many_to_keep_are_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     want = nll_results(1100, 300, "compiled")
     monkeypatch.setattr(functions, "KEPT_ERRORS", 300 * 512)

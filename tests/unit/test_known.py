@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 import ldebm
+from ldebm import kernels
 from ldebm.cli import main
 from ldebm.errors import UsageError
 from ldebm.evaluate.likelihood import LikelihoodSettings, likelihood
@@ -147,12 +149,12 @@ def test_an_estimate_is_written_and_read(tmp_path: Path) -> None:
 
 def test_scores_take_one_thread_whatever_is_set_and_are_the_same() -> None:
     model, threads = _model(), []
-    single = model.score(TEXTS[:20], importance=4)
+    single = model.score(TEXTS[:20], importance=32)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         double = model.score(
-            TEXTS[:20], importance=4,
+            TEXTS[:20], importance=32,
             done=lambda count: threads.append((count, torch.get_num_threads())),
         )  # fmt: skip
         assert torch.get_num_threads() == 2, "as it was"
@@ -160,6 +162,19 @@ def test_scores_take_one_thread_whatever_is_set_and_are_the_same() -> None:
         torch.set_num_threads(before)
     assert threads == [(16, 1), (20, 1)]
     np.testing.assert_array_equal(single.bound, double.bound)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_fast_scores_are_those_of_eight_trajectories_but_for_rounding(compiled: bool) -> None:
+    model = _model()
+    exact = model.score(TEXTS[:20], importance=8)
+    with nullcontext() if compiled else kernels.plain():
+        fast = model.score(TEXTS[:20], fast=True)
+    assert 0 < np.abs(fast.bound - exact.bound).max() < 0.05
+    assert np.array_equal(fast.energy, exact.energy)
+    more = model.score(TEXTS[:20], importance=32, fast=True)
+    default = model.score(TEXTS[:20])
+    assert np.abs(more.bound - default.bound).max() < 0.05, "importance= wins"
 
 
 def test_the_command_says_what_it_keeps_and_json_stays_json(
