@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 __all__ = ["UsageError", "__version__", "fit", "fit_prior", "grid", "load"]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from ldebm.api import fit, fit_prior, grid, load

@@ -1,12 +1,15 @@
 """The ``ldebm`` command: what it prints, and one line with exit code 2 for a mistake."""
 
 import json
+import re
 import sys
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import yaml
 
 import ldebm.cli
 from ldebm.cli import models
@@ -254,6 +257,14 @@ def test_every_command_has_help_of_80_columns_with_an_example(run, monkeypatch, 
 
 def test_the_version_is_that_of_the_package(run):
     assert run("--version").out == f"ldebm {ldebm.__version__}\n"
+
+
+def test_the_version_is_the_same_everywhere():
+    root = Path(ldebm.__file__).parent.parent
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((root / "CITATION.cff").read_text())
+    released = re.findall(r"^## \[(\d.*?)\]", (root / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert {project["version"], citation["version"], released[0]} == {ldebm.__version__}
 
 
 def test_the_list_says_what_is_built_stale_and_recorded(run, project, monkeypatch):
