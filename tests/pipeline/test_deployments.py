@@ -4,8 +4,11 @@ import inspect
 import json
 import re
 import subprocess
+import sys
+import threading
 import time
 import urllib.error
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib import import_module
 from pathlib import Path
 
@@ -13,7 +16,7 @@ import pytest
 import yaml
 
 from tests.pipeline.numbers_project import NumbersProject
-from tests.pipeline.prefect_server import BIN, Server
+from tests.pipeline.prefect_server import BIN, Server, until
 from tests.pipeline.project_copy import ROOT
 
 PREFECT = yaml.safe_load((ROOT / "prefect.yaml").read_text())
@@ -200,6 +203,37 @@ class TestOnOneMachine:
         state = server.finished(server.run("retrain/retrain", experiments=["gaus"]))
         assert state["type"] == "FAILED"
         assert "did you mean 'gauss'" in state["message"]
+
+    def test_a_webhook_is_told_of_a_run_that_fails(self, server, worker, project):
+        told: list[dict[str, str]] = []
+
+        class Hook(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                self.send_response(200)
+                self.end_headers()
+
+        def notify(*words: str) -> subprocess.CompletedProcess[str]:
+            command = [sys.executable, "-m", "pipelines.notify", *words]
+            return subprocess.run(
+                command, cwd=project.folder, env=server.environment, capture_output=True, text=True
+            )
+
+        assert "'mail@example'" in notify("mail@example").stderr
+        with HTTPServer(("127.0.0.1", 0), Hook) as hook:
+            threading.Thread(target=hook.serve_forever, daemon=True).start()
+            url = f"http://127.0.0.1:{hook.server_port}/told"
+            for _ in range(2):  # the second replaces the first
+                made = notify(url)
+                assert made.returncode == 0, made.stderr
+            server.finished(server.run("audit/audit", stages=["nothing@gauss-0"]))
+            until(60, "the webhook is told", lambda: bool(told))
+            assert notify("--remove").stdout == "removed\n"
+            hook.shutdown()
+        (message,) = told
+        assert message["text"].startswith("audit: ")
+        assert "is Failed\n" in message["text"]
+        assert "nothing@gauss-0" in message["text"]
 
     @pytest.mark.parametrize("kind", ["docker", "kubernetes"])
     def test_a_pool_can_be_made_from_each_job_template(self, server, kind):
