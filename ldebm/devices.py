@@ -19,8 +19,10 @@ def choose_device(wanted: str) -> torch.device:
     The lineage record of the running stage takes note of it.
 
     Raises:
-        UsageError: CUDA was asked for and there is none.
+        UsageError: CUDA was asked for and there is none, or the name is not one of the three.
     """
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"device {wanted!r}: expected 'auto', 'cpu' or 'cuda'")
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
         raise UsageError(

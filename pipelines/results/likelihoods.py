@@ -29,10 +29,23 @@ STANDARD = "standard_normal"
 
 
 def likelihood_tables(root: Path = Path()) -> str:
-    """What ``python -m benchmarks.likelihoods`` measured, a table a group; empty without any."""
+    """What ``python -m benchmarks.likelihoods`` measured, a table a group; empty without any.
+
+    Raises:
+        UsageError: a file holds something else.
+    """
     paths = sorted(root.glob("results/likelihoods-*.json"))
     library = Library(root) if paths else None
-    return "\n".join(_table(read_json(path), library) for path in paths)
+    tables = []
+    for path in paths:
+        try:
+            tables.append(_table(read_json(path), library))
+        except (AttributeError, KeyError, TypeError) as error:
+            raise UsageError(
+                f"{path}: not what `python -m benchmarks.likelihoods` writes "
+                f"({type(error).__name__}: {error}); measure again, or restore the file"
+            ) from error
+    return "\n".join(tables)
 
 
 def breaches(name: str, seeds: Mapping[str, Mapping[str, Any]], settings: str | None) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ldebm.errors import UsageError
 from pipelines.library import Library
 from pipelines.results.likelihoods import breaches, interval, likelihood_tables, sides_of
 
@@ -123,3 +124,12 @@ def test_the_table_ranks_priors_and_lists_those_that_may_not_be_compared(tmp_pat
     low = float(lines[1].split("[")[1].split(",")[0])
     assert 0.4 < low < 0.5
     assert "Not compared: chatter-flow (superseded" in text
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"group": "x", "seeds": {"0": {}}}'])
+def test_a_file_of_another_shape_is_refused_by_name(content, tmp_path):
+    path = tmp_path / "results" / "likelihoods-x.json"
+    path.parent.mkdir()
+    path.write_text(content)
+    with pytest.raises(UsageError, match=r"likelihoods-x\.json: not what .* writes"):
+        likelihood_tables(tmp_path)
