@@ -46,22 +46,24 @@ def load(path: str | Path, device: str = "auto") -> Model:
     """Loads a model, or a prior of vectors.
 
     Args:
-        path: a file; a folder of the pipeline (``models/E/S``); or the name of an experiment, of
-            which the smallest trained seed is taken.
+        path: a file, with or without ``.safetensors``; a folder of the pipeline (``models/E/S``);
+            or the name of an experiment, of which the smallest trained seed is taken.
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
         UsageError: there is no model, or its file is damaged.
     """
-    target = Path(path)
-    if not target.exists() and target.parts == (target.name,) and MODELS.is_dir():
+    target, saved = Path(path), Path(f"{path}.safetensors")
+    named = not (target.exists() or saved.exists()) and target.parts == (target.name,)
+    if named and MODELS.is_dir():
         target = find_model(str(path))
     if target.is_file() and target.suffix != ".safetensors":
         raise UsageError(
             f"{path}: not a model; expected an experiment, its folder under models/, or a "
             "model.safetensors file"
         )
-    for candidate in (target, target / "model.safetensors", target / "prior" / "model.safetensors"):
+    inside = target / "model.safetensors", target / "prior" / "model.safetensors"
+    for candidate in (target, *inside, saved):
         if candidate.is_file():
             break
     else:

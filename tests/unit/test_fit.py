@@ -105,6 +105,14 @@ def test_the_command_line_reads_what_is_saved(text_model, tmp_path):
     assert len(done.stdout.splitlines()) == 2
 
 
+def test_a_model_loads_by_the_name_that_it_was_saved_by(text_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("models").mkdir()
+    text_model.save("mine")
+    loaded = ldebm.load("mine")
+    assert loaded.generate(2, seed=1) == text_model.generate(2, seed=1)
+
+
 def test_images_may_have_their_channels_last_or_none(image_model, tmp_path):
     generated = image_model.generate(2, label="1")
     assert generated.shape == (2, 1, 8, 8)
