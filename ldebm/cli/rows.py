@@ -68,6 +68,9 @@ def score(
 ) -> None:
     """Score rows: likelihood bound and energy."""
     model = load_target(target, device)
+    if model.rows != "texts" and (fast or importance is not None):
+        option = "--fast" if fast else "--importance"
+        raise UsageError(f"{option}: for models of texts; {target} is one of {model.rows}")
     expect_table(out)
     rows = read_rows(model, file, text, context, resize=resize)
     if said := model.prepare_scores():

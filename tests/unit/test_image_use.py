@@ -155,6 +155,9 @@ def test_scores_are_written_as_a_table_or_shown(run, plain: Path, tmp_path: Path
     assert table["image"] == ["0.png", "1.png", "more/2.png"]
     rows = json.loads(run("score", plain, "--file", folder, "--json").out)
     np.testing.assert_allclose([row["energy"] for row in rows], table["energy"])
+    refused = run("score", plain, "--file", folder, "--fast")
+    assert refused.code == 2
+    assert "--fast: for models of texts" in refused.err
 
 
 def test_images_are_classified_from_a_zip(run, labelled: Path, tmp_path: Path):
