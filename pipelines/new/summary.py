@@ -94,9 +94,9 @@ def expected_minutes(config: ExperimentConfig) -> float | None:
         return None
     side = last[1] * 2 ** (len(backbone.hvae.widths) - 1)
     moves = prior.levels * prior.sampler.steps / MOVES
-    first = updates * (0.03 + 2e-6 * backbone.training.batch * side**2)
+    first = updates * (0.02 + 2e-6 * backbone.training.batch * side**2)
     second = more * (0.03 + 0.0032 * side * moves)
-    evaluation = 60 + config.evaluate.samples * 0.004 * side * moves
+    evaluation = 30 + config.evaluate.samples * 0.004 * side * moves
     return float(first + second + evaluation) / 60
 
 
