@@ -26,6 +26,7 @@ __all__ = [
     "current",
     "flow_or_function",
     "pool_of",
+    "require_configured_server",
     "require_server",
     "server_lost",
     "server_url",
@@ -190,14 +191,27 @@ def pool_of(name: str, retries: int) -> Any:
         UsageError: no server is configured, or the pool cannot be used.
         LdebmError: the server does not answer.
     """
+    require_configured_server(f"pool {name!r}: the runs of a pool are kept by a Prefect server")
+    return import_module("pipelines.pool").Pool(name, retries)
+
+
+def require_configured_server(why: str) -> None:
+    """Asks the server that is configured for a sign of life.
+
+    Args:
+        why: what needs it, as the first half of a sentence.
+
+    Raises:
+        UsageError: none is configured.
+        LdebmError: it gives no sign of life.
+    """
     url = server_url()
     if url is None:
         raise UsageError(
-            f"pool {name!r}: the runs of a pool are kept by a Prefect server, and none is "
-            "configured; `make server`, then PREFECT_API_URL=http://127.0.0.1:4200/api"
+            f"{why}, and none is configured; `make server`, then "
+            "PREFECT_API_URL=http://127.0.0.1:4200/api"
         )
     require_server(url)
-    return import_module("pipelines.pool").Pool(name, retries)
 
 
 def server_url() -> str | None:

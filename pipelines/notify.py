@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ldebm.errors import LdebmError, UsageError
-from pipelines.engine import require_server, server_url
+from pipelines.engine import require_configured_server
 
 __all__ = ["main"]
 
@@ -95,17 +95,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if (options.url is None) != options.remove:
             raise UsageError("expected the URL of a webhook, or --remove")
-        server = server_url()
-        if server is None:
-            raise UsageError(
-                "no server is configured: set PREFECT_API_URL, as http://127.0.0.1:4200/api"
-            )
-        require_server(server)
-        if options.remove:
+        url = None if options.remove else checked(options.url)
+        require_configured_server("notifications are sent by a Prefect server")
+        if url is None:
             print("removed" if remove() else "there was nothing to remove")
             return 0
-        notify(checked(options.url), options.field, completed=options.completed)
-        print(f"runs that fail or are late are told to {options.url}")
+        notify(url, options.field, completed=options.completed)
+        print(f"runs that fail or are late are told to {url}")
     except LdebmError as error:
         print(f"notify: {error}", file=sys.stderr)
         return error.exit_code

@@ -159,6 +159,13 @@ class MixtureConfig(Section):
     rows: int = Field(40000, gt=0)
     """Draws that are fitted at most; beyond, rows are chosen at random."""
 
+    def draws_of_images(self, images: int) -> int:
+        """Draws of each of so many images: up to 16 where they are few, `draws` at least.
+
+        With 4 of each digit a mixture is much too weak.
+        """
+        return max(self.draws, min(16, self.rows // images))
+
     @field_validator("components")
     @classmethod
     def _ascending(cls, value: list[int]) -> list[int]:

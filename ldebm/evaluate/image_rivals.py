@@ -28,7 +28,6 @@ __all__ = ["Draw", "Rivals", "fit_rivals", "fitted_gaussian", "standard_normal"]
 
 FITTED_ROWS = 10_000  # posterior draws that the Gaussian is fitted to
 LARGEST_FULL = 2048  # latents of which a full covariance is fitted
-DRAWS = 16  # of every image, where the images are few: with 4 a mixture is much too weak
 SMALLEST = (1, 2)  # numbers of components that are tried before those of the settings
 
 Draw = Callable[[int, torch.Generator], Tensor]
@@ -136,7 +135,7 @@ def _drawn(
 ) -> tuple[Tensor, np.ndarray]:
     """Several posterior draws of every image, or of as many as the settings allow, and labels."""
     device = next(backbone.parameters()).device
-    each = max(settings.draws, min(DRAWS, settings.rows // split.n))
+    each = settings.draws_of_images(split.n)
     rows = subset(split.n, max(1, settings.rows // each), seed, "mixture-rows")
     images = np.array(split.x[rows])
     stream = generator(seed, "mixture", split.name, device=device)

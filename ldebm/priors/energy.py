@@ -23,7 +23,7 @@ from ldebm.priors.energy_net import ConditionedEnergy, EnergyNet, FrozenEnergy, 
 from ldebm.priors.frozen import Energies, Frozen
 from ldebm.priors.graphs import replay_chain
 from ldebm.priors.langevin import Chain, Conditional
-from ldebm.priors.mixture import Mixture, fit_to_posteriors
+from ldebm.priors.mixture import Mixture, draws_to_fit
 from ldebm.priors.schedule import Schedule
 
 __all__ = ["EnergyPrior", "Pairs"]
@@ -117,7 +117,7 @@ class EnergyPrior(Prior):
         super().fit(train, held_out, seed)
         if self.config.base_measure == "mixture":
             settings = self.config.mixture or MixtureConfig()
-            fit_to_posteriors(self, self.mixture, settings, train, held_out, seed)
+            self.fit_mixture(*draws_to_fit(settings, train, held_out, seed), seed)
 
     @property
     def levels(self) -> int:

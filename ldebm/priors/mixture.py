@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ldebm.config import MixtureConfig, PriorConfig
 from ldebm.draws import Stream, normal, uniform
-from ldebm.priors.base import LOG_2PI, ExactPrior, Posteriors, Prior
+from ldebm.priors.base import LOG_2PI, ExactPrior, Posteriors
 from ldebm.seeding import derive_seed
 
 __all__ = [
@@ -26,8 +26,8 @@ __all__ = [
     "MixturePrior",
     "choose_mixture",
     "draw_along",
+    "draws_to_fit",
     "fit_em",
-    "fit_to_posteriors",
     "in_chunks",
     "mixture_of_classes",
     "pick",
@@ -222,13 +222,10 @@ class Mixture(nn.Module):
         self.axes_KDD[:size], self.variance_KD[:size] = axes, variance.clamp(min=0.1 * RIDGE)
         self.mean_KD[:size] = torch.einsum("kd,kde->ke", mean_KD, axes)
 
-    def fit(
-        self, draws_ND: Tensor, held_out_ND: Tensor, sizes: Sequence[int], seed: int
-    ) -> MixtureFit:
-        """Takes over the mixture of :func:`choose_mixture`, and gives that back."""
+    def fit(self, draws_ND: Tensor, held_out_ND: Tensor, sizes: Sequence[int], seed: int) -> None:
+        """Takes over the mixture of :func:`choose_mixture`."""
         chosen = choose_mixture(draws_ND, held_out_ND, sizes, seed)
         self.take(chosen.log_weight_K, chosen.mean_KD, chosen.covariance_KDD)
-        return chosen
 
     def mapped(self, matrix_DD: Tensor, shift_D: Tensor) -> Mixture:
         """The mixture of A x + b, for x of this one."""
@@ -344,25 +341,14 @@ def draw_along(
     return torch.cat(parts)
 
 
-def fit_to_posteriors(
-    prior: Prior,
-    mixture: Mixture,
-    settings: MixtureConfig,
-    train: Posteriors,
-    held_out: Posteriors,
-    seed: int,
-) -> dict[str, float]:
-    """Fits ``mixture`` in the coordinates of ``prior`` to draws of the aggregate posterior.
-
-    Returns:
-        ``components``, and ``turned``: 1 where more components were worse on held-out draws.
-    """
-    draws, others = (
-        prior.to_standard(part.draw(settings.draws, settings.rows, seed, name))
-        for part, name in ((train, "mixture-train"), (held_out, "mixture-held-out"))
+def draws_to_fit(
+    settings: MixtureConfig, train: Posteriors, held_out: Posteriors, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Draws of the aggregate posterior that a mixture is fitted to, and held-out ones, of z."""
+    return (
+        train.draw(settings.draws, settings.rows, seed, "mixture-train"),
+        held_out.draw(settings.draws, settings.rows, seed, "mixture-held-out"),
     )
-    chosen = mixture.fit(draws, others, settings.components, seed)
-    return {"components": float(len(chosen.mean_KD)), "turned": float(chosen.turned)}
 
 
 class MixturePrior(ExactPrior):
@@ -379,11 +365,12 @@ class MixturePrior(ExactPrior):
         super().__init__(latent, config)
         self.settings = config.mixture or MixtureConfig()
         self.mixture = Mixture(max(self.settings.components), latent)
-        self.report: dict[str, float] = {}
 
     def fit(self, train: Posteriors, held_out: Posteriors, seed: int) -> None:
         super().fit(train, held_out, seed)
-        self.report = fit_to_posteriors(self, self.mixture, self.settings, train, held_out, seed)
+        z_ND, held_out_ND = draws_to_fit(self.settings, train, held_out, seed)
+        draws = self.to_standard(z_ND), self.to_standard(held_out_ND)
+        self.mixture.fit(*draws, self.settings.components, seed)
 
     def log_standard(self, u_BD: Tensor) -> Tensor:
         return self.mixture.log_prob(u_BD)

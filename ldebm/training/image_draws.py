@@ -25,7 +25,6 @@ __all__ = ["EncoderDraws", "draws_to_fit", "encoder_draws", "several_draws"]
 FIT_VALUES = 2**25  # of latents that the standardisation is fitted to
 FIT_ROWS = 20_000
 ENCODE_ROWS = 250
-MIXTURE_DRAWS = 16  # of every image, where the images are few: with 4 a mixture is much too weak
 
 
 @torch.no_grad()
@@ -57,7 +56,7 @@ def several_draws(
     device: torch.device,
 ) -> Tensor:
     """Several draws of every row, or of as many as the settings allow, (N, D)."""
-    each = max(settings.draws, min(MIXTURE_DRAWS, settings.rows // split.n))
+    each = settings.draws_of_images(split.n)
     rows = _some(split, max(1, settings.rows // each), seed)
     return torch.cat(_all_draws(backbone, split, rows, seed, range(each), device))
 
